@@ -1,0 +1,41 @@
+# Each target does all the set-up it needs; the work is in scripts/. `make help` explains them.
+SHELL := /bin/sh
+DEVICE ?= cpu
+DATAFLOW ?= dataflow.yml
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint bench clean distclean
+
+help: ## this text
+	@echo 'usage: make TARGET [DEVICE=cpu|cuda] [DATAFLOW=file.yml] [DIFFLOW_CACHE=folder] [DIFFLOW_DATA_DIR=folder]'
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@echo
+	@echo '  DEVICE            libtorch without CUDA (cpu, the default) or with it (cuda)'
+	@echo '  DATAFLOW          what `make run` runs; data/experiments/ has more'
+	@echo '  DIFFLOW_CACHE     where libtorch, the dora CLI and cargo'"'"'s target directory go; default: .difflow here'
+	@echo '  DIFFLOW_DATA_DIR  real data for the tests and experiments that want some'
+
+setup: ## fetch libtorch and the dora CLI, check compilers; nothing needs root
+	@DEVICE='$(DEVICE)' scripts/setup.sh
+
+build: setup ## compile everything into bin/
+	@scripts/build.sh
+
+run: build ## run DATAFLOW: an AR model becomes a diffusion model and writes text
+	@scripts/run.sh '$(DATAFLOW)'
+
+test: build ## all tests, whole dataflows among them
+	@scripts/test.sh
+
+lint: setup ## formatting and clippy, warnings are errors
+	@scripts/cargo.sh fmt --all --check
+	@scripts/cargo.sh clippy --release --workspace --all-targets --locked -- -D warnings
+
+bench: build ## measure the hot paths
+	@scripts/cargo.sh bench --workspace --locked --bench '*'
+
+clean: ## remove bin/, dora's logs and this checkout's own target directory; never runs/
+	@scripts/clean.sh
+
+distclean: ## clean, and remove libtorch and the dora CLI (a shared cache stays)
+	@scripts/clean.sh all

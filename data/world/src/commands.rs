@@ -1,0 +1,136 @@
+//! The commands of `difflow-world`.
+
+use clap::{Parser, Subcommand};
+use difflow_world::corpus::{self, SEED};
+use difflow_world::{ProblemKind, check, stats, tell};
+use eyre::{Result, WrapErr, eyre};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes the self-made world of data/tiny, tells single stories of it, and checks texts against it.
+#[derive(Parser)]
+#[command(
+    name = "difflow-world",
+    version,
+    after_help = "Examples:
+  difflow-world make --out data/tiny        write corpus, tokenizer and gaps
+  difflow-world story --seed 7              print one story
+  difflow-world check samples.jsonl         score generated texts
+  difflow-world story --seed 7 | difflow-world check -
+  difflow-world stats                       figures of the corpus"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write train.parquet, heldout.parquet, tokenizer.json and infill.jsonl; print the sha256 of each.
+    #[command(after_help = "Example:\n  difflow-world make --out data/tiny")]
+    Make {
+        /// Folder to write into; made if it is not there.
+        #[arg(long)]
+        out: PathBuf,
+        /// Another seed makes another corpus of the same world.
+        #[arg(long, default_value_t = SEED)]
+        seed: u64,
+    },
+    /// Print one story.
+    #[command(after_help = "Example:\n  difflow-world story --seed 7")]
+    Story {
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Check texts; print the share that passes and why the others do not. Exit code 1 if any text fails.
+    #[command(after_help = "Examples:
+  difflow-world check samples.jsonl     one {\"text\": ...} a line
+  difflow-world check samples.txt       texts between lines of ---, or NUL bytes
+  difflow-world check -                 from standard input")]
+    Check {
+        /// A file, or - for standard input.
+        file: String,
+        /// Print every problem of every text.
+        #[arg(long)]
+        verbose: bool,
+    },
+    /// Print figures of the corpus: lengths, vocabulary, novelty, how much the checker sees.
+    #[command(after_help = "Example:\n  difflow-world stats")]
+    Stats {
+        #[arg(long, default_value_t = SEED)]
+        seed: u64,
+    },
+}
+
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Make { out, seed } => {
+            for (name, sum) in corpus::write_all(&out, seed)? {
+                println!("{sum}  {name}");
+            }
+        }
+        Command::Story { seed } => println!("{}", tell::tell(seed, tell::Split::Sample, 0)),
+        Command::Check { file, verbose } => return score(&file, verbose),
+        Command::Stats { seed } => print!("{}", stats::describe(seed)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn score(file: &str, verbose: bool) -> Result<ExitCode> {
+    let mut input = String::new();
+    if file == "-" {
+        std::io::stdin().read_to_string(&mut input).wrap_err("cannot read standard input")?;
+    } else {
+        input = std::fs::read_to_string(file).wrap_err_with(|| format!("cannot read {file}"))?;
+    }
+    let texts = texts_of(&input).wrap_err_with(|| format!("in {file}"))?;
+    if texts.is_empty() {
+        return Err(eyre!("{file} holds no text; give one {{\"text\": ...}} a line, or texts between lines of ---"));
+    }
+    let mut reasons: BTreeMap<ProblemKind, (usize, String)> = BTreeMap::new();
+    let mut passed = 0;
+    for (number, text) in texts.iter().enumerate() {
+        let Err(problems) = check(text) else {
+            passed += 1;
+            continue;
+        };
+        for problem in &problems {
+            if verbose {
+                println!("text {}: {problem}", number + 1);
+            }
+        }
+        // A text counts once, under its first problem: later ones are often its consequences.
+        if let Some(first) = problems.first() {
+            reasons.entry(first.kind).or_insert_with(|| (0, format!("text {}: {first}", number + 1))).0 += 1;
+        }
+    }
+    println!("{passed} of {} pass ({:.1} %)", texts.len(), 100.0 * passed as f64 / texts.len() as f64);
+    for (kind, (count, example)) in &reasons {
+        println!("{count:>6} {kind}, e.g. {example}");
+    }
+    Ok(if passed == texts.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Splits the input: JSON lines with a `text` if it starts with an object, else NUL bytes or lines of `---` between texts.
+fn texts_of(input: &str) -> Result<Vec<String>> {
+    if input.trim_start().starts_with('{') {
+        let lines = input.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        return lines.map(|(number, line)| text_of(line).wrap_err_with(|| format!("line {}", number + 1))).collect();
+    }
+    let parts: Vec<&str> = match input.contains('\0') {
+        true => input.split('\0').collect(),
+        false => input.split("\n---\n").map(|part| part.trim_end_matches("---\n")).collect(),
+    };
+    Ok(parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+}
+
+fn text_of(line: &str) -> Result<String> {
+    let value: serde_json::Value = serde_json::from_str(line).wrap_err("not JSON")?;
+    value
+        .get("text")
+        .and_then(|text| text.as_str())
+        .map(str::to_owned)
+        .ok_or_else(|| eyre!("no \"text\" that is a string"))
+}

@@ -1,0 +1,220 @@
+//! The closed vocabulary of the little world: which words exist and to which class each belongs.
+//!
+//! Names, colours, things and places are short and frequent on purpose, so that the tokenizer gives each of them one token.
+
+/// A class of words that may stand in for one another in a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    Person,
+    Colour,
+    Thing,
+    Place,
+    Number,
+    Goods,
+    Flock,
+    /// The adjective of a weather ("rainy"); same index as [`Class::Cause`] and [`Class::Effect`].
+    Weather,
+    /// The noun of a weather ("rain").
+    Cause,
+    /// What a weather does to a person ("got wet").
+    Effect,
+    Animal,
+    Spot,
+    Material,
+}
+
+/// What a pronoun says about the person it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gender {
+    She,
+    He,
+}
+
+impl Gender {
+    /// The subject pronoun, lower case.
+    pub fn pronoun(self) -> &'static str {
+        match self {
+            Gender::She => "she",
+            Gender::He => "he",
+        }
+    }
+}
+
+impl Class {
+    /// Every class, in the order used by statistics.
+    pub const ALL: [Class; 13] = [
+        Class::Person,
+        Class::Colour,
+        Class::Thing,
+        Class::Place,
+        Class::Number,
+        Class::Goods,
+        Class::Flock,
+        Class::Weather,
+        Class::Cause,
+        Class::Effect,
+        Class::Animal,
+        Class::Spot,
+        Class::Material,
+    ];
+
+    /// The phrases of the class; the index into this list is the value of a slot.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Class::Person => PEOPLE,
+            Class::Colour => COLOURS,
+            Class::Thing => THINGS,
+            Class::Place => PLACES,
+            Class::Number => NUMBERS,
+            Class::Goods => GOODS,
+            Class::Flock => FLOCKS,
+            Class::Weather => WEATHERS,
+            Class::Cause => CAUSES,
+            Class::Effect => EFFECTS,
+            Class::Animal => ANIMALS,
+            Class::Spot => SPOTS,
+            Class::Material => MATERIALS,
+        }
+    }
+
+    /// The word that stands for the class in a skeleton (see [`crate::skeleton`]).
+    pub fn label(self) -> &'static str {
+        match self {
+            Class::Person => "PERSON",
+            Class::Colour => "COLOUR",
+            Class::Thing => "THING",
+            Class::Place => "PLACE",
+            Class::Number => "NUMBER",
+            Class::Goods => "GOODS",
+            Class::Flock => "FLOCK",
+            Class::Weather => "WEATHER",
+            Class::Cause => "CAUSE",
+            Class::Effect => "EFFECT",
+            Class::Animal => "ANIMAL",
+            Class::Spot => "SPOT",
+            Class::Material => "MATERIAL",
+        }
+    }
+}
+
+/// The first [`GIRLS`] names are girls', the rest boys'.
+const PEOPLE: &[&str] = &[
+    "Mia", "Anna", "Lily", "Rosa", "Nora", "Ella", "Zoe", "Ivy", "Ruth", "Sara", "Kate", "Jane", "Tom", "Ben", "Max",
+    "Sam", "Leo", "Jack", "Finn", "Paul", "Otto", "Hugo", "Noah", "Carl",
+];
+const GIRLS: u8 = 12;
+
+const COLOURS: &[&str] = &["red", "blue", "green", "white", "black", "pink", "brown", "yellow", "gray", "gold"];
+
+/// The first [`STURDY`] things can break, be mended and be painted.
+const THINGS: &[&str] = &[
+    "kite", "drum", "boat", "cup", "lamp", "doll", "bell", "box", "cart", "pot", "chair", "top", "flute", "wheel",
+    "ball", "hat", "book", "key", "ring", "map", "coat", "rope", "bag", "scarf",
+];
+const STURDY: u8 = 14;
+
+/// The first [`SHOPS`] places are where things are bought.
+const PLACES: &[&str] = &[
+    "market", "shop", "fair", "park", "school", "river", "hill", "farm", "garden", "beach", "forest", "mill", "bridge",
+    "barn", "pond", "lake",
+];
+const SHOPS: u8 = 3;
+
+/// Index i is the number i + 2.
+const NUMBERS: &[&str] = &["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
+/// The largest number the world has a word for.
+pub const MOST: u8 = 12;
+/// The smallest number the world has a word for.
+pub const LEAST: u8 = 2;
+
+/// The first [`FOODS`] goods can be eaten.
+const GOODS: &[&str] = &[
+    "apples", "pears", "plums", "nuts", "figs", "buns", "cakes", "eggs", "shells", "stones", "roses", "beads",
+    "sticks", "cards",
+];
+const FOODS: u8 = 7;
+
+const FLOCKS: &[&str] = &["ducks", "hens", "frogs", "birds", "goats", "bees", "rabbits", "horses"];
+
+const WEATHERS: &[&str] = &["rainy", "windy", "snowy", "sunny", "foggy", "stormy", "frosty"];
+const CAUSES: &[&str] = &["rain", "wind", "snow", "sun", "fog", "storm", "frost"];
+const EFFECTS: &[&str] = &[
+    "got wet",
+    "could not walk fast",
+    "had cold hands",
+    "felt very warm",
+    "could not see far",
+    "heard a loud bang",
+    "slipped and fell",
+];
+/// The weather that blows things away.
+pub const WIND: u8 = 1;
+
+const ANIMALS: &[&str] = &["dog", "cat", "goat", "fox", "crow", "pony", "monkey", "mouse"];
+
+const SPOTS: &[&str] = &[
+    "under the bench",
+    "under the bed",
+    "under the rug",
+    "behind the door",
+    "behind the wall",
+    "behind the tree",
+    "in the grass",
+    "in the hay",
+    "on the roof",
+    "on the shelf",
+];
+
+const MATERIALS: &[&str] = &["glue", "string", "tape", "wire", "wax", "clay"];
+
+/// Whether a person is spoken of as "she" or "he".
+pub fn gender(person: u8) -> Gender {
+    if person < GIRLS { Gender::She } else { Gender::He }
+}
+
+/// Whether a thing can break, be mended and be painted.
+pub fn is_sturdy(thing: u8) -> bool {
+    thing < STURDY
+}
+
+/// Whether things are sold at a place.
+pub fn is_shop(place: u8) -> bool {
+    place < SHOPS
+}
+
+/// Whether goods can be eaten.
+pub fn is_food(goods: u8) -> bool {
+    goods < FOODS
+}
+
+/// The slot value of a number, if there is a word for it.
+pub fn number_word(n: u8) -> Option<u8> {
+    (LEAST..=MOST).contains(&n).then(|| n - LEAST)
+}
+
+/// The number a slot value stands for.
+pub fn number(value: u8) -> u8 {
+    value + LEAST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_phrase_belongs_to_two_classes() {
+        let mut seen = BTreeSet::new();
+        for class in Class::ALL {
+            for phrase in class.words() {
+                assert!(seen.insert(*phrase), "{phrase} is in two classes");
+            }
+        }
+    }
+
+    #[test]
+    fn weather_cause_and_effect_have_one_entry_each() {
+        assert_eq!(WEATHERS.len(), CAUSES.len());
+        assert_eq!(WEATHERS.len(), EFFECTS.len());
+    }
+}

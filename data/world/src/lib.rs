@@ -1,0 +1,29 @@
+//! The self-made little world of `data/tiny`: a story generator, a checker that reads stories back, gaps for infilling, a tokenizer.
+//!
+//! A story is a title line, one to three lines of body, and a last line that names what happened; about 85 words of a closed vocabulary of
+//! some 310. Facts (people, places, things, colours, counts, causes) agree across it.
+//!
+//! For other crates: [`check()`] scores a generated text without a judge model, [`read_gaps`] reads `infill.jsonl`.
+//!
+//! Invariant: [`tell`] (the generator) and the checker share [`lexicon`] and [`forms`] as data, and no logic.
+
+pub mod bpe;
+pub mod check;
+pub mod corpus;
+pub mod corrupt;
+pub mod dice;
+pub mod error;
+pub mod forms;
+pub mod gaps;
+mod judge;
+pub mod lexicon;
+pub mod mentions;
+mod parse;
+pub mod skeleton;
+pub mod stats;
+pub mod tell;
+pub mod template;
+
+pub use check::{Facts, Problem, ProblemKind, check, check_beginning};
+pub use error::WorldError;
+pub use gaps::{Gap, read_gaps};

@@ -1,0 +1,102 @@
+//! One micro-batch as plain memory, so that callers never name torch.
+
+use crate::error::ModelError;
+
+/// Document id of padding.
+pub const PADDING: u32 = u32::MAX;
+
+/// `rows` sequences of `length` tokens, all arrays row-major `[rows · length]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MicroBatch {
+    pub rows: usize,
+    pub length: usize,
+    /// x0: the clean token ids.
+    pub tokens: Vec<u32>,
+    /// Positions that the noiser masked in xt. All false for the AR objective.
+    pub masked: Vec<bool>,
+    /// Positions that could have been masked: the denominator of the per-token bound.
+    pub maskable: Vec<bool>,
+    /// Document of each position, [`PADDING`] for padding.
+    pub documents: Vec<u32>,
+    /// Loss weight w(t) of each row, `[rows]`.
+    pub weights: Vec<f64>,
+}
+
+impl MicroBatch {
+    /// A clean batch of one document a row: nothing masked, everything but position 0 maskable, weight 1.
+    pub fn clean(rows: usize, length: usize, tokens: Vec<u32>) -> Self {
+        let n = rows * length;
+        Self {
+            rows,
+            length,
+            tokens,
+            masked: vec![false; n],
+            maskable: (0..n).map(|i| i % length.max(1) != 0).collect(),
+            documents: vec![0; n],
+            weights: vec![1.0; rows],
+        }
+    }
+
+    /// Rows of different lengths, padded on the right.
+    pub fn padded(sequences: &[Vec<u32>]) -> Self {
+        let (rows, length) = (sequences.len(), sequences.iter().map(Vec::len).max().unwrap_or(0));
+        let mut batch = Self::clean(rows, length, vec![0; rows * length]);
+        for (row, sequence) in sequences.iter().enumerate() {
+            let at = row * length;
+            batch.tokens[at..at + sequence.len()].copy_from_slice(sequence);
+            batch.documents[at + sequence.len()..at + length].fill(PADDING);
+            batch.maskable[at + sequence.len()..at + length].fill(false);
+        }
+        batch
+    }
+
+    /// Rows `from..to` as a batch of their own.
+    pub fn rows(&self, from: usize, to: usize) -> Self {
+        let (a, b) = (from * self.length, to * self.length);
+        Self {
+            rows: to - from,
+            length: self.length,
+            tokens: self.tokens[a..b].to_vec(),
+            masked: self.masked[a..b].to_vec(),
+            maskable: self.maskable[a..b].to_vec(),
+            documents: self.documents[a..b].to_vec(),
+            weights: self.weights[from..to].to_vec(),
+        }
+    }
+
+    /// Number of maskable positions.
+    pub fn maskable_tokens(&self) -> u64 {
+        self.maskable.iter().filter(|&&m| m).count() as u64
+    }
+
+    /// Sizes that agree, ids inside the vocabulary, weights that are finite.
+    pub(crate) fn check(&self, vocab_size: usize, longest: Option<usize>) -> Result<(), ModelError> {
+        let n = self.rows * self.length;
+        if n == 0 {
+            return Err(ModelError::input("micro-batch", "no tokens", "at least one row of one token"));
+        }
+        for (what, found, wanted) in [
+            ("tokens of the micro-batch", self.tokens.len(), n),
+            ("masked of the micro-batch", self.masked.len(), n),
+            ("maskable of the micro-batch", self.maskable.len(), n),
+            ("documents of the micro-batch", self.documents.len(), n),
+            ("weights of the micro-batch", self.weights.len(), self.rows),
+        ] {
+            if found != wanted {
+                return Err(ModelError::input(what, found, wanted));
+            }
+        }
+        if let Some(longest) = longest.filter(|&longest| self.length > longest) {
+            let wanted = format!("at most {longest}, the model's learned positions");
+            return Err(ModelError::input("sequence length", self.length, wanted));
+        }
+        if let Some(at) = self.tokens.iter().position(|&id| id as usize >= vocab_size) {
+            let what = format!("token of row {}, position {}", at / self.length, at % self.length);
+            return Err(ModelError::input(what, self.tokens[at], format!("an id below the vocabulary's {vocab_size}")));
+        }
+        if let Some(row) = self.weights.iter().position(|w| !w.is_finite()) {
+            return Err(ModelError::input(format!("loss weight of row {row}"), self.weights[row], "a finite number"));
+        }
+        Ok(())
+    }
+}

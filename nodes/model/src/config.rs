@@ -1,0 +1,269 @@
+//! What a model is: the part of Hugging Face's `config.json` that decides tensors and arithmetic.
+//!
+//! Relatives differ by flags only (biases, q/k norm, tying), so one decoder serves all of them. Keys that difflow does not
+//! use are kept and written back, because `transformers` reads them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::config_reader::Reader;
+use crate::error::ModelError;
+use crate::rope::Rope;
+
+/// Where positions come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Positions {
+    /// Rotary embedding of queries and keys (LLaMA and relatives).
+    Rotary(Rope),
+    /// A learned table of `max_positions` rows added to the token embeddings (GPT-2).
+    Learned,
+}
+
+/// Kind of normalisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square, weight only.
+    Rms,
+    /// Mean and variance, weight and bias.
+    Layer,
+}
+
+/// Activation of the feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x·σ(x).
+    Silu,
+    /// GELU by tanh (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// Exact GELU.
+    Gelu,
+    /// max(x, 0).
+    Relu,
+}
+
+/// Naming and storage of the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// `model.layers.N.self_attn.q_proj.weight` `[out, in]`, gated feed-forward.
+    Llama,
+    /// `transformer.h.N.attn.c_attn.weight` `[in, out]` (Conv1D), plain feed-forward.
+    Gpt2,
+}
+
+/// What marks a model as a diffusion language model: the `difflow` object of config.json.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapted {
+    /// Token that stands for "not known yet".
+    pub mask_token_id: u32,
+    /// True when the hidden state at i predicts token i+1.
+    pub shift: bool,
+    /// `diffusion` or `ar`: what the weights were last trained for.
+    pub objective: String,
+}
+
+/// Shape of a decoder-only transformer. Sizes are counts, never bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    pub family: Family,
+    /// First entry of `architectures`, or what `model_type` implies.
+    pub architecture: String,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// Longest sequence the model was trained for; a hard limit for learned positions only.
+    pub max_positions: usize,
+    pub norm: NormKind,
+    pub norm_eps: f64,
+    pub positions: Positions,
+    pub activation: Activation,
+    /// The output head is the embedding matrix.
+    pub tied: bool,
+    pub qkv_bias: bool,
+    pub attention_output_bias: bool,
+    pub mlp_bias: bool,
+    /// RMS norm over each head of queries and keys (Qwen3).
+    pub qk_norm: bool,
+    /// Causal attention reaches back this many tokens, the current one included (Mistral).
+    pub sliding_window: Option<usize>,
+    pub bos_token_id: Option<u32>,
+    /// Every id that ends a text (some models have several).
+    pub eos_token_ids: Vec<u32>,
+    /// Standard deviation of random initial weights.
+    pub initializer_range: f64,
+    /// Set once the model has a mask token.
+    pub adapted: Option<Adapted>,
+    source: Map<String, Value>,
+}
+
+impl ModelConfig {
+    /// Reads `DIR/config.json`.
+    pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(ModelError::read(&path))?;
+        Self::from_json(&text, &path)
+    }
+
+    /// Reads the text of a config.json; `path` is only named in errors.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self, ModelError> {
+        let source: Map<String, Value> =
+            serde_json::from_str(text).map_err(|source| ModelError::Json { path: path.to_owned(), source })?;
+        let r = Reader { map: &source, file: path };
+        let architecture = r.architecture()?;
+        let family = if architecture.starts_with("GPT2") { Family::Gpt2 } else { Family::Llama };
+        let (vocab_size, initializer_range) = (r.size("vocab_size")?, r.number_or("initializer_range", 0.02)?);
+        let adapted = r.adapted(vocab_size)?;
+        let (bos_token_id, eos_token_ids) = (r.token("bos_token_id")?, r.tokens("eos_token_id")?);
+        let shared = Shared { architecture, vocab_size, initializer_range, adapted, bos_token_id, eos_token_ids };
+        let config = match family {
+            Family::Llama => Self::llama(&r, shared)?,
+            Family::Gpt2 => Self::gpt2(&r, shared)?,
+        };
+        r.require(config.heads % config.kv_heads == 0, "num_key_value_heads", "a divisor of num_attention_heads")?;
+        r.require(
+            config.head_dim % 2 == 0 || config.positions == Positions::Learned,
+            "head_dim",
+            "an even number (rotary embedding turns pairs)",
+        )?;
+        Ok(Self { source, ..config })
+    }
+
+    fn llama(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
+        let (hidden_size, heads) = (r.size("hidden_size")?, r.size("num_attention_heads")?);
+        let head_dim = match r.size_opt("head_dim")? {
+            Some(found) => found,
+            None => {
+                r.require(hidden_size % heads == 0, "num_attention_heads", "a divisor of hidden_size")?;
+                hidden_size / heads
+            }
+        };
+        let (qwen2, qwen3) = (shared.architecture.starts_with("Qwen2"), shared.architecture.starts_with("Qwen3"));
+        let attention_bias = r.flag("attention_bias")?.unwrap_or(false);
+        let max_positions = r.size_opt("max_position_embeddings")?.unwrap_or(2048);
+        let mistral = shared.architecture.starts_with("Mistral");
+        let windowed = mistral || r.flag("use_sliding_window")?.unwrap_or(false);
+        Ok(Self {
+            family: Family::Llama,
+            hidden_size,
+            intermediate_size: r.size("intermediate_size")?,
+            layers: r.size("num_hidden_layers")?,
+            heads,
+            kv_heads: r.size_opt("num_key_value_heads")?.unwrap_or(heads),
+            head_dim,
+            max_positions,
+            norm: NormKind::Rms,
+            norm_eps: r.number_or("rms_norm_eps", 1e-6)?,
+            positions: Positions::Rotary(r.rope(max_positions)?),
+            activation: r.activation("hidden_act", "silu")?,
+            tied: r.flag("tie_word_embeddings")?.unwrap_or(false),
+            qkv_bias: qwen2 || attention_bias,
+            attention_output_bias: attention_bias && !qwen2,
+            mlp_bias: r.flag("mlp_bias")?.unwrap_or(false),
+            qk_norm: qwen3,
+            sliding_window: if windowed { r.size_opt("sliding_window")? } else { None },
+            ..shared.start()
+        })
+    }
+
+    fn gpt2(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
+        let (hidden_size, heads) = (r.size("n_embd")?, r.size("n_head")?);
+        r.require(hidden_size % heads == 0, "n_head", "a divisor of n_embd")?;
+        for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
+            r.require(!r.flag(key)?.unwrap_or(false), key, "false")?;
+        }
+        r.require(r.flag("scale_attn_weights")?.unwrap_or(true), "scale_attn_weights", "true")?;
+        Ok(Self {
+            family: Family::Gpt2,
+            hidden_size,
+            intermediate_size: r.size_opt("n_inner")?.unwrap_or(4 * hidden_size),
+            layers: r.size("n_layer")?,
+            heads,
+            kv_heads: heads,
+            head_dim: hidden_size / heads,
+            max_positions: r.size_opt("n_positions")?.unwrap_or(1024),
+            norm: NormKind::Layer,
+            norm_eps: r.number_or("layer_norm_epsilon", 1e-5)?,
+            positions: Positions::Learned,
+            activation: r.activation("activation_function", "gelu_new")?,
+            tied: r.flag("tie_word_embeddings")?.unwrap_or(true),
+            qkv_bias: true,
+            attention_output_bias: true,
+            mlp_bias: true,
+            ..shared.start()
+        })
+    }
+
+    /// The mask token, or the error that says how to get one.
+    pub fn mask_token_id(&self) -> Result<u32, ModelError> {
+        self.adapted.as_ref().map(|a| a.mask_token_id).ok_or(ModelError::NoMaskToken)
+    }
+
+    /// config.json as written beside the weights: the keys it was read from, with the vocabulary's size and the `difflow`
+    /// object of now. Two-space indentation, one newline at the end, the same bytes every time.
+    pub fn to_json(&self) -> String {
+        let mut map = self.source.clone();
+        map.insert("architectures".into(), json!([self.architecture]));
+        map.insert("vocab_size".into(), json!(self.vocab_size));
+        // Weights are written in fp32 whatever they were read from.
+        let dtype = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        map.insert(dtype.into(), json!("float32"));
+        if let Some(adapted) = &self.adapted {
+            let mut marks = map.get("difflow").and_then(Value::as_object).cloned().unwrap_or_default();
+            marks.insert("mask_token_id".into(), json!(adapted.mask_token_id));
+            marks.insert("shift".into(), json!(adapted.shift));
+            marks.insert("objective".into(), json!(adapted.objective));
+            map.insert("difflow".into(), Value::Object(marks));
+            map.insert("mask_token_id".into(), json!(adapted.mask_token_id));
+        }
+        let mut text = serde_json::to_string_pretty(&map).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+/// The keys that both families spell alike.
+struct Shared {
+    architecture: String,
+    vocab_size: usize,
+    initializer_range: f64,
+    adapted: Option<Adapted>,
+    bos_token_id: Option<u32>,
+    eos_token_ids: Vec<u32>,
+}
+
+impl Shared {
+    /// A configuration with the shared keys set and everything else empty, for `..` in a struct literal.
+    fn start(self) -> ModelConfig {
+        ModelConfig {
+            family: Family::Llama,
+            architecture: self.architecture,
+            vocab_size: self.vocab_size,
+            hidden_size: 0,
+            intermediate_size: 0,
+            layers: 0,
+            heads: 0,
+            kv_heads: 0,
+            head_dim: 0,
+            max_positions: 0,
+            norm: NormKind::Rms,
+            norm_eps: 0.0,
+            positions: Positions::Learned,
+            activation: Activation::Silu,
+            tied: false,
+            qkv_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            sliding_window: None,
+            bos_token_id: self.bos_token_id,
+            eos_token_ids: self.eos_token_ids,
+            initializer_range: self.initializer_range,
+            adapted: self.adapted,
+            source: Map::new(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The decoder: embeddings, blocks of attention and feed-forward, and the output head, for every supported family.
+//!
+//! Activations are rows `[B·L, D]`. The residual stream and the norms stay fp32; matrix products and attention run in the
+//! compute kind (fp32, or bf16 over fp32 master weights).
+
+use std::cell::RefCell;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::attention::{Attention, Kernel};
+use crate::cache::Cache;
+use crate::config::{Family, ModelConfig, NormKind, Positions};
+use crate::error::ModelError;
+use crate::layers::{FeedForward, Linear, Norm};
+use crate::parameter::{Init, Leaf};
+use crate::rope::Rope;
+
+/// Gives the tensor of a leaf; called once per leaf in a fixed order.
+pub(crate) type Take<'a> = dyn FnMut(Leaf) -> Result<Tensor, ModelError> + 'a;
+
+#[derive(Debug)]
+struct Block {
+    attention_norm: Norm,
+    qkv: Linear,
+    /// RMS norms over each head of queries and keys.
+    head_norms: Option<(Norm, Norm)>,
+    output: Linear,
+    feed_forward_norm: Norm,
+    feed_forward: FeedForward,
+}
+
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    config: ModelConfig,
+    /// `[V, D]`.
+    embedding: Tensor,
+    /// `[max_positions, D]` of learned positions.
+    position_table: Option<Tensor>,
+    blocks: Vec<Block>,
+    norm: Norm,
+    /// `[V, D]`; `None` when tied.
+    head: Option<Tensor>,
+    /// Kind of matrix products and attention.
+    pub kind: Kind,
+    rotary: RefCell<Option<Rotary>>,
+}
+
+/// Cosines and sines of one sequence length, `[L, head_dim / 2]`.
+#[derive(Debug)]
+struct Rotary {
+    length: usize,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Decoder {
+    /// Builds the decoder of a configuration. `take` is asked for every leaf, so what the decoder needs is said here only.
+    pub fn new(config: &ModelConfig, take: &mut Take) -> Result<Self, ModelError> {
+        let (v, d) = (config.vocab_size as i64, config.hidden_size as i64);
+        let gpt2 = config.family == Family::Gpt2;
+        let base = if gpt2 { "transformer" } else { "model" };
+        let name = |gpt2_name: &str, llama_name: &str| format!("{base}.{}", if gpt2 { gpt2_name } else { llama_name });
+        let embedding = name("wte.weight", "embed_tokens.weight");
+        let embedding = take(Leaf::new(Init::Normal, [(embedding, vec![v, d])]))?;
+        let position_table = match config.positions {
+            Positions::Rotary(_) => None,
+            Positions::Learned => {
+                let shape = vec![config.max_positions as i64, d];
+                Some(take(Leaf::new(Init::Normal, [(name("wpe.weight", ""), shape)]))?)
+            }
+        };
+        let blocks = (0..config.layers)
+            .map(|i| if gpt2 { gpt2_block(config, i, take) } else { llama_block(config, i, take) })
+            .collect::<Result<_, _>>()?;
+        let norm = norm(config, &name("ln_f", "norm"), take)?;
+        let head = match config.tied {
+            true => None,
+            false => Some(take(Leaf::new(Init::Normal, [("lm_head.weight".to_owned(), vec![v, d])]))?),
+        };
+        let rotary = RefCell::new(None);
+        Ok(Self { config: config.clone(), embedding, position_table, blocks, norm, head, kind: Kind::Float, rotary })
+    }
+
+    /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
+    pub fn hidden(&self, tokens: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
+        let (rows, length) = tokens.size2()?;
+        let mut x = self.embed(tokens, None)?;
+        let rotary = self.rotary_tables(length as usize, None)?;
+        for block in &self.blocks {
+            let (q, k, v) = self.heads(block, &x, (rows, length), rotary.as_ref())?;
+            let attended = self.attend(&q, &k, &v, &attention.kernel)?;
+            x = self.finish(block, &x, &attended)?;
+        }
+        Ok(x)
+    }
+
+    /// Hidden states `[B·n, D]` of `n` new tokens a row behind what the cache holds; their keys and values join the cache.
+    /// `positions` is `[B, n]` (i64), `bias` `[B, 1, n, cached + n]`.
+    pub fn extend(
+        &self,
+        tokens: &Tensor,
+        positions: &Tensor,
+        bias: Option<&Tensor>,
+        cache: &mut Cache,
+    ) -> Result<Tensor, ModelError> {
+        let (rows, new) = tokens.size2()?;
+        let mut x = self.embed(tokens, Some(positions))?;
+        let rotary = self.rotary_tables(cache.capacity, Some(positions))?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let (q, k, v) = self.heads(block, &x, (rows, new), rotary.as_ref())?;
+            let (k, v) = cache.append(layer, &k, &v)?;
+            let attended = match bias {
+                Some(bias) => self.attend(&q, &k, &v, &Kernel::Bias(bias.shallow_clone()))?,
+                // A single new token sees everything before it; several at the start of a cache see causally.
+                None if new == 1 => self.attend(&q, &k, &v, &Kernel::Full)?,
+                None => self.attend(&q, &k, &v, &Kernel::Causal)?,
+            };
+            x = self.finish(block, &x, &attended)?;
+        }
+        cache.length += new;
+        Ok(x)
+    }
+
+    /// The last norm, on rows that will meet the output head.
+    pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
+        self.norm.apply(rows)
+    }
+
+    /// Logits `[n, V]` (fp32) of normed rows.
+    pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ModelError> {
+        let head = self.head_weight().f_to_kind(self.kind)?;
+        Ok(normed.f_to_kind(self.kind)?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// `[V, D]`.
+    pub fn head_weight(&self) -> &Tensor {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let (rows, length) = tokens.size2()?;
+        let width = self.config.hidden_size as i64;
+        let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
+        if let Some(table) = &self.position_table {
+            x = match positions {
+                None => x.f_add(&table.f_narrow(0, 0, length)?)?,
+                Some(positions) => x.f_add(&Tensor::f_embedding(table, positions, -1, false, false)?)?,
+            };
+        }
+        Ok(x.f_view((rows * length, width))?)
+    }
+
+    /// Queries `[B, H, L, d]`, keys and values `[B, Hkv, L, d]`.
+    fn heads(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        (rows, length): (i64, i64),
+        rotary: Option<&(Tensor, Tensor)>,
+    ) -> Result<(Tensor, Tensor, Tensor), ModelError> {
+        let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
+        let qkv = block.qkv.apply(&block.attention_norm.apply(x)?, self.kind)?.f_view((rows, length, h + 2 * kv, d))?;
+        let values = qkv.f_narrow(2, h + kv, kv)?.f_transpose(1, 2)?;
+        let mut turned = qkv.f_narrow(2, 0, h + kv)?;
+        if let Some((q_norm, k_norm)) = &block.head_norms {
+            let (q, k) =
+                (turned.f_narrow(2, 0, h)?.f_to_kind(Kind::Float)?, turned.f_narrow(2, h, kv)?.f_to_kind(Kind::Float)?);
+            turned = Tensor::f_cat(&[q_norm.apply(&q)?, k_norm.apply(&k)?], 2)?;
+        }
+        if let Some((cos, sin)) = rotary {
+            turned = rotate(&turned, cos, sin)?;
+        }
+        let turned = turned.f_to_kind(self.kind)?.f_transpose(1, 2)?;
+        Ok((turned.f_narrow(1, 0, h)?, turned.f_narrow(1, h, kv)?, values))
+    }
+
+    /// Attention of `[B, H, n, d]` over `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, kernel: &Kernel) -> Result<Tensor, ModelError> {
+        let (rows, h, new, d) = q.size4()?;
+        let (k, v) = (grouped(k, h)?, grouped(v, h)?);
+        // Said explicitly each time: a fused call without a bias may otherwise turn causal, and a flash path ignore the bias.
+        let (bias, causal) = match kernel {
+            Kernel::Causal => (None, true),
+            Kernel::Full => (None, false),
+            Kernel::Bias(bias) => (Some(bias), false),
+        };
+        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, 0.0, causal, None, false)?;
+        Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
+    }
+
+    fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
+        let x = x.f_add(&block.output.apply(attended, self.kind)?)?;
+        let normed = block.feed_forward_norm.apply(&x)?;
+        Ok(x.f_add(&block.feed_forward.apply(&normed, self.config.activation, self.kind)?)?)
+    }
+
+    /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
+    fn rotary_tables(&self, length: usize, positions: Option<&Tensor>) -> Result<Option<(Tensor, Tensor)>, ModelError> {
+        let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
+        let mut cached = self.rotary.borrow_mut();
+        let half = self.config.head_dim as i64 / 2;
+        let tables = match cached.take() {
+            Some(found) if found.length == length => found,
+            _ => Rotary::new(rope, self.config.head_dim, length, self.device())?,
+        };
+        let pick = |table: &Tensor| match positions {
+            None => table.f_view((length as i64, 1, half)),
+            Some(positions) => {
+                let (rows, new) = positions.size2()?;
+                table.f_index_select(0, &positions.f_flatten(0, 1)?)?.f_view((rows, new, 1, half))
+            }
+        };
+        let picked = (pick(&tables.cos)?, pick(&tables.sin)?);
+        *cached = Some(tables);
+        Ok(Some(picked))
+    }
+}
+
+impl Rotary {
+    fn new(rope: &Rope, head_dim: usize, length: usize, device: Device) -> Result<Self, ModelError> {
+        let (cos, sin) = rope.tables(head_dim, length);
+        let table = |values: &[f32]| -> Result<Tensor, ModelError> {
+            Ok(Tensor::f_from_slice(values)?.f_view((length as i64, head_dim as i64 / 2))?.f_to_device(device)?)
+        };
+        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)? })
+    }
+}
+
+/// Rotates the pairs (i, i + d/2) of `[B, L, n, d]`: the layout of Hugging Face weights.
+fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, ModelError> {
+    let half = x.size4()?.3 / 2;
+    let (a, b) = (x.f_narrow(3, 0, half)?, x.f_narrow(3, half, half)?);
+    let first = a.f_mul(cos)?.f_sub(&b.f_mul(sin)?)?;
+    let second = b.f_mul(cos)?.f_add(&a.f_mul(sin)?)?;
+    Ok(Tensor::f_cat(&[first, second], 3)?)
+}
+
+/// Repeats each key or value head for the query heads of its group: `[B, Hkv, L, d]` → `[B, H, L, d]`.
+fn grouped(x: &Tensor, heads: i64) -> Result<Tensor, ModelError> {
+    let (rows, kv, length, d) = x.size4()?;
+    if kv == heads {
+        return Ok(x.shallow_clone());
+    }
+    let wide = x.f_unsqueeze(2)?.f_expand([rows, kv, heads / kv, length, d], false)?;
+    Ok(wide.f_reshape([rows, heads, length, d])?)
+}
+
+fn norm(config: &ModelConfig, name: &str, take: &mut Take) -> Result<Norm, ModelError> {
+    let shape = vec![config.hidden_size as i64];
+    let weight = take(Leaf::new(Init::One, [(format!("{name}.weight"), shape.clone())]))?;
+    let bias = match config.norm {
+        NormKind::Rms => None,
+        NormKind::Layer => Some(take(Leaf::new(Init::Zero, [(format!("{name}.bias"), shape)]))?),
+    };
+    Ok(Norm { kind: config.norm, weight, bias, eps: config.norm_eps })
+}
+
+fn llama_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
+    let at = format!("model.layers.{layer}");
+    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
+    let (q, kv) = ((config.heads * config.head_dim) as i64, (config.kv_heads * config.head_dim) as i64);
+    let linear = |init, input: i64, parts: &[(&str, i64)], bias: bool, take: &mut Take| {
+        let weights = parts.iter().map(|(name, out)| (format!("{at}.{name}.weight"), vec![*out, input]));
+        let weight = take(Leaf::new(init, weights))?;
+        let biases = parts.iter().map(|(name, out)| (format!("{at}.{name}.bias"), vec![*out]));
+        let bias = if bias { Some(take(Leaf::new(Init::Zero, biases))?) } else { None };
+        Ok::<_, ModelError>(Linear { weight, bias, in_first: false })
+    };
+    let attention_norm = norm(config, &format!("{at}.input_layernorm"), take)?;
+    let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+    let qkv = linear(Init::Normal, d, &parts, config.qkv_bias, take)?;
+    let head_norm = |name: &str, take: &mut Take| {
+        let part = (format!("{at}.self_attn.{name}.weight"), vec![config.head_dim as i64]);
+        let weight = take(Leaf::new(Init::One, [part]))?;
+        Ok::<_, ModelError>(Norm { kind: NormKind::Rms, weight, bias: None, eps: config.norm_eps })
+    };
+    let head_norms = match config.qk_norm {
+        true => Some((head_norm("q_norm", take)?, head_norm("k_norm", take)?)),
+        false => None,
+    };
+    let output = linear(Init::Residual, q, &[("self_attn.o_proj", d)], config.attention_output_bias, take)?;
+    let feed_forward_norm = norm(config, &format!("{at}.post_attention_layernorm"), take)?;
+    let gate_up = linear(Init::Normal, d, &[("mlp.gate_proj", f), ("mlp.up_proj", f)], config.mlp_bias, take)?;
+    let down = linear(Init::Residual, f, &[("mlp.down_proj", d)], config.mlp_bias, take)?;
+    let feed_forward = FeedForward::Gated { gate_up, down };
+    Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
+}
+
+fn gpt2_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
+    let at = format!("transformer.h.{layer}");
+    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
+    let conv1d = |init, name: &str, input: i64, output: i64, take: &mut Take| {
+        let weight = take(Leaf::new(init, [(format!("{at}.{name}.weight"), vec![input, output])]))?;
+        let bias = take(Leaf::new(Init::Zero, [(format!("{at}.{name}.bias"), vec![output])]))?;
+        Ok::<_, ModelError>(Linear { weight, bias: Some(bias), in_first: true })
+    };
+    let attention_norm = norm(config, &format!("{at}.ln_1"), take)?;
+    let qkv = conv1d(Init::Normal, "attn.c_attn", d, 3 * d, take)?;
+    let output = conv1d(Init::Residual, "attn.c_proj", d, d, take)?;
+    let feed_forward_norm = norm(config, &format!("{at}.ln_2"), take)?;
+    let up = conv1d(Init::Normal, "mlp.c_fc", d, f, take)?;
+    let down = conv1d(Init::Residual, "mlp.c_proj", f, d, take)?;
+    let feed_forward = FeedForward::Plain { up, down };
+    Ok(Block { attention_norm, qkv, head_norms: None, output, feed_forward_norm, feed_forward })
+}

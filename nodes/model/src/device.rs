@@ -1,0 +1,131 @@
+//! Devices and threads, without naming torch.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::ModelError;
+
+/// Where a model lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    #[default]
+    Cpu,
+    /// CUDA device by index.
+    Cuda(usize),
+}
+
+impl Device {
+    /// Parses `auto`, `cpu`, `cuda` or `cuda:N` and makes the device usable. `auto` is the first CUDA device if there is
+    /// one, else the CPU; asking for CUDA by name where there is none is an error.
+    pub fn open(asked: &str) -> Result<Self, ModelError> {
+        let wrong = |reason: String| ModelError::Device { asked: asked.to_owned(), reason };
+        let index = match asked {
+            "cpu" => return Ok(Self::Cpu),
+            "auto" => return Ok(if load_cuda().is_ok() { Self::Cuda(0) } else { Self::Cpu }),
+            "cuda" => 0,
+            other => {
+                let number = other.strip_prefix("cuda:").and_then(|n| usize::from_str(n).ok());
+                number.ok_or_else(|| wrong("it is not the name of a device".to_owned()))?
+            }
+        };
+        load_cuda().map_err(wrong)?;
+        let count = tch::Cuda::device_count();
+        if index as i64 >= count {
+            return Err(wrong(format!("this machine has {count} CUDA device(s)")));
+        }
+        Ok(Self::Cuda(index))
+    }
+
+    pub(crate) fn torch(self) -> tch::Device {
+        match self {
+            Self::Cpu => tch::Device::Cpu,
+            Self::Cuda(index) => tch::Device::Cuda(index),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// Threads of one operation. The same number gives the same bits; another number may not.
+pub fn set_num_threads(threads: usize) {
+    tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+}
+
+/// Threads of one operation now.
+pub fn num_threads() -> usize {
+    tch::get_num_threads().max(1) as usize
+}
+
+/// Loads libtorch's CUDA half from beside the CPU half. No symbol of this program names it, so the linker leaves it out;
+/// loading it at run time lets one binary serve both kinds of machine.
+#[cfg(target_os = "linux")]
+fn load_cuda() -> Result<(), String> {
+    use std::ffi::{CStr, CString};
+    use std::os::unix::ffi::OsStrExt;
+
+    if tch::Cuda::is_available() {
+        return Ok(());
+    }
+    let path = torch_dir()?.join("libtorch_cuda.so");
+    if !path.exists() {
+        return Err(format!(
+            "{} is not there: this is the CPU flavour of libtorch (set up with DEVICE=cuda)",
+            path.display()
+        ));
+    }
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+    // SAFETY: a plain dlopen of a library that belongs to the libtorch already loaded; it is never unloaded.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() {
+        // SAFETY: dlerror returns null or a string that stays valid until the next dl call of this thread.
+        let text = unsafe {
+            let error = libc::dlerror();
+            if error.is_null() { None } else { Some(CStr::from_ptr(error).to_string_lossy().into_owned()) }
+        };
+        return Err(format!("cannot load {}: {}", path.display(), text.unwrap_or_default()));
+    }
+    if tch::Cuda::is_available() {
+        Ok(())
+    } else {
+        Err("libtorch finds no CUDA device; is the driver there?".to_owned())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn load_cuda() -> Result<(), String> {
+    if tch::Cuda::is_available() { Ok(()) } else { Err("this libtorch has no CUDA".to_owned()) }
+}
+
+/// The directory that libtorch_cpu.so was loaded from.
+#[cfg(target_os = "linux")]
+fn torch_dir() -> Result<PathBuf, String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| e.to_string())?;
+    let path =
+        maps.lines().find_map(|line| line.ends_with("/libtorch_cpu.so").then(|| line.find('/').map(|at| &line[at..])));
+    path.flatten()
+        .and_then(|path| PathBuf::from(path).parent().map(PathBuf::from))
+        .ok_or_else(|| "libtorch is not loaded".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_device_are_refused_with_what_is_allowed() {
+        assert_eq!(Device::open("cpu").unwrap(), Device::Cpu);
+        for name in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+            let error = Device::open(name).unwrap_err().to_string();
+            assert!(error.contains("auto, cpu, cuda"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The small parts of a decoder: linear maps, norms and activations.
+
+use tch::{Kind, Tensor};
+
+use crate::config::{Activation, NormKind};
+use crate::error::ModelError;
+
+/// y = x·W (+ b), on rows `[N, in]`.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    /// True when the weight is stored `[in, out]` (GPT-2's Conv1D), false for `[out, in]`.
+    pub in_first: bool,
+}
+
+impl Linear {
+    /// Computes in `kind`: fp32 master weights are cast when it is bf16.
+    pub fn apply(&self, x: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+        let (x, weight) = (x.f_to_kind(kind)?, self.weight.f_to_kind(kind)?);
+        let bias = self.bias.as_ref().map(|b| b.f_to_kind(kind)).transpose()?;
+        Ok(match (self.in_first, bias) {
+            (false, bias) => x.f_linear(&weight, bias)?,
+            (true, Some(bias)) => bias.f_addmm(&x, &weight)?,
+            (true, None) => x.f_mm(&weight)?,
+        })
+    }
+}
+
+/// Normalisation over the last dimension.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    pub kind: NormKind,
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
+    pub eps: f64,
+}
+
+impl Norm {
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        let shape = self.weight.size();
+        Ok(match self.kind {
+            NormKind::Layer => x.f_layer_norm(&shape, Some(&self.weight), self.bias.as_ref(), self.eps, true)?,
+            NormKind::Rms => x.f_rms_norm(&shape, Some(&self.weight), self.eps)?,
+        })
+    }
+}
+
+/// The feed-forward block.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    /// down(act(gate(x)) ⊙ up(x)); gate and up are one matrix.
+    Gated { gate_up: Linear, down: Linear },
+    /// down(act(up(x))).
+    Plain { up: Linear, down: Linear },
+}
+
+impl FeedForward {
+    pub fn apply(&self, x: &Tensor, activation: Activation, kind: Kind) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Gated { gate_up, down } => {
+                let both = gate_up.apply(x, kind)?;
+                let width = both.size2()?.1 / 2;
+                let (gate, up) = (both.f_narrow(1, 0, width)?, both.f_narrow(1, width, width)?);
+                down.apply(&activate(&gate, activation)?.f_mul(&up)?, kind)
+            }
+            Self::Plain { up, down } => down.apply(&activate(&up.apply(x, kind)?, activation)?, kind),
+        }
+    }
+}
+
+fn activate(x: &Tensor, activation: Activation) -> Result<Tensor, ModelError> {
+    Ok(match activation {
+        Activation::Silu => x.f_silu()?,
+        Activation::GeluTanh => x.f_gelu("tanh")?,
+        Activation::Gelu => x.f_gelu("none")?,
+        Activation::Relu => x.f_relu()?,
+    })
+}

@@ -1,0 +1,75 @@
+//! Decoder-only language models for adaptation to diffusion: the only crate that names torch.
+//!
+//! Callers see plain memory: token ids are `u32`, batches are [`MicroBatch`], logits are `Vec<f32>`.
+//!
+//! | to | use |
+//! |---|---|
+//! | load, make, save | [`Model::load`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
+//! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
+//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
+//! | decode | [`Model::decode`] (canvases), [`Model::generate`] (prompts, KV cache) |
+//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
+//!
+//! A training step:
+//!
+//! ```no_run
+//! use difflow_model::*;
+//! # fn batches() -> Vec<MicroBatch> { Vec::new() }
+//! # fn main() -> Result<(), ModelError> {
+//! let mut model = Model::load("base".as_ref(), Device::open("auto")?)?;
+//! model.add_mask_token(0)?;
+//! let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+//! let mut learner = Learner::new(model, options, AdamW::default())?;
+//! let batches = batches();
+//! let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
+//! for (draw, batch) in batches.iter().enumerate() {
+//!     let pattern = Pattern::Annealed { ratio: 0.1, seed: 0, draw: draw as u64 };
+//!     learner.micro_step(batch, &pattern, Normaliser::Global(maskable as f64))?;
+//! }
+//! let applied = learner.apply(3e-4)?;
+//! println!("gradient norm {}", applied.grad_norm);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reproducibility: the same inputs with the same number of threads ([`set_num_threads`]) give the same bits on the CPU.
+//! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
+
+mod attention;
+mod batch;
+mod cache;
+mod config;
+mod config_reader;
+mod decode;
+mod decoder;
+mod device;
+mod error;
+mod layers;
+mod learner;
+mod learning_rate;
+mod loss;
+mod mask_token;
+mod model;
+mod objective;
+mod optimizer;
+mod parameter;
+mod rope;
+mod tensor_files;
+mod tensor_writer;
+
+pub use attention::Pattern;
+pub use batch::{MicroBatch, PADDING};
+pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
+pub use decode::{
+    Budget, Canvas, Decoded, DiffusionDecoding, Generated, Generation, Prompt, Reveal, Reveals, Sampling, Score,
+};
+pub use device::{Device, num_threads, set_num_threads};
+pub use error::ModelError;
+pub use learner::{Applied, Learner};
+pub use learning_rate::{Decay, LearningRate};
+pub use loss::{RowSums, StepSums};
+pub use model::{Model, Precision};
+pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
+pub use optimizer::{AdamW, OPTIMIZER_FILE};
+pub use rope::{Rope, RopeScaling};
+pub use tensor_writer::SavedFile;

@@ -1,0 +1,182 @@
+//! What is trained: which positions carry loss, what they predict and what their loss counts for.
+
+use crate::batch::{MicroBatch, PADDING};
+use crate::error::ModelError;
+
+/// The training objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objective {
+    /// Masked diffusion. With `shift` the hidden state at i predicts token i+1, as in the base model; without, token i.
+    Diffusion { shift: bool },
+    /// Next-token prediction.
+    Ar,
+}
+
+impl Objective {
+    /// The name in config.json and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Diffusion { .. } => "diffusion",
+            Self::Ar => "ar",
+        }
+    }
+}
+
+/// Which positions count as masked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaskedSet {
+    /// What the noiser masked.
+    #[default]
+    Explicit,
+    /// Where xt equals the mask id, even if the text itself contains that id (the paper's code).
+    MaskId,
+}
+
+/// The objective and every switch by which the parity preset differs from the recommended one (method.md, "Objective").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectiveOptions {
+    pub objective: Objective,
+    pub masked_set: MaskedSet,
+    /// Attention, and the targets of shifted predictions, stay inside a document. Off, padding is ignored only as a target.
+    pub document_attention: bool,
+}
+
+impl ObjectiveOptions {
+    /// Explicit mask, documents kept apart.
+    pub fn recommended(objective: Objective) -> Self {
+        Self { objective, masked_set: MaskedSet::Explicit, document_attention: true }
+    }
+
+    /// As the paper's code: masked by id, documents attend across each other.
+    pub fn parity(objective: Objective) -> Self {
+        Self { objective, masked_set: MaskedSet::MaskId, document_attention: false }
+    }
+}
+
+/// What the weighted sum of a micro-batch is divided by before its gradient is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Normaliser {
+    /// A number the caller knows, for example the maskable tokens of the global batch (all ranks, all micro-steps): the result
+    /// then does not depend on how the batch is split.
+    Global(f64),
+    /// The positions of this micro-batch that carry loss, times the number of micro-batches of the step (the paper's code:
+    /// the objective then depends on the split). A micro-batch with nothing masked has loss 0.
+    MaskedTokens { micro_batches: u32 },
+}
+
+impl Normaliser {
+    pub(crate) fn value(self, positions: usize) -> Result<f64, ModelError> {
+        let value = match self {
+            Self::Global(value) => value,
+            Self::MaskedTokens { micro_batches } => positions.max(1) as f64 * f64::from(micro_batches.max(1)),
+        };
+        if value.is_finite() && value > 0.0 {
+            return Ok(value);
+        }
+        Err(ModelError::input("normaliser of the loss", value, "a finite number above 0"))
+    }
+}
+
+/// The positions that carry loss, in row-major order.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Selection {
+    /// Row of the hidden states `[B·L, D]`.
+    pub hidden: Vec<i64>,
+    /// Token to be predicted.
+    pub target: Vec<i64>,
+    /// Sequence of the batch.
+    pub row: Vec<usize>,
+    /// Loss weight.
+    pub weight: Vec<f64>,
+}
+
+/// xt: x0 with the mask id where masked (AR: x0 itself).
+pub(crate) fn noised(
+    batch: &MicroBatch,
+    objective: Objective,
+    mask_token_id: Option<u32>,
+) -> Result<Vec<u32>, ModelError> {
+    if objective == Objective::Ar {
+        return Ok(batch.tokens.clone());
+    }
+    let mask = mask_token_id.ok_or(ModelError::NoMaskToken)?;
+    Ok(batch.tokens.iter().zip(&batch.masked).map(|(&token, &masked)| if masked { mask } else { token }).collect())
+}
+
+/// Which positions carry loss. Padding never does; a prediction from the position before needs that position to exist and,
+/// with document attention, to be of the same document.
+pub(crate) fn select(
+    batch: &MicroBatch,
+    xt: &[u32],
+    options: ObjectiveOptions,
+    mask_token_id: Option<u32>,
+) -> Selection {
+    let mut selection = Selection::default();
+    let from_before = !matches!(options.objective, Objective::Diffusion { shift: false });
+    for (at, &noised) in xt.iter().enumerate() {
+        let (row, position) = (at / batch.length, at % batch.length);
+        let wanted = match (options.objective, options.masked_set) {
+            (Objective::Ar, _) => true,
+            (Objective::Diffusion { .. }, MaskedSet::Explicit) => batch.masked[at],
+            (Objective::Diffusion { .. }, MaskedSet::MaskId) => Some(noised) == mask_token_id,
+        };
+        if !wanted || batch.documents[at] == PADDING || (from_before && position == 0) {
+            continue;
+        }
+        if from_before && batch.documents[at - 1] != batch.documents[at] {
+            // Off the end of padding there is nothing to predict from, whatever the document switch says.
+            if options.document_attention || batch.documents[at - 1] == PADDING {
+                continue;
+            }
+        }
+        selection.hidden.push(at as i64 - i64::from(from_before));
+        selection.target.push(i64::from(batch.tokens[at]));
+        selection.row.push(row);
+        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weights[row] });
+    }
+    selection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> MicroBatch {
+        let mut batch = MicroBatch::clean(1, 6, vec![5, 6, 9, 7, 8, 0]);
+        batch.documents = vec![0, 0, 0, 1, 1, PADDING];
+        batch.masked = vec![true, true, false, true, true, true];
+        batch.weights = vec![2.0];
+        batch
+    }
+
+    fn positions(options: ObjectiveOptions) -> (Vec<i64>, Vec<i64>) {
+        let (batch, mask) = (batch(), Some(9));
+        let xt = noised(&batch, options.objective, mask).unwrap_or_default();
+        let selection = select(&batch, &xt, options, mask);
+        (selection.hidden, selection.target)
+    }
+
+    #[test]
+    fn shifted_targets_come_from_the_position_before_in_the_same_document() {
+        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+        assert_eq!(positions(options), (vec![0, 3], vec![6, 8]));
+    }
+
+    #[test]
+    fn unshifted_targets_are_where_they_are_masked() {
+        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: false });
+        assert_eq!(positions(options), (vec![0, 1, 3, 4], vec![5, 6, 7, 8]));
+    }
+
+    #[test]
+    fn parity_counts_the_mask_id_in_the_text_and_crosses_documents() {
+        let options = ObjectiveOptions::parity(Objective::Diffusion { shift: true });
+        assert_eq!(positions(options), (vec![0, 1, 2, 3], vec![6, 9, 7, 8]));
+    }
+
+    #[test]
+    fn ar_predicts_every_token_of_a_document_but_its_first() {
+        let options = ObjectiveOptions::recommended(Objective::Ar);
+        assert_eq!(positions(options), (vec![0, 1, 3], vec![6, 9, 8]));
+    }
+}

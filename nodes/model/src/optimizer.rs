@@ -1,0 +1,210 @@
+//! AdamW (arXiv 1711.05101) with global-norm clipping, on fp32 master weights.
+//!
+//! On the CPU one pass over a parameter reads the gradient once and writes weight and both moments; clipping is a factor in
+//! that pass. Every element is computed alone, so threads do not change the bits.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+use crate::parameter::Parameter;
+use crate::tensor_files::TensorFiles;
+use crate::tensor_writer::{SavedFile, write_tensors};
+
+/// Name of the state's file in a checkpoint.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Settings of AdamW.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Decoupled decay of matrices; norms and biases are left alone.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; larger gradients are scaled down to it. `None` does not clip.
+    pub clip: Option<f64>,
+}
+
+impl Default for AdamW {
+    /// The paper's DiffuGPT settings.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: Some(1.0) }
+    }
+}
+
+/// Moments of every parameter.
+#[derive(Debug)]
+pub(crate) struct OptimizerState {
+    pub settings: AdamW,
+    /// Updates done.
+    pub step: u64,
+    moments: Vec<(Tensor, Tensor)>,
+}
+
+impl OptimizerState {
+    pub fn new(settings: AdamW, parameters: &[Parameter]) -> Result<Self, ModelError> {
+        let zeros = |p: &Parameter| p.tensor.f_detach()?.f_zeros_like();
+        let moments = parameters.iter().map(|p| Ok((zeros(p)?, zeros(p)?))).collect::<Result<_, ModelError>>()?;
+        Ok(Self { settings, step: 0, moments })
+    }
+
+    /// Global norm of the gradients (‖·‖₂ over all parameters). NaN or infinite when a gradient is.
+    pub fn grad_norm(&self, parameters: &[Parameter]) -> Result<f64, ModelError> {
+        let mut sum = 0.0;
+        for parameter in parameters {
+            let grad = parameter.tensor.f_grad()?;
+            if grad.defined() {
+                sum += match values(&grad) {
+                    Some(grad) => squares(grad),
+                    None => grad.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?.powi(2),
+                };
+            }
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// One update from gradients multiplied by `scale`.
+    pub fn update(&mut self, parameters: &mut [Parameter], lr: f64, scale: f64) -> Result<(), ModelError> {
+        self.step += 1;
+        let s = self.settings;
+        let corrections = (1.0 - s.beta1.powf(self.step as f64), 1.0 - s.beta2.powf(self.step as f64));
+        for (parameter, (m, v)) in parameters.iter_mut().zip(&mut self.moments) {
+            let grad = parameter.tensor.f_grad()?;
+            if !grad.defined() {
+                continue;
+            }
+            let decay = if parameter.is_matrix() { 1.0 - lr * s.weight_decay } else { 1.0 };
+            let rate = Rate { settings: s, decay, step: lr / corrections.0, root: 1.0 / corrections.1.sqrt(), scale };
+            let mut weight = parameter.tensor.f_detach()?;
+            match (values(&grad), values_mut(&mut weight), values_mut(m), values_mut(v)) {
+                (Some(grad), Some(weight), Some(m), Some(v)) => rate.host(weight, grad, m, v),
+                _ => rate.device(&mut weight, &grad, m, v)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the moments, named after the files' tensors, and the step.
+    pub fn save(&self, dir: &Path, parameters: &[Parameter]) -> Result<SavedFile, ModelError> {
+        let mut tensors = BTreeMap::new();
+        for (parameter, (m, v)) in parameters.iter().zip(&self.moments) {
+            for (moment, tensor) in [("exp_avg", m), ("exp_avg_sq", v)] {
+                for (part, view) in parameter.split(tensor)? {
+                    tensors.insert(format!("{moment}.{}", part.name), view);
+                }
+            }
+        }
+        let notes =
+            BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("step".to_owned(), self.step.to_string())]);
+        write_tensors(dir, OPTIMIZER_FILE, &tensors, &notes)
+    }
+
+    /// Reads what `save` wrote.
+    pub fn load(&mut self, dir: &Path, parameters: &[Parameter]) -> Result<(), ModelError> {
+        let path = dir.join(OPTIMIZER_FILE);
+        let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
+        let wrong = |detail: String| ModelError::OptimizerState { file: path.clone(), detail };
+        let step = files.note("step").and_then(|step| step.parse().ok());
+        let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
+        let mut used = 0;
+        for (parameter, (m, v)) in parameters.iter().zip(&self.moments) {
+            for (moment, tensor) in [("exp_avg", m), ("exp_avg_sq", v)] {
+                for (part, mut view) in parameter.split(tensor)? {
+                    let name = format!("{moment}.{}", part.name);
+                    let found = files.get(&name, &part.shape)?;
+                    let found = found.ok_or_else(|| wrong(format!("tensor `{name}` is missing")))?;
+                    view.f_copy_(&found)?;
+                    used += 1;
+                }
+            }
+        }
+        let all = files.names().count();
+        if all != used {
+            return Err(wrong(format!("found {all} tensors, wanted {used}")));
+        }
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// The numbers of one parameter's update.
+#[derive(Clone, Copy)]
+struct Rate {
+    settings: AdamW,
+    decay: f64,
+    /// lr / (1 − β₁ᵗ)
+    step: f64,
+    /// 1 / √(1 − β₂ᵗ)
+    root: f64,
+    scale: f64,
+}
+
+impl Rate {
+    fn host(self, weight: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+        // Below this many values a thread costs more than it saves.
+        let share = weight.len().div_ceil(crate::device::num_threads()).max(1 << 18);
+        std::thread::scope(|scope| {
+            let parts =
+                weight.chunks_mut(share).zip(grad.chunks(share)).zip(m.chunks_mut(share).zip(v.chunks_mut(share)));
+            let mut parts: Vec<_> = parts.collect();
+            let last = parts.pop();
+            for ((weight, grad), (m, v)) in parts {
+                scope.spawn(move || self.slice(weight, grad, m, v));
+            }
+            if let Some(((weight, grad), (m, v))) = last {
+                self.slice(weight, grad, m, v);
+            }
+        });
+    }
+
+    fn slice(self, weight: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let (b1, b2, eps) = (self.settings.beta1 as f32, self.settings.beta2 as f32, self.settings.eps as f32);
+        let (keep1, keep2) = ((1.0 - self.settings.beta1) as f32, (1.0 - self.settings.beta2) as f32);
+        let (decay, step, root, scale) = (self.decay as f32, self.step as f32, self.root as f32, self.scale as f32);
+        for (((w, &g), m), v) in weight.iter_mut().zip(grad).zip(m).zip(v) {
+            let g = g * scale;
+            *m = b1 * *m + keep1 * g;
+            *v = b2 * *v + keep2 * (g * g);
+            *w = decay * *w - step * (*m / (v.sqrt() * root + eps));
+        }
+    }
+
+    fn device(self, weight: &mut Tensor, grad: &Tensor, m: &mut Tensor, v: &mut Tensor) -> Result<(), ModelError> {
+        let s = self.settings;
+        let grad = grad.f_mul_scalar(self.scale)?;
+        let _ = m.f_lerp_(&grad, 1.0 - s.beta1)?;
+        let _ = v.f_mul_scalar_(s.beta2)?.f_add_(&grad.f_square()?.f_mul_scalar(1.0 - s.beta2)?)?;
+        let divisor = v.f_sqrt()?.f_mul_scalar(self.root)?.f_add_scalar(s.eps)?;
+        let _ = weight.f_mul_scalar_(self.decay)?.f_sub_(&m.f_div(&divisor)?.f_mul_scalar(self.step)?)?;
+        Ok(())
+    }
+}
+
+/// The values of a contiguous fp32 tensor in host memory.
+fn values(tensor: &Tensor) -> Option<&[f32]> {
+    let plain = tensor.device() == tch::Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
+    // SAFETY: `numel` initialised fp32 values start at `data_ptr`, alive as long as the tensor.
+    plain.then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>().cast_const(), tensor.numel()) })
+}
+
+fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    let plain = tensor.device() == tch::Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
+    // SAFETY: as above; weight, moments and gradient are four storages, and nothing else runs during an update.
+    plain.then(|| unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
+}
+
+/// Σ x² in f64 over sixteen lanes: a fixed order of additions, whatever the number of threads.
+fn squares(values: &[f32]) -> f64 {
+    let mut lanes = [0f64; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
+}

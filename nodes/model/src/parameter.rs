@@ -1,0 +1,102 @@
+//! Parameters: the leaf tensors of the computation, and the Hugging Face tensors that each of them holds.
+//!
+//! Queries, keys and values are one leaf (one matrix product instead of three), and so are gate and up projections. In
+//! files they stay the separate tensors that other programs expect: a leaf is its parts, stacked along dimension 0.
+
+use std::f64::consts::PI;
+
+use difflow_diffusion::keyed;
+use rand::Rng;
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+
+/// How a leaf starts when there are no pretrained weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// Normal with the configuration's standard deviation.
+    Normal,
+    /// Normal, divided by √(2·layers): the matrices that write into the residual stream (GPT-2).
+    Residual,
+    One,
+    Zero,
+}
+
+/// One tensor of the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub name: String,
+    pub shape: Vec<i64>,
+}
+
+/// Description of one leaf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub parts: Vec<Part>,
+    pub init: Init,
+}
+
+impl Leaf {
+    pub fn new(init: Init, parts: impl IntoIterator<Item = (String, Vec<i64>)>) -> Self {
+        Self { init, parts: parts.into_iter().map(|(name, shape)| Part { name, shape }).collect() }
+    }
+
+    /// Shape of the stacked parts.
+    pub fn shape(&self) -> Vec<i64> {
+        let mut shape = self.parts[0].shape.clone();
+        shape[0] = self.parts.iter().map(|part| part.shape[0]).sum();
+        shape
+    }
+}
+
+/// A leaf and its values: fp32, contiguous, on the model's device.
+#[derive(Debug)]
+pub(crate) struct Parameter {
+    pub leaf: Leaf,
+    pub tensor: Tensor,
+}
+
+impl Parameter {
+    /// Weight decay and shrinking apply to matrices only, not to norms and biases.
+    pub fn is_matrix(&self) -> bool {
+        self.leaf.parts[0].shape.len() >= 2
+    }
+
+    /// The view of each part in a tensor that has this leaf's shape.
+    pub fn split(&self, of: &Tensor) -> Result<Vec<(&Part, Tensor)>, ModelError> {
+        let mut start = 0;
+        let mut views = Vec::with_capacity(self.leaf.parts.len());
+        for part in &self.leaf.parts {
+            views.push((part, of.f_narrow(0, start, part.shape[0])?));
+            start += part.shape[0];
+        }
+        Ok(views)
+    }
+}
+
+/// Values of a leaf of a new model. Each part has its own stream of random numbers, keyed by seed and its place in the
+/// model, so a part does not depend on what was drawn before it.
+pub(crate) fn initial(leaf: &Leaf, seed: u64, index: u64, std: f64, layers: usize) -> Result<Tensor, ModelError> {
+    let std = match leaf.init {
+        Init::Normal => std,
+        Init::Residual => std / (2.0 * layers as f64).sqrt(),
+        Init::One => return Ok(Tensor::f_ones(leaf.shape(), (Kind::Float, tch::Device::Cpu))?),
+        Init::Zero => return Ok(Tensor::f_zeros(leaf.shape(), (Kind::Float, tch::Device::Cpu))?),
+    };
+    let count = leaf.shape().iter().product::<i64>() as usize;
+    let mut values = Vec::with_capacity(count);
+    for (place, part) in leaf.parts.iter().enumerate() {
+        let mut rng = keyed::rng(seed, "init", index, place as u64);
+        values.extend(normals(&mut rng, part.shape.iter().product::<i64>() as usize).map(|z| (z * std) as f32));
+    }
+    Ok(Tensor::f_from_slice(&values)?.f_reshape(leaf.shape())?)
+}
+
+/// `n` standard normal numbers (Box-Muller, two uniforms each).
+pub(crate) fn normals(rng: &mut impl Rng, n: usize) -> impl Iterator<Item = f64> {
+    (0..n).map(|_| {
+        // 1 − u is in (0, 1]: the logarithm stays finite.
+        let radius = (-2.0 * (1.0 - keyed::uniform(rng)).ln()).sqrt();
+        radius * (2.0 * PI * keyed::uniform(rng)).cos()
+    })
+}

@@ -1,0 +1,140 @@
+//! Reading safetensors: one file or the many of an index, memory-mapped, checked before any tensor is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, SafeTensors};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+
+struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+    /// Bytes before the first tensor.
+    data_start: usize,
+    metadata: Metadata,
+}
+
+/// The tensors of a checkpoint by name.
+pub(crate) struct TensorFiles {
+    /// What errors name when a tensor is in no file: the index, or the only file.
+    pub origin: PathBuf,
+    files: Vec<MappedFile>,
+    places: BTreeMap<String, usize>,
+}
+
+impl TensorFiles {
+    /// Opens `DIR/model.safetensors`, or the files that `DIR/model.safetensors.index.json` lists.
+    pub fn open_model(dir: &Path) -> Result<Self, ModelError> {
+        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+        if single.exists() {
+            return Self::open(single.clone(), &[single]);
+        }
+        if !index.exists() {
+            let hint = if dir.join("pytorch_model.bin").exists() {
+                ", only pytorch_model.bin: convert it with transformers' save_pretrained(safe_serialization=True)"
+            } else {
+                ""
+            };
+            return Err(ModelError::NoWeights { path: dir.to_owned(), hint: hint.to_owned() });
+        }
+        let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json { path: index.clone(), source })?;
+        let wrong =
+            || ModelError::Damaged { file: index.clone(), detail: "it has no `weight_map` of file names".into() };
+        let names = json.get("weight_map").and_then(Value::as_object).ok_or_else(wrong)?;
+        let files: Option<BTreeSet<&str>> = names.values().map(Value::as_str).collect();
+        // A name with a path in it would read outside the directory.
+        let files = files.filter(|files| files.iter().all(|f| !f.contains(['/', '\\']))).ok_or_else(wrong)?;
+        let paths: Vec<PathBuf> = files.iter().map(|file| dir.join(file)).collect();
+        Self::open(index, &paths)
+    }
+
+    /// Opens the given files; `origin` is what errors name when a tensor is missing.
+    pub fn open(origin: PathBuf, paths: &[PathBuf]) -> Result<Self, ModelError> {
+        let files = paths.iter().map(|path| map(path)).collect::<Result<Vec<_>, _>>()?;
+        let mut places = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.metadata.tensors().into_keys() {
+                if places.insert(name.clone(), index).is_some() {
+                    let detail = format!("tensor `{name}` is in more than one file");
+                    return Err(ModelError::Damaged { file: file.path.clone(), detail });
+                }
+            }
+        }
+        Ok(Self { origin, files, places })
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// `__metadata__` of the first file.
+    pub fn note(&self, key: &str) -> Option<&str> {
+        self.files.first()?.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// A copy of one tensor, in the file's own element type, on the CPU. `None` when no file has it.
+    pub fn get(&self, name: &str, wanted: &[i64]) -> Result<Option<Tensor>, ModelError> {
+        let Some(&index) = self.places.get(name) else { return Ok(None) };
+        let file = &self.files[index];
+        let Some(info) = file.metadata.info(name) else { return Ok(None) };
+        let found: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+        let (tensor, file_path) = (name.to_owned(), file.path.clone());
+        if found != wanted {
+            return Err(ModelError::Shape { tensor, file: file_path, found, wanted: wanted.to_vec() });
+        }
+        let kind = match info.dtype {
+            Dtype::F64 => Kind::Double,
+            Dtype::F32 => Kind::Float,
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            other => return Err(ModelError::Dtype { tensor, file: file_path, found: format!("{other:?}") }),
+        };
+        let (start, end) = info.data_offsets;
+        let bytes = &file.map[file.data_start + start..file.data_start + end];
+        Ok(Some(Tensor::f_from_data_size(bytes, wanted, kind)?))
+    }
+
+    /// The file that holds a tensor, for errors.
+    pub fn file_of(&self, name: &str) -> &Path {
+        self.places.get(name).map_or(&self.origin, |&index| &self.files[index].path)
+    }
+}
+
+fn map(path: &Path) -> Result<MappedFile, ModelError> {
+    let file = File::open(path).map_err(ModelError::read(path))?;
+    // SAFETY: the mapping is read-only. A program that truncates the file while it is mapped would crash this process;
+    // checkpoints are renamed into place and never changed afterwards.
+    let map = unsafe { Mmap::map(&file) }.map_err(ModelError::read(path))?;
+    match SafeTensors::read_metadata(&map) {
+        Ok((header, metadata)) => Ok(MappedFile { path: path.to_owned(), data_start: 8 + header, metadata, map }),
+        Err(error) => Err(ModelError::Damaged {
+            file: path.to_owned(),
+            detail: shortage(&map).unwrap_or_else(|| error.to_string()),
+        }),
+    }
+}
+
+/// Which tensor a file that ends too early (or too late) cuts, and by how much. `None` when even the header is damaged.
+fn shortage(bytes: &[u8]) -> Option<String> {
+    let header = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+    let start = usize::try_from(header).ok()?.checked_add(8)?;
+    let Some(text) = bytes.get(8..start) else {
+        return Some(format!("found {} bytes, wanted {start} for the header alone", bytes.len()));
+    };
+    let json: serde_json::Map<String, Value> = serde_json::from_slice(text).ok()?;
+    let ends = json.iter().filter_map(|(name, v)| Some((v.get("data_offsets")?.get(1)?.as_u64()? as usize, name)));
+    let mut ends: Vec<_> = ends.collect();
+    ends.sort();
+    let whole = start.checked_add(ends.last()?.0)?;
+    let cut = ends.iter().find(|(end, _)| start.saturating_add(*end) > bytes.len());
+    let what =
+        cut.map_or("bytes after the last tensor".to_owned(), |(_, name)| format!("it ends inside tensor `{name}`"));
+    Some(format!("{what}, found {} bytes, wanted {whole}", bytes.len()))
+}

@@ -1,0 +1,88 @@
+//! Writing safetensors so that the same tensors always give the same bytes: names sorted, fp32, contiguous, header padded
+//! to 8 bytes, one tensor in host memory at a time, synced to disk.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+
+/// A file that was written and synced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedFile {
+    /// Name inside the directory.
+    pub name: String,
+    pub bytes: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Writes to a file and hashes on the way.
+struct Hashed {
+    file: File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Hashed {
+    fn put(&mut self, data: &[u8]) -> std::io::Result<()> {
+        self.hash.update(data);
+        self.bytes += data.len() as u64;
+        self.file.write_all(data)
+    }
+}
+
+fn with_file(
+    dir: &Path,
+    name: &str,
+    fill: impl FnOnce(&mut Hashed, &Path) -> Result<(), ModelError>,
+) -> Result<SavedFile, ModelError> {
+    let path = dir.join(name);
+    let file = File::create(&path).map_err(ModelError::write(&path))?;
+    let mut out = Hashed { file, hash: Sha256::new(), bytes: 0 };
+    fill(&mut out, &path)?;
+    out.file.sync_all().map_err(ModelError::write(&path))?;
+    let sha256 = out.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(SavedFile { name: name.to_owned(), bytes: out.bytes, sha256 })
+}
+
+/// Writes and syncs a small file.
+pub(crate) fn write_bytes(dir: &Path, name: &str, data: &[u8]) -> Result<SavedFile, ModelError> {
+    with_file(dir, name, |out, path| out.put(data).map_err(ModelError::write(path)))
+}
+
+/// Writes and syncs `DIR/NAME` with the given tensors as fp32, and `notes` as its metadata.
+pub(crate) fn write_tensors(
+    dir: &Path,
+    name: &str,
+    tensors: &BTreeMap<String, Tensor>,
+    notes: &BTreeMap<String, String>,
+) -> Result<SavedFile, ModelError> {
+    let mut header = Map::new();
+    header.insert("__metadata__".into(), json!(notes));
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let start = end;
+        end += 4 * tensor.numel();
+        header.insert(name.clone(), json!({"dtype": "F32", "shape": tensor.size(), "data_offsets": [start, end]}));
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    with_file(dir, name, |out, path| {
+        out.put(&(header.len() as u64).to_le_bytes()).map_err(ModelError::write(path))?;
+        out.put(&header).map_err(ModelError::write(path))?;
+        let mut bytes = Vec::new();
+        for tensor in tensors.values() {
+            let host = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+            bytes.resize(4 * host.numel(), 0);
+            host.f_copy_data_u8(&mut bytes, host.numel())?;
+            out.put(&bytes).map_err(ModelError::write(path))?;
+        }
+        Ok(())
+    })
+}

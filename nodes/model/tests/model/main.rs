@@ -1,0 +1,8 @@
+//! Contracts of the model crate, through its public surface only.
+#![allow(clippy::unwrap_used)]
+
+mod adaptation;
+mod decoding;
+mod files;
+mod pretrained;
+mod support;

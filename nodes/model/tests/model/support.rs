@@ -1,0 +1,76 @@
+//! Small models with random weights, and batches to feed them.
+
+use std::path::{Path, PathBuf};
+
+use difflow_model::{Device, MicroBatch, Model};
+use tempfile::TempDir;
+
+pub const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":16,"intermediate_size":24,
+    "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+    "initializer_range":0.3,"tie_word_embeddings":true,"bos_token_id":1,"eos_token_id":2}"#;
+
+pub const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":16,"n_layer":2,"n_head":4,
+    "n_positions":64,"initializer_range":0.3,"bos_token_id":1,"eos_token_id":2}"#;
+
+pub const QWEN3: &str = r#"{"architectures":["Qwen3ForCausalLM"],"vocab_size":37,"hidden_size":16,"intermediate_size":24,
+    "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"max_position_embeddings":64,
+    "initializer_range":0.3,"attention_bias":true}"#;
+
+/// A directory with only a config.json.
+pub fn config_dir(json: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("config.json"), json).unwrap();
+    dir
+}
+
+/// A model with random weights; `mask` adds the mask token (id 37).
+pub fn model(json: &str, mask: bool) -> Model {
+    let dir = config_dir(json);
+    let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+    if mask {
+        model.add_mask_token(7).unwrap();
+    }
+    model
+}
+
+/// Reproducible token ids in 3..37.
+pub fn tokens(n: usize, salt: u64) -> Vec<u32> {
+    let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..n).map(|_| 3 + (next() >> 33) as u32 % 34).collect()
+}
+
+/// A noised batch: about half of what is maskable is masked, weights differ by row.
+pub fn noised(rows: usize, length: usize, salt: u64) -> MicroBatch {
+    let mut batch = MicroBatch::clean(rows, length, tokens(rows * length, salt));
+    let coins = tokens(rows * length, salt + 1000);
+    for (i, coin) in coins.iter().enumerate() {
+        batch.masked[i] = batch.maskable[i] && coin % 2 == 0;
+    }
+    batch.weights = (0..rows).map(|row| 1.0 + row as f64 / 3.0).collect();
+    batch
+}
+
+/// The shared data folder, or `None` with a line that says what is skipped.
+pub fn data_dir(what: &str) -> Option<PathBuf> {
+    let dir = std::env::var_os("DIFFLOW_DATA_DIR").map(PathBuf::from);
+    if dir.is_none() {
+        println!("skipped: {what}: DIFFLOW_DATA_DIR is not set");
+    }
+    dir
+}
+
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+/// Largest absolute difference; NaN when there is one.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |a, b| if a >= b { a } else { b })
+}

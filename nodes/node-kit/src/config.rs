@@ -1,0 +1,214 @@
+//! A node's configuration: the `env:` block of its entry in the dataflow file, read into one struct.
+//!
+//! The struct is the only place where a key, its type, its default and its description stand; `schemars` reads them off it,
+//! for parsing here, for `--help` and for docs/CONFIG.md. Keys are the field names in upper case.
+
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{Problem, Problems};
+
+/// A node's configuration struct. Derive `Serialize`, `Deserialize`, `JsonSchema`, with
+/// `#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]`, and give every field a doc comment: it is what users read.
+pub trait Config: DeserializeOwned + JsonSchema + Default {
+    /// Rules between keys and about files; every problem, not only the first.
+    fn validate(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+/// The JSON schema of a configuration, with every type written in place.
+pub fn schema<C: Config>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<C>()
+}
+
+/// The keys of a configuration with their schemas, in the order of the struct.
+pub fn keys(schema: &Schema) -> Vec<(String, Value)> {
+    let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+    properties.into_iter().collect()
+}
+
+/// Reads a configuration. `own` is the node's own `env:` block, in which every key must be known; `lookup` finds a value
+/// for a known key (the process environment, into which dora has merged the dataflow's shared `env:`).
+///
+/// # Errors
+/// Every problem with every key at once.
+pub fn read<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Result<C, Problems> {
+    let keys: BTreeMap<String, Value> = keys(&schema::<C>()).into_iter().collect();
+    let mut problems: Vec<Problem> = own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown(key, &keys)).collect();
+    let mut values = Map::new();
+    for (key, schema) in &keys {
+        let Some(text) = lookup(key) else { continue };
+        match parse(&text, schema) {
+            Ok(value) => _ = values.insert(key.clone(), value),
+            Err(allowed) => problems.push(Problem::new(key, text, allowed)),
+        }
+    }
+    Problems(problems).into_result()?;
+    let config: C = serde_json::from_value(Value::Object(values))
+        .map_err(|e| Problem::new("env", e, "every key of the type that --help shows"))?;
+    Problems(config.validate()).into_result()?;
+    Ok(config)
+}
+
+fn unknown(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
+    let nearest = keys.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
+    let nearest = nearest.map(|k| format!("did you mean {k}? ")).unwrap_or_default();
+    let all: Vec<&str> = keys.keys().map(String::as_str).collect();
+    Problem::new(key, "an unknown key", format!("{nearest}known keys: {}", all.join(", ")))
+}
+
+/// A value of the schema's type from its text; the error says what is allowed.
+fn parse(text: &str, schema: &Value) -> Result<Value, String> {
+    let choices = choices(schema);
+    if !choices.is_empty() {
+        let found = choices.iter().any(|c| c == text);
+        return if found { Ok(Value::from(text)) } else { Err(format!("allowed: {}", choices.join(", "))) };
+    }
+    let optional = type_names(schema).contains(&"null");
+    if optional && text.is_empty() {
+        return Ok(Value::Null);
+    }
+    match type_names(schema).first().copied().unwrap_or("string") {
+        "integer" => in_range(text.parse::<i64>().map(Value::from).map_err(|_| "allowed: a whole number".to_owned())?, schema),
+        "number" => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => in_range(Value::from(number), schema),
+            _ => Err("allowed: a finite number".to_owned()),
+        },
+        "boolean" => text.parse::<bool>().map(Value::from).map_err(|_| "allowed: true or false".to_owned()),
+        _ => Ok(Value::from(text)),
+    }
+}
+
+fn in_range(value: Value, schema: &Value) -> Result<Value, String> {
+    let number = value.as_f64().unwrap_or(f64::NAN);
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let (low, high) = (bound("minimum"), bound("maximum"));
+    let (above, below) = (bound("exclusiveMinimum"), bound("exclusiveMaximum"));
+    let fits = low.is_none_or(|low| number >= low)
+        && high.is_none_or(|high| number <= high)
+        && above.is_none_or(|low| number > low)
+        && below.is_none_or(|high| number < high);
+    if fits { Ok(value) } else { Err(format!("allowed: {}", range(schema))) }
+}
+
+/// The range of a numeric key in words.
+pub fn range(schema: &Value) -> String {
+    let words = [("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"), ("exclusiveMaximum", "less than")];
+    let bounds = words.iter().filter_map(|(key, word)| {
+        let value = schema.get(*key).and_then(Value::as_f64)?;
+        Some(format!("{word} {value}"))
+    });
+    bounds.collect::<Vec<_>>().join(" and ")
+}
+
+/// The names that an enum key may take; empty for other keys.
+pub fn choices(schema: &Value) -> Vec<String> {
+    let plain = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+    let described = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
+    plain.chain(described.filter_map(|one| one.get("const"))).filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The JSON types of a key.
+pub fn type_names(schema: &Value) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    enum Draw {
+        /// One way.
+        #[default]
+        Stratified,
+        /// Another.
+        Uniform,
+    }
+
+    /// A node's keys.
+    #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+    #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+    struct Example {
+        /// How many.
+        #[schemars(range(min = 1))]
+        steps: u64,
+        /// How fast.
+        #[schemars(extend("exclusiveMinimum" = 0))]
+        learning_rate: f64,
+        /// How t is drawn.
+        timesteps: Draw,
+        /// Where.
+        path: String,
+        /// Or not.
+        shift: bool,
+        /// Perhaps.
+        limit: Option<u64>,
+    }
+
+    impl Default for Example {
+        fn default() -> Self {
+            Self { steps: 10, learning_rate: 1e-3, timesteps: Draw::Stratified, path: "a".into(), shift: true, limit: None }
+        }
+    }
+
+    impl Config for Example {
+        fn validate(&self) -> Vec<Problem> {
+            if self.path == "nowhere" { vec![Problem::new("PATH", &self.path, "a folder that exists")] } else { Vec::new() }
+        }
+    }
+
+    fn from(pairs: &[(&str, &str)]) -> Result<Example, Problems> {
+        let own: Vec<String> = pairs.iter().map(|(k, _)| (*k).to_owned()).collect();
+        let map: BTreeMap<String, String> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        read(&own, |key| map.get(key).cloned())
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults() {
+        assert_eq!(from(&[]).unwrap(), Example::default());
+    }
+
+    #[test]
+    fn every_type_is_read_from_its_text() {
+        let pairs = [("STEPS", "7"), ("LEARNING_RATE", "2e-3"), ("TIMESTEPS", "uniform"), ("PATH", "7"), ("SHIFT", "false"), ("LIMIT", "3")];
+        let wanted = Example { steps: 7, learning_rate: 2e-3, timesteps: Draw::Uniform, path: "7".into(), shift: false, limit: Some(3) };
+        assert_eq!(from(&pairs).unwrap(), wanted);
+    }
+
+    /// A researcher who mends one key per start would give up.
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let pairs = [("STEPS", "0"), ("LEARNING_RATE", "fast"), ("TIMESTEPS", "even"), ("SHIFT", "yes"), ("LEARNIN_RATE", "1")];
+        let text = from(&pairs).unwrap_err().to_string();
+        for part in [
+            "STEPS: found `0`; allowed: at least 1",
+            "LEARNING_RATE: found `fast`; allowed: a finite number",
+            "TIMESTEPS: found `even`; allowed: stratified, uniform",
+            "SHIFT: found `yes`; allowed: true or false",
+            "LEARNIN_RATE: found `an unknown key`; did you mean LEARNING_RATE?",
+        ] {
+            assert!(text.contains(part), "{part} not in\n{text}");
+        }
+        assert!(from(&[("LEARNING_RATE", "0")]).unwrap_err().to_string().contains("more than 0"));
+    }
+
+    #[test]
+    fn rules_of_the_struct_are_asked() {
+        assert!(from(&[("PATH", "nowhere")]).unwrap_err().to_string().contains("a folder that exists"));
+    }
+}

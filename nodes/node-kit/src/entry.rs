@@ -1,0 +1,83 @@
+//! A node's `main`: arguments, connection, configuration, exit code.
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, Command};
+use eyre::{Report, Result};
+
+use crate::{Config, Node, Problems, config};
+
+/// Exit code for a wrong configuration (sysexits' EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+
+/// What a node says of itself.
+pub struct About {
+    /// Program name, for example `difflow-trainer`.
+    pub name: &'static str,
+    /// One sentence.
+    pub what: &'static str,
+    /// Version of the program.
+    pub version: &'static str,
+}
+
+/// Connects, reads the configuration and runs the node. Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage,
+/// 78 configuration.
+pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode {
+    let command = Command::new(about.name)
+        .version(about.version)
+        .about(about.what)
+        .long_about(format!(
+            "{}\n\nA node of a dora dataflow: dora starts it, with its keys in the `env:` block of the dataflow file.",
+            about.what
+        ))
+        .after_long_help(help::<C>())
+        .after_help("Use --help for the keys.")
+        .arg(Arg::new("schema").long("schema").action(ArgAction::SetTrue).help("Print the JSON schema of the keys and exit"));
+    let matches = command.get_matches();
+    if matches.get_flag("schema") {
+        println!("{:#}", config::schema::<C>().as_value());
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os("DORA_NODE_CONFIG").is_none() && std::env::var_os("DORA_TEST_WITH_INPUTS").is_none() {
+        eprintln!("{} is a node of a dataflow: start it with `dora run dataflow.yml`, or see --help.", about.name);
+        return ExitCode::from(2);
+    }
+    match connect_and_run(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(report) => report_error(&report),
+    }
+}
+
+fn connect_and_run<C: Config>(run: fn(C, Node) -> Result<()>) -> Result<()> {
+    // Connect before anything can fail: a node that ends before it subscribed takes the others down with a riddle.
+    let node = Node::connect()?;
+    let config = config::read::<C>(&node.own_keys()?, |key| std::env::var(key).ok())?;
+    run(config, node)
+}
+
+fn report_error(report: &Report) -> ExitCode {
+    if let Some(problems) = report.downcast_ref::<Problems>() {
+        for problem in &problems.0 {
+            eprintln!("error: {problem}");
+        }
+        eprintln!("Change the key in the `env:` block of this node (or the dataflow's) and start again.");
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    eprintln!("error: {report:#}");
+    ExitCode::FAILURE
+}
+
+/// The keys with type, default and description, for `--help`.
+fn help<C: Config>() -> String {
+    let mut text = String::from("Keys (in the node's `env:` block):\n");
+    for (key, schema) in config::keys(&config::schema::<C>()) {
+        let choices = config::choices(&schema);
+        let kind = if choices.is_empty() { config::type_names(&schema).join(" or ") } else { choices.join("|") };
+        let range = config::range(&schema);
+        let default = schema.get("default").map(|d| format!(", default {d}")).unwrap_or_default();
+        let description = schema.get("description").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let range = if range.is_empty() { range } else { format!(" {range}") };
+        text.push_str(&format!("  {key}  ({kind}{range}{default})\n      {}\n", description.replace('\n', "\n      ")));
+    }
+    text
+}

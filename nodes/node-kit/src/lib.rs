@@ -1,0 +1,17 @@
+//! What every difflow node shares, and the only crate that names dora: connecting, the configuration from the node's `env:`
+//! block, events, sending, demand with absolute sequence numbers, and exit codes.
+//!
+//! A node's `main` is one call of [`main`]; its `run` loops over [`Node::next`]. See docs/ARCHITECTURE.md for the rules of
+//! flow control.
+
+pub mod config;
+pub mod demand;
+pub mod entry;
+pub mod node;
+pub mod problem;
+
+pub use config::Config;
+pub use demand::Puller;
+pub use entry::{About, main};
+pub use node::{Event, Node, Received};
+pub use problem::{Problem, Problems};

@@ -1,0 +1,193 @@
+//! The connection to dora: events in, messages out.
+
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, StructArray};
+use difflow_schema::{Message, SchemaError, meta};
+use dora_node_api::dora_core::config::DataId;
+use dora_node_api::{self as dora, DoraArray, DoraNode, EventStream, MetadataParameters, Parameter, StopCause};
+use eyre::{Context, Result, eyre};
+use serde_json::Value;
+
+/// A connected node.
+pub struct Node {
+    dora: DoraNode,
+    events: EventStream,
+}
+
+/// A message that came in.
+pub struct Received {
+    /// The input it came on.
+    pub input: String,
+    /// Its absolute sequence number on the edge.
+    pub seq: u64,
+    /// True when it says that the data ended before `seq`; it then has no content.
+    pub fin: bool,
+    message: String,
+    data: DoraArray,
+}
+
+impl Received {
+    /// Reads the content as message `M`.
+    ///
+    /// # Errors
+    /// When the sender says it is another message, or the array does not fit.
+    pub fn read<M: Message>(&self) -> Result<M> {
+        if self.message != M::NAME {
+            return Err(eyre!(
+                "input `{}` got a {} message, wanted {}; connect it to the right output in the dataflow file",
+                self.input,
+                self.message,
+                M::NAME
+            ));
+        }
+        let array = self.data.as_array();
+        let found = || SchemaError::NotAStruct { message: M::NAME, found: array.data_type().to_string() };
+        let array: &StructArray = array.as_struct_opt().ok_or_else(found)?;
+        M::from_array(array).with_context(|| format!("input `{}`, seq {}", self.input, self.seq))
+    }
+}
+
+/// What happened.
+pub enum Event {
+    /// A message on an input.
+    Message(Received),
+    /// The timer input `tick` fired.
+    Tick,
+    /// An input has no sender any more: its node ended, well or badly.
+    Closed(String),
+    /// Another node ended with an error.
+    Failed {
+        /// Its id.
+        node: String,
+    },
+    /// `dora stop`, Ctrl-C or the end of the dataflow: finish what is at hand and leave. dora kills after about 10 s.
+    Stop {
+        /// True when a person asked for it, false when all inputs are closed.
+        asked: bool,
+    },
+    /// Nothing within the time given to [`Node::next`].
+    Timeout,
+}
+
+impl Node {
+    /// Connects to the dora daemon that started this process.
+    ///
+    /// # Errors
+    /// When there is none, or it speaks another version.
+    pub fn connect() -> Result<Self> {
+        let (dora, events) = DoraNode::init_from_env().context("cannot connect to dora")?;
+        Ok(Self { dora, events })
+    }
+
+    /// A node over given events and outputs, for tests without a daemon.
+    ///
+    /// # Errors
+    /// When dora's testing harness refuses its inputs.
+    pub fn testing(
+        input: dora::integration_testing::TestingInput,
+        output: dora::integration_testing::TestingOutput,
+        options: dora::integration_testing::TestingOptions,
+    ) -> Result<Self> {
+        let (dora, events) = DoraNode::init_testing(input, output, options)?;
+        Ok(Self { dora, events })
+    }
+
+    /// This node's id in the dataflow file.
+    pub fn id(&self) -> String {
+        self.dora.id().to_string()
+    }
+
+    /// The parsed dataflow file as JSON.
+    pub fn dataflow(&self) -> Result<Value> {
+        Ok(serde_json::to_value(self.dora.dataflow_descriptor()?)?)
+    }
+
+    /// The keys of this node's own `env:` block.
+    pub fn own_keys(&self) -> Result<Vec<String>> {
+        let (dataflow, id) = (self.dataflow()?, self.id());
+        let nodes = dataflow.get("nodes").and_then(Value::as_array).into_iter().flatten();
+        let own = nodes.filter(|node| node.get("id").and_then(Value::as_str) == Some(id.as_str()));
+        let keys = own.filter_map(|node| node.get("env")?.as_object()).flat_map(|env| env.keys().cloned());
+        Ok(keys.collect())
+    }
+
+    /// The next event. Blocks for at most `timeout`, for ever with `None`; `Some(Duration::ZERO)` only looks.
+    /// The end of the event stream is an [`Event::Stop`].
+    ///
+    /// # Errors
+    /// When dora reports an error of its own.
+    pub fn next(&mut self, timeout: Option<Duration>) -> Result<Event> {
+        loop {
+            let event = match timeout {
+                None => self.events.recv(),
+                Some(Duration::ZERO) => match self.events.try_recv() {
+                    Ok(event) => Some(event),
+                    Err(dora::TryRecvError::Empty) => return Ok(Event::Timeout),
+                    Err(_) => None,
+                },
+                Some(timeout) => self.events.recv_timeout(timeout),
+            };
+            let Some(event) = event else { return Ok(Event::Stop { asked: false }) };
+            if let Some(event) = translate(event)? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Sends `message` as number `seq` of `output`.
+    ///
+    /// # Errors
+    /// When dora does not take it.
+    pub fn send<M: Message>(&mut self, output: &str, seq: u64, message: &M) -> Result<()> {
+        self.send_array::<M>(output, seq, false, DoraArray::from_array(message.to_array()?))
+    }
+
+    /// Says on `output` that the data ended: there is no batch `seq`.
+    ///
+    /// # Errors
+    /// When dora does not take it.
+    pub fn send_fin<M: Message>(&mut self, output: &str, seq: u64) -> Result<()> {
+        let empty = StructArray::new_null(M::fields(), 0);
+        self.send_array::<M>(output, seq, true, DoraArray::from_array(empty))
+    }
+
+    fn send_array<M: Message>(&mut self, output: &str, seq: u64, fin: bool, array: DoraArray) -> Result<()> {
+        let mut parameters = MetadataParameters::new();
+        parameters.insert(meta::SEQ.into(), Parameter::Integer(i64::try_from(seq)?));
+        parameters.insert(meta::FIN.into(), Parameter::Bool(fin));
+        parameters.insert(meta::MESSAGE.into(), Parameter::String(M::NAME.into()));
+        self.dora
+            .send_output(DataId::from(output.to_owned()), parameters, array)
+            .with_context(|| format!("cannot send {} {seq} on `{output}`", M::NAME))
+    }
+
+    /// Messages that dora dropped since the last call, as (input, count).
+    pub fn dropped(&mut self) -> Vec<(String, u64)> {
+        self.events.drain_drop_counts().into_iter().map(|(input, count)| (input.to_string(), count)).collect()
+    }
+}
+
+/// dora's event as ours; `None` for those that concern no difflow node.
+fn translate(event: dora::Event) -> Result<Option<Event>> {
+    Ok(match event {
+        dora::Event::Input { id, .. } if id.as_str() == "tick" => Some(Event::Tick),
+        dora::Event::Input { id, metadata, data } => {
+            let parameters = &metadata.parameters;
+            let seq = dora::get_integer_param(parameters, meta::SEQ).and_then(|seq| u64::try_from(seq).ok());
+            let seq = seq.ok_or_else(|| eyre!("input `{id}` got a message without a sequence number; connect it to a difflow node"))?;
+            Some(Event::Message(Received {
+                input: id.to_string(),
+                seq,
+                fin: dora::get_bool_param(parameters, meta::FIN).unwrap_or(false),
+                message: dora::get_string_param(parameters, meta::MESSAGE).unwrap_or("an unnamed").to_owned(),
+                data,
+            }))
+        }
+        dora::Event::InputClosed { id } => Some(Event::Closed(id.to_string())),
+        dora::Event::NodeFailed { source_node_id, .. } => Some(Event::Failed { node: source_node_id.to_string() }),
+        dora::Event::Stop(cause) => Some(Event::Stop { asked: !matches!(cause, StopCause::AllInputsClosed) }),
+        dora::Event::Error(error) => return Err(eyre!("dora: {error}")),
+        _ => None,
+    })
+}

@@ -1,0 +1,45 @@
+//! What travels on difflow's edges: one message type per file, each with its Arrow fields, and the checks that every
+//! receiver makes. dora's own runtime type checks skip structs, so these are the ones that count.
+//!
+//! A message is one Arrow struct array. Its metadata carries [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`].
+
+pub mod checkpoint;
+pub mod columns;
+pub mod demand;
+pub mod documents;
+pub mod error;
+pub mod meta;
+pub mod metrics;
+pub mod noised;
+pub mod samples;
+pub mod sequences;
+
+use arrow::array::StructArray;
+use arrow::datatypes::Fields;
+
+pub use checkpoint::Checkpoint;
+pub use demand::Demand;
+pub use documents::Documents;
+pub use error::SchemaError;
+pub use metrics::{Metric, Metrics};
+pub use noised::Noised;
+pub use samples::{Sample, Samples};
+pub use sequences::Sequences;
+
+/// A message that an edge carries.
+pub trait Message: Sized {
+    /// Name and version, for example `sequences/1`; sent along and compared by the receiver.
+    const NAME: &'static str;
+
+    /// The Arrow fields of the struct array.
+    fn fields() -> Fields;
+
+    /// The message as one Arrow struct array with [`Message::fields`].
+    fn to_array(&self) -> Result<StructArray, SchemaError>;
+
+    /// Reads and checks a received array.
+    ///
+    /// # Errors
+    /// [`SchemaError`] names the message, the column, what was found and what is wanted.
+    fn from_array(array: &StructArray) -> Result<Self, SchemaError>;
+}

@@ -1,0 +1,8 @@
+//! Keys of the metadata that goes with every message.
+
+/// Absolute sequence number of the message on its edge, counted from 0.
+pub const SEQ: &str = "seq";
+/// [`crate::Message::NAME`] of the message.
+pub const MESSAGE: &str = "message";
+/// True on the message after the last one: there is no batch `seq`, the data ended.
+pub const FIN: &str = "fin";

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds the workspace and puts its programs into bin/, where dataflow files look for them.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+claim_target
+[ -d .difflow/target/release/deps ] ||
+    say "first build: all dependencies are compiled, usually 10-30 minutes on two cores; later ones take seconds"
+
+list=bin/.programs.new
+trap 'rm -f "$list"' EXIT
+cargo build --release --workspace --locked --message-format=json-render-diagnostics 9>&- >"$list"
+# From cargo's own messages, so that no list of programs has to be kept anywhere.
+sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$list" | while IFS= read -r program; do
+    name=${program##*/}
+    [ ! "$program" -ef "bin/$name" ] || continue
+    # A running program is replaced, never written into; a hard link where the file system allows one. cargo and the
+    # linker make new files too, so a link keeps what was built here.
+    cp -lf "$program" "bin/.$name.new" 2>/dev/null || cp -f "$program" "bin/.$name.new"
+    mv -f "bin/.$name.new" "bin/$name"
+done

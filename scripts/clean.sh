@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# clean.sh [all]: removes what builds made; with `all` what setup brought, too. Runs are never touched.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+rm -rf bin out
+if [ -L .difflow ]; then
+    cache=$(readlink .difflow)
+    [ "${1:-}" != all ] || rm .difflow
+    say "left alone, as other checkouts may use it: $cache"
+elif [ "${1:-}" = all ]; then
+    rm -rf .difflow
+else
+    rm -rf .difflow/target
+fi

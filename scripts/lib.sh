@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: where things are, what versions, and who holds the target directory.
+set -euo pipefail
+
+# shellcheck disable=SC2034 # read by the scripts that source this file
+TORCH_VERSION=2.11.0 DORA_VERSION=1.1.0 CARGO_MINIMUM=1.95.0
+CALLED_FROM=$PWD
+
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+
+say() { printf 'difflow: %s\n' "$*" >&2; }
+die() {
+    printf 'difflow: error: %s\n' "$*" >&2
+    exit 1
+}
+
+# absolute PATH: PATH as seen from where the script was called.
+absolute() {
+    case $1 in
+        /*) printf '%s\n' "$1" ;;
+        *) printf '%s/%s\n' "$CALLED_FROM" "$1" ;;
+    esac
+}
+
+# Tests run in their packages' folders, so a relative data folder would be looked for there.
+if [ -n "${DIFFLOW_DATA_DIR:-}" ]; then
+    DIFFLOW_DATA_DIR=$(absolute "$DIFFLOW_DATA_DIR")
+    export DIFFLOW_DATA_DIR
+fi
+
+# lock FILE WHAT: holds FILE on descriptor 9 until this script ends.
+lock() {
+    exec 9>"$1"
+    flock --nonblock 9 || {
+        say "$2 is in use by another checkout or shell; waiting for it to finish"
+        flock 9
+    }
+}
+
+# The environment of every cargo call, and the lock on the target directory, which checkouts may share.
+#
+# Cargo names a workspace's own artifacts without regard to where the checkout lies and takes any artifact newer than
+# the sources as up to date, so two checkouts on one target directory would run each other's programs. So the
+# directory remembers whose the workspace crates are; another checkout throws those (never the dependencies) away first.
+claim_target() {
+    local cache mine owner
+    [ -s bin/env.sh ] || die "the checkout is not set up; run: make setup"
+    cache=$(cd -P .difflow && pwd)
+    # With the link resolved: the same value in all checkouts, else torch-sys' C++ is built again for each.
+    export LIBTORCH=$cache/libtorch/torch
+    lock "$cache/target.lock" "$cache/target"
+    [ -s bin/.checkout ] || cat /proc/sys/kernel/random/uuid >bin/.checkout
+    mine="$(cat bin/.checkout) $root"
+    owner=$cache/target/checkout
+    if [ -d "$cache/target/release" ] && [ "$(cat "$owner" 2>/dev/null)" != "$mine" ]; then
+        say "the target directory holds another checkout's build: dropping its own crates, keeping the dependencies"
+        cargo clean --quiet --release --workspace --locked
+    fi
+    mkdir -p "$cache/target"
+    printf '%s\n' "$mine" >"$owner"
+}

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Tests on the release profile, which the build has compiled already.
+# One crate alone: scripts/cargo.sh nextest run --release -p difflow-schema
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck disable=SC1091 # made by setup.sh
+. bin/env.sh
+[ -n "${DIFFLOW_DATA_DIR:-}" ] || say "DIFFLOW_DATA_DIR is not set: tests on real data will say that they are skipped"
+claim_target
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --release --workspace --locked 9>&-
+else
+    # One at a time: nextest would give each test a process of its own, and whole-dataflow tests use all cores.
+    say "cargo-nextest is not installed, so cargo test runs one test at a time; faster: cargo install cargo-nextest --locked"
+    cargo test --release --workspace --locked --lib --bins --tests -- --test-threads=1 9>&-
+fi
+# nextest does not run the examples in documentation comments.
+cargo test --quiet --release --workspace --locked --doc 9>&-
