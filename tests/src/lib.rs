@@ -1,1 +1,1 @@
-//! placeholder
+//! Tests of the whole: the direction of dependencies, and dataflows run through the real dora command.

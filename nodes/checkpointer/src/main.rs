@@ -1,1 +1,16 @@
-fn main() {}
+//! The checkpointer node: see README.md.
+
+mod config;
+mod prune;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = difflow_node_kit::About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Verifies each checkpoint, publishes it to sampler and evaluator, and prunes old ones.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main(about, run::run)
+}

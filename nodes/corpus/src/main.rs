@@ -1,1 +1,28 @@
-fn main() {}
+//! Selects, filters, mixes and orders the documents of the training corpus. See README.md.
+
+mod batches;
+mod config;
+mod corpus;
+mod files;
+mod mix;
+mod query;
+mod run;
+mod source;
+mod split;
+mod tables;
+mod text_files;
+
+use std::process::ExitCode;
+
+use difflow_node_kit::About;
+
+use crate::config::Config;
+
+fn main() -> ExitCode {
+    let about = About {
+        name: "difflow-corpus",
+        what: "Selects, filters, mixes and orders documents with SQL over Parquet, JSONL, CSV and text files.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main::<Config>(about, run::run)
+}

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The share of non-causal attention entries that is open at a step: 0 is the autoregressive model's causal pattern,
 /// 1 is full attention.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnnealingSchedule {
     /// min(1, (step + 1) / anneal_steps), the paper's code.

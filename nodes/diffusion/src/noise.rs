@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// `t` is always in [0, 1]. The loss weight is w(t) = −α′(t) / (1 − α(t)), the factor of the masked cross-entropy in the
 /// continuous-time bound on the negative log-likelihood (method.md, "Objective"); it is infinite at t = 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NoiseSchedule {
     /// α = 1 − t, w = 1/t. The paper's schedule.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::keyed;
 
 /// How t is drawn for the rows of a global batch.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimestepDraw {
     /// Low discrepancy over the global batch: row i of n gets (u + i/n) mod 1 with one u per step. Every row alone is

@@ -3,6 +3,8 @@
 //! A causal or full pattern runs on the fused kernel without a bias. Everything else is an additive bias of 0 and −∞. The
 //! diagonal is visible in every pattern, so no row of the softmax is empty and padding never gives NaN.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use difflow_diffusion::keyed;
@@ -11,6 +13,7 @@ use tch::{Kind, Tensor};
 
 use crate::batch::PADDING;
 use crate::error::ModelError;
+use crate::kernel::attention::Visibility;
 
 /// An attention pattern over a sequence of L tokens: `visible(i, j)` says whether position i attends to position j.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +92,17 @@ pub(crate) enum Kernel {
     Full,
     /// Additive bias, `[1 or B, 1, L, L]`.
     Bias(Tensor),
+    /// Our own kernel on the CPU.
+    Fused(Arc<Visibility>),
+}
+
+/// Where attention is computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub kind: Kind,
+    pub device: tch::Device,
+    /// Whether our own CPU kernel may be used.
+    pub fused: bool,
 }
 
 /// A pattern made ready for one batch.
@@ -105,34 +119,67 @@ impl Attention {
         (rows, length): (usize, usize),
         documents: Option<&[u32]>,
         window: Option<usize>,
-        (kind, device): (Kind, tch::Device),
+        target: Target,
     ) -> Result<Self, ModelError> {
         let simple = pattern.simple(length);
         let documents = documents.filter(|d| restricts(d, length, matches!(simple, Some(Kernel::Causal))));
         let window = window.filter(|&window| window < length);
+        let runs = documents.map(|documents| runs(documents, length));
+        if target.fused && !matches!(runs, Some(None)) {
+            let (causal, bits) = match (&simple, window) {
+                (Some(kernel), None) => (matches!(kernel, Kernel::Causal), None),
+                _ => (false, Some(Visibility::pack(&windowed(pattern, length, window)?, length))),
+            };
+            return Ok(Self {
+                kernel: Kernel::Fused(Arc::new(Visibility { causal, bits, documents: runs.flatten() })),
+            });
+        }
         if let (Some(kernel), None, None) = (simple, documents, window) {
             return Ok(Self { kernel });
         }
-        let mut visible = pattern.visible(length)?;
-        if let Some(window) = window {
-            for i in window..length {
-                visible[i * length..i * length + i + 1 - window].fill(false);
-            }
-        }
-        let shared =
-            Tensor::f_from_slice(&visible)?.f_view((1, 1, length as i64, length as i64))?.f_to_device(device)?;
+        let visible = windowed(pattern, length, window)?;
+        let side = length as i64;
+        let shared = Tensor::f_from_slice(&visible)?.f_view((1, 1, side, side))?.f_to_device(target.device)?;
         let visible = match documents {
             None => shared,
             Some(documents) => {
                 let ids: Vec<i64> = documents.iter().map(|&id| i64::from(id)).collect();
-                let ids = Tensor::f_from_slice(&ids)?.f_to_device(device)?;
-                let query = ids.f_view((rows as i64, 1, length as i64, 1))?;
-                let key = ids.f_view((rows as i64, 1, 1, length as i64))?;
+                let ids = Tensor::f_from_slice(&ids)?.f_to_device(target.device)?;
+                let query = ids.f_view((rows as i64, 1, side, 1))?;
+                let key = ids.f_view((rows as i64, 1, 1, side))?;
                 query.f_eq_tensor(&key)?.f_logical_and(&shared)?
             }
         };
-        Ok(Self { kernel: Kernel::Bias(additive(&visible, kind)?) })
+        Ok(Self { kernel: Kernel::Bias(additive(&visible, target.kind)?) })
     }
+}
+
+/// The pattern, without what lies `window` or more to the left.
+fn windowed(pattern: &Pattern, length: usize, window: Option<usize>) -> Result<Vec<bool>, ModelError> {
+    let mut visible = pattern.visible(length)?;
+    for i in window.unwrap_or(length)..length {
+        visible[i * length..i * length + i + 1 - window.unwrap_or(length)].fill(false);
+    }
+    Ok(visible)
+}
+
+/// For each position, the stretch of its row with its document id. `None` when an id (other than padding) comes back after
+/// another one: attention by id is then no stretch.
+fn runs(documents: &[u32], length: usize) -> Option<Vec<Range<u32>>> {
+    let mut all = Vec::with_capacity(documents.len());
+    for row in documents.chunks(length.max(1)) {
+        let mut seen = HashSet::new();
+        let mut start = 0;
+        for stretch in row.chunk_by(|a, b| a == b) {
+            if stretch[0] != PADDING && !seen.insert(stretch[0]) {
+                return None;
+            }
+            let end = start + stretch.len() as u32;
+            all.extend(stretch.iter().map(|_| start..end));
+            start = end;
+        }
+    }
+    Some(all)
 }
 
 /// 0 where visible, −∞ elsewhere. On CUDA the rows are laid out in steps of 8, which the memory-efficient kernel wants.
@@ -199,9 +246,9 @@ mod tests {
     #[test]
     fn right_padding_needs_no_bias_under_a_causal_pattern_and_one_under_a_full_pattern() {
         let documents = [0, 0, PADDING, PADDING];
-        let kernel = |pattern: Pattern| {
-            Attention::new(&pattern, (1, 4), Some(&documents), None, (Kind::Float, tch::Device::Cpu)).unwrap().kernel
-        };
+        let target = Target { kind: Kind::Float, device: tch::Device::Cpu, fused: false };
+        let kernel =
+            |pattern: Pattern| Attention::new(&pattern, (1, 4), Some(&documents), None, target).unwrap().kernel;
         assert!(matches!(kernel(Pattern::Causal), Kernel::Causal));
         assert!(matches!(kernel(Pattern::Full), Kernel::Bias(_)));
     }

@@ -4,13 +4,16 @@
 //! compute kind (fp32, or bf16 over fp32 master weights).
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{Attention, Kernel};
+use crate::attention::{Attention, Kernel, Target};
 use crate::cache::Cache;
 use crate::config::{Family, ModelConfig, NormKind, Positions};
 use crate::error::ModelError;
+use crate::fused;
+use crate::kernel::attention::{Plan, Shape};
 use crate::layers::{FeedForward, Linear, Norm};
 use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
@@ -42,13 +45,16 @@ pub(crate) struct Decoder {
     head: Option<Tensor>,
     /// Kind of matrix products and attention.
     pub kind: Kind,
+    /// Whether the CPU kernels are used; off, everything is torch operations.
+    pub fused: bool,
     rotary: RefCell<Option<Rotary>>,
 }
 
-/// Cosines and sines of one sequence length, `[L, head_dim / 2]`.
+/// Cosines and sines of one sequence length, `[L, head_dim / 2]`: for the kernels, and on the device.
 #[derive(Debug)]
 struct Rotary {
     length: usize,
+    host: Arc<(Vec<f32>, Vec<f32>)>,
     cos: Tensor,
     sin: Tensor,
 }
@@ -78,17 +84,36 @@ impl Decoder {
             false => Some(take(Leaf::new(Init::Normal, [("lm_head.weight".to_owned(), vec![v, d])]))?),
         };
         let rotary = RefCell::new(None);
-        Ok(Self { config: config.clone(), embedding, position_table, blocks, norm, head, kind: Kind::Float, rotary })
+        let fused = embedding.device() == Device::Cpu;
+        let kind = Kind::Float;
+        Ok(Self { config: config.clone(), embedding, position_table, blocks, norm, head, kind, fused, rotary })
+    }
+
+    /// Where attention is computed, for [`Attention::new`].
+    pub fn target(&self) -> Target {
+        Target { kind: self.kind, device: self.device(), fused: self.fused }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
         let (rows, length) = tokens.size2()?;
         let mut x = self.embed(tokens, None)?;
-        let rotary = self.rotary_tables(length as usize, None)?;
         for block in &self.blocks {
-            let (q, k, v) = self.heads(block, &x, (rows, length), rotary.as_ref())?;
-            let attended = self.attend(&q, &k, &v, &attention.kernel)?;
+            let qkv = self.project(block, &x)?;
+            let attended = match &attention.kernel {
+                Kernel::Fused(visibility) => {
+                    let c = &self.config;
+                    let (rows, length) = (rows as usize, length as usize);
+                    let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
+                    let rotary = self.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
+                    fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility: visibility.clone(), rotary })?
+                }
+                kernel => {
+                    let rotary = self.rotary_tables(length as usize, None)?;
+                    let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref())?;
+                    self.attend(&q, &k, &v, kernel)?
+                }
+            };
             x = self.finish(block, &x, &attended)?;
         }
         Ok(x)
@@ -107,7 +132,7 @@ impl Decoder {
         let mut x = self.embed(tokens, Some(positions))?;
         let rotary = self.rotary_tables(cache.capacity, Some(positions))?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let (q, k, v) = self.heads(block, &x, (rows, new), rotary.as_ref())?;
+            let (q, k, v) = self.heads(&self.project(block, &x)?, (rows, new), rotary.as_ref())?;
             let (k, v) = cache.append(layer, &k, &v)?;
             let attended = match bias {
                 Some(bias) => self.attend(&q, &k, &v, &Kernel::Bias(bias.shallow_clone()))?,
@@ -123,7 +148,7 @@ impl Decoder {
 
     /// The last norm, on rows that will meet the output head.
     pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.norm.apply(rows)
+        self.norm.apply(rows, self.fused)
     }
 
     /// Logits `[n, V]` (fp32) of normed rows.
@@ -154,23 +179,31 @@ impl Decoder {
         Ok(x.f_view((rows * length, width))?)
     }
 
-    /// Queries `[B, H, L, d]`, keys and values `[B, Hkv, L, d]`.
+    /// Queries, keys and values `[B·L, (H + 2·Hkv)·d]`, heads normed where the model does that.
+    fn project(&self, block: &Block, x: &Tensor) -> Result<Tensor, ModelError> {
+        let qkv = block.qkv.apply(&block.attention_norm.apply(x, self.fused)?, self.kind)?;
+        let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
+        let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
+        let split = qkv.f_view((-1, h + 2 * kv, d))?;
+        let normed = |norm: &Norm, start: i64, count: i64| {
+            let heads = split.f_narrow(1, start, count)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+            Ok::<_, ModelError>(norm.apply(&heads, self.fused)?.f_to_kind(self.kind)?)
+        };
+        let parts = [normed(q_norm, 0, h)?, normed(k_norm, h, kv)?, split.f_narrow(1, h + kv, kv)?];
+        Ok(Tensor::f_cat(&parts, 1)?.f_view((-1, (h + 2 * kv) * d))?)
+    }
+
+    /// Queries `[B, H, L, d]`, keys and values `[B, Hkv, L, d]`, positions turned in.
     fn heads(
         &self,
-        block: &Block,
-        x: &Tensor,
+        qkv: &Tensor,
         (rows, length): (i64, i64),
         rotary: Option<&(Tensor, Tensor)>,
     ) -> Result<(Tensor, Tensor, Tensor), ModelError> {
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
-        let qkv = block.qkv.apply(&block.attention_norm.apply(x)?, self.kind)?.f_view((rows, length, h + 2 * kv, d))?;
+        let qkv = qkv.f_view((rows, length, h + 2 * kv, d))?;
         let values = qkv.f_narrow(2, h + kv, kv)?.f_transpose(1, 2)?;
         let mut turned = qkv.f_narrow(2, 0, h + kv)?;
-        if let Some((q_norm, k_norm)) = &block.head_norms {
-            let (q, k) =
-                (turned.f_narrow(2, 0, h)?.f_to_kind(Kind::Float)?, turned.f_narrow(2, h, kv)?.f_to_kind(Kind::Float)?);
-            turned = Tensor::f_cat(&[q_norm.apply(&q)?, k_norm.apply(&k)?], 2)?;
-        }
         if let Some((cos, sin)) = rotary {
             turned = rotate(&turned, cos, sin)?;
         }
@@ -187,6 +220,7 @@ impl Decoder {
             Kernel::Causal => (None, true),
             Kernel::Full => (None, false),
             Kernel::Bias(bias) => (Some(bias), false),
+            Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
         let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, 0.0, causal, None, false)?;
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
@@ -194,29 +228,38 @@ impl Decoder {
 
     fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
         let x = x.f_add(&block.output.apply(attended, self.kind)?)?;
-        let normed = block.feed_forward_norm.apply(&x)?;
-        Ok(x.f_add(&block.feed_forward.apply(&normed, self.config.activation, self.kind)?)?)
+        let normed = block.feed_forward_norm.apply(&x, self.fused)?;
+        Ok(x.f_add(&block.feed_forward.apply(&normed, self.config.activation, self.kind, self.fused)?)?)
     }
 
     /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
     fn rotary_tables(&self, length: usize, positions: Option<&Tensor>) -> Result<Option<(Tensor, Tensor)>, ModelError> {
-        let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
-        let mut cached = self.rotary.borrow_mut();
         let half = self.config.head_dim as i64 / 2;
-        let tables = match cached.take() {
+        self.with_rotary(length, |rotary| {
+            let pick = |table: &Tensor| match positions {
+                None => table.f_view((length as i64, 1, half)),
+                Some(positions) => {
+                    let (rows, new) = positions.size2()?;
+                    table.f_index_select(0, &positions.f_flatten(0, 1)?)?.f_view((rows, new, 1, half))
+                }
+            };
+            Ok((pick(&rotary.cos)?, pick(&rotary.sin)?))
+        })
+    }
+
+    /// The tables of a length, kept for the next call of the same length. `None` for a model without rotary embedding.
+    fn with_rotary<T>(
+        &self,
+        length: usize,
+        take: impl FnOnce(&Rotary) -> Result<T, ModelError>,
+    ) -> Result<Option<T>, ModelError> {
+        let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
+        let mut kept = self.rotary.borrow_mut();
+        let tables = match kept.take() {
             Some(found) if found.length == length => found,
             _ => Rotary::new(rope, self.config.head_dim, length, self.device())?,
         };
-        let pick = |table: &Tensor| match positions {
-            None => table.f_view((length as i64, 1, half)),
-            Some(positions) => {
-                let (rows, new) = positions.size2()?;
-                table.f_index_select(0, &positions.f_flatten(0, 1)?)?.f_view((rows, new, 1, half))
-            }
-        };
-        let picked = (pick(&tables.cos)?, pick(&tables.sin)?);
-        *cached = Some(tables);
-        Ok(Some(picked))
+        Ok(Some(take(kept.insert(tables))?))
     }
 }
 
@@ -226,7 +269,7 @@ impl Rotary {
         let table = |values: &[f32]| -> Result<Tensor, ModelError> {
             Ok(Tensor::f_from_slice(values)?.f_view((length as i64, head_dim as i64 / 2))?.f_to_device(device)?)
         };
-        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)? })
+        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)?, host: Arc::new((cos, sin)) })
     }
 }
 

@@ -4,6 +4,8 @@ use tch::{Kind, Tensor};
 
 use crate::config::{Activation, NormKind};
 use crate::error::ModelError;
+use crate::fused;
+use crate::host::is_plain;
 
 /// y = x·W (+ b), on rows `[N, in]`.
 #[derive(Debug)]
@@ -37,7 +39,10 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn apply(&self, x: &Tensor, fused: bool) -> Result<Tensor, ModelError> {
+        if fused && self.kind == NormKind::Rms && is_plain(x) {
+            return fused::rms_norm(x, &self.weight, self.eps);
+        }
         let shape = self.weight.size();
         Ok(match self.kind {
             NormKind::Layer => x.f_layer_norm(&shape, Some(&self.weight), self.bias.as_ref(), self.eps, true)?,
@@ -56,10 +61,13 @@ pub(crate) enum FeedForward {
 }
 
 impl FeedForward {
-    pub fn apply(&self, x: &Tensor, activation: Activation, kind: Kind) -> Result<Tensor, ModelError> {
+    pub fn apply(&self, x: &Tensor, activation: Activation, kind: Kind, fused: bool) -> Result<Tensor, ModelError> {
         match self {
             Self::Gated { gate_up, down } => {
                 let both = gate_up.apply(x, kind)?;
+                if fused && activation == Activation::Silu {
+                    return down.apply(&fused::swiglu(&both.f_to_kind(Kind::Float)?)?, kind);
+                }
                 let width = both.size2()?.1 / 2;
                 let (gate, up) = (both.f_narrow(1, 0, width)?, both.f_narrow(1, width, width)?);
                 down.apply(&activate(&gate, activation)?.f_mul(&up)?, kind)

@@ -5,10 +5,12 @@ use std::path::Path;
 use crate::attention::Pattern;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
+use crate::host::copied;
 use crate::loss::StepSums;
 use crate::model::Model;
 use crate::objective::{Normaliser, ObjectiveOptions};
 use crate::optimizer::{AdamW, OptimizerState};
+use crate::shim::forget_gradient;
 use crate::tensor_writer::SavedFile;
 
 /// What one update did.
@@ -76,12 +78,12 @@ impl Learner {
             let scale = clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
             self.optimizer.update(&mut self.model.parameters, lr, scale)?;
         }
-        self.clear_gradients();
+        self.clear_gradients()?;
         Ok(Applied { grad_norm, clipped: finite && clip.is_some(), updated: finite, finite })
     }
 
-    fn clear_gradients(&mut self) {
-        self.model.parameters.iter_mut().for_each(|parameter| parameter.tensor.zero_grad());
+    fn clear_gradients(&mut self) -> Result<(), ModelError> {
+        self.model.parameters.iter_mut().try_for_each(|parameter| forget_gradient(&mut parameter.tensor))
     }
 
     /// Updates done since the optimizer state was new.
@@ -121,7 +123,7 @@ impl Learner {
             let grad = parameter.tensor.f_grad()?;
             if grad.defined() {
                 for (part, view) in parameter.split(&grad)? {
-                    all.push((part.name.clone(), crate::model::host(&view)?));
+                    all.push((part.name.clone(), copied(&view)?));
                 }
             }
         }

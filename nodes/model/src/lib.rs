@@ -44,6 +44,9 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod fused;
+mod host;
+mod kernel;
 mod layers;
 mod learner;
 mod learning_rate;
@@ -54,6 +57,7 @@ mod objective;
 mod optimizer;
 mod parameter;
 mod rope;
+mod shim;
 mod tensor_files;
 mod tensor_writer;
 

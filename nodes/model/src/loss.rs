@@ -8,11 +8,13 @@ use tch::{Kind, Reduction, Tensor};
 use crate::attention::{Attention, Pattern};
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
-use crate::model::{Model, host};
+use crate::fused;
+use crate::host::copied;
+use crate::model::Model;
 use crate::objective::{Normaliser, Objective, ObjectiveOptions, Selection, noised, select};
 
-/// Logits held at once, in elements: 64 MiB of fp32.
-const CHUNK_ELEMENTS: usize = 1 << 24;
+/// Logits held at once, in elements: 16 MiB of fp32.
+pub(crate) const CHUNK_ELEMENTS: usize = 1 << 22;
 
 /// Sums over one micro-batch, in nats. Divide by a number of tokens of the caller's choice.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -100,9 +102,9 @@ impl Model {
             return Ok(StepSums::new(batch, &selection, &[]));
         }
         let documents = options.document_attention.then_some(batch.documents.as_slice());
-        let target = (self.decoder.kind, self.device.torch());
         let size = (batch.rows, batch.length);
-        let attention = Attention::new(pattern, size, documents, self.config.sliding_window, target)?;
+        let (window, target) = (self.config.sliding_window, self.decoder.target());
+        let attention = Attention::new(pattern, size, documents, window, target)?;
         let hidden = self.decoder.hidden(&self.ids(&xt, batch.rows)?, &attention)?;
         let index = Tensor::f_from_slice(&selection.hidden)?.f_to_device(self.device.torch())?;
         let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, normaliser)?;
@@ -117,16 +119,21 @@ impl Model {
         normaliser: Option<f64>,
     ) -> Result<Vec<f32>, ModelError> {
         let count = selection.target.len();
-        let chunk = (CHUNK_ELEMENTS / self.config.vocab_size).clamp(1, count);
+        let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
+        let scale: Option<Vec<f32>> =
+            normaliser.map(|normaliser| selection.weight.iter().map(|w| (w / normaliser) as f32).collect());
+        if self.decoder.fused {
+            let how = (chunk, self.decoder.kind);
+            let (normed, head) = (self.decoder.normed(rows)?, self.decoder.head_weight());
+            let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), how)?;
+            if scale.is_some() {
+                total.f_backward()?;
+            }
+            return Ok(losses);
+        }
         let device = self.device.torch();
         let target = Tensor::f_from_slice(&selection.target)?.f_to_device(device)?;
-        let scale = match normaliser {
-            None => None,
-            Some(normaliser) => {
-                let scale: Vec<f32> = selection.weight.iter().map(|w| (w / normaliser) as f32).collect();
-                Some(Tensor::f_from_slice(&scale)?.f_to_device(device)?)
-            }
-        };
+        let scale = scale.map(|scale| Tensor::f_from_slice(&scale)?.f_to_device(device)).transpose()?;
         // With several chunks the gradient stops at a leaf, and goes on in one piece when the last chunk is done.
         let several = scale.is_some() && chunk < count;
         let leaf = if several { rows.f_detach()?.f_set_requires_grad(true)? } else { rows.shallow_clone() };
@@ -136,7 +143,7 @@ impl Model {
             let logits = self.decoder.logits(&self.decoder.normed(&leaf.f_narrow(0, start, length)?)?)?;
             let target = target.f_narrow(0, start, length)?;
             let loss = logits.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
-            losses.extend(host(&loss)?);
+            losses.extend(copied(&loss)?);
             if let Some(scale) = &scale {
                 loss.f_mul(&scale.f_narrow(0, start, length)?)?.f_sum(Kind::Float)?.f_backward()?;
             }

@@ -8,7 +8,8 @@ use difflow_diffusion::keyed;
 use crate::config::Adapted;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::model::{Model, host};
+use crate::host::copied;
+use crate::model::Model;
 use crate::parameter::normals;
 
 /// Standard deviation of the noise on the new row, as a share of the embeddings' own: large enough to tell the row from
@@ -34,18 +35,18 @@ impl Model {
             if !is_vocabulary(&part.name) {
                 continue;
             }
-            let (rows, width) = (host(&parameter.tensor)?, part.shape[1] as usize);
+            let (rows, width) = (copied(&parameter.tensor)?, part.shape[1] as usize);
             let row = Tensor::f_from_slice(&new_row(&rows, width, seed, place as u64))?.f_view((1, width as i64))?;
             parameter.tensor = Tensor::f_cat(&[parameter.tensor.f_detach()?, row.f_to_device(device)?], 0)?;
             part.shape[0] = vocab + 1;
         }
         let mut leaves = self.parameters.iter();
-        let kind = self.decoder.kind;
+        let (kind, fused) = (self.decoder.kind, self.decoder.fused);
         self.decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
             Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
             _ => Err(ModelError::Torch("the decoder changed while its vocabulary grew".to_owned())),
         })?;
-        self.decoder.kind = kind;
+        (self.decoder.kind, self.decoder.fused) = (kind, fused);
         self.config = config;
         self.name_mask_token(mask_token_id)?;
         Ok(mask_token_id)

@@ -11,6 +11,8 @@ use crate::config::{Adapted, Family, ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::host::copied;
+use crate::loss::CHUNK_ELEMENTS;
 use crate::objective::Objective;
 use crate::parameter::{Parameter, initial};
 use crate::tensor_files::TensorFiles;
@@ -44,6 +46,8 @@ pub struct Model {
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) companions: BTreeMap<String, Vec<u8>>,
     pub(crate) device: Device,
+    /// Logits held at once by the loss, in elements.
+    pub(crate) chunk_elements: usize,
 }
 
 impl Model {
@@ -96,7 +100,7 @@ impl Model {
             parameters.push(Parameter { leaf, tensor: tensor.shallow_clone() });
             Ok(tensor)
         })?;
-        Ok(Self { config, decoder, parameters, companions, device })
+        Ok(Self { config, decoder, parameters, companions, device, chunk_elements: CHUNK_ELEMENTS })
     }
 
     /// Tensors that nothing reads are an error, except buffers that old files carry and a tied head that equals the embedding.
@@ -186,10 +190,10 @@ impl Model {
     pub fn logits(&self, tokens: &[u32], pattern: &Pattern) -> Result<Vec<f32>, ModelError> {
         MicroBatch::clean(1, tokens.len(), tokens.to_vec()).check(self.config.vocab_size, self.longest())?;
         tch::no_grad(|| {
-            let target = (self.decoder.kind, self.device.torch());
-            let attention = Attention::new(pattern, (1, tokens.len()), None, self.config.sliding_window, target)?;
+            let attention =
+                Attention::new(pattern, (1, tokens.len()), None, self.config.sliding_window, self.decoder.target())?;
             let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention)?;
-            host(&self.decoder.logits(&self.decoder.normed(&hidden)?)?)
+            copied(&self.decoder.logits(&self.decoder.normed(&hidden)?)?)
         })
     }
 
@@ -204,14 +208,6 @@ impl Model {
         let columns = (tokens.len() / rows.max(1)) as i64;
         Ok(Tensor::f_from_slice(&wide)?.f_view((rows as i64, columns))?.f_to_device(self.device.torch())?)
     }
-}
-
-/// fp32 values in host memory.
-pub(crate) fn host(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
-    let tensor = tensor.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-    let mut values = vec![0f32; tensor.numel()];
-    tensor.f_copy_data(&mut values, tensor.numel())?;
-    Ok(values)
 }
 
 /// Files of a bare model (`GPT2Model`, `LlamaModel`) name tensors without the base's prefix.

@@ -9,6 +9,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
+use crate::host::{values, values_mut};
 use crate::parameter::Parameter;
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::{SavedFile, write_tensors};
@@ -181,19 +182,6 @@ impl Rate {
         let _ = weight.f_mul_scalar_(self.decay)?.f_sub_(&m.f_div(&divisor)?.f_mul_scalar(self.step)?)?;
         Ok(())
     }
-}
-
-/// The values of a contiguous fp32 tensor in host memory.
-fn values(tensor: &Tensor) -> Option<&[f32]> {
-    let plain = tensor.device() == tch::Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
-    // SAFETY: `numel` initialised fp32 values start at `data_ptr`, alive as long as the tensor.
-    plain.then(|| unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<f32>().cast_const(), tensor.numel()) })
-}
-
-fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
-    let plain = tensor.device() == tch::Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous();
-    // SAFETY: as above; weight, moments and gradient are four storages, and nothing else runs during an update.
-    plain.then(|| unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
 }
 
 /// Σ x² in f64 over sixteen lanes: a fixed order of additions, whatever the number of threads.

@@ -1,1 +1,24 @@
-fn main() {}
+//! The monitor node: see README.md.
+
+mod charts;
+mod config;
+mod figures;
+mod format;
+mod history;
+mod inputs;
+mod progress;
+mod report;
+mod run;
+mod screen;
+mod store;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = difflow_node_kit::About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Shows a run's progress, keeps its metrics and samples, and writes its report.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main(about, run::run)
+}

@@ -40,7 +40,8 @@ pub fn keys(schema: &Schema) -> Vec<(String, Value)> {
 /// Every problem with every key at once.
 pub fn read<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Result<C, Problems> {
     let keys: BTreeMap<String, Value> = keys(&schema::<C>()).into_iter().collect();
-    let mut problems: Vec<Problem> = own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown(key, &keys)).collect();
+    let mut problems: Vec<Problem> =
+        own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown(key, &keys)).collect();
     let mut values = Map::new();
     for (key, schema) in &keys {
         let Some(text) = lookup(key) else { continue };
@@ -75,7 +76,9 @@ fn parse(text: &str, schema: &Value) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     match type_names(schema).first().copied().unwrap_or("string") {
-        "integer" => in_range(text.parse::<i64>().map(Value::from).map_err(|_| "allowed: a whole number".to_owned())?, schema),
+        "integer" => {
+            in_range(text.parse::<i64>().map(Value::from).map_err(|_| "allowed: a whole number".to_owned())?, schema)
+        }
         "number" => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => in_range(Value::from(number), schema),
             _ => Err("allowed: a finite number".to_owned()),
@@ -99,7 +102,12 @@ fn in_range(value: Value, schema: &Value) -> Result<Value, String> {
 
 /// The range of a numeric key in words.
 pub fn range(schema: &Value) -> String {
-    let words = [("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"), ("exclusiveMaximum", "less than")];
+    let words = [
+        ("minimum", "at least"),
+        ("exclusiveMinimum", "more than"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "less than"),
+    ];
     let bounds = words.iter().filter_map(|(key, word)| {
         let value = schema.get(*key).and_then(Value::as_f64)?;
         Some(format!("{word} {value}"))
@@ -162,13 +170,24 @@ mod tests {
 
     impl Default for Example {
         fn default() -> Self {
-            Self { steps: 10, learning_rate: 1e-3, timesteps: Draw::Stratified, path: "a".into(), shift: true, limit: None }
+            Self {
+                steps: 10,
+                learning_rate: 1e-3,
+                timesteps: Draw::Stratified,
+                path: "a".into(),
+                shift: true,
+                limit: None,
+            }
         }
     }
 
     impl Config for Example {
         fn validate(&self) -> Vec<Problem> {
-            if self.path == "nowhere" { vec![Problem::new("PATH", &self.path, "a folder that exists")] } else { Vec::new() }
+            if self.path == "nowhere" {
+                vec![Problem::new("PATH", &self.path, "a folder that exists")]
+            } else {
+                Vec::new()
+            }
         }
     }
 
@@ -185,15 +204,30 @@ mod tests {
 
     #[test]
     fn every_type_is_read_from_its_text() {
-        let pairs = [("STEPS", "7"), ("LEARNING_RATE", "2e-3"), ("TIMESTEPS", "uniform"), ("PATH", "7"), ("SHIFT", "false"), ("LIMIT", "3")];
-        let wanted = Example { steps: 7, learning_rate: 2e-3, timesteps: Draw::Uniform, path: "7".into(), shift: false, limit: Some(3) };
+        let pairs = [
+            ("STEPS", "7"),
+            ("LEARNING_RATE", "2e-3"),
+            ("TIMESTEPS", "uniform"),
+            ("PATH", "7"),
+            ("SHIFT", "false"),
+            ("LIMIT", "3"),
+        ];
+        let wanted = Example {
+            steps: 7,
+            learning_rate: 2e-3,
+            timesteps: Draw::Uniform,
+            path: "7".into(),
+            shift: false,
+            limit: Some(3),
+        };
         assert_eq!(from(&pairs).unwrap(), wanted);
     }
 
     /// A researcher who mends one key per start would give up.
     #[test]
     fn all_problems_are_reported_at_once() {
-        let pairs = [("STEPS", "0"), ("LEARNING_RATE", "fast"), ("TIMESTEPS", "even"), ("SHIFT", "yes"), ("LEARNIN_RATE", "1")];
+        let pairs =
+            [("STEPS", "0"), ("LEARNING_RATE", "fast"), ("TIMESTEPS", "even"), ("SHIFT", "yes"), ("LEARNIN_RATE", "1")];
         let text = from(&pairs).unwrap_err().to_string();
         for part in [
             "STEPS: found `0`; allowed: at least 1",

@@ -103,7 +103,11 @@ impl<M: Message> Puller<M> {
             return Ok(());
         }
         if seq >= self.next_seq + self.window {
-            bail!("input `{}` got batch {seq}, which was not asked for; wanted at most {}", self.input, self.next_seq + self.window - 1);
+            bail!(
+                "input `{}` got batch {seq}, which was not asked for; wanted at most {}",
+                self.input,
+                self.next_seq + self.window - 1
+            );
         }
         self.held.insert(seq, read()?);
         self.last_news = Instant::now();
@@ -129,7 +133,12 @@ mod tests {
 
     fn asked(puller: &mut Puller<Demand>) -> Vec<(u64, u32)> {
         let mut out = Vec::new();
-        puller.ask_with(|_, d| { out.push((d.next_seq, d.count)); Ok(()) }).unwrap();
+        puller
+            .ask_with(|_, d| {
+                out.push((d.next_seq, d.count));
+                Ok(())
+            })
+            .unwrap();
         out
     }
 

@@ -32,7 +32,12 @@ pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode
         ))
         .after_long_help(help::<C>())
         .after_help("Use --help for the keys.")
-        .arg(Arg::new("schema").long("schema").action(ArgAction::SetTrue).help("Print the JSON schema of the keys and exit"));
+        .arg(
+            Arg::new("schema")
+                .long("schema")
+                .action(ArgAction::SetTrue)
+                .help("Print the JSON schema of the keys and exit"),
+        );
     let matches = command.get_matches();
     if matches.get_flag("schema") {
         println!("{:#}", config::schema::<C>().as_value());

@@ -175,7 +175,9 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
         dora::Event::Input { id, metadata, data } => {
             let parameters = &metadata.parameters;
             let seq = dora::get_integer_param(parameters, meta::SEQ).and_then(|seq| u64::try_from(seq).ok());
-            let seq = seq.ok_or_else(|| eyre!("input `{id}` got a message without a sequence number; connect it to a difflow node"))?;
+            let seq = seq.ok_or_else(|| {
+                eyre!("input `{id}` got a message without a sequence number; connect it to a difflow node")
+            })?;
             Some(Event::Message(Received {
                 input: id.to_string(),
                 seq,

@@ -1,1 +1,18 @@
-fn main() {}
+//! The trainer node: see README.md.
+
+mod config;
+mod record;
+mod run;
+mod save;
+mod training;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let about = difflow_node_kit::About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Adapts the base model: optimizer steps on noised batches while attention anneals from causal to full.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main(about, run::run)
+}

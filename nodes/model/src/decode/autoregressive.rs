@@ -7,7 +7,8 @@ use crate::attention::additive;
 use crate::cache::Cache;
 use crate::decode::draw::Sampling;
 use crate::error::ModelError;
-use crate::model::{Model, host};
+use crate::host::copied;
+use crate::model::Model;
 
 /// A text to be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl Model {
             let hidden = self.decoder.extend(&self.ids(&new, rows)?, &positions, bias.as_ref(), &mut cache)?;
             let last: Vec<i64> = (1..=rows).map(|row| (row * width) as i64 - 1).collect();
             let last = hidden.f_index_select(0, &Tensor::f_from_slice(&last)?.f_to_device(device)?)?;
-            let mut logits = host(&self.decoder.logits(&self.decoder.normed(&last)?)?)?;
+            let mut logits = copied(&self.decoder.logits(&self.decoder.normed(&last)?)?)?;
             new.clear();
             for (row, logits) in logits.chunks_mut(self.config.vocab_size).enumerate() {
                 if let Some(adapted) = &self.config.adapted {

@@ -8,7 +8,8 @@ use crate::batch::PADDING;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
 use crate::decode::draw::{Sampling, argmax};
 use crate::error::ModelError;
-use crate::model::{Model, host};
+use crate::host::copied;
+use crate::model::Model;
 
 /// What makes a position worth revealing. All are computed from the unfiltered softmax at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -168,12 +169,11 @@ impl Model {
             rows[row].nfe += 1;
         }
         let size = (active.len(), length);
-        let target = (self.decoder.kind, self.device.torch());
-        let attention = Attention::new(&Pattern::Full, size, Some(&documents), None, target)?;
+        let attention = Attention::new(&Pattern::Full, size, Some(&documents), None, self.decoder.target())?;
         let hidden = self.decoder.hidden(&self.ids(&tokens, active.len())?, &attention)?;
         let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
         let logits = self.decoder.logits(&self.decoder.normed(&hidden.f_index_select(0, &index)?)?)?;
-        let mut logits = host(&logits)?;
+        let mut logits = copied(&logits)?;
         let candidates = active.iter().flat_map(|&row| wanted[row].iter().map(move |candidate| (row, candidate)));
         for ((row, candidate), logits) in candidates.zip(logits.chunks_mut(self.config.vocab_size)) {
             logits[mask as usize] = f32::NEG_INFINITY;

@@ -4,5 +4,6 @@
 mod adaptation;
 mod decoding;
 mod files;
+mod goldens;
 mod pretrained;
 mod support;

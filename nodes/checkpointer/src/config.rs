@@ -1,0 +1,33 @@
+//! The checkpointer's keys.
+
+use difflow_node_kit::{Config as NodeConfig, Problem};
+use difflow_schema::run::RunDir;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the checkpointer can be told.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Config {
+    /// Name of the run: its folder under RUNS.
+    pub run: String,
+    /// Folder of all runs, relative to the dataflow file.
+    pub runs: String,
+    /// How many of the newest checkpoints stay, besides step 0.
+    #[schemars(range(min = 2))]
+    pub keep_last: usize,
+    /// Checkpoints whose step is a multiple of this stay too; 0 keeps none for that reason.
+    pub keep_every: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { run: "default".into(), runs: "runs".into(), keep_last: 5, keep_every: 0 }
+    }
+}
+
+impl NodeConfig for Config {
+    fn validate(&self) -> Vec<Problem> {
+        RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+    }
+}

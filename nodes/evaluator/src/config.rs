@@ -1,0 +1,128 @@
+//! The node's keys.
+
+use difflow_diffusion::NoiseSchedule;
+use difflow_node_kit::{Problem, config::Config as NodeConfig};
+use difflow_schema::run::RunDir;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// How α falls from 1 to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// α = 1 − t.
+    #[default]
+    Linear,
+    /// α = cos(πt/2)².
+    Cosine,
+}
+
+impl From<Schedule> for NoiseSchedule {
+    fn from(schedule: Schedule) -> Self {
+        match schedule {
+            Schedule::Linear => Self::Linear,
+            Schedule::Cosine => Self::Cosine,
+        }
+    }
+}
+
+/// Configuration of the evaluator.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Config {
+    /// Name of the run.
+    pub run: String,
+    /// Folder of all runs.
+    pub runs: String,
+    /// The model before adaptation (a Hugging Face directory); it is scored left to right at step 0.
+    pub base_model: String,
+    /// tokenizer.json of the model.
+    pub tokenizer: String,
+    /// The token that begins a document.
+    pub bos_token: String,
+    /// The token that ends a document; it may be the same.
+    pub eos_token: String,
+    /// Longer documents are cut to this many tokens.
+    #[schemars(range(min = 2))]
+    pub sequence_length: usize,
+    /// Held-out documents (Parquet).
+    pub heldout: String,
+    /// Its column with the text.
+    pub text_column: String,
+    /// How many of them are scored, from the first on.
+    #[schemars(range(min = 1))]
+    pub eval_documents: usize,
+    /// How often each document is noised.
+    #[schemars(range(min = 1))]
+    pub eval_draws: usize,
+    /// Seed of the noise. It is not SEED, so that runs with different seeds are scored alike.
+    pub eval_seed: u64,
+    /// Rows of one forward pass.
+    #[schemars(range(min = 1))]
+    pub eval_batch: usize,
+    /// Noise schedule of the bound, as in training.
+    pub noise_schedule: Schedule,
+    /// Gaps to be filled (JSONL with left, answer, right); empty for none.
+    pub infill: String,
+    /// How many of them are scored, from the first on.
+    #[schemars(range(min = 1))]
+    pub eval_gaps: usize,
+    /// Where the model runs: auto, cpu, cuda or cuda:N.
+    pub device: String,
+    /// CPU threads of one operation.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run: "default".into(),
+            runs: "runs".into(),
+            base_model: "data/tiny/model".into(),
+            tokenizer: "data/tiny/tokenizer.json".into(),
+            bos_token: "<bos>".into(),
+            eos_token: "<eos>".into(),
+            sequence_length: 256,
+            heldout: "data/tiny/heldout.parquet".into(),
+            text_column: "text".into(),
+            eval_documents: 128,
+            eval_draws: 4,
+            eval_seed: 0,
+            eval_batch: 16,
+            noise_schedule: Schedule::Linear,
+            infill: "data/tiny/infill.jsonl".into(),
+            eval_gaps: 200,
+            device: "auto".into(),
+            threads: 1,
+        }
+    }
+}
+
+impl NodeConfig for Config {
+    fn validate(&self) -> Vec<Problem> {
+        RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+    }
+}
+
+impl Config {
+    /// The keys that decide a score. Scores made with others are not used again.
+    pub fn settings(&self) -> Value {
+        json!({
+            "BASE_MODEL": self.base_model,
+            "TOKENIZER": self.tokenizer,
+            "BOS_TOKEN": self.bos_token,
+            "EOS_TOKEN": self.eos_token,
+            "SEQUENCE_LENGTH": self.sequence_length,
+            "HELDOUT": self.heldout,
+            "TEXT_COLUMN": self.text_column,
+            "EVAL_DOCUMENTS": self.eval_documents,
+            "EVAL_DRAWS": self.eval_draws,
+            "EVAL_SEED": self.eval_seed,
+            "NOISE_SCHEDULE": self.noise_schedule,
+            "INFILL": self.infill,
+            "EVAL_GAPS": self.eval_gaps,
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! Published checkpoints, in the order in which they came.
+//!
+//! Work on a checkpoint takes long; [`Inbox::check`] between its batches keeps dora's queue empty, so that none is dropped,
+//! and notices at once that the run ends.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use difflow_node_kit::{Event, Node};
+use difflow_schema::Checkpoint;
+use eyre::{Result, bail};
+
+/// The work was cut short because the run ends; no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("the run ends")]
+pub struct Stopped;
+
+/// Checkpoints that wait for their turn, and whether more may come.
+#[derive(Default)]
+pub struct Inbox {
+    waiting: VecDeque<Checkpoint>,
+    closed: bool,
+    leave: bool,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq)]
+enum Turn {
+    Work(Checkpoint),
+    Wait,
+    End,
+}
+
+impl Inbox {
+    /// The next checkpoint; `None` when there will be none, or when the run ends before its turn.
+    ///
+    /// # Errors
+    /// When dora fails, or an input carries something else.
+    pub fn next(&mut self, node: &mut Node) -> Result<Option<Checkpoint>> {
+        self.collect(node)?;
+        loop {
+            match self.turn() {
+                Turn::Work(checkpoint) => return Ok(Some(checkpoint)),
+                Turn::End => return Ok(None),
+                Turn::Wait => self.take(node.next(None)?)?,
+            }
+        }
+    }
+
+    /// Takes in what has come meanwhile.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the work at hand is to be left; otherwise as [`Inbox::next`].
+    pub fn check(&mut self, node: &mut Node) -> Result<()> {
+        self.collect(node)?;
+        if self.leave { Err(Stopped.into()) } else { Ok(()) }
+    }
+
+    fn collect(&mut self, node: &mut Node) -> Result<()> {
+        loop {
+            match node.next(Some(Duration::ZERO))? {
+                Event::Timeout => return Ok(()),
+                // An ended stream says so whenever it is asked.
+                event @ Event::Stop { .. } => return self.take(event),
+                event => self.take(event)?,
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Turn {
+        if self.leave {
+            return Turn::End;
+        }
+        match self.waiting.pop_front() {
+            Some(checkpoint) => Turn::Work(checkpoint),
+            None if self.closed => Turn::End,
+            None => Turn::Wait,
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Message(received) if received.input != "published" => {
+                bail!("there is no input `{}`; the node has one, `published`", received.input)
+            }
+            Event::Message(received) if received.fin => self.closed = true,
+            Event::Message(received) => self.waiting.push_back(received.read()?),
+            Event::Closed(input) => self.closed |= input == "published",
+            Event::Stop { asked: false } => self.closed = true,
+            Event::Stop { asked: true } | Event::Failed { .. } => self.leave = true,
+            Event::Tick | Event::Timeout => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(step: u64) -> Checkpoint {
+        Checkpoint { step, path: String::new(), sha256: String::new(), bytes: 0, tokens_seen: 0 }
+    }
+
+    /// The last checkpoint comes together with the end of the run; it is the one that counts.
+    #[test]
+    fn what_was_published_before_the_end_is_still_worked_on() {
+        for end in [Event::Closed("published".into()), Event::Stop { asked: false }] {
+            let mut inbox = Inbox::default();
+            inbox.waiting.extend([checkpoint(1), checkpoint(2)]);
+            inbox.take(end).unwrap();
+            assert_eq!(inbox.turn(), Turn::Work(checkpoint(1)));
+            assert_eq!(inbox.turn(), Turn::Work(checkpoint(2)));
+            assert_eq!(inbox.turn(), Turn::End);
+        }
+    }
+
+    #[test]
+    fn a_stop_or_a_failure_leaves_what_waits() {
+        for end in [Event::Stop { asked: true }, Event::Failed { node: "trainer".into() }] {
+            let mut inbox = Inbox::default();
+            inbox.waiting.push_back(checkpoint(1));
+            inbox.take(end).unwrap();
+            assert_eq!(inbox.turn(), Turn::End);
+        }
+    }
+
+    #[test]
+    fn without_an_end_it_waits() {
+        let mut inbox = Inbox::default();
+        inbox.take(Event::Closed("another".into())).unwrap();
+        assert_eq!(inbox.turn(), Turn::Wait);
+    }
+}

@@ -1,0 +1,37 @@
+//! Compiles the C++ shim against the libtorch that torch-sys links.
+
+use std::env;
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=shim/shim.cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let Some(torch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
+        println!(
+            "cargo::error=LIBTORCH is not set: it names the directory of libtorch 2.11 (make setup puts it there)"
+        );
+        return;
+    };
+    // A cargo configuration may give it relative to the workspace; build scripts run in the crate.
+    let torch = torch.canonicalize().unwrap_or(torch);
+    let include = torch.join("include");
+    if !include.join("ATen/Parallel.h").exists() {
+        println!("cargo::error={} has no libtorch headers; run `make setup`", include.display());
+        return;
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(1)
+        .warnings(false)
+        .flag("-fopenmp")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .file("shim/shim.cpp")
+        .compile("difflow_shim");
+    println!("cargo:rustc-link-search=native={}", torch.join("lib").display());
+    for library in ["torch_cpu", "c10", "gomp"] {
+        println!("cargo:rustc-link-lib=dylib={library}");
+    }
+}

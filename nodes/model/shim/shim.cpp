@@ -1,0 +1,95 @@
+// What tch does not bind: a gradient computed by Rust, libtorch's own threads for a Rust kernel, and forgetting a gradient.
+//
+// Every function returns 0, or 1 with the message copied into `error` (`room` bytes). Pointers to at::Tensor are tch's
+// C_tensor pointers.
+
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <cstring>
+
+namespace {
+
+using at::Tensor;
+
+// Runs once. Gets the gradient of the output (borrowed) and puts an owned tensor, or null for none, in each result.
+typedef int (*Backward)(void* state, Tensor* gradient, Tensor** results);
+typedef void (*Drop)(void* state);
+
+struct RustNode : torch::autograd::Node {
+  void* state;
+  Backward backward;
+  Drop drop;
+  size_t inputs;
+
+  ~RustNode() override { drop(state); }
+
+  std::string name() const override { return "difflow"; }
+
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
+    torch::autograd::variable_list out(inputs);
+    if (!gradients[0].defined()) return out;
+    std::vector<Tensor*> raw(inputs, nullptr);
+    const int failed = backward(state, &gradients[0], raw.data());
+    for (size_t i = 0; i < inputs; i++) {
+      if (raw[i] == nullptr) continue;
+      out[i] = std::move(*raw[i]);
+      delete raw[i];
+    }
+    TORCH_CHECK(!failed, "a gradient kernel of difflow failed or was asked twice");
+    return out;
+  }
+};
+
+template <class F>
+int guarded(char* error, size_t room, F f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& e) {
+    std::strncpy(error, e.what(), room - 1);
+    error[room - 1] = 0;
+    return 1;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Makes `output` the result of a differentiable function of `inputs`. Takes `state` whatever happens: it is dropped at once
+// when no gradient is wanted.
+int difflow_attach(Tensor* output, Tensor* const* inputs, size_t count, void* state, Backward backward, Drop drop,
+                   char* error, size_t room) {
+  return guarded(error, room, [&] {
+    auto node = std::make_shared<RustNode>();
+    node->state = state;
+    node->backward = backward;
+    node->drop = drop;
+    node->inputs = count;
+    bool wanted = false;
+    torch::autograd::edge_list edges;
+    for (size_t i = 0; i < count; i++) {
+      wanted |= inputs[i]->requires_grad();
+      edges.push_back(torch::autograd::impl::gradient_edge(*inputs[i]));
+    }
+    if (!wanted || !at::GradMode::is_enabled()) return;
+    node->set_next_edges(std::move(edges));
+    torch::autograd::set_history(*output, node);
+  });
+}
+
+// The tensor's gradient becomes undefined, so that the next one is taken over instead of added to zeros.
+int difflow_forget_gradient(Tensor* tensor, char* error, size_t room) {
+  return guarded(error, room, [&] { tensor->mutable_grad() = Tensor(); });
+}
+
+// Calls body(state, begin, end) for parts of 0..count on libtorch's threads. The parts depend on the number of threads only.
+int difflow_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* state, char* error,
+                     size_t room) {
+  return guarded(error, room, [&] {
+    at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(state, begin, end); });
+  });
+}
+}

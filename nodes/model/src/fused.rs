@@ -1,0 +1,213 @@
+//! The CPU kernels as differentiable functions of tensors. Each has a plain torch form beside its caller, used on other
+//! devices and in other precisions, and compared with it in tests.
+
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+use crate::host::{blank, read, write};
+use crate::kernel::attention::{self, Plan};
+use crate::kernel::pointwise;
+use crate::shim::attach;
+
+/// RMS norm over the last dimension of a plain tensor.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor, ModelError> {
+    let rows = x.numel() as i64 / weight.size1()?;
+    let (mut y, mut inverse) = (blank(&x.size())?, blank(&[rows])?);
+    pointwise::rms_norm(read(x)?, read(weight)?, eps as f32, write(&mut y)?, write(&mut inverse)?)?;
+    let (x_saved, w_saved) = (x.f_detach()?, weight.f_detach()?);
+    attach(y, &[x, weight], move |gradient| {
+        let gradient = gradient.f_contiguous()?;
+        let mut dx = blank(&x_saved.size())?;
+        let (x, w) = (read(&x_saved)?, read(&w_saved)?);
+        let dw = pointwise::rms_norm_backward(x, w, read(&inverse)?, read(&gradient)?, write(&mut dx)?)?;
+        Ok(vec![Some(dx), Some(Tensor::f_from_slice(&dw)?)])
+    })
+}
+
+/// silu(gate) ⊙ up of plain rows `[N, 2F]`: `[N, F]`.
+pub(crate) fn swiglu(gate_up: &Tensor) -> Result<Tensor, ModelError> {
+    let (rows, both) = gate_up.size2()?;
+    let width = both as usize / 2;
+    let mut y = blank(&[rows, both / 2])?;
+    pointwise::swiglu(read(gate_up)?, width, write(&mut y)?)?;
+    let saved = gate_up.f_detach()?;
+    attach(y, &[gate_up], move |gradient| {
+        let gradient = gradient.f_contiguous()?;
+        let mut out = blank(&saved.size())?;
+        pointwise::swiglu_backward(read(&saved)?, width, read(&gradient)?, write(&mut out)?)?;
+        Ok(vec![Some(out)])
+    })
+}
+
+/// Rotary embedding and attention of a plain projection `[B·L, (H + 2·Hkv)·d]`: `[B·L, H·d]`.
+pub(crate) fn attend(qkv: &Tensor, plan: Plan) -> Result<Tensor, ModelError> {
+    let shape = plan.shape;
+    let mut out = blank(&[qkv.size()[0], (shape.heads * shape.head_dim) as i64])?;
+    let mut log_sums = vec![0f32; shape.rows * shape.heads * shape.length];
+    attention::forward(&plan, read(qkv)?, write(&mut out)?, &mut log_sums)?;
+    let (qkv_saved, out_saved) = (qkv.f_detach()?, out.f_detach()?);
+    attach(out, &[qkv], move |gradient| {
+        let gradient = gradient.f_contiguous()?;
+        let mut dqkv = blank(&qkv_saved.size())?;
+        let (qkv, out) = (read(&qkv_saved)?, read(&out_saved)?);
+        attention::backward(&plan, qkv, out, &log_sums, read(&gradient)?, write(&mut dqkv)?)?;
+        Ok(vec![Some(dqkv)])
+    })
+}
+
+/// Σ scale · cross-entropy of normed rows `[N, D]` (fp32, CPU) through the head `[V, D]`, as one number with gradients, and the
+/// cross-entropy of each row in nats. Logits exist for `chunk` rows at a time, and gradients are computed on the way; matrix
+/// products are in `kind`.
+pub(crate) fn head_loss(
+    rows: &Tensor,
+    head: &Tensor,
+    targets: &[i64],
+    scale: Option<&[f32]>,
+    (chunk, kind): (usize, Kind),
+) -> Result<(Tensor, Vec<f32>), ModelError> {
+    let count = targets.len();
+    let (plain_rows, plain_head) = (rows.f_detach()?.f_to_kind(kind)?, head.f_detach()?.f_to_kind(kind)?);
+    let mut losses = vec![0f32; count];
+    let rows_gradient = blank(&rows.size())?;
+    let mut head_gradient: Option<Tensor> = None;
+    tch::no_grad(|| -> Result<(), ModelError> {
+        for start in (0..count).step_by(chunk) {
+            let end = (start + chunk).min(count);
+            let part = plain_rows.f_narrow(0, start as i64, (end - start) as i64)?;
+            let mut logits = part.f_mm(&plain_head.f_transpose(0, 1)?)?.f_to_kind(Kind::Float)?;
+            let part_scale = scale.map(|scale| &scale[start..end]);
+            pointwise::cross_entropy(write(&mut logits)?, &targets[start..end], part_scale, &mut losses[start..end])?;
+            if scale.is_none() {
+                continue;
+            }
+            // The kernel has turned the logits into their gradient.
+            let logits_gradient = logits.f_to_kind(kind)?;
+            let mut to = rows_gradient.f_narrow(0, start as i64, (end - start) as i64)?;
+            to.f_copy_(&logits_gradient.f_mm(&plain_head)?)?;
+            let part_gradient = logits_gradient.f_transpose(0, 1)?.f_mm(&part)?.f_to_kind(Kind::Float)?;
+            head_gradient = Some(match head_gradient.take() {
+                None => part_gradient,
+                Some(mut sum) => sum.f_add_(&part_gradient)?,
+            });
+        }
+        Ok(())
+    })?;
+    let Some(scale) = scale else { return Ok((Tensor::new(), losses)) };
+    let total: f64 = losses.iter().zip(scale).map(|(loss, scale)| f64::from(*loss) * f64::from(*scale)).sum();
+    let total = Tensor::f_from_slice(&[total as f32])?.f_view(())?;
+    let total = attach(total, &[rows, head], move |gradient| {
+        // The loss is the end of the graph: its gradient is 1 unless someone scales it.
+        let factor = gradient.f_double_value(&[])?;
+        let scaled = |tensor: Tensor| if factor == 1.0 { Ok(tensor) } else { tensor.f_mul_scalar(factor) };
+        Ok(vec![Some(scaled(rows_gradient)?), head_gradient.map(scaled).transpose()?])
+    })?;
+    Ok((total, losses))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::{AdamW, Device, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern};
+
+    const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+        "num_hidden_layers":2,"num_attention_heads":HEADS,"num_key_value_heads":2,"head_dim":DIM,
+        "max_position_embeddings":64,"initializer_range":0.3,"tie_word_embeddings":true}"#;
+    const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":DIM,"n_layer":2,"n_head":2,
+        "n_positions":64,"initializer_range":0.3}"#;
+
+    fn model(json: &str, heads: usize, dim: usize) -> Model {
+        let dir = tempfile::TempDir::new().unwrap();
+        let text = json.replace("HEADS", &heads.to_string()).replace("DIM", &dim.to_string());
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        model.add_mask_token(7).unwrap();
+        model
+    }
+
+    fn batch(rows: usize, length: usize) -> MicroBatch {
+        let hash = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 12;
+        let mut batch = MicroBatch::clean(rows, length, (0..rows * length).map(|i| hash(i) % 37).collect());
+        for i in 0..rows * length {
+            batch.masked[i] = batch.maskable[i] && hash(i + 991) % 3 > 0;
+            batch.documents[i] = (i % length / 11) as u32;
+        }
+        batch.documents[rows * length - 3..].fill(PADDING);
+        batch
+    }
+
+    /// Losses by row and gradients of all parameters.
+    fn slopes(
+        model: Model,
+        batch: &MicroBatch,
+        pattern: &Pattern,
+        crossing: bool,
+    ) -> (Vec<f64>, Vec<(String, Vec<f32>)>) {
+        let options = ObjectiveOptions {
+            document_attention: !crossing,
+            ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true })
+        };
+        let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
+        let sums = learner.micro_step(batch, pattern, Normaliser::Global(50.0)).unwrap();
+        (sums.rows.iter().map(|row| row.weighted).collect(), learner.gradients().unwrap())
+    }
+
+    /// The kernels against torch operations: losses and every gradient, for sizes that do and do not fill a vector.
+    #[test]
+    fn kernels_equal_torch_operations() {
+        let annealed = Pattern::Annealed { ratio: 0.3, seed: 1, draw: 1 };
+        let patterns =
+            [Pattern::Causal, Pattern::Full, annealed, Pattern::Band { right: 3 }, Pattern::Block { size: 5 }];
+        let models = [(LLAMA, 4, 8), (LLAMA, 6, 16), (LLAMA, 2, 10), (LLAMA, 2, 24), (GPT2, 2, 12), (GPT2, 2, 64)];
+        for (json, heads, dim) in models {
+            for (pattern, length) in patterns.iter().zip([33, 64, 40, 7, 50]) {
+                for crossing in [false, true] {
+                    let batch = batch(3, length);
+                    let mut plain = model(json, heads, dim);
+                    plain.decoder.fused = false;
+                    let (wanted, wanted_slopes) = slopes(plain, &batch, pattern, crossing);
+                    let (found, found_slopes) = slopes(model(json, heads, dim), &batch, pattern, crossing);
+                    let what = format!("{heads} heads of {dim}, {pattern:?}, length {length}, crossing {crossing}");
+                    for (a, b) in wanted.iter().zip(&found) {
+                        assert!((a - b).abs() < 1e-4 * a.abs().max(1.0), "{what}: {a} {b}");
+                    }
+                    let scale = wanted_slopes.iter().flat_map(|(_, g)| g).fold(0f32, |a, g| a.max(g.abs()));
+                    for ((name, a), (_, b)) in wanted_slopes.iter().zip(&found_slopes) {
+                        let gap = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        assert!(gap < 2e-5 * scale, "{what}, {name}: {gap} of {scale}");
+                        assert!(b.iter().all(|x| x.is_finite()), "{what}, {name}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chunks bound memory and must not change what is computed.
+    #[test]
+    fn losses_in_chunks_equal_losses_at_once() {
+        let (batch, pattern) = (batch(3, 40), Pattern::Full);
+        for fused in [true, false] {
+            let with = |elements: usize| {
+                let mut model = model(LLAMA, 4, 8);
+                model.decoder.fused = fused;
+                model.chunk_elements = elements;
+                slopes(model, &batch, &pattern, false)
+            };
+            let ((whole, wanted), (parts, found)) = (with(1 << 20), with(38 * 7));
+            assert!(whole.iter().zip(&parts).all(|(a, b)| (a - b).abs() < 1e-4));
+            for ((name, a), (_, b)) in wanted.iter().zip(&found) {
+                assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4), "{name}");
+            }
+        }
+    }
+
+    /// Guards reproducibility: sums must not depend on which thread did which part.
+    #[test]
+    fn the_same_inputs_give_the_same_bits() {
+        let (batch, pattern) = (batch(8, 60), Pattern::Annealed { ratio: 0.5, seed: 1, draw: 1 });
+        let once = || slopes(model(LLAMA, 4, 8), &batch, &pattern, false);
+        let first = once();
+        for _ in 0..5 {
+            assert!(first == once());
+        }
+    }
+}

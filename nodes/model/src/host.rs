@@ -1,0 +1,57 @@
+//! Tensors as memory: views of fp32 tensors on the CPU, and copies from anywhere.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::ModelError;
+
+/// True for a contiguous fp32 tensor in host memory, which the CPU kernels can read as a slice.
+pub(crate) fn is_plain(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu && tensor.kind() == Kind::Float && tensor.is_contiguous()
+}
+
+/// The values of a plain tensor.
+pub(crate) fn values(tensor: &Tensor) -> Option<&[f32]> {
+    // SAFETY: `numel` initialised fp32 values start at `data_ptr`, alive as long as the tensor.
+    is_plain(tensor).then(|| unsafe { slice(tensor.data_ptr().cast::<f32>().cast_const(), tensor.numel()) })
+}
+
+/// The values of a plain tensor, to be written. Callers see to it that no other slice of the same storage is in use.
+pub(crate) fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
+    if tensor.numel() == 0 {
+        return is_plain(tensor).then_some(&mut []);
+    }
+    // SAFETY: as above.
+    is_plain(tensor).then(|| unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
+}
+
+/// An empty tensor has no memory, and a slice must not start at null.
+unsafe fn slice<'a>(at: *const f32, count: usize) -> &'a [f32] {
+    if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(at, count) } }
+}
+
+/// fp32 values copied to host memory, in row-major order.
+pub(crate) fn copied(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let tensor = tensor.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut values = vec![0f32; tensor.numel()];
+    tensor.f_copy_data(&mut values, tensor.numel())?;
+    Ok(values)
+}
+
+/// A tensor to be written by a kernel: contiguous fp32 in host memory, its content undefined.
+pub(crate) fn blank(size: &[i64]) -> Result<Tensor, ModelError> {
+    Ok(Tensor::f_empty(size, (Kind::Float, Device::Cpu))?)
+}
+
+/// The slice of a tensor that was checked, or made, to be plain.
+pub(crate) fn read(tensor: &Tensor) -> Result<&[f32], ModelError> {
+    values(tensor).ok_or_else(not_plain)
+}
+
+/// As [`read`], to be written.
+pub(crate) fn write(tensor: &mut Tensor) -> Result<&mut [f32], ModelError> {
+    values_mut(tensor).ok_or_else(not_plain)
+}
+
+fn not_plain() -> ModelError {
+    ModelError::Torch("a CPU kernel was given a tensor that is not contiguous fp32 on the CPU".to_owned())
+}

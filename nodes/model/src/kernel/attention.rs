@@ -1,0 +1,412 @@
+//! Rotary embedding and attention in one kernel, forward and backward, straight from and to the `[B·L, (H + 2·Hkv)·d]` output
+//! of the query-key-value projection.
+//!
+//! A task is one row of the batch and one key head with its group of query heads. Keys and values are laid out once per task;
+//! queries go by in blocks of 32. What a block cannot see at all (causal order, other documents) is never computed. The
+//! backward pass recomputes probabilities from the log-sum of the forward pass, as flash attention does (arXiv 2307.08691).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::ModelError;
+use crate::kernel::gemm::{Size, Strided, gemm};
+use crate::kernel::simd::Simd;
+use crate::kernel::{Out, dispatch};
+use crate::shim::parallel;
+
+/// Queries handled together.
+const BLOCK: usize = 32;
+
+/// Sizes of one attention call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shape {
+    pub rows: usize,
+    pub length: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Shape {
+    /// Columns of the projection.
+    pub fn width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    fn padded_length(&self) -> usize {
+        self.length.next_multiple_of(16)
+    }
+
+    fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(8)
+    }
+}
+
+/// Who sees whom, for every row of the batch.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visibility {
+    /// Position i sees nothing after i.
+    pub causal: bool,
+    /// One bit a pair, rows of `length.next_multiple_of(16) / 8` bytes, shared by the batch.
+    pub bits: Option<Vec<u8>>,
+    /// For each position of the batch, the part of its row that belongs to its document.
+    pub documents: Option<Vec<Range<u32>>>,
+}
+
+impl Visibility {
+    /// Packs `[L, L]` booleans into bits.
+    pub fn pack(visible: &[bool], length: usize) -> Vec<u8> {
+        let stride = length.next_multiple_of(16) / 8;
+        let mut bits = vec![0u8; stride * length];
+        for (i, row) in visible.chunks(length.max(1)).enumerate() {
+            for (j, _) in row.iter().enumerate().filter(|(_, v)| **v) {
+                bits[i * stride + j / 8] |= 1 << (j % 8);
+            }
+        }
+        bits
+    }
+
+    fn of(&self, shape: &Shape, row: usize, i: usize) -> Range<usize> {
+        let end = if self.causal { i + 1 } else { shape.length };
+        match &self.documents {
+            None => 0..end,
+            Some(documents) => {
+                let run = &documents[row * shape.length + i];
+                run.start as usize..end.min(run.end as usize)
+            }
+        }
+    }
+
+    /// The columns that some query of a block sees, in whole vectors.
+    fn columns(&self, shape: &Shape, row: usize, block: Range<usize>) -> Range<usize> {
+        let (mut start, mut end) = (shape.length, 0);
+        for i in block {
+            let one = self.of(shape, row, i);
+            (start, end) = (start.min(one.start), end.max(one.end));
+        }
+        start / 16 * 16..end.next_multiple_of(16)
+    }
+}
+
+/// Everything that both directions read besides the projection.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub shape: Shape,
+    pub visibility: Arc<Visibility>,
+    /// Cosines and sines `[L, d/2]`, or `None` without rotary embedding.
+    pub rotary: Option<Arc<(Vec<f32>, Vec<f32>)>>,
+}
+
+/// Attention output `[B·L, H·d]` and log-sums `[B, H, L]`, both written in full.
+pub(crate) fn forward(plan: &Plan, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) -> Result<(), ModelError> {
+    let (out, log_sums) = (Out(out.as_mut_ptr()), Out(log_sums.as_mut_ptr()));
+    let shape = plan.shape;
+    parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
+        let mut scratch = Scratch::new(&shape, false);
+        for task in begin..end {
+            forward_task(plan, task / shape.kv_heads, task % shape.kv_heads, qkv, out, log_sums, &mut scratch);
+        }
+    })
+}
+
+/// Gradient of the projection `[B·L, (H + 2·Hkv)·d]`, written in full, from that of the output.
+pub(crate) fn backward(
+    plan: &Plan,
+    qkv: &[f32],
+    out: &[f32],
+    log_sums: &[f32],
+    out_gradient: &[f32],
+    gradient: &mut [f32],
+) -> Result<(), ModelError> {
+    let gradient = Out(gradient.as_mut_ptr());
+    let shape = plan.shape;
+    parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
+        let mut scratch = Scratch::new(&shape, true);
+        for task in begin..end {
+            let saved = Saved { qkv, out, log_sums, out_gradient };
+            backward_task(plan, task / shape.kv_heads, task % shape.kv_heads, saved, gradient, &mut scratch);
+        }
+    })
+}
+
+/// What the backward pass reads.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    qkv: &'a [f32],
+    out: &'a [f32],
+    log_sums: &'a [f32],
+    out_gradient: &'a [f32],
+}
+
+/// Working memory of one thread. "Across" is `[d, L]`, "down" is `[L, d]`, padded with zeros.
+struct Scratch {
+    keys_across: Vec<f32>,
+    keys_down: Vec<f32>,
+    values_across: Vec<f32>,
+    values_down: Vec<f32>,
+    keys_gradient: Vec<f32>,
+    values_gradient: Vec<f32>,
+    /// One block of queries and of output gradients, `[BLOCK, d]`.
+    queries: Vec<f32>,
+    outputs: Vec<f32>,
+    product: Vec<f32>,
+    /// `[BLOCK, L]`.
+    scores: Vec<f32>,
+    slopes: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(shape: &Shape, backward: bool) -> Self {
+        let (across, block) = (shape.padded_dim() * shape.padded_length(), BLOCK * shape.padded_dim());
+        let if_backward = |size: usize| vec![0.0; if backward { size } else { 0 }];
+        Self {
+            keys_across: vec![0.0; across],
+            keys_down: if_backward(across),
+            values_across: if_backward(across),
+            values_down: vec![0.0; across],
+            keys_gradient: if_backward(across),
+            values_gradient: if_backward(across),
+            queries: vec![0.0; block],
+            outputs: if_backward(block),
+            product: vec![0.0; block],
+            scores: vec![0.0; BLOCK * shape.padded_length()],
+            slopes: if_backward(BLOCK * shape.padded_length()),
+        }
+    }
+}
+
+/// Turns the pairs (i, i + d/2) of one head by the position's angles, times `scale`; `back` turns the other way.
+#[inline(always)]
+fn turn(plan: &Plan, position: usize, from: &[f32], to: &mut [f32], scale: f32, back: bool) {
+    let Some(tables) = &plan.rotary else {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+        return;
+    };
+    let half = plan.shape.head_dim / 2;
+    let cos = &tables.0[position * half..(position + 1) * half];
+    let sin = &tables.1[position * half..(position + 1) * half];
+    let sign = if back { -scale } else { scale };
+    let (a, b) = from.split_at(half);
+    let (to_a, to_b) = to.split_at_mut(half);
+    for i in 0..half {
+        to_a[i] = a[i] * cos[i] * scale - b[i] * sin[i] * sign;
+        to_b[i] = b[i] * cos[i] * scale + a[i] * sin[i] * sign;
+    }
+}
+
+/// One head of one position in the projection, by its number among queries, keys and values.
+#[inline(always)]
+fn head<'a>(shape: &Shape, matrix: &'a [f32], row: usize, position: usize, number: usize) -> &'a [f32] {
+    let at = (row * shape.length + position) * shape.width() + number * shape.head_dim;
+    &matrix[at..at + shape.head_dim]
+}
+
+/// Fills `scores` with q·k for a block of queries over the given columns.
+#[inline(always)]
+unsafe fn products<S: Simd>(shape: &Shape, left: &[f32], right: &[f32], columns: &Range<usize>, to: &mut [f32]) {
+    let (dim, length) = (shape.padded_dim(), shape.padded_length());
+    let a = Strided { at: left.as_ptr(), row: dim, column: 1 };
+    let size = Size { rows: BLOCK, depth: shape.head_dim, columns: columns.len() };
+    unsafe {
+        let b = right.as_ptr().add(columns.start);
+        gemm::<S, false>(size, a, (b, length), (to.as_mut_ptr().add(columns.start), length));
+    }
+}
+
+/// `product` = scores · matrix, over the given columns of the scores: `[BLOCK, d]`.
+#[inline(always)]
+unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], columns: &Range<usize>, product: &mut [f32]) {
+    let (dim, length) = (shape.padded_dim(), shape.padded_length());
+    let size = Size { rows: BLOCK, depth: columns.end.min(shape.length) - columns.start, columns: dim };
+    unsafe {
+        let a = Strided { at: scores.as_ptr().add(columns.start), row: length, column: 1 };
+        let (b, c) = ((down.as_ptr().add(columns.start * dim), dim), (product.as_mut_ptr(), dim));
+        match dim % S::LANES {
+            0 => gemm::<S, false>(size, a, b, c),
+            _ => gemm::<S::Eight, false>(size, a, b, c),
+        }
+    }
+}
+
+/// Scores that the query may not see become −∞.
+#[inline(always)]
+unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, columns: &Range<usize>, scores: &mut [f32]) {
+    let seen = plan.visibility.of(&plan.shape, row, i);
+    scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
+    if let Some(bits) = &plan.visibility.bits {
+        let bits = &bits[i * plan.shape.padded_length() / 8..];
+        for j in columns.clone().step_by(S::LANES) {
+            unsafe {
+                let at = scores.as_mut_ptr().add(j);
+                S::load(at).keep(bits.as_ptr().add(j / 8)).store(at);
+            }
+        }
+    }
+}
+
+fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
+    dispatch! { forward_task<S>(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
+        let shape = plan.shape;
+        let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
+        let scale = 1.0 / (d as f32).sqrt();
+        let mut turned = vec![0f32; d];
+        for j in 0..shape.length {
+            turn(plan, j, head(&shape, qkv, row, j, shape.heads + kv), &mut turned, 1.0, false);
+            for (c, x) in turned.iter().enumerate() {
+                scratch.keys_across[c * length + j] = *x;
+            }
+            let value = head(&shape, qkv, row, j, shape.heads + shape.kv_heads + kv);
+            scratch.values_down[j * dim..j * dim + d].copy_from_slice(value);
+        }
+        let group = shape.heads / shape.kv_heads;
+        for h in kv * group..(kv + 1) * group {
+            for start in (0..shape.length).step_by(BLOCK) {
+                let block = start..(start + BLOCK).min(shape.length);
+                let columns = plan.visibility.columns(&shape, row, block.clone());
+                for i in block.clone() {
+                    let at = (i - start) * dim;
+                    turn(plan, i, head(&shape, qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                }
+                unsafe { products::<S>(&shape, &scratch.queries, &scratch.keys_across, &columns, &mut scratch.scores) };
+                let mut sums = [0f32; BLOCK];
+                for i in block.clone() {
+                    let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
+                    unsafe {
+                        hide::<S>(plan, row, i, &columns, scores);
+                        let (sum, log_sum) = softmax::<S>(&mut scores[columns.clone()]);
+                        sums[i - start] = sum;
+                        *log_sums.at((row * shape.heads + h) * shape.length + i) = log_sum;
+                    }
+                }
+                unsafe { collect::<S>(&shape, &scratch.scores, &scratch.values_down, &columns, &mut scratch.product) };
+                for i in block {
+                    let inverse = 1.0 / sums[i - start];
+                    let to = out.at(((row * shape.length + i) * shape.heads + h) * d);
+                    for (c, x) in scratch.product[(i - start) * dim..][..d].iter().enumerate() {
+                        unsafe { *to.add(c) = x * inverse };
+                    }
+                }
+            }
+        }
+    }}
+}
+
+/// Scores become exponentials; their sum, and the logarithm of the sum before the maximum was taken off.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(scores: &mut [f32]) -> (f32, f32) {
+    unsafe {
+        let at = scores.as_mut_ptr();
+        let mut tops = S::splat(f32::NEG_INFINITY);
+        for j in (0..scores.len()).step_by(S::LANES) {
+            tops = tops.max(S::load(at.add(j)));
+        }
+        let top = tops.top();
+        let mut sums = S::splat(0.0);
+        for j in (0..scores.len()).step_by(S::LANES) {
+            let power = S::load(at.add(j)).sub(S::splat(top)).exp();
+            power.store(at.add(j));
+            sums = sums.add(power);
+        }
+        let sum = sums.sum();
+        (sum, top + sum.ln())
+    }
+}
+
+fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
+    dispatch! { backward_task<S>(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
+        let shape = plan.shape;
+        let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
+        let scale = 1.0 / (d as f32).sqrt();
+        for j in 0..shape.length {
+            let down = &mut scratch.keys_down[j * dim..j * dim + d];
+            turn(plan, j, head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
+            let value = head(&shape, saved.qkv, row, j, shape.heads + shape.kv_heads + kv);
+            for c in 0..d {
+                scratch.keys_across[c * length + j] = scratch.keys_down[j * dim + c];
+                scratch.values_across[c * length + j] = value[c];
+            }
+        }
+        scratch.keys_gradient.fill(0.0);
+        scratch.values_gradient.fill(0.0);
+        let group = shape.heads / shape.kv_heads;
+        for h in kv * group..(kv + 1) * group {
+            for start in (0..shape.length).step_by(BLOCK) {
+                let block = start..(start + BLOCK).min(shape.length);
+                let columns = plan.visibility.columns(&shape, row, block.clone());
+                // Rows beyond the end of the sequence must add nothing to the gradients of keys and values.
+                scratch.queries.fill(0.0);
+                scratch.outputs.fill(0.0);
+                let mut deltas = [0f32; BLOCK];
+                for i in block.clone() {
+                    let at = (i - start) * dim;
+                    turn(plan, i, head(&shape, saved.qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                    let place = ((row * shape.length + i) * shape.heads + h) * d;
+                    let slope = &saved.out_gradient[place..place + d];
+                    scratch.outputs[at..at + d].copy_from_slice(slope);
+                    deltas[i - start] = slope.iter().zip(&saved.out[place..place + d]).map(|(a, b)| a * b).sum();
+                }
+                unsafe {
+                    products::<S>(&shape, &scratch.queries, &scratch.keys_across, &columns, &mut scratch.scores);
+                    products::<S>(&shape, &scratch.outputs, &scratch.values_across, &columns, &mut scratch.slopes);
+                }
+                for i in start..start + BLOCK {
+                    let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
+                    let slopes = &mut scratch.slopes[(i - start) * length..(i - start + 1) * length];
+                    if i >= block.end {
+                        scores[columns.clone()].fill(0.0);
+                        slopes[columns.clone()].fill(0.0);
+                        continue;
+                    }
+                    unsafe {
+                        hide::<S>(plan, row, i, &columns, scores);
+                        let log_sum = S::splat(saved.log_sums[(row * shape.heads + h) * shape.length + i]);
+                        let delta = S::splat(deltas[i - start]);
+                        for j in columns.clone().step_by(S::LANES) {
+                            let (p_at, s_at) = (scores.as_mut_ptr().add(j), slopes.as_mut_ptr().add(j));
+                            let p = S::load(p_at).sub(log_sum).exp();
+                            p.store(p_at);
+                            p.mul(S::load(s_at).sub(delta)).store(s_at);
+                        }
+                    }
+                }
+                unsafe {
+                    let size = Size { rows: dim, depth: BLOCK, columns: columns.len() };
+                    for (left, right, sum) in [
+                        (&scratch.outputs, &scratch.scores, &mut scratch.values_gradient),
+                        (&scratch.queries, &scratch.slopes, &mut scratch.keys_gradient),
+                    ] {
+                        let a = Strided { at: left.as_ptr(), row: 1, column: dim };
+                        let b = (right.as_ptr().add(columns.start), length);
+                        gemm::<S, true>(size, a, b, (sum.as_mut_ptr().add(columns.start), length));
+                    }
+                    collect::<S>(&shape, &scratch.slopes, &scratch.keys_down, &columns, &mut scratch.product);
+                }
+                for i in block {
+                    let from = &scratch.product[(i - start) * dim..][..d];
+                    // SAFETY: this task alone writes the heads of its group, and the keys and values below, of its row.
+                    let to = unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, i, h)), d) };
+                    turn(plan, i, from, to, scale, true);
+                }
+            }
+        }
+        let mut column = vec![0f32; d];
+        for j in 0..shape.length {
+            let write = |number| unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, j, number)), d) };
+            for (c, x) in column.iter_mut().enumerate() {
+                *x = scratch.keys_gradient[c * length + j];
+            }
+            turn(plan, j, &column, write(shape.heads + kv), 1.0, true);
+            let values = write(shape.heads + shape.kv_heads + kv);
+            for (c, x) in values.iter_mut().enumerate() {
+                *x = scratch.values_gradient[c * length + j];
+            }
+        }
+    }}
+}
+
+/// Where one head of one position starts in the projection.
+#[inline(always)]
+fn place_of(shape: &Shape, row: usize, position: usize, number: usize) -> usize {
+    (row * shape.length + position) * shape.width() + number * shape.head_dim
+}

@@ -1,0 +1,128 @@
+//! The Rust side of shim/shim.cpp: functions with gradients of our own, and libtorch's threads.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tch::Tensor;
+
+use crate::error::ModelError;
+
+/// Gradients with respect to each input, from the gradient of the output.
+type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, ModelError> + Send>;
+
+/// What a backward function owns until it runs, and how many gradients it gives.
+struct State {
+    backward: Option<Backward>,
+    inputs: usize,
+}
+
+unsafe extern "C" {
+    fn difflow_attach(
+        output: *mut c_void,
+        inputs: *const *mut c_void,
+        count: usize,
+        state: *mut c_void,
+        backward: extern "C" fn(*mut c_void, *mut c_void, *mut *mut c_void) -> c_int,
+        drop: extern "C" fn(*mut c_void),
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_forget_gradient(tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
+    fn difflow_parallel(
+        count: i64,
+        grain: i64,
+        body: extern "C" fn(*mut c_void, i64, i64),
+        state: *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+}
+
+/// Calls a shim function with room for its message.
+fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
+    let mut message = [0 as c_char; 512];
+    if call(message.as_mut_ptr(), message.len()) == 0 {
+        return Ok(());
+    }
+    // SAFETY: the shim ends the message with a zero inside the room it was given.
+    let text = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
+    Err(ModelError::Torch(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Makes `output`, computed without a graph, a differentiable function of `inputs`. `backward` runs at most once and must not
+/// own `output` itself (a cycle); a detached view of it is fine.
+pub(crate) fn attach(
+    output: Tensor,
+    inputs: &[&Tensor],
+    backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, ModelError> + Send + 'static,
+) -> Result<Tensor, ModelError> {
+    let mut output = output;
+    let raw: Vec<*mut c_void> = inputs.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect();
+    let state = Box::new(State { backward: Some(Box::new(backward)), inputs: inputs.len() });
+    let state = Box::into_raw(state).cast();
+    let out = output.as_mut_ptr().cast();
+    // SAFETY: all pointers are live C++ tensors; the node owns `state` and drops it with `drop_state`.
+    checked(|error, room| unsafe {
+        difflow_attach(out, raw.as_ptr(), raw.len(), state, run_backward, drop_state, error, room)
+    })?;
+    Ok(output)
+}
+
+extern "C" fn run_backward(state: *mut c_void, gradient: *mut c_void, results: *mut *mut c_void) -> c_int {
+    // SAFETY: `state` is the box of `attach`, used by one backward pass at a time.
+    let state = unsafe { &mut *state.cast::<State>() };
+    let Some(backward) = state.backward.take() else { return 1 };
+    let computed = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: a live tensor, shared for the length of the call.
+        let gradient = unsafe { Tensor::clone_from_ptr(gradient.cast()) };
+        backward(&gradient)
+    }));
+    let Ok(Ok(gradients)) = computed else { return 1 };
+    if gradients.len() != state.inputs {
+        return 1;
+    }
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        if let Some(gradient) = gradient {
+            let mut gradient = std::mem::ManuallyDrop::new(gradient);
+            // SAFETY: `results` has room for one pointer an input; the C++ side takes ownership.
+            unsafe { *results.add(i) = gradient.as_mut_ptr().cast() };
+        }
+    }
+    0
+}
+
+extern "C" fn drop_state(state: *mut c_void) {
+    // SAFETY: the box of `attach`, dropped once by the node's destructor.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(state.cast::<State>()) })));
+}
+
+/// Forgets a parameter's gradient.
+pub(crate) fn forget_gradient(tensor: &mut Tensor) -> Result<(), ModelError> {
+    let tensor = tensor.as_mut_ptr().cast();
+    // SAFETY: a live C++ tensor.
+    checked(|error, room| unsafe { difflow_forget_gradient(tensor, error, room) })
+}
+
+/// Runs `body(begin, end)` over parts of `0..count` on libtorch's threads, at least `grain` items a part.
+pub(crate) fn parallel(count: usize, grain: usize, body: impl Fn(usize, usize) + Sync) -> Result<(), ModelError> {
+    struct Shared<'a> {
+        body: &'a (dyn Fn(usize, usize) + Sync),
+        failed: AtomicBool,
+    }
+    extern "C" fn run(state: *mut c_void, begin: i64, end: i64) {
+        // SAFETY: lives until `difflow_parallel` returns.
+        let shared = unsafe { &*state.cast::<Shared>() };
+        if catch_unwind(AssertUnwindSafe(|| (shared.body)(begin as usize, end as usize))).is_err() {
+            shared.failed.store(true, Ordering::Relaxed);
+        }
+    }
+    let mut shared = Shared { body: &body, failed: AtomicBool::new(false) };
+    let state = (&raw mut shared).cast();
+    // SAFETY: `shared` outlives the call, and its body may be called from several threads.
+    checked(|error, room| unsafe { difflow_parallel(count as i64, grain.max(1) as i64, run, state, error, room) })?;
+    match shared.failed.into_inner() {
+        false => Ok(()),
+        true => Err(ModelError::Torch("a kernel of difflow panicked".to_owned())),
+    }
+}

@@ -1,0 +1,207 @@
+//! The trainer's keys.
+
+use std::path::Path;
+
+use difflow_diffusion::AnnealingSchedule;
+use difflow_node_kit::{Config as NodeConfig, Problem};
+use difflow_schema::run::RunDir;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the model learns.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Masked diffusion: predict the masked tokens.
+    #[default]
+    Diffusion,
+    /// Autoregression: predict the next token. Makes base models.
+    Ar,
+}
+
+/// The learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecayKind {
+    /// Stays as it is.
+    Constant,
+    /// Half a cosine down to FINAL_SHARE.
+    #[default]
+    Cosine,
+    /// A straight line down to FINAL_SHARE.
+    Linear,
+}
+
+/// Two ways to count the loss; see method.md's table.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalisation {
+    /// Per maskable token of the global batch: the bound itself, whatever the split into micro-batches.
+    #[default]
+    Global,
+    /// Per masked token of the micro-batch, as the paper's code does.
+    MaskedTokens,
+}
+
+/// Arithmetic of the forward and backward passes; weights and optimizer state are always fp32.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrecisionKind {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// bfloat16 matrix products.
+    Bf16,
+}
+
+/// What the trainer can be told.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Config {
+    /// Name of the run: its folder under RUNS. A name already taken is resumed if the configuration is the same.
+    pub run: String,
+    /// Folder of all runs, relative to the dataflow file.
+    pub runs: String,
+    /// Key of all random numbers of the run.
+    pub seed: u64,
+    /// Hugging Face directory of the model to start from.
+    pub base_model: String,
+    /// tokenizer.json; checked against the model's vocabulary.
+    pub tokenizer: String,
+    /// true: ignore the base model's weights and start from random ones (only its config.json is read).
+    pub from_scratch: bool,
+    /// diffusion or ar.
+    pub objective: ObjectiveKind,
+    /// true: the hidden state at i predicts token i+1, as in the base model. false: token i.
+    pub shift: bool,
+    /// true: attention stays inside a document.
+    pub document_attention: bool,
+    /// How the loss is divided.
+    pub normalisation: Normalisation,
+    /// How attention goes from causal to full.
+    pub annealing_schedule: AnnealingSchedule,
+    /// Optimizer steps until attention is full.
+    #[schemars(range(min = 1))]
+    pub anneal_steps: u64,
+    /// Optimizer steps of the run.
+    #[schemars(range(min = 1))]
+    pub steps: u64,
+    /// Micro-batches per optimizer step.
+    #[schemars(range(min = 1))]
+    pub accumulation: u64,
+    /// Peak learning rate.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub learning_rate: f64,
+    /// Shape of the learning rate after the warm-up.
+    pub decay: DecayKind,
+    /// Steps of linear rise to the peak.
+    pub warmup_steps: u64,
+    /// Learning rate at the end, as a share of the peak.
+    #[schemars(range(min = 0, max = 1))]
+    pub final_share: f64,
+    /// AdamW's β1.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub beta1: f64,
+    /// AdamW's β2.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub beta2: f64,
+    /// AdamW's decoupled weight decay, on matrices.
+    #[schemars(range(min = 0))]
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 does not clip.
+    #[schemars(range(min = 0))]
+    pub clip: f64,
+    /// fp32 or bf16.
+    pub precision: PrecisionKind,
+    /// auto, cpu or cuda:N.
+    pub device: String,
+    /// Threads of the CPU; the same number gives the same weights.
+    #[schemars(range(min = 1))]
+    pub threads: usize,
+    /// Optimizer steps between checkpoints.
+    #[schemars(range(min = 1))]
+    pub checkpoint_every: u64,
+    /// Batches asked for ahead of the one at work; less than the edge's queue_size.
+    #[schemars(range(min = 1))]
+    pub prefetch: u32,
+    /// Seconds without news after which a batch is asked for again.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub patience_seconds: f64,
+    /// Stop after this many steps in a row whose loss or gradient is not a number.
+    #[schemars(range(min = 1))]
+    pub max_bad_steps: u64,
+    /// Seconds to wait before every step: for trying out a slow trainer.
+    #[schemars(range(min = 0))]
+    pub slow_down_seconds: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run: "default".into(),
+            runs: "runs".into(),
+            seed: 0,
+            base_model: "data/tiny/model".into(),
+            tokenizer: "data/tiny/tokenizer.json".into(),
+            from_scratch: false,
+            objective: ObjectiveKind::default(),
+            shift: true,
+            document_attention: true,
+            normalisation: Normalisation::default(),
+            annealing_schedule: AnnealingSchedule::default(),
+            anneal_steps: 10_000,
+            steps: 1_000,
+            accumulation: 1,
+            learning_rate: 3e-4,
+            decay: DecayKind::default(),
+            warmup_steps: 100,
+            final_share: 0.1,
+            beta1: 0.9,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            clip: 1.0,
+            precision: PrecisionKind::default(),
+            device: "auto".into(),
+            threads: 2,
+            checkpoint_every: 500,
+            prefetch: 4,
+            patience_seconds: 30.0,
+            max_bad_steps: 10,
+            slow_down_seconds: 0.0,
+        }
+    }
+}
+
+impl Config {
+    /// The run's folder.
+    pub fn run_dir(&self) -> RunDir {
+        RunDir::new(&self.runs, &self.run)
+    }
+}
+
+impl NodeConfig for Config {
+    fn validate(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(allowed) = RunDir::name_problem(&self.run) {
+            problems.push(Problem::new("RUN", &self.run, allowed));
+        }
+        for (key, path, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
+            let path = if file.is_empty() { Path::new(path).to_owned() } else { Path::new(path).join(file) };
+            if !path.is_file() {
+                problems.push(Problem::new(
+                    key,
+                    path.display(),
+                    "no such file; paths are relative to the dataflow file",
+                ));
+            }
+        }
+        if self.warmup_steps > self.steps {
+            problems.push(Problem::new(
+                "WARMUP_STEPS",
+                self.warmup_steps,
+                format!("allowed: at most STEPS ({})", self.steps),
+            ));
+        }
+        problems
+    }
+}

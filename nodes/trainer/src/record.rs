@@ -1,0 +1,132 @@
+//! run.json and the lock: a run's name belongs to one configuration and to one process at a time.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+
+use difflow_node_kit::{Node, Problem, Problems};
+use difflow_schema::run::{RunDir, write_atomically};
+use eyre::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Keys that change how a run goes, but not what comes out: they may differ when a run is resumed.
+const FREE_KEYS: [&str; 6] =
+    ["PREFETCH", "PATIENCE_SECONDS", "SLOW_DOWN_SECONDS", "PROGRESS_SECONDS", "RUNS", "DOCUMENTS_PER_BATCH"];
+
+/// What run.json holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// difflow's version.
+    pub difflow: String,
+    /// Every key of the dataflow file, as `node.KEY`; shared keys have no node.
+    pub configuration: BTreeMap<String, Value>,
+    /// sha256 of the base model's and the tokenizer's files.
+    pub inputs: BTreeMap<String, String>,
+}
+
+/// Takes the run: locks its folder and compares its configuration with the one that began it. Keep the file: dropping it
+/// gives the run back.
+pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>) -> Result<File> {
+    fs::create_dir_all(dir.root())
+        .map_err(|e| Problem::new("RUNS", dir.root().display(), format!("cannot make this folder: {e}")))
+        .map_err(Problems::from)?;
+    let lock = File::create(dir.lock()).with_context(|| format!("cannot write {}", dir.lock().display()))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let taken = "another process is training this run; wait for it, stop it, or choose another RUN";
+            return Err(Problems::from(Problem::new("RUN", dir.root().display(), taken)).into());
+        }
+        Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", dir.lock().display())),
+    }
+    let now = Record { difflow: env!("CARGO_PKG_VERSION").into(), configuration: flatten(&node.dataflow()?), inputs };
+    let path = dir.record();
+    if path.exists() {
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let before: Record = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not a run record; move the folder away", path.display()))?;
+        Problems(differences(&before, &now)).into_result()?;
+    } else {
+        write_atomically(&path, &serde_json::to_vec_pretty(&now)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(lock)
+}
+
+/// The `env:` blocks of a dataflow as `node.KEY` → value.
+fn flatten(dataflow: &Value) -> BTreeMap<String, Value> {
+    let mut keys = BTreeMap::new();
+    let mut add = |prefix: &str, env: Option<&Value>| {
+        for (key, value) in env.and_then(Value::as_object).into_iter().flatten() {
+            if !FREE_KEYS.contains(&key.as_str()) {
+                keys.insert(format!("{prefix}{key}"), value.clone());
+            }
+        }
+    };
+    add("", dataflow.get("env"));
+    for node in dataflow.get("nodes").and_then(Value::as_array).into_iter().flatten() {
+        let id = node.get("id").and_then(Value::as_str).unwrap_or_default();
+        add(&format!("{id}."), node.get("env"));
+    }
+    keys
+}
+
+fn differences(before: &Record, now: &Record) -> Vec<Problem> {
+    let names = before.configuration.keys().chain(now.configuration.keys());
+    let names: std::collections::BTreeSet<&String> = names.collect();
+    let show = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+    let mut problems = Vec::new();
+    for name in names {
+        let (old, new) = (before.configuration.get(name), now.configuration.get(name));
+        if old != new {
+            let was = format!("this run began with {}; put it back, or choose another RUN", show(old));
+            problems.push(Problem::new(name, show(new), was));
+        }
+    }
+    for (file, sha256) in &before.inputs {
+        if now.inputs.get(file) != Some(sha256) {
+            problems.push(Problem::new(
+                file,
+                "changed content",
+                "this run began with another file; choose another RUN",
+            ));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record(dataflow: Value) -> Record {
+        Record { difflow: "0".into(), configuration: flatten(&dataflow), inputs: BTreeMap::new() }
+    }
+
+    fn dataflow(learning_rate: f64, prefetch: u64) -> Value {
+        json!({"env": {"SEED": 1}, "nodes": [{"id": "trainer", "env": {"LEARNING_RATE": learning_rate, "PREFETCH": prefetch}}, {"id": "monitor"}]})
+    }
+
+    #[test]
+    fn a_changed_key_is_shown_with_both_values() {
+        let problems = differences(&record(dataflow(0.1, 4)), &record(dataflow(0.2, 4)));
+        assert_eq!(problems.len(), 1);
+        let text = problems[0].to_string();
+        assert!(text.contains("trainer.LEARNING_RATE") && text.contains("0.2") && text.contains("0.1"), "{text}");
+    }
+
+    #[test]
+    fn prefetch_may_change_on_resume() {
+        assert!(differences(&record(dataflow(0.1, 4)), &record(dataflow(0.1, 9))).is_empty());
+    }
+
+    #[test]
+    fn a_key_that_went_away_is_a_difference() {
+        let without = json!({"env": {}, "nodes": [{"id": "trainer", "env": {"LEARNING_RATE": 0.1}}]});
+        let problems = differences(&record(dataflow(0.1, 4)), &record(without));
+        assert!(problems[0].to_string().starts_with("SEED: found `not set`"), "{problems:?}");
+    }
+}

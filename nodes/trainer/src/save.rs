@@ -1,0 +1,77 @@
+//! A checkpoint folder: written under a temporary name, every file synced, then renamed. It is there whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use difflow_model::Learner;
+use difflow_schema::Checkpoint;
+use difflow_schema::run::{FileRecord, MANIFEST, Manifest, RunDir, bytes_sha256, sync_folder, write_atomically};
+use eyre::{Context, Result};
+
+/// Where training stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Position {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Tokens seen, padding not counted.
+    pub tokens_seen: u64,
+    /// The next micro-batch.
+    pub next_seq: u64,
+}
+
+/// Writes the checkpoint of `position`, or finds it already there, and describes it.
+pub fn save(dir: &RunDir, learner: &Learner, position: Position) -> Result<Checkpoint> {
+    let path = dir.checkpoint(position.step);
+    if path.exists() {
+        return describe(dir, position.step);
+    }
+    let mut partial = path.clone().into_os_string();
+    partial.push(".partial");
+    let partial = std::path::PathBuf::from(partial);
+    let write = || -> Result<()> {
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)?;
+        let files: BTreeMap<String, FileRecord> = learner
+            .save(&partial)?
+            .into_iter()
+            .map(|file| (file.name, FileRecord { sha256: file.sha256, bytes: file.bytes }))
+            .collect();
+        let Position { step, tokens_seen, next_seq } = position;
+        let manifest = Manifest { step, tokens_seen, next_seq, files };
+        write_atomically(&partial.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
+        fs::rename(&partial, &path)?;
+        Ok(sync_folder(&dir.checkpoints())?)
+    };
+    write().with_context(|| format!("cannot write checkpoint {}; is the disk full?", path.display()))?;
+    describe(dir, position.step)
+}
+
+/// The message that announces the checkpoint of `step`.
+pub fn describe(dir: &RunDir, step: u64) -> Result<Checkpoint> {
+    let path = dir.checkpoint(step);
+    let (manifest, sha256) = Manifest::read(&path)?;
+    let bytes = manifest.bytes();
+    let path = std::path::absolute(path)?.display().to_string();
+    Ok(Checkpoint { step, path, sha256, bytes, tokens_seen: manifest.tokens_seen })
+}
+
+/// The last checkpoint whose files are all as they were written; damaged ones are named and passed over.
+pub fn last_good(dir: &RunDir) -> Result<Option<Position>> {
+    for step in dir.checkpoint_steps()?.into_iter().rev() {
+        match Manifest::verify(&dir.checkpoint(step)) {
+            Ok((Manifest { step, tokens_seen, next_seq, .. }, _)) => {
+                return Ok(Some(Position { step, tokens_seen, next_seq }));
+            }
+            Err(error) => {
+                eprintln!("warning: checkpoint of step {step} is passed over: {error}");
+                // Out of the way: training will reach this step again and must be able to write it.
+                let path = dir.checkpoint(step);
+                let aside = format!("{}.damaged-{}", path.display(), &bytes_sha256(error.to_string().as_bytes())[..8]);
+                fs::rename(&path, &aside).with_context(|| format!("cannot move {} aside", path.display()))?;
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,146 @@
+//! The model at work: what one optimizer step does with its micro-batches.
+
+use std::path::Path;
+
+use difflow_model::{
+    AdamW, Decay, Device, Learner, LearningRate, MaskedSet, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions,
+    Pattern, Precision,
+};
+use difflow_schema::Noised;
+use eyre::{Context, Result};
+
+use crate::config::{Config, DecayKind, Normalisation, ObjectiveKind, PrecisionKind};
+
+/// A learner and how it is led through the steps.
+pub struct Training {
+    /// The model and its optimizer.
+    pub learner: Learner,
+    learning_rate: LearningRate,
+}
+
+/// What one optimizer step measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Weighted loss per maskable token (AR: per target), nats.
+    pub loss: f64,
+    /// Mean cross-entropy of the positions that carried loss, nats.
+    pub loss_unweighted: f64,
+    /// Share of maskable tokens that carried loss.
+    pub masked_share: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate used.
+    pub learning_rate: f64,
+    /// Share of the non-causal attention entries that was open.
+    pub attn_mask_ratio: f64,
+    /// Tokens that were not padding.
+    pub tokens: u64,
+    /// False when loss or gradient was not a number and the weights stayed as they were.
+    pub finite: bool,
+}
+
+/// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0.
+pub fn begin(config: &Config) -> Result<Training> {
+    let (dir, device) = (Path::new(&config.base_model), Device::open(&config.device)?);
+    let mut model =
+        if config.from_scratch { Model::initialise(dir, config.seed, device) } else { Model::load(dir, device) }
+            .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    if config.objective == ObjectiveKind::Diffusion {
+        model.add_mask_token(config.seed)?;
+    }
+    training(config, model)
+}
+
+/// Loads the checkpoint in `dir`.
+pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
+    let model = Model::load(dir, Device::open(&config.device)?)?;
+    let mut training = training(config, model)?;
+    training.learner.load_optimizer(dir)?;
+    Ok(training)
+}
+
+fn training(config: &Config, mut model: Model) -> Result<Training> {
+    model.set_precision(match config.precision {
+        PrecisionKind::Fp32 => Precision::Fp32,
+        PrecisionKind::Bf16 => Precision::Bf16,
+    });
+    let objective = match config.objective {
+        ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
+        ObjectiveKind::Ar => Objective::Ar,
+    };
+    let options =
+        ObjectiveOptions { objective, masked_set: MaskedSet::Explicit, document_attention: config.document_attention };
+    let optimizer = AdamW {
+        beta1: config.beta1,
+        beta2: config.beta2,
+        weight_decay: config.weight_decay,
+        clip: (config.clip > 0.0).then_some(config.clip),
+        ..AdamW::default()
+    };
+    let learning_rate = LearningRate {
+        peak: config.learning_rate,
+        decay: match config.decay {
+            DecayKind::Constant => Decay::Constant,
+            DecayKind::Cosine => Decay::Cosine,
+            DecayKind::Linear => Decay::Linear,
+        },
+        warmup_steps: config.warmup_steps,
+        total_steps: config.steps,
+        final_share: config.final_share,
+    };
+    Ok(Training { learner: Learner::new(model, options, optimizer)?, learning_rate })
+}
+
+impl Training {
+    /// One optimizer step over the micro-batches of its global batch.
+    pub fn step(&mut self, config: &Config, step: u64, batches: Vec<Noised>) -> Result<StepReport> {
+        let batches: Vec<MicroBatch> = batches.into_iter().map(micro_batch).collect();
+        let ar = config.objective == ObjectiveKind::Ar;
+        let attn_mask_ratio =
+            if ar { 0.0 } else { config.annealing_schedule.attn_mask_ratio(step, config.anneal_steps) };
+        let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
+        let normaliser = match config.normalisation {
+            Normalisation::Global => Normaliser::Global(maskable.max(1) as f64),
+            Normalisation::MaskedTokens => Normaliser::MaskedTokens { micro_batches: batches.len() as u32 },
+        };
+        let (mut weighted, mut unweighted, mut positions) = (0.0, 0.0, 0);
+        for (micro, batch) in batches.iter().enumerate() {
+            let draw = step * config.accumulation + micro as u64;
+            let pattern = match () {
+                () if ar => Pattern::Causal,
+                () => Pattern::Annealed { ratio: attn_mask_ratio, seed: config.seed, draw },
+            };
+            let sums = self.learner.micro_step(batch, &pattern, normaliser)?;
+            weighted += sums.weighted;
+            unweighted += sums.unweighted;
+            positions += sums.positions;
+        }
+        let learning_rate = self.learning_rate.at(step);
+        let applied = self.learner.apply(learning_rate)?;
+        let tokens =
+            batches.iter().flat_map(|batch| &batch.documents).filter(|&&d| d != difflow_model::PADDING).count();
+        Ok(StepReport {
+            loss: weighted / maskable.max(1) as f64,
+            loss_unweighted: unweighted / positions.max(1) as f64,
+            masked_share: positions as f64 / maskable.max(1) as f64,
+            grad_norm: applied.grad_norm,
+            learning_rate,
+            attn_mask_ratio,
+            tokens: tokens as u64,
+            finite: applied.finite,
+        })
+    }
+}
+
+fn micro_batch(noised: Noised) -> MicroBatch {
+    let Noised { sequences, masked, weight, .. } = noised;
+    MicroBatch {
+        rows: sequences.rows,
+        length: sequences.length,
+        tokens: sequences.tokens,
+        masked,
+        maskable: sequences.maskable,
+        documents: sequences.documents,
+        weights: weight,
+    }
+}

@@ -1,0 +1,67 @@
+//! The arrows of docs/ARCHITECTURE.md, read off `cargo metadata`: an arrow drawn the wrong way compiles, and is never undone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+/// Normal and build dependencies of every workspace member.
+fn dependencies() -> Graph {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let graph: Graph = packages
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
+            let used = dependencies.filter(|d| d["kind"] != "dev").map(|d| d["name"].as_str().unwrap_or("").to_owned());
+            (package["name"].as_str().unwrap_or("").to_owned(), used.collect())
+        })
+        .collect();
+    assert!(graph.len() >= 14, "found only {:?}", graph.keys());
+    graph
+}
+
+fn users_of(graph: &Graph, dependency: &str) -> Vec<String> {
+    graph.iter().filter(|(_, used)| used.contains(dependency)).map(|(name, _)| name.clone()).collect()
+}
+
+const NODES: [&str; 8] =
+    ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor"];
+
+#[test]
+fn one_crate_names_dora_one_torch_and_one_datafusion() {
+    let graph = dependencies();
+    assert_eq!(users_of(&graph, "dora-node-api"), ["difflow-node-kit"]);
+    assert_eq!(users_of(&graph, "tch"), ["difflow-model"]);
+    assert_eq!(users_of(&graph, "datafusion"), ["difflow-corpus"]);
+}
+
+#[test]
+fn no_crate_depends_on_a_node() {
+    let graph = dependencies();
+    for node in NODES {
+        assert!(graph.contains_key(&format!("difflow-{node}")), "no crate difflow-{node}");
+        assert!(users_of(&graph, &format!("difflow-{node}")).is_empty(), "a crate depends on the node {node}");
+    }
+}
+
+#[test]
+fn the_libraries_point_one_way() {
+    let graph = dependencies();
+    let ours = |name: &str| -> Vec<String> {
+        graph[name].iter().filter(|dependency| dependency.starts_with("difflow-")).cloned().collect()
+    };
+    assert!(ours("difflow-schema").is_empty(), "{:?}", ours("difflow-schema"));
+    assert!(ours("difflow-diffusion").is_empty(), "{:?}", ours("difflow-diffusion"));
+    assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
+    assert_eq!(ours("difflow-model"), ["difflow-diffusion"]);
+    assert!(ours("difflow-world").is_empty(), "{:?}", ours("difflow-world"));
+}
