@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs a dataflow file through the real dora CLI, alone (no daemon is started or needed), and ends with its status.
+# Runs a dataflow file through the real dora CLI, alone (no daemon is started or needed), shows what a person needs of it,
+# and ends with its status.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 dataflow=${1:-dataflow.yml}
 [ -f "$dataflow" ] || die "there is no dataflow file $root/$dataflow; try: make run DATAFLOW=data/experiments/NAME.yml"
-exec bin/dora run "$dataflow"
+exec bin/difflow run "$dataflow"

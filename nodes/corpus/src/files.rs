@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use difflow_node_kit::Problem;
+use glob::MatchOptions;
 use serde::Deserialize;
 
 use crate::source::Source;
@@ -77,7 +78,8 @@ pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
             by_ending.is_some_and(|reading| source.format.is_none_or(|format| format == reading.format))
         });
     } else if source.path.contains(['*', '?', '[']) {
-        for entry in glob::glob(&source.path).map_err(|e| failed(&e))? {
+        let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+        for entry in glob::glob_with(&source.path, options).map_err(|e| failed(&e))? {
             files.push(entry.map_err(|e| failed(&e))?);
         }
         files.retain(|file| file.is_file());

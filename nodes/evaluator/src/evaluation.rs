@@ -71,7 +71,10 @@ impl Evaluation {
             documents: self.heldout.documents.len(),
             documents_cut: self.heldout.cut,
             gaps: self.questions.len(),
-            metrics: metrics.into_iter().map(|(name, value)| (name.to_owned(), value.is_finite().then_some(value))).collect(),
+            metrics: metrics
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value.is_finite().then_some(value)))
+                .collect(),
             seconds: start.elapsed().as_secs_f64(),
         })
     }
@@ -115,9 +118,14 @@ fn questions(config: &Config, words: &Words) -> Result<Vec<Question>> {
         return Ok(Vec::new());
     }
     let wrong = |why: String| Problems::from(Problem::new("INFILL", &config.infill, why));
-    let gaps = difflow_world::read_gaps(Path::new(&config.infill)).map_err(|e| wrong(format!("{e}; empty for none")))?;
+    let gaps =
+        difflow_world::read_gaps(Path::new(&config.infill)).map_err(|e| wrong(format!("{e}; empty for none")))?;
     if gaps.is_empty() {
         return Err(wrong("it has no lines; allowed: a file of gaps, or empty for none".into()).into());
     }
     gaps.iter().take(config.eval_gaps).map(|gap| Question::new(gap, words)).collect()
 }
+
+#[cfg(test)]
+#[path = "evaluation_tests.rs"]
+mod tests;

@@ -41,7 +41,8 @@ impl Heldout {
 
 fn texts(config: &Config) -> Result<Vec<String>, Problems> {
     let (path, name) = (&config.heldout, &config.text_column);
-    let unreadable = |e: &dyn std::fmt::Display| Problem::new("HELDOUT", path, format!("cannot be read as Parquet: {e}"));
+    let unreadable =
+        |e: &dyn std::fmt::Display| Problem::new("HELDOUT", path, format!("cannot be read as Parquet: {e}"));
     let file = File::open(path).map_err(|e| unreadable(&e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| unreadable(&e))?;
     let columns: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();

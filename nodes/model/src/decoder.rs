@@ -9,28 +9,15 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use crate::attention::{Attention, Kernel, Target};
+use crate::block::{Block, Take, gpt2_block, llama_block, norm};
 use crate::cache::Cache;
-use crate::config::{Family, ModelConfig, NormKind, Positions};
+use crate::config::{Family, ModelConfig, Positions};
 use crate::error::ModelError;
 use crate::fused;
 use crate::kernel::attention::{Plan, Shape};
-use crate::layers::{FeedForward, Linear, Norm};
+use crate::layers::Norm;
 use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
-
-/// Gives the tensor of a leaf; called once per leaf in a fixed order.
-pub(crate) type Take<'a> = dyn FnMut(Leaf) -> Result<Tensor, ModelError> + 'a;
-
-#[derive(Debug)]
-struct Block {
-    attention_norm: Norm,
-    qkv: Linear,
-    /// RMS norms over each head of queries and keys.
-    head_norms: Option<(Norm, Norm)>,
-    output: Linear,
-    feed_forward_norm: Norm,
-    feed_forward: FeedForward,
-}
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -290,63 +277,4 @@ fn grouped(x: &Tensor, heads: i64) -> Result<Tensor, ModelError> {
     }
     let wide = x.f_unsqueeze(2)?.f_expand([rows, kv, heads / kv, length, d], false)?;
     Ok(wide.f_reshape([rows, heads, length, d])?)
-}
-
-fn norm(config: &ModelConfig, name: &str, take: &mut Take) -> Result<Norm, ModelError> {
-    let shape = vec![config.hidden_size as i64];
-    let weight = take(Leaf::new(Init::One, [(format!("{name}.weight"), shape.clone())]))?;
-    let bias = match config.norm {
-        NormKind::Rms => None,
-        NormKind::Layer => Some(take(Leaf::new(Init::Zero, [(format!("{name}.bias"), shape)]))?),
-    };
-    Ok(Norm { kind: config.norm, weight, bias, eps: config.norm_eps })
-}
-
-fn llama_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
-    let at = format!("model.layers.{layer}");
-    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
-    let (q, kv) = ((config.heads * config.head_dim) as i64, (config.kv_heads * config.head_dim) as i64);
-    let linear = |init, input: i64, parts: &[(&str, i64)], bias: bool, take: &mut Take| {
-        let weights = parts.iter().map(|(name, out)| (format!("{at}.{name}.weight"), vec![*out, input]));
-        let weight = take(Leaf::new(init, weights))?;
-        let biases = parts.iter().map(|(name, out)| (format!("{at}.{name}.bias"), vec![*out]));
-        let bias = if bias { Some(take(Leaf::new(Init::Zero, biases))?) } else { None };
-        Ok::<_, ModelError>(Linear { weight, bias, in_first: false })
-    };
-    let attention_norm = norm(config, &format!("{at}.input_layernorm"), take)?;
-    let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-    let qkv = linear(Init::Normal, d, &parts, config.qkv_bias, take)?;
-    let head_norm = |name: &str, take: &mut Take| {
-        let part = (format!("{at}.self_attn.{name}.weight"), vec![config.head_dim as i64]);
-        let weight = take(Leaf::new(Init::One, [part]))?;
-        Ok::<_, ModelError>(Norm { kind: NormKind::Rms, weight, bias: None, eps: config.norm_eps })
-    };
-    let head_norms = match config.qk_norm {
-        true => Some((head_norm("q_norm", take)?, head_norm("k_norm", take)?)),
-        false => None,
-    };
-    let output = linear(Init::Residual, q, &[("self_attn.o_proj", d)], config.attention_output_bias, take)?;
-    let feed_forward_norm = norm(config, &format!("{at}.post_attention_layernorm"), take)?;
-    let gate_up = linear(Init::Normal, d, &[("mlp.gate_proj", f), ("mlp.up_proj", f)], config.mlp_bias, take)?;
-    let down = linear(Init::Residual, f, &[("mlp.down_proj", d)], config.mlp_bias, take)?;
-    let feed_forward = FeedForward::Gated { gate_up, down };
-    Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
-}
-
-fn gpt2_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
-    let at = format!("transformer.h.{layer}");
-    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
-    let conv1d = |init, name: &str, input: i64, output: i64, take: &mut Take| {
-        let weight = take(Leaf::new(init, [(format!("{at}.{name}.weight"), vec![input, output])]))?;
-        let bias = take(Leaf::new(Init::Zero, [(format!("{at}.{name}.bias"), vec![output])]))?;
-        Ok::<_, ModelError>(Linear { weight, bias: Some(bias), in_first: true })
-    };
-    let attention_norm = norm(config, &format!("{at}.ln_1"), take)?;
-    let qkv = conv1d(Init::Normal, "attn.c_attn", d, 3 * d, take)?;
-    let output = conv1d(Init::Residual, "attn.c_proj", d, d, take)?;
-    let feed_forward_norm = norm(config, &format!("{at}.ln_2"), take)?;
-    let up = conv1d(Init::Normal, "mlp.c_fc", d, f, take)?;
-    let down = conv1d(Init::Residual, "mlp.c_proj", f, d, take)?;
-    let feed_forward = FeedForward::Plain { up, down };
-    Ok(Block { attention_norm, qkv, head_norms: None, output, feed_forward_norm, feed_forward })
 }

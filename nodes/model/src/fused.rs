@@ -69,26 +69,28 @@ pub(crate) fn head_loss(
     let (plain_rows, plain_head) = (rows.f_detach()?.f_to_kind(kind)?, head.f_detach()?.f_to_kind(kind)?);
     let mut losses = vec![0f32; count];
     let rows_gradient = blank(&rows.size())?;
-    let mut head_gradient: Option<Tensor> = None;
+    // With gradients, products in another kind are rounded to it and summed in fp32; products in fp32 are summed in place.
+    let mut head_gradient = scale.map(|_| Tensor::f_zeros(head.size(), (Kind::Float, tch::Device::Cpu))).transpose()?;
+    let room = blank(&[chunk as i64, head.size()[0]])?;
     tch::no_grad(|| -> Result<(), ModelError> {
         for start in (0..count).step_by(chunk) {
-            let end = (start + chunk).min(count);
-            let part = plain_rows.f_narrow(0, start as i64, (end - start) as i64)?;
-            let mut logits = part.f_mm(&plain_head.f_transpose(0, 1)?)?.f_to_kind(Kind::Float)?;
-            let part_scale = scale.map(|scale| &scale[start..end]);
-            pointwise::cross_entropy(write(&mut logits)?, &targets[start..end], part_scale, &mut losses[start..end])?;
-            if scale.is_none() {
-                continue;
-            }
+            let length = chunk.min(count - start);
+            let (from, part_count) = (start as i64, length as i64);
+            let part = plain_rows.f_narrow(0, from, part_count)?;
+            let mut logits = room.f_narrow(0, 0, part_count)?;
+            multiply(&mut logits, &part, &plain_head.f_transpose(0, 1)?)?;
+            let range = start..start + length;
+            let part_scale = scale.map(|scale| &scale[range.clone()]);
+            pointwise::cross_entropy(write(&mut logits)?, &targets[range.clone()], part_scale, &mut losses[range])?;
+            let Some(sum) = &mut head_gradient else { continue };
             // The kernel has turned the logits into their gradient.
-            let logits_gradient = logits.f_to_kind(kind)?;
-            let mut to = rows_gradient.f_narrow(0, start as i64, (end - start) as i64)?;
-            to.f_copy_(&logits_gradient.f_mm(&plain_head)?)?;
-            let part_gradient = logits_gradient.f_transpose(0, 1)?.f_mm(&part)?.f_to_kind(Kind::Float)?;
-            head_gradient = Some(match head_gradient.take() {
-                None => part_gradient,
-                Some(mut sum) => sum.f_add_(&part_gradient)?,
-            });
+            let slope = logits.f_to_kind(kind)?;
+            multiply(&mut rows_gradient.f_narrow(0, from, part_count)?, &slope, &plain_head)?;
+            let across = slope.f_transpose(0, 1)?;
+            let _ = match kind {
+                Kind::Float => sum.f_addmm_(&across, &part)?,
+                _ => sum.f_add_(&across.f_mm(&part)?)?,
+            };
         }
         Ok(())
     })?;
@@ -102,6 +104,15 @@ pub(crate) fn head_loss(
         Ok(vec![Some(scaled(rows_gradient)?), head_gradient.map(scaled).transpose()?])
     })?;
     Ok((total, losses))
+}
+
+/// to = a · b, where `to` is fp32 whatever the kind of a and b.
+fn multiply(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
+    match a.kind() {
+        Kind::Float => drop(a.f_mm_out(to, b)?),
+        _ => to.f_copy_(&a.f_mm(b)?)?,
+    }
+    Ok(())
 }
 
 #[cfg(test)]

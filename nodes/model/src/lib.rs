@@ -37,6 +37,7 @@
 
 mod attention;
 mod batch;
+mod block;
 mod cache;
 mod config;
 mod config_reader;

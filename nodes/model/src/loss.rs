@@ -13,8 +13,8 @@ use crate::host::copied;
 use crate::model::Model;
 use crate::objective::{Normaliser, Objective, ObjectiveOptions, Selection, noised, select};
 
-/// Logits held at once, in elements: 16 MiB of fp32.
-pub(crate) const CHUNK_ELEMENTS: usize = 1 << 22;
+/// Logits held at once, in elements: 64 MiB of fp32.
+pub(crate) const CHUNK_ELEMENTS: usize = 1 << 24;
 
 /// Sums over one micro-batch, in nats. Divide by a number of tokens of the caller's choice.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -112,7 +112,11 @@ pub(crate) mod tests {
     #[test]
     fn samples_shown_are_those_of_the_last_checkpoint() {
         let mut history = History::default();
-        history.add_samples(vec![sample("infill", 100, 0, "new"), sample("infill", 0, 0, "old"), sample("infill", 0, 1, "old")]);
+        history.add_samples(vec![
+            sample("infill", 100, 0, "new"),
+            sample("infill", 0, 0, "old"),
+            sample("infill", 0, 1, "old"),
+        ]);
         let texts: Vec<&str> = history.last_samples("infill").iter().map(|s| s.text.as_str()).collect();
         assert_eq!(texts, ["new"]);
         assert!(history.last_samples("unconditional").is_empty());

@@ -43,7 +43,7 @@ impl Inputs {
     }
 
     /// The node that sends `input`.
-    pub fn sender(&self, input: &str) -> &str {
+    pub fn sender<'a>(&'a self, input: &'a str) -> &'a str {
         self.sources.get(input).map_or(input, String::as_str)
     }
 

@@ -1,1 +1,26 @@
-fn main() {}
+//! difflow-sampler: see README.md.
+
+mod config;
+mod inbox;
+mod jobs;
+mod lengths;
+mod run;
+mod sampling;
+mod texts;
+#[cfg(test)]
+mod tiny;
+mod verdict;
+mod words;
+
+use std::process::ExitCode;
+
+use difflow_node_kit::About;
+
+fn main() -> ExitCode {
+    let about = About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Lets each published checkpoint write and fill in texts, and checks them.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main::<config::Config>(about, run::run)
+}

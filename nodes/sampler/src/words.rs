@@ -45,7 +45,8 @@ impl Words {
         if largest < rows {
             return Ok(());
         }
-        let allowed = format!("its ids go up to {largest}, the model has {rows} rows; give the model's own tokenizer.json");
+        let allowed =
+            format!("its ids go up to {largest}, the model has {rows} rows; give the model's own tokenizer.json");
         Err(Problem::new("TOKENIZER", &self.path, allowed).into())
     }
 

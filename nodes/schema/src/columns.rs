@@ -19,7 +19,7 @@ fn item_field(item: DataType) -> FieldRef {
 
 /// A list column of `rows` rows from one flat array.
 pub fn list_column(values: ArrayRef, rows: usize) -> ArrayRef {
-    let length = if rows == 0 { 0 } else { values.len() / rows };
+    let length = values.len().checked_div(rows).unwrap_or(0);
     let offsets = OffsetBuffer::new(ScalarBuffer::from_iter((0..=rows).map(|row| (row * length) as i32)));
     Arc::new(ListArray::new(item_field(values.data_type().clone()), offsets, values, None))
 }
@@ -89,7 +89,7 @@ impl<'a> Column<'a> {
             .ok_or_else(|| self.wrong_type(&DataType::List(item_field(item.clone()))))?;
         let offsets = list.offsets();
         let (first, last) = (offsets[0] as usize, offsets[list.len()] as usize);
-        let length = if list.is_empty() { 0 } else { (last - first) / list.len() };
+        let length = (last - first).checked_div(list.len()).unwrap_or(0);
         if let Some(row) = (0..list.len()).find(|&row| list.value_length(row) as usize != length) {
             return Err(
                 self.content(format!("row {row} has {} values, the rows before it {length}", list.value_length(row)))

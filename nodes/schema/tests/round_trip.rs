@@ -1,5 +1,7 @@
 //! Every message survives its own encoding, and a wrong array is refused with the column named.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StructArray, UInt32Array};

@@ -4,6 +4,8 @@
 //! A task is one row of the batch and one key head with its group of query heads. Keys and values are laid out once per task;
 //! queries go by in blocks of 32. What a block cannot see at all (causal order, other documents) is never computed. The
 //! backward pass recomputes probabilities from the log-sum of the forward pass, as flash attention does (arXiv 2307.08691).
+//!
+//! Longer than most files: the two directions share layout, blocks and masks, and are read side by side.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -322,9 +324,9 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
             let down = &mut scratch.keys_down[j * dim..j * dim + d];
             turn(plan, j, head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
             let value = head(&shape, saved.qkv, row, j, shape.heads + shape.kv_heads + kv);
-            for c in 0..d {
+            for (c, v) in value.iter().enumerate() {
                 scratch.keys_across[c * length + j] = scratch.keys_down[j * dim + c];
-                scratch.values_across[c * length + j] = value[c];
+                scratch.values_across[c * length + j] = *v;
             }
         }
         scratch.keys_gradient.fill(0.0);

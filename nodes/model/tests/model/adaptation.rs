@@ -1,7 +1,7 @@
 //! The objective against hand-computed losses, the attention patterns' meaning, and independence from how a batch is split.
 
 use difflow_model::{
-    AdamW, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern,
+    AdamW, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern, Precision,
 };
 
 use crate::support::{GPT2, LLAMA, QWEN3, distance, model, noised, tokens};
@@ -258,6 +258,39 @@ fn a_few_steps_lower_the_loss_and_an_infinite_weight_is_reported_not_applied() {
     let applied = learner.apply(1e-2).unwrap();
     assert!(!applied.updated && !applied.finite);
     assert_eq!(before, learner.model().logits(&[5, 6], &Pattern::Full).unwrap());
+}
+
+/// bf16 products over fp32 master weights: near the fp32 loss and gradient, and weights that stay fp32 values.
+#[test]
+fn bf16_is_near_fp32_and_learns() {
+    let options = ObjectiveOptions::recommended(SHIFTED);
+    let batch = noised(8, 24, 18);
+    for json in [LLAMA, GPT2, QWEN3] {
+        let learner = |precision| {
+            let mut model = model(json, true);
+            model.set_precision(precision);
+            Learner::new(model, options, AdamW::default()).unwrap()
+        };
+        let (mut exact, mut rough) = (learner(Precision::Fp32), learner(Precision::Bf16));
+        let step = |learner: &mut Learner| {
+            learner.micro_step(&batch, &annealed(0.5), Normaliser::Global(184.0)).unwrap().weighted
+        };
+        let (wanted, found) = (step(&mut exact), step(&mut rough));
+        assert!((wanted - found).abs() < 0.02 * wanted, "{wanted} {found}");
+        let (mut dot, mut sizes) = (0.0, (0.0, 0.0));
+        for ((_, a), (_, b)) in exact.gradients().unwrap().iter().zip(rough.gradients().unwrap()) {
+            for (a, b) in a.iter().zip(b) {
+                let (a, b) = (f64::from(*a), f64::from(b));
+                (dot, sizes) = (dot + a * b, (sizes.0 + a * a, sizes.1 + b * b));
+            }
+        }
+        assert!(dot / (sizes.0 * sizes.1).sqrt() > 0.995, "{json}: gradients point elsewhere");
+        for _ in 0..20 {
+            rough.apply(1e-2).unwrap();
+            step(&mut rough);
+        }
+        assert!(step(&mut rough) < 0.8 * found);
+    }
 }
 
 #[test]

@@ -174,3 +174,33 @@ fn an_optimizer_state_of_another_model_is_refused() {
     let error = other.load_optimizer(dir.path()).unwrap_err().to_string();
     assert!(error.contains("optimizer.safetensors") && error.contains("missing"), "{error}");
 }
+
+/// Files of the bare classes and of older versions: no prefix, causal masks stored as buffers, a tied head stored twice.
+#[test]
+fn older_layouts_of_the_same_model_load() {
+    use safetensors::{Dtype, tensor::TensorView};
+    let dir = TempDir::new().unwrap();
+    let saved = model(GPT2, false);
+    saved.save(dir.path()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let bytes = read(&path);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let ones = vec![1u8; 64 * 64];
+    let rewrite = |head: &[u8]| {
+        let bare = tensors.tensors().into_iter().map(|(name, view)| (name.replace("transformer.", ""), view));
+        let mut all: Vec<(String, TensorView)> = bare.collect();
+        let view = |shape: Vec<usize>, dtype, data| TensorView::new(dtype, shape, data).unwrap();
+        all.push(("h.0.attn.bias".to_owned(), view(vec![1, 1, 64, 64], Dtype::U8, &ones)));
+        let head = view(vec![37, 16], Dtype::F32, head);
+        all.push(("lm_head.weight".to_owned(), head));
+        std::fs::write(&path, safetensors::serialize(all.iter().map(|(n, v)| (n, v.clone())), None).unwrap()).unwrap();
+        Model::load(dir.path(), Device::Cpu)
+    };
+    let embedding = tensors.tensor("transformer.wte.weight").unwrap().data().to_vec();
+    let loaded = rewrite(&embedding).unwrap();
+    assert_eq!(loaded.logits(&[3, 4], &Pattern::Full).unwrap(), saved.logits(&[3, 4], &Pattern::Full).unwrap());
+    let mut other = embedding;
+    other[0] ^= 1;
+    let error = rewrite(&other).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight") && error.contains("tie_word_embeddings"), "{error}");
+}

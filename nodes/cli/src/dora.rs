@@ -1,0 +1,46 @@
+//! Finding and starting the dora program.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use eyre::{Result, eyre};
+
+/// The dora program: the given one, else `dora` beside this program, else the one on PATH.
+pub fn program(given: Option<PathBuf>) -> PathBuf {
+    let beside =
+        || std::env::current_exe().ok()?.parent().map(|folder| folder.join("dora")).filter(|path| path.exists());
+    given.or_else(beside).unwrap_or_else(|| PathBuf::from("dora"))
+}
+
+/// Starts `dora run FILE` with its lines as JSON on pipes.
+///
+/// It gets its own process group: a Ctrl-C at the terminal then reaches this program only, which hands it on exactly once
+/// (a second one makes dora kill the nodes). When this program dies without a word, the kernel asks dora to stop.
+///
+/// # Errors
+/// When there is no such program.
+pub fn start(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.arg("run").arg(file).args(["--log-format", "json", "--log-level", "stdout"]).args(options);
+    // Colours in its lines would only make the log file harder to read.
+    command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // SAFETY: prctl is async-signal-safe, touches no memory of ours, and may be called between fork and exec.
+    unsafe { command.pre_exec(stop_with_parent) };
+    command.spawn().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => eyre!(
+            "there is no dora program `{}`; run `make setup`, put dora 1.1 on PATH, or name it with --dora",
+            program.display()
+        ),
+        _ => eyre!("cannot start {}: {e}", program.display()),
+    })
+}
+
+fn stop_with_parent() -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes one signal number and no pointer.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

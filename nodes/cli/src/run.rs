@@ -1,0 +1,183 @@
+//! `difflow run`: starts `dora run`, keeps everything it writes in a file, and shows what a person needs.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use eyre::{Context, Result};
+
+use crate::line::{Failure, Line, Reader};
+use crate::outcome::{culprit, exit_code};
+use crate::terminal::{Terminal, error};
+use crate::{dora, signals};
+
+/// Exit code for a wrong call.
+const EXIT_USAGE: u8 = 2;
+/// How long the other nodes have to end by themselves after one failed; then they are asked to stop.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Lines of a failed node's stderr that are shown.
+const STDERR_LINES: usize = 30;
+
+/// Which of dora's streams a line came on.
+enum Raw {
+    Out(String),
+    Err(String),
+}
+
+/// Runs a dataflow file. Returns the exit code.
+///
+/// # Errors
+/// When dora cannot be started or its log file not written.
+pub fn run(file: &Path, program: Option<PathBuf>, options: &[String]) -> Result<u8> {
+    if !file.is_file() {
+        eprintln!("{}", error(&format!("there is no dataflow file {}", file.display())));
+        return Ok(EXIT_USAGE);
+    }
+    let (log_path, mut log) = log_file(file)?;
+    signals::catch();
+    let mut child = dora::start(&dora::program(program), file, options)?;
+    let pid = i32::try_from(child.id())?;
+    signals::hand_on_to(pid);
+    let (sender, lines) = mpsc::channel();
+    child.stdout.take().map(|stream| forward(stream, sender.clone(), Raw::Out));
+    child.stderr.take().map(|stream| forward(stream, sender, Raw::Err));
+
+    let mut view = View::new();
+    let mut failed_at: Option<Instant> = None;
+    let mut full_disk = false;
+    loop {
+        let raw = match lines.recv_timeout(Duration::from_millis(500)) {
+            Ok(raw) => Some(raw),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        if let Some(raw) = raw {
+            let (Raw::Out(line) | Raw::Err(line)) = &raw;
+            // A full disk must not hide the nodes' own words about it: say it once, go on showing.
+            let kept = log.write_all(line.as_bytes()).and_then(|()| log.write_all(b"\n"));
+            if let (Err(e), false) = (kept, full_disk) {
+                full_disk = true;
+                view.terminal.notice(&error(&format!("cannot write {}: {e}", log_path.display())));
+            }
+            view.take(&raw);
+        }
+        if failed_at.is_none() && !view.failures.is_empty() {
+            failed_at = Some(Instant::now());
+        }
+        if failed_at.is_some_and(|at| at.elapsed() >= AFTER_FAILURE) && !view.stopping {
+            view.stopping = true;
+            view.terminal.notice("difflow: stopping the other nodes");
+            signals::interrupt(pid);
+        }
+    }
+    let status = child.wait().context("cannot wait for dora")?;
+    signals::hand_on_to(0);
+    let code = exit_code(status, &view.failures);
+    view.end(code, &log_path);
+    Ok(code)
+}
+
+/// Sends every line of a stream, as text whatever its bytes.
+fn forward(stream: impl Read + Send + 'static, sender: Sender<Raw>, kind: fn(String) -> Raw) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            if sender.send(kind(String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned())).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+/// `out/NAME-SECONDS.log` beside the dataflow file, where dora keeps its own logs too.
+fn log_file(file: &Path) -> Result<(PathBuf, File)> {
+    let folder = file.parent().unwrap_or(Path::new("")).join("out");
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
+    let path = folder.join(format!("{name}-{seconds}.log"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, log))
+}
+
+/// What has been shown and what is known of the run.
+struct View {
+    terminal: Terminal,
+    reader: Reader,
+    failures: Vec<Failure>,
+    shown: BTreeSet<(String, String)>,
+    dora_errors: Vec<String>,
+    stopping: bool,
+}
+
+impl View {
+    fn new() -> Self {
+        Self {
+            terminal: Terminal::new(),
+            reader: Reader::default(),
+            failures: Vec::new(),
+            shown: BTreeSet::new(),
+            dora_errors: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    fn take(&mut self, raw: &Raw) {
+        let line = match raw {
+            Raw::Out(line) => self.reader.read(line),
+            Raw::Err(line) => return self.dora_errors.push(line.clone()),
+        };
+        match line {
+            Line::Progress(text) => self.terminal.progress(&text),
+            Line::Result(text) => self.terminal.result(&text),
+            Line::Notice { who, text } => {
+                self.terminal.notice(&format!("{who}: {text}"));
+                self.shown.insert((who, text));
+            }
+            Line::Failed(failure) => self.failed(failure),
+            Line::Chatter => {}
+        }
+    }
+
+    /// Shows what the node wrote before it failed and was not shown yet, such as the lines after an error, or a panic.
+    fn failed(&mut self, failure: Failure) {
+        let news =
+            |line: &&String| !line.trim().is_empty() && !self.shown.contains(&(failure.node.clone(), (*line).clone()));
+        let lines: Vec<&String> = failure.stderr.iter().filter(news).collect();
+        for line in &lines[lines.len().saturating_sub(STDERR_LINES)..] {
+            self.terminal.notice(&format!("{}: {line}", failure.node));
+        }
+        self.failures.push(failure);
+    }
+
+    /// The last words of a run that did not end well.
+    fn end(mut self, code: u8, log: &Path) {
+        if code == 0 {
+            if signals::asked() {
+                self.terminal.notice("difflow: stopped; the same command goes on from the last checkpoint");
+            }
+            return;
+        }
+        let what = match culprit(&self.failures) {
+            Some(failure) => format!("node `{}` {}", failure.node, failure.how),
+            None => {
+                for line in dora_says(&self.dora_errors) {
+                    self.terminal.notice(&format!("dora: {line}"));
+                }
+                format!("dora ended with exit code {code}")
+            }
+        };
+        self.terminal.notice(&error(&what));
+        self.terminal.notice(&format!("difflow: all that dora and the nodes wrote is in {}", log.display()));
+    }
+}
+
+/// dora's error without its source location and stack trace.
+fn dora_says(lines: &[String]) -> impl Iterator<Item = &str> {
+    let inside =
+        lines.iter().map(|line| line.trim_end()).take_while(|line| !["Location:", "Stack backtrace:"].contains(line));
+    inside.filter(|line| !line.is_empty() && *line != "[ERROR]")
+}

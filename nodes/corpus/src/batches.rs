@@ -1,0 +1,99 @@
+//! Documents by batch number: batch n holds the documents n·D .. (n+1)·D of the corpus, whenever it is asked for.
+
+use std::collections::VecDeque;
+
+use difflow_node_kit::{Problem, Problems};
+use difflow_schema::Documents;
+
+use crate::config::Config;
+use crate::corpus::{Corpus, Reader};
+
+/// Batches that are kept for a second question; an earlier one means reading the corpus again from its start.
+const KEPT: usize = 16;
+
+/// What there is at a batch number.
+#[derive(Debug, PartialEq)]
+pub enum Answer {
+    /// The batch.
+    Batch(Documents),
+    /// The corpus has only this many batches.
+    Ended(u64),
+}
+
+/// The corpus in batches.
+pub struct Batches {
+    corpus: Corpus,
+    reader: Reader,
+    size: u64,
+    /// The number of the batch that the reader gives next.
+    next_seq: u64,
+    kept: VecDeque<Documents>,
+    end: Option<u64>,
+}
+
+impl Batches {
+    /// Opens the corpus and reads its first batch, so that mistakes show at the start.
+    ///
+    /// # Errors
+    /// What is wrong with SOURCES, SQL or TEXT_COLUMN, or that there is no document at all.
+    pub async fn open(config: &Config) -> Result<Self, Problems> {
+        let corpus = Corpus::open(config).await?;
+        let reader = corpus.read().await?;
+        let size = config.documents_per_batch.max(1);
+        let mut batches = Self { corpus, reader, size, next_seq: 0, kept: VecDeque::new(), end: None };
+        if batches.get(0).await? == Answer::Ended(0) {
+            let (key, found) = match &config.sql {
+                Some(sql) => ("SQL", sql),
+                None => ("SOURCES", &config.sources),
+            };
+            let allowed = "it gives no documents: no row, or only NULL and empty texts; check the files and the filter";
+            return Err(Problem::new(key, found, allowed).into());
+        }
+        Ok(batches)
+    }
+
+    /// Batch `seq`, or how many there are if that is too far.
+    ///
+    /// # Errors
+    /// When a file turns out not to be readable.
+    pub async fn get(&mut self, seq: u64) -> Result<Answer, Problem> {
+        if let Some(end) = self.end.filter(|&end| seq >= end) {
+            return Ok(Answer::Ended(end));
+        }
+        if seq + (self.kept.len() as u64) < self.next_seq {
+            self.reader = self.corpus.read().await?;
+            (self.next_seq, self.end) = (0, None);
+            self.kept.clear();
+        }
+        while self.next_seq <= seq {
+            let batch = self.read_batch().await?;
+            if batch.doc.is_empty() {
+                self.end = Some(self.next_seq);
+                return Ok(Answer::Ended(self.next_seq));
+            }
+            self.next_seq += 1;
+            self.kept.push_back(batch);
+            if self.kept.len() > KEPT {
+                self.kept.pop_front();
+            }
+        }
+        let back = (self.next_seq - seq) as usize;
+        Ok(Answer::Batch(self.kept[self.kept.len() - back].clone()))
+    }
+
+    async fn read_batch(&mut self) -> Result<Documents, Problem> {
+        let mut batch = Documents::default();
+        let first = self.next_seq * self.size;
+        for doc in first..first + self.size {
+            let Some(text) = self.reader.next().await? else { break };
+            batch.doc.push(doc);
+            batch.text.push(text);
+        }
+        Ok(batch)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "batches_tests.rs"]
+mod tests;

@@ -1,0 +1,101 @@
+//! The corpus as one stream of texts, in an order that depends on nothing but the configuration and the files.
+
+use datafusion::arrow::array::{Array, AsArray, StringArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::execution::SendableRecordBatchStream;
+use difflow_node_kit::{Problem, Problems};
+use futures::StreamExt;
+
+use crate::config::Config;
+use crate::mix;
+use crate::query::{self, Query};
+
+/// What can be read, any number of times.
+pub struct Corpus {
+    queries: Vec<Query>,
+    key: &'static str,
+    seed: u64,
+}
+
+impl Corpus {
+    /// Opens the sources.
+    ///
+    /// # Errors
+    /// What is wrong with SOURCES, SQL or TEXT_COLUMN.
+    pub async fn open(config: &Config) -> Result<Self, Problems> {
+        let key = if config.sql.is_some() { "SQL" } else { "SOURCES" };
+        Ok(Self { queries: query::plan(config).await?, key, seed: config.seed })
+    }
+
+    /// Starts reading from the first document.
+    ///
+    /// # Errors
+    /// When a query cannot be run.
+    pub async fn read(&self) -> Result<Reader, Problem> {
+        let mut inputs = Vec::new();
+        for query in &self.queries {
+            let stream = query.frame.clone().execute_stream().await.map_err(|e| failed(self.key, &e))?;
+            inputs.push(Input { key: self.key, stream, texts: None });
+        }
+        let weights = self.queries.iter().map(|query| query.weight).collect();
+        Ok(Reader { inputs, weights, seed: self.seed, index: 0 })
+    }
+}
+
+fn failed(key: &str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::new(key, "data that cannot be read", error.to_string())
+}
+
+/// One pass over the corpus.
+pub struct Reader {
+    inputs: Vec<Input>,
+    weights: Vec<f64>,
+    seed: u64,
+    index: u64,
+}
+
+impl Reader {
+    /// The next document; `None` after the last.
+    ///
+    /// # Errors
+    /// When a file turns out not to be readable.
+    pub async fn next(&mut self) -> Result<Option<String>, Problem> {
+        while let Some(place) = mix::draw(&self.weights, self.seed, self.index) {
+            if let Some(text) = self.inputs[place].next().await? {
+                self.index += 1;
+                return Ok(Some(text));
+            }
+            // It ended: the same document is drawn again, among the others.
+            self.weights[place] = 0.0;
+        }
+        Ok(None)
+    }
+}
+
+/// One query's rows.
+struct Input {
+    key: &'static str,
+    stream: SendableRecordBatchStream,
+    texts: Option<(StringArray, usize)>,
+}
+
+impl Input {
+    async fn next(&mut self) -> Result<Option<String>, Problem> {
+        loop {
+            if let Some((texts, at)) = &mut self.texts {
+                while *at < texts.len() {
+                    let row = *at;
+                    *at += 1;
+                    if !texts.is_null(row) && !texts.value(row).is_empty() {
+                        return Ok(Some(texts.value(row).to_owned()));
+                    }
+                }
+            }
+            let Some(batch) = self.stream.next().await else { return Ok(None) };
+            let batch = batch.map_err(|e| failed(self.key, &e.strip_backtrace()))?;
+            let texts = cast(batch.column(0), &DataType::Utf8).map_err(|e| failed(self.key, &e))?;
+            self.texts = Some((texts.as_string::<i32>().clone(), 0));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The queries that give the documents: one for each source, or one over all of them.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::catalog::TableProvider;
+use datafusion::common::{Column, TableReference};
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::Expr;
+use datafusion::prelude::DataFrame;
+use difflow_node_kit::{Problem, Problems};
+
+use crate::config::Config;
+use crate::source::{self, EACH, Source};
+use crate::tables;
+
+/// A query with one column of texts, and its weight in the mixture.
+pub struct Query {
+    pub frame: DataFrame,
+    pub weight: f64,
+}
+
+type Table = (Source, Arc<dyn TableProvider>);
+
+/// Opens the sources and plans the queries.
+///
+/// # Errors
+/// What is wrong with SOURCES, SQL or TEXT_COLUMN.
+pub async fn plan(config: &Config) -> Result<Vec<Query>, Problems> {
+    let (mut tables, mut problems) = (Vec::new(), Vec::new());
+    for source in source::parse(&config.sources)? {
+        match tables::open(&source, config).await {
+            Ok(table) => tables.push((source, table)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Problems(problems).into_result()?;
+    if !uses_each(config)? {
+        let weighted = tables.len() > 1 && tables.iter().any(|(source, _)| source.weighted);
+        if weighted {
+            let allowed = "weights mix the results of a query over `source`; this query decides the order alone: leave out the weights";
+            return Err(Problem::new("SQL", config.sql.as_deref().unwrap_or_default(), allowed).into());
+        }
+        let (source, table) = &tables[0];
+        return Ok(vec![Query { frame: frame(config, source, table, &tables).await?, weight: 1.0 }]);
+    }
+    let mut queries = Vec::new();
+    for (source, table) in &tables {
+        queries.push(Query { frame: frame(config, source, table, &tables).await?, weight: source.weight });
+    }
+    Ok(queries)
+}
+
+/// Whether the query is one over `source`, to be run for each source.
+fn uses_each(config: &Config) -> Result<bool, Problem> {
+    let Some(sql) = &config.sql else { return Ok(true) };
+    let state = tables::session().state();
+    let dialect = state.config_options().sql_parser.dialect;
+    let statement = state.sql_to_statement(sql, &dialect).map_err(|e| wrong_sql(sql, &e))?;
+    let references = state.resolve_table_references(&statement).map_err(|e| wrong_sql(sql, &e))?;
+    Ok(references.iter().any(|table| table.table() == EACH))
+}
+
+fn wrong_sql(sql: &str, error: &DataFusionError) -> Problem {
+    Problem::new("SQL", sql, error.strip_backtrace())
+}
+
+async fn frame(
+    config: &Config,
+    source: &Source,
+    each: &Arc<dyn TableProvider>,
+    tables: &[Table],
+) -> Result<DataFrame, Problem> {
+    let session = tables::session();
+    let own = tables.iter().map(|(source, table)| (source.name.as_str(), table));
+    for (name, table) in own.chain([(EACH, each)]) {
+        // Registering may only fail for a catalog that is not there.
+        session
+            .register_table(TableReference::bare(name), table.clone())
+            .map_err(|e| Problem::new("SOURCES", name, e.strip_backtrace()))?;
+    }
+    let frame = match &config.sql {
+        None => session.table(TableReference::bare(EACH)).await,
+        Some(sql) => {
+            let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            session.sql_with_options(sql, only_queries).await
+        }
+    };
+    let frame = frame.map_err(|e| wrong_sql(config.sql.as_deref().unwrap_or_default(), &e))?;
+    check_column(&frame, config, source)?;
+    let column = Expr::Column(Column::new_unqualified(&config.text_column));
+    frame.select(vec![column]).map_err(|e| Problem::new("TEXT_COLUMN", &config.text_column, e.strip_backtrace()))
+}
+
+fn check_column(frame: &DataFrame, config: &Config, source: &Source) -> Result<(), Problem> {
+    let of = if config.sql.is_some() { "the result of SQL".to_owned() } else { format!("source `{}`", source.path) };
+    let fields = frame.schema().fields();
+    let mut named = fields.iter().filter(|field| *field.name() == config.text_column);
+    let problem = |allowed: String| Err(Problem::new("TEXT_COLUMN", &config.text_column, allowed));
+    match (named.next(), named.next()) {
+        (None, _) => {
+            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+            problem(format!("{of} has no such column; its columns: {}", names.join(", ")))
+        }
+        (Some(_), Some(_)) => problem(format!("{of} has several columns of that name; name one with AS")),
+        (Some(field), None) if !is_text(field.data_type()) => {
+            let how = format!("SELECT arrow_cast(\"{}\", 'Utf8') AS text FROM source", config.text_column);
+            problem(format!("it is {} in {of}, wanted text; another column, or a cast in SQL: {how}", field.data_type()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}

@@ -1,0 +1,79 @@
+//! Each source as a DataFusion table. Nothing is read here but headers and the first rows, for the names and types of columns.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::Result;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use difflow_node_kit::Problem;
+
+use crate::config::Config;
+use crate::files::{self, Format, Reading};
+use crate::source::Source;
+use crate::text_files::TextFiles;
+
+/// Rows that are in memory at once for each source, at most.
+const ROWS: usize = 1024;
+
+/// A session that keeps the order of the files and of their rows: one partition, nothing runs beside anything else.
+pub fn session() -> SessionContext {
+    let config = SessionConfig::new().with_target_partitions(1).with_batch_size(ROWS);
+    // Statistics would open every file before the first document comes.
+    SessionContext::new_with_config(config.with_collect_statistics(false))
+}
+
+/// The table of a source.
+///
+/// # Errors
+/// When its files are missing or cannot be read as what they are said to be.
+pub async fn open(source: &Source, config: &Config) -> Result<Arc<dyn TableProvider>, Problem> {
+    let (paths, reading) = files::find(source)?;
+    let table = if reading.format == Format::Text {
+        let texts = TextFiles::new(paths, config.text_separator.clone(), &config.text_column);
+        let schema = datafusion::physical_plan::streaming::PartitionStream::schema(&texts).clone();
+        StreamingTable::try_new(schema, vec![Arc::new(texts)]).map(|table| Arc::new(table) as _)
+    } else {
+        let urls: std::io::Result<Vec<String>> = paths.iter().map(|path| url(path)).collect();
+        let urls = urls.map_err(|e| Problem::new("SOURCES", format!("path `{}`", source.path), e.to_string()))?;
+        listing(&urls, reading).await
+    };
+    table.map_err(|e| {
+        let wanted = format!("wanted: {:?} files that can be read; or give another `format`", reading.format);
+        Problem::new("SOURCES", format!("path `{}`: {}", source.path, e.strip_backtrace()), wanted.to_lowercase())
+    })
+}
+
+async fn listing(urls: &[String], reading: Reading) -> Result<Arc<dyn TableProvider>> {
+    let format: Arc<dyn FileFormat> = match reading.format {
+        Format::Parquet | Format::Text => Arc::new(ParquetFormat::default()),
+        Format::Jsonl => Arc::new(JsonFormat::default().with_file_compression_type(reading.compression)),
+        Format::Csv => Arc::new(
+            CsvFormat::default()
+                .with_has_header(true)
+                .with_newlines_in_values(true)
+                .with_delimiter(reading.delimiter)
+                .with_file_compression_type(reading.compression),
+        ),
+    };
+    let urls: Result<Vec<ListingTableUrl>> = urls.iter().map(ListingTableUrl::parse).collect();
+    let options = ListingOptions::new(format).with_file_extension("");
+    let config = ListingTableConfig::new_with_multi_paths(urls?).with_listing_options(options);
+    Ok(Arc::new(ListingTable::try_new(config.infer_schema(&session().state()).await?)?))
+}
+
+/// A file's path as a URL: DataFusion takes `*`, `?` and `[` in a bare path for a pattern.
+fn url(path: &Path) -> std::io::Result<String> {
+    let path = std::path::absolute(path)?;
+    let encoded = path.as_os_str().as_encoded_bytes().iter().map(|&byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    });
+    Ok(format!("file://{}", encoded.collect::<String>()))
+}

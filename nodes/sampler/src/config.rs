@@ -1,0 +1,232 @@
+//! The node's keys.
+
+use difflow_diffusion::NoiseSchedule;
+use difflow_model::Score as ModelScore;
+use difflow_node_kit::{Problem, config::Config as NodeConfig};
+use difflow_schema::run::RunDir;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::lengths::Lengths;
+
+/// How α falls from 1 to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// α = 1 − t.
+    #[default]
+    Linear,
+    /// α = cos(πt/2)².
+    Cosine,
+}
+
+impl From<Schedule> for NoiseSchedule {
+    fn from(schedule: Schedule) -> Self {
+        match schedule {
+            Schedule::Linear => Self::Linear,
+            Schedule::Cosine => Self::Cosine,
+        }
+    }
+}
+
+/// Which positions become known first.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decoder {
+    /// Any, as the noise schedule run backwards says.
+    #[default]
+    Random,
+    /// Those with the highest SCORE.
+    Confidence,
+}
+
+/// What makes a position sure.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Score {
+    /// Probability of the drawn token.
+    #[default]
+    Probability,
+    /// Probability of the best token less that of the second.
+    Margin,
+    /// Negative entropy.
+    Entropy,
+}
+
+impl From<Score> for ModelScore {
+    fn from(score: Score) -> Self {
+        match score {
+            Score::Probability => Self::Probability,
+            Score::Margin => Self::Margin,
+            Score::Entropy => Self::Entropy,
+        }
+    }
+}
+
+/// Who judges the texts.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checker {
+    /// The rules of the little world of data/tiny.
+    #[default]
+    World,
+    /// Nobody.
+    None,
+}
+
+/// Configuration of the sampler.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Config {
+    /// Name of the run.
+    pub run: String,
+    /// Folder of all runs.
+    pub runs: String,
+    /// Seed of lengths and texts.
+    pub seed: u64,
+    /// Optimizer steps of the run; the checkpoint of this step is the last. Empty: no checkpoint counts as the last.
+    pub steps: Option<u64>,
+    /// tokenizer.json of the model.
+    pub tokenizer: String,
+    /// The token that begins a document.
+    pub bos_token: String,
+    /// The token that ends a document; it may be the same.
+    pub eos_token: String,
+    /// Texts from nothing per checkpoint; a quarter of them at step 0.
+    pub samples: u64,
+    /// Texts from nothing at the last checkpoint.
+    pub samples_final: u64,
+    /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text.
+    pub lengths: String,
+    /// Canvases of one forward pass.
+    #[schemars(range(min = 1))]
+    pub sample_batch: usize,
+    /// Which positions become known first.
+    pub decoder: Decoder,
+    /// With DECODER confidence: what makes a position sure.
+    pub score: Score,
+    /// Steps from the empty canvas to the text.
+    #[schemars(range(min = 1))]
+    pub diffusion_steps: u32,
+    /// Divides the logits; 0 takes the most probable token.
+    #[schemars(range(min = 0))]
+    pub temperature: f64,
+    /// Draws from the most probable tokens with this mass together.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+    pub top_p: f64,
+    /// With DECODER random: the noise schedule that is run backwards, as in training.
+    pub noise_schedule: Schedule,
+    /// Who judges the texts.
+    pub checker: Checker,
+    /// Gaps to be filled (JSONL with left, answer, right); empty for none.
+    pub infill: String,
+    /// How many of them are filled, from the first on: the surest position first, always the most probable token.
+    pub infill_samples: usize,
+    /// Where the model runs: auto, cpu, cuda or cuda:N.
+    pub device: String,
+    /// CPU threads of one operation.
+    #[schemars(range(min = 1, max = 1024))]
+    pub threads: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run: "default".into(),
+            runs: "runs".into(),
+            seed: 0,
+            steps: None,
+            tokenizer: "data/tiny/tokenizer.json".into(),
+            bos_token: "<bos>".into(),
+            eos_token: "<eos>".into(),
+            samples: 16,
+            samples_final: 64,
+            lengths: "80..125".into(),
+            sample_batch: 8,
+            decoder: Decoder::Random,
+            score: Score::Probability,
+            diffusion_steps: 64,
+            temperature: 0.95,
+            top_p: 0.9,
+            noise_schedule: Schedule::Linear,
+            checker: Checker::World,
+            infill: "data/tiny/infill.jsonl".into(),
+            infill_samples: 4,
+            device: "auto".into(),
+            threads: 1,
+        }
+    }
+}
+
+impl NodeConfig for Config {
+    fn validate(&self) -> Vec<Problem> {
+        let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
+        let lengths = Lengths::parse(&self.lengths).is_none().then(|| {
+            Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
+        });
+        name.into_iter().chain(lengths).collect()
+    }
+}
+
+impl Config {
+    /// Texts from nothing at the checkpoint of `step`.
+    pub fn count(&self, step: u64) -> u64 {
+        match step {
+            _ if Some(step) == self.steps => self.samples_final,
+            // The model cannot write yet; a few texts show it.
+            0 => self.samples.div_ceil(4),
+            _ => self.samples,
+        }
+    }
+
+    /// The keys that decide the texts of `step`. Texts made with others are not used again.
+    pub fn settings(&self, step: u64) -> Value {
+        json!({
+            "SEED": self.seed,
+            "TOKENIZER": self.tokenizer,
+            "BOS_TOKEN": self.bos_token,
+            "EOS_TOKEN": self.eos_token,
+            "SAMPLES": self.count(step),
+            "LENGTHS": self.lengths,
+            "DECODER": self.decoder,
+            "SCORE": self.score,
+            "DIFFUSION_STEPS": self.diffusion_steps,
+            "TEMPERATURE": self.temperature,
+            "TOP_P": self.top_p,
+            "NOISE_SCHEDULE": self.noise_schedule,
+            "CHECKER": self.checker,
+            "INFILL": self.infill,
+            "INFILL_SAMPLES": self.infill_samples,
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_checkpoint_writes_little_and_the_last_much() {
+        let config = Config { steps: Some(300), samples: 10, samples_final: 99, ..Config::default() };
+        assert_eq!([0, 100, 300].map(|step| config.count(step)), [3, 10, 99]);
+        assert_eq!(Config { steps: None, ..config }.count(300), 10);
+    }
+
+    #[test]
+    fn ranges_of_the_keys_are_refused_with_what_is_allowed() {
+        let read = |key: &str, value: &str| {
+            let (key, value) = (key.to_owned(), value.to_owned());
+            difflow_node_kit::config::read::<Config>(&[], |k| (k == key).then(|| value.clone()))
+        };
+        for (key, value) in
+            [("TOP_P", "0"), ("TOP_P", "1.5"), ("TEMPERATURE", "-1"), ("LENGTHS", "9..3"), ("RUN", "../x")]
+        {
+            let text = read(key, value).unwrap_err().to_string();
+            assert!(text.contains(key) && text.contains("allowed"), "{text}");
+        }
+        assert_eq!(read("TOP_P", "1").unwrap().top_p, 1.0);
+        assert_eq!(read("STEPS", "").unwrap().steps, None);
+    }
+}

@@ -1,0 +1,47 @@
+//! The event loop.
+
+use std::path::Path;
+
+use difflow_model::set_num_threads;
+use difflow_node_kit::Node;
+use difflow_schema::run::RunDir;
+use eyre::Result;
+
+use crate::config::Config;
+use crate::inbox::{Inbox, Stopped};
+use crate::sampling::Sampler;
+use crate::texts::Texts;
+
+/// Lets every published checkpoint write until there are no more.
+///
+/// # Errors
+/// See README.md, "Failure modes".
+pub fn run(config: Config, mut node: Node) -> Result<()> {
+    set_num_threads(config.threads);
+    let dir = RunDir::new(&config.runs, &config.run);
+    let sampler = Sampler::open(config.clone())?;
+    let mut inbox = Inbox::default();
+    let mut seq = 0;
+    while let Some(checkpoint) = inbox.next(&mut node)? {
+        let path = dir.samples(checkpoint.step);
+        let texts = match Texts::earlier(&path, &checkpoint, &config.settings(checkpoint.step)) {
+            Some(texts) => texts,
+            None if !Path::new(&checkpoint.path).exists() => {
+                eprintln!("step {}: {} was pruned before its turn; no samples", checkpoint.step, checkpoint.path);
+                continue;
+            }
+            None => match sampler.write(&checkpoint, &mut || inbox.check(&mut node)) {
+                Err(e) if e.is::<Stopped>() => return Ok(()),
+                texts => {
+                    let texts = texts?;
+                    texts.write(&path)?;
+                    texts
+                }
+            },
+        };
+        node.send("samples", seq, &texts.samples())?;
+        node.send("scores", seq, &texts.scores())?;
+        seq += 1;
+    }
+    Ok(())
+}

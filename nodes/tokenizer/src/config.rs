@@ -1,0 +1,68 @@
+//! The keys of the tokenizer node.
+
+use difflow_node_kit::Problem;
+use difflow_schema::run::RunDir;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::packing::Packing;
+
+/// How documents become sequences, and in which order they are served.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Config {
+    /// Name of the run.
+    pub run: String,
+    /// Folder of all runs.
+    pub runs: String,
+    /// Seed of the run: the order of the sequences depends on it.
+    pub seed: u64,
+    /// The tokenizer's file (`tokenizer.json`).
+    pub tokenizer: String,
+    /// Folder of the base model; the tokenizer's ids must fit the vocabulary in its config.json.
+    pub base_model: String,
+    /// The token that begins every document.
+    pub bos_token: String,
+    /// The token that ends every document; padding uses its id, too. It may be the same as BOS_TOKEN.
+    pub eos_token: String,
+    /// Tokens in a sequence.
+    #[schemars(range(min = 2, max = 1_048_576))]
+    pub sequence_length: usize,
+    /// Sequences in a batch.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub micro_batch: usize,
+    /// How documents fill sequences.
+    pub packing: Packing,
+    /// Sequences that are shuffled among each other; the first batch leaves when so many are there. 0: corpus order.
+    #[schemars(range(min = 0, max = 4_294_967_295u32))]
+    pub shuffle_window: u64,
+    /// How often the corpus is gone through; empty: for ever. Sequences that do not fill a last batch are left out.
+    #[schemars(range(min = 1))]
+    pub epochs: Option<u64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            run: "default".into(),
+            runs: "runs".into(),
+            seed: 0,
+            tokenizer: "data/tiny/tokenizer.json".into(),
+            base_model: "data/tiny/model".into(),
+            bos_token: "<bos>".into(),
+            eos_token: "<eos>".into(),
+            sequence_length: 256,
+            micro_batch: 16,
+            packing: Packing::Documents,
+            shuffle_window: 8192,
+            epochs: None,
+        }
+    }
+}
+
+impl difflow_node_kit::Config for Config {
+    fn validate(&self) -> Vec<Problem> {
+        let run = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
+        run.into_iter().collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! The tokenizer node's loop: documents are pulled while the store should grow, and demands are answered as soon as it covers them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use difflow_node_kit::{Event, Node, Problems, Puller};
+use difflow_schema::run::RunDir;
+use difflow_schema::{Demand, Documents, Sequences};
+use eyre::{Context, Result};
+
+use crate::build::Build;
+use crate::config::Config;
+use crate::key::store_key;
+use crate::sequencer::{Answer, Sequencer};
+use crate::store::{Record, Store};
+use crate::store_writer::UNFINISHED;
+use crate::words::Words;
+
+/// Batches of documents on their way.
+const WINDOW: u32 = 2;
+/// After this time without a batch it is asked for again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs until nobody asks any more.
+pub fn run(config: Config, mut node: Node) -> Result<()> {
+    let words = Words::open(&config)?;
+    let dir = RunDir::new(&config.runs, &config.run).tokens();
+    let key = store_key(&config, &node.dataflow()?, &node.id(), |key| std::env::var(key).ok())?;
+    let (mut sequencer, mut build) = match Store::reopen(&dir, &key) {
+        Some((store, record)) => {
+            let mut sequencer = Sequencer::new(store, &config);
+            sequencer.complete(&record).map_err(Problems::from)?;
+            report("reused", &record);
+            (sequencer, None)
+        }
+        None => {
+            let build = Build::begin(&dir, key, words, &config)?;
+            let store = Store::open(&dir, UNFINISHED, config.sequence_length);
+            let store = store.with_context(|| format!("cannot read the token store {}", dir.display()))?;
+            (Sequencer::new(store, &config), Some(build))
+        }
+    };
+    let mut documents: Puller<Documents> = Puller::new("documents", 0, WINDOW, PATIENCE);
+    let mut asked = BTreeSet::new();
+    loop {
+        answer(&mut node, &mut sequencer, &mut asked)?;
+        let wants = build.is_some() && sequencer.wants_rows();
+        let mut news = false;
+        if wants {
+            documents.ask(&mut node)?;
+            news = grow(&mut documents, &mut build, &mut sequencer)?;
+        }
+        let timeout = if news { Some(Duration::ZERO) } else { wants.then_some(PATIENCE / 5) };
+        match node.next(timeout)? {
+            Event::Message(message) if message.input == "demand" => {
+                let demand: Demand = message.read()?;
+                asked.extend(demand.next_seq..demand.next_seq + u64::from(demand.count));
+            }
+            Event::Message(message) => documents.accept(&message)?,
+            // With a complete store the corpus may leave.
+            Event::Closed(input) if input == "documents" && build.is_none() => {}
+            Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(()),
+            Event::Tick | Event::Timeout => {}
+        }
+    }
+}
+
+/// Sends every batch that was asked for and can be made.
+fn answer(node: &mut Node, sequencer: &mut Sequencer, asked: &mut BTreeSet<u64>) -> Result<()> {
+    while let Some(&seq) = asked.first() {
+        match sequencer.get(seq).context("the token store")? {
+            Answer::Batch(batch) => node.send("sequences", seq, &batch)?,
+            Answer::Ended(end) => {
+                node.send_fin::<Sequences>("sequences", end)?;
+                asked.clear();
+                break;
+            }
+            Answer::Wait => break,
+        }
+        asked.pop_first();
+    }
+    Ok(())
+}
+
+/// Takes one batch of documents, or their end, into the store; whether there was one.
+fn grow(documents: &mut Puller<Documents>, build: &mut Option<Build>, sequencer: &mut Sequencer) -> Result<bool> {
+    if let (Some(build), Some(batch)) = (build.as_mut(), documents.take()) {
+        build.push(batch)?;
+        sequencer.grow(build.rows());
+        return Ok(true);
+    }
+    if !documents.ended() {
+        return Ok(false);
+    }
+    let Some(finished) = build.take() else { return Ok(false) };
+    let record = finished.finish()?;
+    sequencer.complete(&record).map_err(Problems::from)?;
+    report("complete", &record);
+    Ok(true)
+}
+
+fn report(what: &str, record: &Record) {
+    let share = 100.0 * (1.0 - record.tokens as f64 / (record.rows.max(1) as f64 * record.length as f64));
+    println!(
+        "token store {what}: {} sequences of {} tokens from {} documents, {share:.1} % padding",
+        record.rows, record.length, record.documents
+    );
+    if record.long_documents > 0 {
+        println!("{} documents are longer than a sequence and were cut (SEQUENCE_LENGTH {})", record.long_documents, record.length);
+    }
+}

@@ -1,0 +1,150 @@
+//! The whole way from documents to batches, without dora: what is served depends on documents, seed and number alone.
+
+use std::path::Path;
+
+use difflow_schema::Documents;
+use difflow_schema::sequences::PADDING;
+
+use super::*;
+use crate::build::Build;
+use crate::packing::Packing;
+use crate::store_writer::UNFINISHED;
+use crate::words::Words;
+use crate::words::tests::world;
+
+fn config(dir: &Path) -> Config {
+    Config { sequence_length: 8, micro_batch: 4, shuffle_window: 16, seed: 11, ..world(dir, 29) }
+}
+
+/// `count` documents of 1 to 6 letters, no two neighbours alike.
+fn documents(count: u64) -> Documents {
+    let text = |doc: u64| {
+        let letters = (0..1 + doc % 6).map(|i| char::from(b'a' + ((doc * 7 + i) % 26) as u8).to_string());
+        letters.collect::<Vec<_>>().join(" ")
+    };
+    Documents { doc: (0..count).collect(), text: (0..count).map(text).collect() }
+}
+
+/// A sequencer over a store into which the documents go in batches of `size`; `each` sees it after every batch.
+fn build(dir: &Path, config: &Config, count: u64, size: usize, mut each: impl FnMut(&mut Sequencer)) -> Result<Sequencer, Problem> {
+    let (all, store) = (documents(count), dir.join("tokens"));
+    let mut build = Build::begin(&store, "key".into(), Words::open(config).unwrap(), config).unwrap();
+    let store = Store::open(&store, UNFINISHED, config.sequence_length).unwrap();
+    let mut sequencer = Sequencer::new(store, config);
+    for (doc, text) in all.doc.chunks(size).zip(all.text.chunks(size)) {
+        build.push(Documents { doc: doc.to_vec(), text: text.to_vec() }).unwrap();
+        sequencer.grow(build.rows());
+        each(&mut sequencer);
+    }
+    sequencer.complete(&build.finish().unwrap())?;
+    Ok(sequencer)
+}
+
+fn batch(sequencer: &mut Sequencer, seq: u64) -> Sequences {
+    match sequencer.get(seq).unwrap() {
+        Answer::Batch(batch) => batch,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The texts' letters in a batch, row by row.
+fn letters(batch: &Sequences) -> Vec<Vec<u32>> {
+    let rows = batch.tokens.chunks(batch.length).zip(batch.documents.chunks(batch.length));
+    rows.map(|(tokens, documents)| {
+        let used = tokens.iter().zip(documents).filter(|(token, document)| **token > 2 && **document != PADDING);
+        used.map(|(token, _)| *token).collect()
+    })
+    .collect()
+}
+
+#[test]
+fn what_is_served_does_not_depend_on_when_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let mut early = Vec::new();
+    let mut late = build(dir.path(), &config, 300, 5, |sequencer| {
+        let seq = early.len() as u64;
+        if let Answer::Batch(batch) = sequencer.get(seq).unwrap() {
+            early.push(batch);
+        }
+    })
+    .unwrap();
+    assert!(early.len() > 20, "{}", early.len());
+    for (seq, wanted) in early.iter().enumerate() {
+        assert_eq!(*wanted, batch(&mut late, seq as u64));
+    }
+    // Another size of the corpus' messages, all at once, and another process.
+    let mut other = build(dir.path(), &config, 300, 300, |_| {}).unwrap();
+    let (store, record) = Store::reopen(&dir.path().join("tokens"), "key").unwrap();
+    let mut reopened = Sequencer::new(store, &config);
+    reopened.complete(&record).unwrap();
+    for seq in [0, 1, 40, 1_000_000_007] {
+        let wanted = batch(&mut late, seq);
+        assert_eq!(wanted, batch(&mut other, seq));
+        assert_eq!(wanted, batch(&mut reopened, seq));
+    }
+}
+
+#[test]
+fn an_epoch_holds_every_token_of_every_document_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for packing in [Packing::Documents, Packing::Stream] {
+        let config = Config { packing, micro_batch: 1, epochs: Some(2), ..config(dir.path()) };
+        let mut sequencer = build(dir.path(), &config, 300, 50, |_| {}).unwrap();
+        let Answer::Ended(end) = sequencer.get(u64::MAX).unwrap() else { panic!("no end") };
+        let rows = end / 2;
+        let mut epochs = [Vec::new(), Vec::new()];
+        for seq in 0..end {
+            let batch = batch(&mut sequencer, seq);
+            assert!((batch.rows, batch.length) == (1, 8) && !batch.maskable[0]);
+            epochs[(seq / rows) as usize].push(letters(&batch).remove(0));
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        let sorted = |epoch: &[Vec<u32>]| {
+            let mut all = epoch.concat();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(&epochs[0]), sorted(&epochs[1]));
+        let words = Words::open(&config).unwrap();
+        let mut wanted = words.encode(documents(300).text).unwrap().concat();
+        wanted.sort_unstable();
+        let served = sorted(&epochs[0]).len();
+        match packing {
+            Packing::Documents => assert_eq!(sorted(&epochs[0]), wanted),
+            Packing::Stream => assert!((wanted.len() - 8..=wanted.len()).contains(&served), "{served} of {}", wanted.len()),
+        }
+    }
+}
+
+/// The corpus may be larger than any disk: it is read as far as needed and a window further.
+#[test]
+fn the_store_grows_only_as_far_as_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { shuffle_window: 2048, ..config(dir.path()) };
+    let (mut first, mut asked) = (None, false);
+    build(dir.path(), &config, 20_000, 100, |sequencer| {
+        if !sequencer.wants_rows() && first.is_none() {
+            first = Some(sequencer.rows);
+            assert!(matches!(sequencer.get(0).unwrap(), Answer::Batch(_)));
+            assert!(!sequencer.wants_rows(), "batch 0 is in the first window");
+            assert_eq!(sequencer.get(2048).unwrap(), Answer::Wait);
+            asked = sequencer.wants_rows();
+        }
+    })
+    .unwrap();
+    assert!((4096..4300).contains(&first.unwrap()), "{first:?}");
+    assert!(asked);
+}
+
+#[test]
+fn a_corpus_without_a_batch_is_refused_with_the_key_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let with = |config: &Config, count| build(dir.path(), config, count, 10, |_| {}).err().unwrap().to_string();
+    assert!(with(&config, 0).contains("the corpus ended before its first"));
+    let stream = Config { packing: Packing::Stream, sequence_length: 512, ..config.clone() };
+    assert!(with(&stream, 3).starts_with("SEQUENCE_LENGTH: found `512`"));
+    let large = Config { micro_batch: 1000, epochs: Some(2), ..config };
+    assert!(with(&large, 30).starts_with("MICRO_BATCH: found `1000`"));
+}
