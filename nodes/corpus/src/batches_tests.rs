@@ -56,7 +56,10 @@ fn every_format_gives_its_texts_in_the_order_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     parquet(&dir.path().join("a.parquet"), &[Some("one"), None, Some(""), Some("two\nlines"), Some("ÿ")]);
-    write("a.jsonl", "{\"text\":\"one\"}\n{\"id\":3}\n{\"text\":\"\"}\n{\"text\":\"two\\nlines\",\"id\":2}\n{\"text\":\"ÿ\"}\n");
+    write(
+        "a.jsonl",
+        "{\"text\":\"one\"}\n{\"id\":3}\n{\"text\":\"\"}\n{\"text\":\"two\\nlines\",\"id\":2}\n{\"text\":\"ÿ\"}\n",
+    );
     write("a.csv", "id,text\n1,one\n2,\n3,\"two\nlines\"\n4,ÿ\n");
     write("a.tsv", "id\ttext\n1\tone\n3\t\"two\nlines\"\n4\tÿ\n");
     write("a.txt", "one<|end|>\ntwo\nlines\n<|end|>\n<|end|>ÿ");
@@ -86,7 +89,10 @@ fn sql_filters_orders_and_joins() {
     let run = |sql: &str| wait(all(&query(sql))).unwrap();
     assert_eq!(run("SELECT text FROM source WHERE length(text) > 1 ORDER BY number DESC"), ["zzz", "yy"]);
     assert_eq!(run("SELECT upper(text) AS text FROM source1 LIMIT 1"), ["X"]);
-    let two = format!(r#"[{{"name":"a","path":"{0}/a.parquet"}},{{"name":"b","path":"{0}/a.parquet"}}]"#, dir.path().display());
+    let two = format!(
+        r#"[{{"name":"a","path":"{0}/a.parquet"}},{{"name":"b","path":"{0}/a.parquet"}}]"#,
+        dir.path().display()
+    );
     let joined = "SELECT a.text || b.text AS text FROM a JOIN b ON a.number = b.number + 1 ORDER BY a.number";
     assert_eq!(wait(all(&Config { sql: Some(joined.into()), ..config(&two) })).unwrap(), ["yyx", "zzzyy"]);
 }
@@ -102,10 +108,8 @@ fn sources_are_mixed_by_weight_until_each_has_ended() {
     };
     lines("a", 300);
     lines("b", 400);
-    let sources = format!(
-        r#"[{{"path":"{0}/a.jsonl","weight":3}},{{"path":"{0}/b.jsonl","weight":1}}]"#,
-        dir.path().display()
-    );
+    let sources =
+        format!(r#"[{{"path":"{0}/a.jsonl","weight":3}},{{"path":"{0}/b.jsonl","weight":1}}]"#, dir.path().display());
     let with_seed = |seed| wait(all(&Config { seed, ..config(&sources) })).unwrap();
     let texts = with_seed(1);
     assert_eq!(texts.len(), 700);
@@ -151,7 +155,8 @@ fn what_is_wrong_names_the_key_and_what_was_found() {
     fs::write(dir.path().join("latin1.txt"), b"caf\xe9").unwrap();
     let sql = |sql: &str| Config { sql: Some(sql.into()), ..config(&of(&dir, "a.parquet")) };
     let column = |name: &str| Config { text_column: name.into(), ..config(&of(&dir, "a.parquet")) };
-    let weighted = format!(r#"[{{"path":"{0}/a.parquet","weight":2}},{{"path":"{0}/a.parquet"}}]"#, dir.path().display());
+    let weighted =
+        format!(r#"[{{"path":"{0}/a.parquet","weight":2}},{{"path":"{0}/a.parquet"}}]"#, dir.path().display());
     for (config, key, part) in [
         (config(&of(&dir, "missing.parquet")), "SOURCES", "no such file"),
         (config(&of(&dir, "none.parquet")), "SOURCES", "gives no documents"),

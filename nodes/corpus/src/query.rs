@@ -83,7 +83,8 @@ async fn frame(
     let frame = match &config.sql {
         None => session.table(TableReference::bare(EACH)).await,
         Some(sql) => {
-            let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+            let only_queries =
+                SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
             session.sql_with_options(sql, only_queries).await
         }
     };
@@ -106,7 +107,10 @@ fn check_column(frame: &DataFrame, config: &Config, source: &Source) -> Result<(
         (Some(_), Some(_)) => problem(format!("{of} has several columns of that name; name one with AS")),
         (Some(field), None) if !is_text(field.data_type()) => {
             let how = format!("SELECT arrow_cast(\"{}\", 'Utf8') AS text FROM source", config.text_column);
-            problem(format!("it is {} in {of}, wanted text; another column, or a cast in SQL: {how}", field.data_type()))
+            problem(format!(
+                "it is {} in {of}, wanted text; another column, or a cast in SQL: {how}",
+                field.data_type()
+            ))
         }
         _ => Ok(()),
     }

@@ -41,12 +41,14 @@ pub struct Source {
 /// Every problem with it.
 pub fn parse(json: &str) -> Result<Vec<Source>, Problems> {
     let entries: Vec<Entry> = serde_json::from_str(json).map_err(|e| {
-        let wanted = r#"wanted: a JSON list such as [{"path":"a.parquet"},{"name":"b","path":"b/*.jsonl","weight":0.5}]"#;
+        let wanted =
+            r#"wanted: a JSON list such as [{"path":"a.parquet"},{"name":"b","path":"b/*.jsonl","weight":0.5}]"#;
         Problem::new("SOURCES", json, format!("{e}; {wanted}"))
     })?;
     let several = entries.len() > 1;
     let (mut problems, mut names, mut sources) = (Vec::new(), BTreeSet::new(), Vec::new());
-    let mut wrong = |found: &dyn std::fmt::Display, allowed: &str| problems.push(Problem::new("SOURCES", found, allowed));
+    let mut wrong =
+        |found: &dyn std::fmt::Display, allowed: &str| problems.push(Problem::new("SOURCES", found, allowed));
     if entries.is_empty() {
         wrong(&json, "wanted: at least one source");
     }
@@ -54,7 +56,10 @@ pub fn parse(json: &str) -> Result<Vec<Source>, Problems> {
         let name = entry.name.unwrap_or_else(|| format!("source{}", index + 1));
         let weight = entry.weight.unwrap_or(1.0);
         if !(weight.is_finite() && weight > 0.0) {
-            wrong(&format!("weight {weight} of `{name}`"), "allowed: a finite number more than 0; leave out a source that is not wanted");
+            wrong(
+                &format!("weight {weight} of `{name}`"),
+                "allowed: a finite number more than 0; leave out a source that is not wanted",
+            );
         }
         if name.is_empty() || (several && name == EACH) {
             wrong(&format!("name `{name}`"), "choose another name: `source` stands for each source in turn");

@@ -104,19 +104,3 @@ fn wrong_inputs_are_problems_of_their_keys() {
     assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "BASE_MODEL");
     assert!(Evaluation::open(Config { infill: String::new(), ..config }).unwrap().questions.is_empty());
 }
-#[test]
-fn probe() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    std::env::set_current_dir(root).unwrap();
-    difflow_model::set_num_threads(1);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(dir.path().join("base")).unwrap();
-    std::fs::create_dir_all(dir.path().join("checkpoint")).unwrap();
-    let mut m = Model::initialise("data/tiny/architecture".as_ref(), 1, Device::Cpu).unwrap();
-    m.save(&dir.path().join("base")).unwrap();
-    m.add_mask_token(0).unwrap();
-    m.save(&dir.path().join("checkpoint")).unwrap();
-    let c = Config { base_model: dir.path().join("base").to_str().unwrap().into(), ..Config::default() };
-    let e = Evaluation::open(c).unwrap();
-    println!("{:#?}", e.score(&checkpoint(&dir, 0), &mut || Ok(())).unwrap());
-}

@@ -21,19 +21,13 @@ pub fn screen(figures: &Figures, history: &History, report: &Path) -> String {
     for (number, sample) in history.last_samples("unconditional").into_iter().take(SAMPLES).enumerate() {
         text.push_str(&format!("\nsample {}{}\n{}", number + 1, verdict(sample), wrap(&sample.text, WIDTH, "  ")));
     }
-    if let Some(sample) = infilling(history) {
+    if let Some(sample) = history.last_samples("infill").first() {
         text.push_str(&format!("\ninfilling{}\n", verdict(sample)));
         text.push_str(&wrap(&format!("given: {}", sample.prompt), WIDTH, "  "));
-        text.push_str(&wrap(&format!("made:  {}", sample.text), WIDTH, "  "));
+        text.push_str(&wrap(&format!("made: {}", sample.text), WIDTH, "  "));
     }
     text.push_str(&format!("\nreport: {}\n", report.display()));
     text
-}
-
-/// One infilling to show: a gap that was filled well, if there is one; its verdict is shown beside it.
-pub fn infilling(history: &History) -> Option<&Sample> {
-    let all = history.last_samples("infill");
-    all.iter().find(|sample| sample.verdict == "ok").or(all.first()).copied()
 }
 
 /// The verdict in words after a heading.
@@ -103,7 +97,7 @@ mod tests {
             "0.8 % of it waiting",
             "Once upon 2.",
             "given: left […] right",
-            "made:  left filled right",
+            "made: left filled right",
             "report: runs/default/report.html",
         ] {
             assert!(text.contains(part), "{part} not in\n{text}");

@@ -20,7 +20,12 @@ const WITHOUT_EFFECT: &str = "DOCUMENTS_PER_BATCH";
 ///
 /// # Errors
 /// When the tokenizer's file cannot be read.
-pub fn store_key(config: &Config, dataflow: &Value, id: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String> {
+pub fn store_key(
+    config: &Config,
+    dataflow: &Value,
+    id: &str,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<String> {
     let (tokenizer, _) = file_sha256(Path::new(&config.tokenizer)).with_context(|| config.tokenizer.clone())?;
     let sender = sender(dataflow, id);
     let mut keys = sender.and_then(|node| node.get("env")?.as_object().cloned()).unwrap_or_default();
@@ -100,7 +105,8 @@ mod tests {
         let config = world(dir.path(), 29);
         let env = json!({"SOURCES": format!(r#"[{{"path":"{}/*.jsonl"}}]"#, dir.path().display())});
         let dataflow = |env: Value| {
-            let tokenizer = json!({"id": "words", "inputs": {"documents": {"source": "texts/documents", "queue_size": 4}}});
+            let tokenizer =
+                json!({"id": "words", "inputs": {"documents": {"source": "texts/documents", "queue_size": 4}}});
             json!({"nodes": [{"id": "other", "env": {"A": 1}}, {"id": "texts", "path": "bin/corpus", "env": env}, tokenizer]})
         };
         let key = |config: &Config, env: &Value, shared: &'static str| {

@@ -109,11 +109,8 @@ mod tests {
     #[test]
     fn documents_stay_whole_and_in_order() {
         let (rows, long) = pack(Packing::Documents, 6, &[3, 3, 4, 3, 2]);
-        let wanted = [
-            row(&[0, 10, 1, 0, 11, 1], &[3, 6]),
-            row(&[0, 12, 12, 1, 1, 1], &[4]),
-            row(&[0, 13, 1, 0, 1, 1], &[3, 5]),
-        ];
+        let wanted =
+            [row(&[0, 10, 1, 0, 11, 1], &[3, 6]), row(&[0, 12, 12, 1, 1, 1], &[4]), row(&[0, 13, 1, 0, 1, 1], &[3, 5])];
         assert_eq!(rows, wanted);
         assert_eq!(long, 0);
     }
@@ -138,7 +135,9 @@ mod tests {
     fn rows_put_together_are_the_documents_put_together() {
         let lengths: Vec<usize> = (0..200).map(|i| 2 + (i * 37) % 23).collect();
         let all: Vec<u32> = lengths.iter().enumerate().flat_map(|(n, &length)| document(n as u32, length)).collect();
-        for (packing, length) in [(Packing::Documents, 16), (Packing::Documents, 64), (Packing::Stream, 16), (Packing::Stream, 2)] {
+        for (packing, length) in
+            [(Packing::Documents, 16), (Packing::Documents, 64), (Packing::Stream, 16), (Packing::Stream, 2)]
+        {
             let (rows, long) = pack(packing, length, &lengths);
             let used = rows.iter().flat_map(|row| &row.tokens[..row.ends.last().copied().unwrap_or(0) as usize]);
             let used: Vec<u32> = used.copied().collect();

@@ -106,6 +106,9 @@ fn report(what: &str, record: &Record) {
         record.rows, record.length, record.documents
     );
     if record.long_documents > 0 {
-        println!("{} documents are longer than a sequence and were cut (SEQUENCE_LENGTH {})", record.long_documents, record.length);
+        println!(
+            "{} documents are longer than a sequence and were cut (SEQUENCE_LENGTH {})",
+            record.long_documents, record.length
+        );
     }
 }

@@ -55,7 +55,11 @@ impl Sequencer {
     pub fn complete(&mut self, record: &Record) -> Result<(), Problem> {
         (self.rows, self.complete) = (record.rows, true);
         if record.documents == 0 {
-            return Err(Problem::new("documents", "no document", "the corpus ended before its first; check its SOURCES and SQL"));
+            return Err(Problem::new(
+                "documents",
+                "no document",
+                "the corpus ended before its first; check its SOURCES and SQL",
+            ));
         }
         if record.rows == 0 {
             let allowed = "all documents together are shorter than one sequence; shorten it, or use PACKING=documents";

@@ -26,7 +26,13 @@ fn documents(count: u64) -> Documents {
 }
 
 /// A sequencer over a store into which the documents go in batches of `size`; `each` sees it after every batch.
-fn build(dir: &Path, config: &Config, count: u64, size: usize, mut each: impl FnMut(&mut Sequencer)) -> Result<Sequencer, Problem> {
+fn build(
+    dir: &Path,
+    config: &Config,
+    count: u64,
+    size: usize,
+    mut each: impl FnMut(&mut Sequencer),
+) -> Result<Sequencer, Problem> {
     let (all, store) = (documents(count), dir.join("tokens"));
     let mut build = Build::begin(&store, "key".into(), Words::open(config).unwrap(), config).unwrap();
     let store = Store::open(&store, UNFINISHED, config.sequence_length).unwrap();
@@ -112,7 +118,9 @@ fn an_epoch_holds_every_token_of_every_document_once() {
         let served = sorted(&epochs[0]).len();
         match packing {
             Packing::Documents => assert_eq!(sorted(&epochs[0]), wanted),
-            Packing::Stream => assert!((wanted.len() - 8..=wanted.len()).contains(&served), "{served} of {}", wanted.len()),
+            Packing::Stream => {
+                assert!((wanted.len() - 8..=wanted.len()).contains(&served), "{served} of {}", wanted.len())
+            }
         }
     }
 }

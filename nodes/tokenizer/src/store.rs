@@ -126,7 +126,8 @@ impl Mapped {
         }
         let bytes = self.map.as_ref().and_then(|map| map.get(range));
         bytes.ok_or_else(|| {
-            let problem = format!("{} is shorter than its rows; delete the folder and start again", self.path.display());
+            let problem =
+                format!("{} is shorter than its rows; delete the folder and start again", self.path.display());
             io::Error::new(io::ErrorKind::UnexpectedEof, problem)
         })
     }

@@ -137,7 +137,9 @@ mod tests {
         let write = |finish: bool| {
             let mut writer = StoreWriter::create(dir.path(), "k".into(), 4).unwrap();
             writer.append(&rows()).unwrap();
-            if finish { drop(writer.finish().unwrap()) }
+            if finish {
+                drop(writer.finish().unwrap())
+            }
         };
         write(true);
         assert!(Store::reopen(dir.path(), "k").is_some());

@@ -24,7 +24,11 @@ impl Words {
     /// What is wrong with TOKENIZER, BOS_TOKEN, EOS_TOKEN or BASE_MODEL.
     pub fn open(config: &Config) -> Result<Self, Problems> {
         let mut tokenizer = Tokenizer::from_file(&config.tokenizer).map_err(|e| {
-            Problem::new("TOKENIZER", &config.tokenizer, format!("{e}; wanted: a tokenizer.json of Hugging Face tokenizers"))
+            Problem::new(
+                "TOKENIZER",
+                &config.tokenizer,
+                format!("{e}; wanted: a tokenizer.json of Hugging Face tokenizers"),
+            )
         })?;
         // What the file says of cutting and padding is for other programs; a document is wanted whole.
         tokenizer.with_padding(None);
@@ -51,7 +55,8 @@ impl Words {
     /// # Errors
     /// When the tokenizer refuses a text.
     pub fn encode(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.tokenizer.encode_batch_fast(texts, false).map_err(|e| eyre!("the tokenizer failed: {e}"))?;
+        let encodings =
+            self.tokenizer.encode_batch_fast(texts, false).map_err(|e| eyre!("the tokenizer failed: {e}"))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 }
@@ -77,7 +82,8 @@ fn fit(base_model: &str, tokenizer: &str, largest: u32) -> Result<(), Problem> {
     if u64::from(largest) < rows {
         return Ok(());
     }
-    let allowed = format!("{rows} rows in {}, ids up to {largest} in {tokenizer}; use the model's own tokenizer", path.display());
+    let allowed =
+        format!("{rows} rows in {}, ids up to {largest} in {tokenizer}; use the model's own tokenizer", path.display());
     Err(problem(allowed))
 }
 
@@ -92,9 +98,7 @@ pub mod tests {
         for (id, letter) in ('a'..='z').enumerate() {
             vocabulary[letter.to_string()] = (id + 3).into();
         }
-        let special = |id: u32, content: &str| {
-            serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-        };
+        let special = |id: u32, content: &str| serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
         let tokenizer = serde_json::json!({
             "version": "1.0",
             "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
@@ -128,7 +132,9 @@ pub mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { bos_token: "<s>".into(), eos_token: "</s>".into(), ..world(dir.path(), 28) };
         let text = Words::open(&config).err().unwrap().to_string();
-        for part in ["BOS_TOKEN: found `<s>`", "EOS_TOKEN: found `</s>`", "tokens: <bos>, <eos>", "28 rows", "ids up to 28"] {
+        for part in
+            ["BOS_TOKEN: found `<s>`", "EOS_TOKEN: found `</s>`", "tokens: <bos>, <eos>", "28 rows", "ids up to 28"]
+        {
             assert!(text.contains(part), "{part} not in {text}");
         }
         let missing = Config { tokenizer: "nowhere.json".into(), ..config.clone() };
