@@ -23,6 +23,8 @@ pub enum Line {
     Notice { who: String, text: String },
     /// A node ended with an error.
     Failed(Failure),
+    /// Anything else that a node wrote: shown when that node fails.
+    Quiet { who: String, text: String },
     /// Nothing a person needs.
     Chatter,
 }
@@ -86,7 +88,7 @@ impl Reader {
                 Line::Progress(text)
             }
             (false, true) => Line::Result(text),
-            (false, false) => Line::Chatter,
+            (false, false) => Line::Quiet { who: node, text },
         }
     }
 }
@@ -106,6 +108,15 @@ fn failure(node: String, message: &str) -> Failure {
     let ruler = |line: &str| line.len() > 20 && line.chars().all(|c| c == '-');
     let stderr = lines.filter(|line| !ruler(line)).map(str::to_owned).collect();
     Failure { node, how, code, cascading: message.contains("This error occurred because node"), stderr }
+}
+
+/// Whether a line belongs to a stack trace; the log file has them.
+pub fn is_trace(text: &str) -> bool {
+    let text = text.trim_start();
+    let numbered = text.split_once(": ").is_some_and(|(n, _)| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
+    numbered
+        || text.starts_with("at ")
+        || ["stack backtrace:", "note: "].iter().any(|s| text.to_lowercase().starts_with(s))
 }
 
 #[cfg(test)]

@@ -30,7 +30,8 @@ fn the_monitors_lines_are_shown_as_they_are() {
 #[test]
 fn other_nodes_are_quiet_but_for_errors_and_warnings() {
     let mut reader = reader();
-    assert_eq!(reader.read(&from_node("trainer", "step 120/600  loss 3.412")), Line::Chatter);
+    let text = "step 120/600  loss 3.412";
+    assert_eq!(reader.read(&from_node("trainer", text)), Line::Quiet { who: "trainer".into(), text: text.into() });
     for text in ["error: STEPS: found `x`; allowed: a whole number", "warning: careful"] {
         let wanted = Line::Notice { who: "trainer".into(), text: text.into() };
         assert_eq!(reader.read(&from_node("trainer", text)), wanted);
@@ -69,5 +70,17 @@ fn dora_itself_is_chatter() {
     ];
     for line in lines {
         assert_eq!(reader().read(line), Line::Chatter, "{line}");
+    }
+}
+
+#[test]
+fn a_panic_is_told_from_its_stack_trace() {
+    for trace in
+        ["   0: rust_begin_unwind", "             at ./csu/../libc_start_call_main.h:58:16", "stack backtrace:"]
+    {
+        assert!(is_trace(trace), "{trace}");
+    }
+    for word in ["thread 'main' (4711) panicked at src/run.rs:19:30:", "boom", "error: input `x`: 3: bad"] {
+        assert!(!is_trace(word), "{word}");
     }
 }

@@ -1,6 +1,6 @@
 //! `difflow run`: starts `dora run`, keeps everything it writes in a file, and shows what a person needs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use eyre::{Context, Result};
 
-use crate::line::{Failure, Line, Reader};
+use crate::line::{Failure, Line, Reader, is_trace};
 use crate::outcome::{culprit, exit_code};
 use crate::terminal::{Terminal, error};
 use crate::{dora, signals};
@@ -19,8 +19,8 @@ use crate::{dora, signals};
 const EXIT_USAGE: u8 = 2;
 /// How long the other nodes have to end by themselves after one failed; then they are asked to stop.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// Lines of a failed node's stderr that are shown.
-const STDERR_LINES: usize = 30;
+/// Lines of a failed node that are looked through for its last words; most of them may be a stack trace.
+const LAST_WORDS: usize = 60;
 
 /// Which of dora's streams a line came on.
 enum Raw {
@@ -109,6 +109,7 @@ struct View {
     reader: Reader,
     failures: Vec<Failure>,
     shown: BTreeSet<(String, String)>,
+    quiet: BTreeMap<String, VecDeque<String>>,
     dora_errors: Vec<String>,
     stopping: bool,
 }
@@ -120,6 +121,7 @@ impl View {
             reader: Reader::default(),
             failures: Vec::new(),
             shown: BTreeSet::new(),
+            quiet: BTreeMap::new(),
             dora_errors: Vec::new(),
             stopping: false,
         }
@@ -138,17 +140,27 @@ impl View {
                 self.shown.insert((who, text));
             }
             Line::Failed(failure) => self.failed(failure),
+            Line::Quiet { who, text } => {
+                let lines = self.quiet.entry(who).or_default();
+                lines.push_back(text);
+                if lines.len() > LAST_WORDS {
+                    lines.pop_front();
+                }
+            }
             Line::Chatter => {}
         }
     }
 
-    /// Shows what the node wrote before it failed and was not shown yet, such as the lines after an error, or a panic.
+    /// Shows what the node wrote before it failed and was not shown yet, such as the lines after an error, or a panic. dora
+    /// repeats only the last ten lines of stderr with the failure, so they are taken from what came before.
     fn failed(&mut self, failure: Failure) {
-        let news =
-            |line: &&String| !line.trim().is_empty() && !self.shown.contains(&(failure.node.clone(), (*line).clone()));
-        let lines: Vec<&String> = failure.stderr.iter().filter(news).collect();
-        for line in &lines[lines.len().saturating_sub(STDERR_LINES)..] {
-            self.terminal.notice(&format!("{}: {line}", failure.node));
+        let said = self.quiet.remove(&failure.node).unwrap_or_default();
+        let repeated = failure.stderr.iter().filter(|line| !said.contains(line));
+        for line in said.iter().chain(repeated) {
+            let shown = self.shown.contains(&(failure.node.clone(), line.clone()));
+            if !(shown || line.trim().is_empty() || is_trace(line)) {
+                self.terminal.notice(&format!("{}: {line}", failure.node));
+            }
         }
         self.failures.push(failure);
     }

@@ -23,8 +23,6 @@ use crate::store::Store;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How long the monitor still listens after another node failed; what is left of the run ends meanwhile.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// How often it looks at the clock when nothing comes, timer or not.
-const LOOK: Duration = Duration::from_secs(1);
 
 struct Monitor {
     run: String,
@@ -52,7 +50,8 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let every = Duration::from_secs(config.progress_seconds);
     let (mut shown, mut saved) = (now, now);
     loop {
-        match node.next(Some(LOOK))? {
+        // The timer input is the clock: it also keeps dora's watchdog from ending a graph in which everybody waits.
+        match node.next(None)? {
             Event::Message(message) => monitor.take(&message)?,
             Event::Closed(input) => monitor.inputs.close(&input),
             Event::Failed { node } => _ = monitor.failed.get_or_insert((node, Instant::now())),

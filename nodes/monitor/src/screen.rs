@@ -15,8 +15,7 @@ const WIDTH: usize = 96;
 
 /// The final screen. What was not measured is left out.
 pub fn screen(figures: &Figures, history: &History, report: &Path) -> String {
-    let mut text = String::from("\n");
-    text.push_str(&training(figures));
+    let mut text = training(figures);
     text.push_str(&table(figures));
     for (number, sample) in history.last_samples("unconditional").into_iter().take(SAMPLES).enumerate() {
         text.push_str(&format!("\nsample {}{}\n{}", number + 1, verdict(sample), wrap(&sample.text, WIDTH, "  ")));
@@ -27,7 +26,7 @@ pub fn screen(figures: &Figures, history: &History, report: &Path) -> String {
         text.push_str(&wrap(&format!("made: {}", sample.text), WIDTH, "  "));
     }
     text.push_str(&format!("\nreport: {}\n", report.display()));
-    text
+    format!("\n{}", text.trim_start_matches('\n'))
 }
 
 /// The verdict in words after a heading.
@@ -109,6 +108,7 @@ mod tests {
     #[test]
     fn missing_numbers_are_left_out() {
         let mut history = History::default();
+        assert_eq!(show(&history), "\nreport: runs/default/report.html\n");
         history.add(row("loss", 7, 3.0));
         assert_eq!(show(&history), "\ntrained 7 steps\n\nreport: runs/default/report.html\n");
         history.add(row("nelbo", 0, 6.0));

@@ -92,7 +92,7 @@ fn fit(base_model: &str, tokenizer: &str, largest: u32) -> Result<(), Problem> {
 pub mod tests {
     use super::*;
 
-    /// A word-level tokenizer and a model's config.json in `dir`: ids 0 `<bos>`, 1 `<eos>`, 2 `<unk>`, then a, b, c …
+    /// A tokenizer of letters and a model's config.json in `dir`: ids 0 `<bos>`, 1 `<eos>`, 2 `<unk>`, then a, b, c …
     pub fn world(dir: &Path, rows: u64) -> Config {
         let mut vocabulary = serde_json::json!({"<bos>": 0, "<eos>": 1, "<unk>": 2});
         for (id, letter) in ('a'..='z').enumerate() {
@@ -108,7 +108,7 @@ pub mod tests {
             "pre_tokenizer": {"type": "WhitespaceSplit"},
             "post_processor": null,
             "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": [], "unk_token": "<unk>"},
         });
         let path = dir.join("tokenizer.json");
         std::fs::write(&path, tokenizer.to_string()).unwrap();
