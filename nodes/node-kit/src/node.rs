@@ -5,6 +5,8 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, StructArray};
 use difflow_schema::{Message, SchemaError, meta};
 use dora_node_api::dora_core::config::DataId;
+use dora_node_api::futures::executor::block_on;
+use dora_node_api::futures::future::{Either, select};
 use dora_node_api::{self as dora, DoraArray, DoraNode, EventStream, MetadataParameters, Parameter, StopCause};
 use eyre::{Context, Result, eyre};
 use serde_json::Value;
@@ -126,7 +128,14 @@ impl Node {
                     Err(dora::TryRecvError::Empty) => return Ok(Event::Timeout),
                     Err(_) => None,
                 },
-                Some(timeout) => self.events.recv_timeout(timeout),
+                Some(timeout) => {
+                    // Not recv_timeout: it tells a timeout and an error apart by their text only.
+                    let event = std::pin::pin!(self.events.recv_async());
+                    match block_on(select(event, futures_timer::Delay::new(timeout))) {
+                        Either::Left((event, _)) => event,
+                        Either::Right(_) => return Ok(Event::Timeout),
+                    }
+                }
             };
             let Some(event) = event else { return Ok(Event::Stop { asked: false }) };
             if let Some(event) = translate(event)? {
@@ -189,7 +198,10 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
         dora::Event::InputClosed { id } => Some(Event::Closed(id.to_string())),
         dora::Event::NodeFailed { source_node_id, .. } => Some(Event::Failed { node: source_node_id.to_string() }),
         dora::Event::Stop(cause) => Some(Event::Stop { asked: !matches!(cause, StopCause::AllInputsClosed) }),
-        dora::Event::Error(error) => return Err(eyre!("dora: {error}")),
+        // What follows is dora's own stack trace.
+        dora::Event::Error(error) => {
+            return Err(eyre!("dora: {}", error.split("\n\nLocation:").next().unwrap_or(&error)));
+        }
         _ => None,
     })
 }
