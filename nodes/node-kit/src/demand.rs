@@ -10,16 +10,20 @@ use crate::{Node, Received};
 
 /// Pulls batches `first ..` in order from an upstream stage, with at most `window` asked for and not yet taken.
 ///
-/// dora may drop a message; what does not come within `patience` is asked for again (a stage answers the same question
-/// with the same batch). Only when dora itself reports nothing and upstream stays silent does the caller wait for ever: then
-/// upstream is working, or its end closes the input.
+/// dora may drop a message, so what does not come is asked for again; a stage answers the same question with the same batch.
+/// Order holds on an edge: a batch that is missing while a later one is here was lost, and is asked for at once. Where nothing
+/// came at all, upstream may still be working: then `patience` must pass, and twice as long each further time.
 pub struct Puller<M> {
     input: &'static str,
     next_seq: u64,
     asked_until: u64,
     window: u64,
     patience: Duration,
+    /// How long the present silence may last.
+    silence: Duration,
     last_news: Instant,
+    /// The missing batch that was asked for again because a later one is here.
+    gap: Option<u64>,
     held: BTreeMap<u64, M>,
     end: Option<u64>,
     demands_sent: u64,
@@ -36,7 +40,9 @@ impl<M: Message> Puller<M> {
             asked_until: first,
             window: u64::from(window.max(1)),
             patience,
+            silence: patience,
             last_news: Instant::now(),
+            gap: None,
             held: BTreeMap::new(),
             end: None,
             demands_sent: 0,
@@ -54,8 +60,7 @@ impl<M: Message> Puller<M> {
         self.end.is_some_and(|end| self.next_seq >= end)
     }
 
-    /// Asks on output `demand` for what the window allows, and again for what is overdue. Call it whenever a batch was taken and
-    /// after every wait.
+    /// Asks on output `demand` for what the window allows. Call it whenever a batch was taken.
     ///
     /// # Errors
     /// When dora does not take the demand.
@@ -63,14 +68,15 @@ impl<M: Message> Puller<M> {
         self.ask_with(|seq, demand| node.send("demand", seq, &demand))
     }
 
-    fn ask_with(&mut self, mut send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
-        let overdue = self.asked_until > self.next_seq
-            && !self.held.contains_key(&self.next_seq)
-            && self.last_news.elapsed() >= self.patience;
-        if overdue {
-            self.asked_until = self.next_seq;
-            self.repeats += 1;
-        }
+    /// Asks again for what was lost. Call it when everything that came in has been accepted and the next batch is not there.
+    ///
+    /// # Errors
+    /// When dora does not take the demand.
+    pub fn ask_again(&mut self, node: &mut Node) -> Result<()> {
+        self.ask_again_with(|seq, demand| node.send("demand", seq, &demand))
+    }
+
+    fn ask_with(&mut self, send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
         let limit = (self.next_seq + self.window).min(self.end.unwrap_or(u64::MAX));
         if self.asked_until >= limit {
             return Ok(());
@@ -79,9 +85,32 @@ impl<M: Message> Puller<M> {
         if self.asked_until == self.next_seq {
             self.last_news = Instant::now();
         }
+        self.asked_until = limit;
+        self.send(demand, send)
+    }
+
+    fn ask_again_with(&mut self, send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
+        if self.asked_until <= self.next_seq || self.held.contains_key(&self.next_seq) {
+            return Ok(());
+        }
+        let first_held = self.held.keys().next().copied();
+        let gap = first_held.is_some() && self.gap != Some(self.next_seq);
+        if !gap {
+            if self.last_news.elapsed() < self.silence {
+                return Ok(());
+            }
+            self.silence *= 2;
+        }
+        self.gap = first_held.map(|_| self.next_seq);
+        self.last_news = Instant::now();
+        self.repeats += 1;
+        let until = first_held.unwrap_or(self.asked_until);
+        self.send(Demand { next_seq: self.next_seq, count: (until - self.next_seq) as u32 }, send)
+    }
+
+    fn send(&mut self, demand: Demand, mut send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
         send(self.demands_sent, demand)?;
         self.demands_sent += 1;
-        self.asked_until = limit;
         Ok(())
     }
 
@@ -110,7 +139,7 @@ impl<M: Message> Puller<M> {
             );
         }
         self.held.insert(seq, read()?);
-        self.last_news = Instant::now();
+        (self.last_news, self.silence) = (Instant::now(), self.patience);
         Ok(())
     }
 
@@ -133,12 +162,13 @@ mod tests {
 
     fn asked(puller: &mut Puller<Demand>) -> Vec<(u64, u32)> {
         let mut out = Vec::new();
-        puller
-            .ask_with(|_, d| {
-                out.push((d.next_seq, d.count));
-                Ok(())
-            })
-            .unwrap();
+        puller.ask_with(|_, d| Ok(out.push((d.next_seq, d.count)))).unwrap();
+        out
+    }
+
+    fn asked_again(puller: &mut Puller<Demand>) -> Vec<(u64, u32)> {
+        let mut out = Vec::new();
+        puller.ask_again_with(|_, d| Ok(out.push((d.next_seq, d.count)))).unwrap();
         out
     }
 
@@ -172,16 +202,34 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_asked_for_again() {
-        let mut p = puller(0, 2);
+    fn a_batch_missing_before_a_later_one_is_asked_for_at_once_and_again_after_a_while() {
+        let mut p = puller(0, 4);
         asked(&mut p);
-        give(&mut p, 1);
+        give(&mut p, 2);
+        assert_eq!(asked_again(&mut p), [(0, 2)]);
+        assert!(asked_again(&mut p).is_empty());
         std::thread::sleep(Duration::from_millis(25));
-        assert_eq!(asked(&mut p), [(0, 2)]);
-        assert_eq!(p.repeats, 1);
+        assert_eq!(asked_again(&mut p), [(0, 2)]);
+        assert_eq!(p.repeats, 2);
         give(&mut p, 0);
         assert_eq!(p.take().unwrap().next_seq, 0);
+        assert_eq!(asked_again(&mut p), [(1, 1)]);
+        give(&mut p, 1);
         assert_eq!(p.take().unwrap().next_seq, 1);
+        assert_eq!(p.take().unwrap().next_seq, 2);
+    }
+
+    /// Upstream may be at work on something long: the same question is not put every second.
+    #[test]
+    fn in_silence_everything_is_asked_for_again_ever_more_rarely() {
+        let mut p = puller(0, 2);
+        asked(&mut p);
+        assert!(asked_again(&mut p).is_empty());
+        std::thread::sleep(Duration::from_millis(25));
+        assert_eq!(asked_again(&mut p), [(0, 2)]);
+        assert_eq!(p.silence, 2 * p.patience);
+        give(&mut p, 0);
+        assert_eq!(p.silence, p.patience);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::words::Words;
 /// Batches of documents on their way.
 const WINDOW: u32 = 2;
 /// After this time without a batch it is asked for again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
@@ -49,6 +49,9 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         if wants {
             documents.ask(&mut node)?;
             news = grow(&mut documents, &mut build, &mut sequencer)?;
+            if !news {
+                documents.ask_again(&mut node)?;
+            }
         }
         let timeout = if news { Some(Duration::ZERO) } else { wants.then_some(PATIENCE / 5) };
         match node.next(timeout)? {

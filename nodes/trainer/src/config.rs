@@ -124,7 +124,7 @@ pub struct Config {
     /// Batches asked for ahead of the one at work; less than the edge's queue_size.
     #[schemars(range(min = 1))]
     pub prefetch: u32,
-    /// Seconds without news after which a batch is asked for again.
+    /// Seconds of silence after which a batch is asked for again; twice as long each further time.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub patience_seconds: f64,
     /// Stop after this many steps in a row whose loss or gradient is not a number.
@@ -165,7 +165,7 @@ impl Default for Config {
             threads: 2,
             checkpoint_every: 500,
             prefetch: 4,
-            patience_seconds: 30.0,
+            patience_seconds: 2.0,
             max_bad_steps: 10,
             slow_down_seconds: 0.0,
         }

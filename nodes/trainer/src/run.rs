@@ -110,6 +110,7 @@ fn wait(node: &mut Node, puller: &mut Puller<Noised>) -> Result<Wait> {
                     return Ok(Wait::NoData);
                 }
                 puller.ask(node)?;
+                puller.ask_again(node)?;
                 look = Some(Duration::from_millis(200));
                 continue;
             }
