@@ -47,8 +47,9 @@ claim_target() {
     local cache mine owner
     [ -s bin/env.sh ] || die "the checkout is not set up; run: make setup"
     cache=$(cd -P .difflow && pwd)
-    # With the link resolved: the same value in all checkouts, else torch-sys' C++ is built again for each.
-    export LIBTORCH=$cache/libtorch/torch
+    # With links resolved: the same value in all checkouts, else torch-sys' C++ is built again for each.
+    LIBTORCH=$(cd -P .difflow/libtorch/torch && pwd)
+    export LIBTORCH
     lock "$cache/target.lock" "$cache/target"
     [ -s bin/.checkout ] || cat /proc/sys/kernel/random/uuid >bin/.checkout
     mine="$(cat bin/.checkout) $root"
