@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use difflow_diffusion::AnnealingSchedule;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -78,9 +77,12 @@ pub struct Config {
     pub document_attention: bool,
     /// How the loss is divided.
     pub normalisation: Normalisation,
-    /// How attention goes from causal to full.
-    pub annealing_schedule: AnnealingSchedule,
-    /// Optimizer steps until attention is full.
+    /// How attention goes from causal to full: an annealing schedule of difflow (linear, cosine, step, exponential, none, band,
+    /// blocks), or one of a plug-in, by path (`lib.so` or `lib.so#component`) or component id. `difflow plugin list` shows what there is.
+    pub annealing_schedule: String,
+    /// Options of the annealing schedule, as a JSON object; `difflow plugin show` explains them.
+    pub annealing_schedule_config: String,
+    /// Optimizer steps until attention is full, for schedules with an option `anneal_steps` that the configuration does not set.
     #[schemars(range(min = 1))]
     pub anneal_steps: u64,
     /// Optimizer steps of the run.
@@ -148,7 +150,8 @@ impl Default for Config {
             shift: true,
             document_attention: true,
             normalisation: Normalisation::default(),
-            annealing_schedule: AnnealingSchedule::default(),
+            annealing_schedule: "linear".into(),
+            annealing_schedule_config: "{}".into(),
             anneal_steps: 10_000,
             steps: 1_000,
             accumulation: 1,

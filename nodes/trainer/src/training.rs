@@ -1,20 +1,26 @@
 //! The model at work: what one optimizer step does with its micro-batches.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
     AdamW, Decay, Device, Learner, LearningRate, MaskedSet, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions,
     Pattern, Precision,
 };
+use difflow_plugin_host::AnnealingSchedule;
 use difflow_schema::Noised;
 use eyre::{Context, Result};
 
+use crate::annealing;
 use crate::config::{Config, DecayKind, Normalisation, ObjectiveKind, PrecisionKind};
+use crate::save::ANNEALING_STATE;
 
 /// A learner and how it is led through the steps.
 pub struct Training {
     /// The model and its optimizer.
     pub learner: Learner,
+    /// How attention goes from causal to full.
+    pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
 }
 
@@ -56,6 +62,11 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
     let model = Model::load(dir, Device::open(&config.device)?)?;
     let mut training = training(config, model)?;
     training.learner.load_optimizer(dir)?;
+    match std::fs::read(dir.join(ANNEALING_STATE)) {
+        Ok(bytes) => training.annealing.instance_mut().load_state(&bytes)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| dir.join(ANNEALING_STATE).display().to_string()),
+    }
     Ok(training)
 }
 
@@ -88,7 +99,8 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         total_steps: config.steps,
         final_share: config.final_share,
     };
-    Ok(Training { learner: Learner::new(model, options, optimizer)?, learning_rate })
+    let annealing = annealing::open(config)?;
+    Ok(Training { learner: Learner::new(model, options, optimizer)?, annealing, learning_rate })
 }
 
 impl Training {
@@ -96,8 +108,7 @@ impl Training {
     pub fn step(&mut self, config: &Config, step: u64, batches: Vec<Noised>) -> Result<StepReport> {
         let batches: Vec<MicroBatch> = batches.into_iter().map(micro_batch).collect();
         let ar = config.objective == ObjectiveKind::Ar;
-        let attn_mask_ratio =
-            if ar { 0.0 } else { config.annealing_schedule.attn_mask_ratio(step, config.anneal_steps) };
+        let attn_mask_ratio = if ar { 0.0 } else { self.annealing.attn_mask_ratio(step)? };
         let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
         let normaliser = match config.normalisation {
             Normalisation::Global => Normaliser::Global(maskable.max(1) as f64),
@@ -108,7 +119,7 @@ impl Training {
             let draw = step * config.accumulation + micro as u64;
             let pattern = match () {
                 () if ar => Pattern::Causal,
-                () => Pattern::Annealed { ratio: attn_mask_ratio, seed: config.seed, draw },
+                () => annealing::pattern(&self.annealing, (attn_mask_ratio, step), (config.seed, draw), batch.length)?,
             };
             let sums = self.learner.micro_step(batch, &pattern, normaliser)?;
             weighted += sums.weighted;
