@@ -78,7 +78,7 @@ typedef int32_t difflow_status;
 #define DIFFLOW_ERR_NOT_IMPLEMENTED 3
 #define DIFFLOW_ERR_INVALID_STATE 4   /* called out of order, or the instance was poisoned by an earlier panic */
 #define DIFFLOW_ERR_IO 5
-#define DIFFLOW_ERR_INCOMPATIBLE 6    /* ABI, libtorch or Arrow schema do not fit */
+#define DIFFLOW_ERR_INCOMPATIBLE 6    /* ABI or Arrow schema do not fit */
 #define DIFFLOW_ERR_PANIC 7           /* something was thrown inside and caught at the boundary */
 
 typedef struct difflow_str {
@@ -196,49 +196,13 @@ typedef struct difflow_batch_transform_v1 {
 
 /* ---- Kind: model recipe ------------------------------------------------------------------------------------------------- */
 
-/* Tells difflow how to read a base model that it does not know by name, as data: no libtorch needed. */
+/* Tells difflow how to read a base model that it does not know by name, as data. */
 #define DIFFLOW_MODEL_RECIPE_V1 "difflow.model-recipe/1"
 typedef struct difflow_model_recipe_v1 {
   uint32_t struct_size;
   /* A JSON object; docs/PLUGINS.md has its keys. *out_json is borrowed and valid until `destroy`. [main] [pure] */
   difflow_status (*recipe)(const difflow_instance *instance, difflow_str *out_json, difflow_error *error);
 } difflow_model_recipe_v1;
-
-/* ---- Kind: torch model -------------------------------------------------------------------------------------------------- */
-
-/* A model with its own forward. Tensors are shared with the host, so both must use the very same libtorch. */
-#define DIFFLOW_TORCH_MODEL_V1 "difflow.torch-model/1"
-
-/* An at::Tensor on the heap: what tch holds, and libtorch's AtenTensorHandle. */
-typedef struct difflow_tensor difflow_tensor;
-
-typedef struct difflow_torch_build {
-  uint32_t struct_size;
-  const char *libtorch_version; /* "2.11.0"; compared exactly, a suffix such as "+cpu" left off */
-  int32_t cxx11_abi;            /* 0 or 1; compared exactly */
-} difflow_torch_build;
-
-/* `param` is borrowed during the call. Names and their order are the same at every call. */
-typedef difflow_status (*difflow_param_visitor)(void *ctx, difflow_str name, const difflow_tensor *param, int32_t trainable);
-
-typedef struct difflow_torch_model_v1 {
-  uint32_t struct_size;
-  /* Static; asked before any tensor crosses. [any] [pure] */
-  const difflow_torch_build *(*built_against)(void);
-  /* Makes the modules: from the files in `weights_dir`, or with random weights keyed by `seed` when it is empty. device: "cpu",
-   * "cuda:0"; dtype: "f32". `vocab_size` rows of embedding and output, the mask token among them. Once per instance. [main] */
-  difflow_status (*load)(difflow_instance *instance, difflow_str weights_dir, difflow_str device, difflow_str dtype,
-                         uint32_t vocab_size, uint64_t seed, difflow_error *error);
-  /* Shows every parameter to `visit`. The host keeps tensors that share their storage, and updates them in place. After `load`.
-   * [main] */
-  difflow_status (*parameters)(difflow_instance *instance, difflow_param_visitor visit, void *ctx, difflow_error *error);
-  /* input_ids i64 [B, L]; attn_bias [1 or B, 1, L, L], 0 or -inf, added to the scores. *out: owned logits [B, L, vocab_size], part
-   * of the autograd graph when `train` is 1. After `load`. [main] */
-  difflow_status (*forward)(difflow_instance *instance, const difflow_tensor *input_ids, const difflow_tensor *attn_bias,
-                            int32_t train, difflow_tensor **out, difflow_error *error);
-  /* Writes into the existing folder `dir` what `load` reads. After `load`. [main] */
-  difflow_status (*save)(difflow_instance *instance, difflow_str dir, difflow_error *error);
-} difflow_torch_model_v1;
 
 /* ---- On any kind: state that a checkpoint keeps ------------------------------------------------------------------------- */
 

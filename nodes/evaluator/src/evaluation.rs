@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use difflow_model::{Device, Model};
 use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::NoiseSchedule;
 use difflow_schema::Checkpoint;
 use eyre::{Context, Result};
 
@@ -20,6 +21,7 @@ use crate::words::Words;
 pub struct Evaluation {
     config: Config,
     device: Device,
+    schedule: NoiseSchedule,
     words: Words,
     heldout: Heldout,
     questions: Vec<Question>,
@@ -33,10 +35,13 @@ impl Evaluation {
     pub fn open(config: Config) -> Result<Self> {
         let device = Device::open(&config.device)
             .map_err(|e| Problems::from(Problem::new("DEVICE", &config.device, e.to_string())))?;
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config).map_err(|e| {
+            Problems::from(Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))
+        })?;
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
-        Ok(Self { config, device, words, heldout, questions })
+        Ok(Self { config, device, schedule, words, heldout, questions })
     }
 
     /// Scores a checkpoint; `go_on` is asked before every batch.
@@ -86,7 +91,7 @@ impl Evaluation {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let config = &self.config;
-        let noise = Noise { schedule: config.noise_schedule.into(), seed: config.eval_seed, draws: config.eval_draws };
+        let noise = Noise { schedule: &self.schedule, seed: config.eval_seed, draws: config.eval_draws };
         let bound = nelbo(model, &self.heldout.documents, noise, config.eval_batch, go_on)?;
         metrics.insert("nelbo", bound.value);
         metrics.extend(bound.stderr.map(|stderr| ("nelbo_stderr", stderr)));

@@ -20,13 +20,8 @@ impl Noiser {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn open(config: Config) -> Result<Self, Problems> {
-        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config).map_err(|e| {
-            let (key, found) = match e.is_config() {
-                true => ("NOISE_SCHEDULE_CONFIG", &config.noise_schedule_config),
-                false => ("NOISE_SCHEDULE", &config.noise_schedule),
-            };
-            Problem::new(key, found, e.to_string())
-        });
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
+            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()));
         let transforms = Transforms::open::<Noised>(&config.transforms)
             .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
         match (schedule, transforms) {

@@ -13,11 +13,8 @@ use crate::config::Config;
 /// What is wrong with it, by key.
 pub fn open(config: &Config) -> Result<AnnealingSchedule, Problems> {
     let (value, options) = (&config.annealing_schedule, &config.annealing_schedule_config);
-    AnnealingSchedule::open(value, options, config.anneal_steps).map_err(|e| {
-        let (key, found) =
-            if e.is_config() { ("ANNEALING_SCHEDULE_CONFIG", options) } else { ("ANNEALING_SCHEDULE", value) };
-        Problem::new(key, found, e.to_string()).into()
-    })
+    AnnealingSchedule::open(value, options, config.anneal_steps)
+        .map_err(|e| Problem::new(e.key("ANNEALING_SCHEDULE"), value, e.to_string()).into())
 }
 
 /// The pattern of micro-step `draw` at optimizer step `step`, for rows of `length`. At the ends no pattern is asked for: causal and

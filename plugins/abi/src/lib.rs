@@ -22,8 +22,6 @@ pub const ANNEALING_SCHEDULE: &CStr = c"difflow.annealing-schedule/1";
 pub const BATCH_TRANSFORM: &CStr = c"difflow.batch-transform/1";
 /// Kind: model recipe, [`ModelRecipe`].
 pub const MODEL_RECIPE: &CStr = c"difflow.model-recipe/1";
-/// Kind: torch model, [`TorchModel`].
-pub const TORCH_MODEL: &CStr = c"difflow.torch-model/1";
 /// Extension of any kind: [`State`].
 pub const STATE: &CStr = c"difflow.state/1";
 
@@ -41,7 +39,7 @@ pub const ERR_NOT_IMPLEMENTED: Status = 3;
 pub const ERR_INVALID_STATE: Status = 4;
 /// Reading or writing failed.
 pub const ERR_IO: Status = 5;
-/// ABI, libtorch or Arrow schema do not fit.
+/// ABI or Arrow schema do not fit.
 pub const ERR_INCOMPATIBLE: Status = 6;
 /// A panic was caught at the boundary.
 pub const ERR_PANIC: Status = 7;
@@ -195,39 +193,6 @@ pub struct ModelRecipe {
     pub recipe: Option<unsafe extern "C" fn(*const Instance, *mut Str, *mut Error) -> Status>,
 }
 
-/// An `at::Tensor` on the heap. Opaque.
-#[repr(C)]
-pub struct Tensor {
-    _opaque: [u8; 0],
-}
-
-/// The libtorch that a torch model was built against.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct TorchBuild {
-    pub struct_size: u32,
-    pub libtorch_version: *const c_char,
-    pub cxx11_abi: i32,
-}
-
-/// Is shown each parameter of a torch model.
-pub type ParamVisitor = unsafe extern "C" fn(*mut c_void, Str, *const Tensor, i32) -> Status;
-
-/// Table of a torch model.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct TorchModel {
-    pub struct_size: u32,
-    pub built_against: Option<unsafe extern "C" fn() -> *const TorchBuild>,
-    pub load: Option<unsafe extern "C" fn(*mut Instance, Str, Str, Str, u32, u64, *mut Error) -> Status>,
-    pub parameters:
-        Option<unsafe extern "C" fn(*mut Instance, Option<ParamVisitor>, *mut c_void, *mut Error) -> Status>,
-    pub forward: Option<
-        unsafe extern "C" fn(*mut Instance, *const Tensor, *const Tensor, i32, *mut *mut Tensor, *mut Error) -> Status,
-    >,
-    pub save: Option<unsafe extern "C" fn(*mut Instance, Str, *mut Error) -> Status>,
-}
-
 /// Takes a piece of an instance's state.
 pub type StateWriter = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> Status;
 
@@ -294,7 +259,5 @@ sized! {
     AnnealingSchedule up to attn_mask_ratio,
     BatchTransform up to process,
     ModelRecipe up to recipe,
-    TorchBuild up to cxx11_abi,
-    TorchModel up to save,
     State up to load,
 }

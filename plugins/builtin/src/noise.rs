@@ -211,3 +211,59 @@ impl NoiseSchedule for Clipped {
         self.span / (self.low + self.span * t)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use difflow_plugin_sdk::config::parse;
+
+    use super::*;
+
+    /// The paper's case, and the reason for a smallest t in training.
+    #[test]
+    fn the_linear_weight_is_one_over_t() {
+        for t in [1e-3, 0.25, 0.5, 1.0] {
+            assert_eq!(LinearNoise.weight(t), 1.0 / t);
+        }
+    }
+
+    /// A weight that is written out must be the one of the bound: −α′/(1 − α).
+    #[test]
+    fn written_out_weights_are_those_of_the_formula() {
+        fn agrees<T: NoiseSchedule>(options: &str) {
+            let schedule = T::create(parse(options).unwrap()).unwrap();
+            for t in (1..=100).map(|i| f64::from(i) / 100.0) {
+                let wanted = -schedule.alpha_derivative(t) / (1.0 - schedule.alpha(t));
+                let found = schedule.weight(t);
+                assert!((found - wanted).abs() <= 1e-9 * wanted.abs().max(1.0), "{found} at {t}, wanted {wanted}");
+            }
+        }
+        agrees::<LinearNoise>("{}");
+        agrees::<CosineNoise>("{}");
+        agrees::<Geometric>("{}");
+        agrees::<LogLinear>(r#"{"epsilon": 0.1}"#);
+        agrees::<Polynomial>(r#"{"power": 0.5}"#);
+        agrees::<Clipped>("{}");
+    }
+
+    /// With the whole range, clipping changes nothing; with a part, no row is cleaner than `low`.
+    #[test]
+    fn clipping_keeps_the_masked_share_between_its_ends() {
+        let clipped = |options: &str| Clipped::create(parse(options).unwrap()).unwrap();
+        let (whole, part) = (clipped(r#"{"low": 0, "high": 1}"#), clipped("{}"));
+        for t in [0.001, 0.5, 1.0] {
+            assert!((whole.alpha(t) - (1.0 - t)).abs() < 1e-12);
+            assert!((0.3 - 1e-12..=0.8 + 1e-12).contains(&(1.0 - part.alpha(t))));
+        }
+        assert_eq!(part.alpha(0.0), 1.0);
+    }
+
+    #[test]
+    fn options_that_do_not_go_together_are_refused() {
+        let pointer = |error: Option<Error>| error.and_then(|e| e.path().map(str::to_owned));
+        let clipped = Clipped::create(parse(r#"{"low": 0.9}"#).unwrap()).err();
+        assert_eq!(pointer(clipped).as_deref(), Some("/high"));
+        let geometric = Geometric::create(parse(r#"{"sigma_min": 50}"#).unwrap()).err();
+        assert_eq!(pointer(geometric).as_deref(), Some("/sigma_max"));
+    }
+}

@@ -48,8 +48,8 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// True when the configuration is to blame, not the plug-in.
-    pub fn is_config(&self) -> bool {
-        matches!(self, Self::Config { .. })
+    /// The key to blame: `key`, which names the plug-in, or `key` with `_CONFIG` when its configuration is wrong.
+    pub fn key(&self, key: &str) -> String {
+        if matches!(self, Self::Config { .. }) { format!("{key}_CONFIG") } else { key.to_owned() }
     }
 }

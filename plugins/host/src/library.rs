@@ -19,13 +19,11 @@ pub enum Kind {
     AnnealingSchedule,
     BatchTransform,
     ModelRecipe,
-    TorchModel,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::NoiseSchedule, Self::AnnealingSchedule, Self::BatchTransform, Self::ModelRecipe, Self::TorchModel];
+    pub const ALL: [Self; 4] = [Self::NoiseSchedule, Self::AnnealingSchedule, Self::BatchTransform, Self::ModelRecipe];
 
     /// The id in the ABI.
     pub fn id(self) -> &'static CStr {
@@ -34,7 +32,6 @@ impl Kind {
             Self::AnnealingSchedule => abi::ANNEALING_SCHEDULE,
             Self::BatchTransform => abi::BATCH_TRANSFORM,
             Self::ModelRecipe => abi::MODEL_RECIPE,
-            Self::TorchModel => abi::TORCH_MODEL,
         }
     }
 
@@ -45,7 +42,6 @@ impl Kind {
             Self::AnnealingSchedule => "annealing schedule",
             Self::BatchTransform => "batch transform",
             Self::ModelRecipe => "model recipe",
-            Self::TorchModel => "torch model",
         }
     }
 
@@ -56,7 +52,6 @@ impl Kind {
             Self::AnnealingSchedule => "difflow.annealing.",
             Self::BatchTransform => "difflow.transform.",
             Self::ModelRecipe => "difflow.recipe.",
-            Self::TorchModel => "difflow.model.",
         }
     }
 }

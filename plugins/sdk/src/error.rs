@@ -29,7 +29,7 @@ impl Error {
         Self::with_code(abi::ERR_IO, message)
     }
 
-    /// What the host has does not fit: schema, libtorch.
+    /// What the host has does not fit: its schema, for example.
     pub fn incompatible(message: impl Into<String>) -> Self {
         Self::with_code(abi::ERR_INCOMPATIBLE, message)
     }

@@ -57,7 +57,6 @@ pub mod instance;
 pub mod noise;
 pub mod recipe;
 pub mod state;
-pub mod torch;
 pub mod transform;
 
 pub use annealing::AnnealingSchedule;
@@ -71,5 +70,4 @@ pub use recipe::ModelRecipe;
 #[doc(hidden)]
 pub use serde_json;
 pub use state::State;
-pub use torch::TorchModel;
 pub use transform::BatchTransform;

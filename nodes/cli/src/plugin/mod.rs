@@ -84,7 +84,6 @@ pub enum KindName {
     AnnealingSchedule,
     BatchTransform,
     ModelRecipe,
-    TorchModel,
 }
 
 impl From<KindName> for Kind {
@@ -94,7 +93,6 @@ impl From<KindName> for Kind {
             KindName::AnnealingSchedule => Self::AnnealingSchedule,
             KindName::BatchTransform => Self::BatchTransform,
             KindName::ModelRecipe => Self::ModelRecipe,
-            KindName::TorchModel => Self::TorchModel,
         }
     }
 }

@@ -22,7 +22,7 @@ pub fn run(name: &str, kind: KindName, language: Language, sdk: Option<PathBuf>)
         bail!("{name} is already there; choose another name or move it away");
     }
     let files = match language {
-        Language::Rust => rust(name, kind, &plugins_folder(sdk)?)?,
+        Language::Rust => rust(name, kind, &plugins_folder(sdk)?),
         Language::C => c(name, kind)?,
     };
     for (path, text) in &files {
@@ -58,7 +58,6 @@ fn usage(kind: KindName, library: &str) -> (&'static str, String) {
         KindName::AnnealingSchedule => ("trainer", format!("ANNEALING_SCHEDULE: {library}")),
         KindName::BatchTransform => ("noiser", format!("TRANSFORMS: '[\"{library}\"]'")),
         KindName::ModelRecipe => ("trainer", format!("MODEL_RECIPE: {library}")),
-        KindName::TorchModel => ("trainer", format!("TORCH_MODEL: {library}")),
     }
 }
 
@@ -73,23 +72,22 @@ fn readme(name: &str, kind: KindName, build: &str, library: &str) -> String {
         .replace("{{line}}", &line)
 }
 
-fn rust(name: &str, kind: KindName, plugins: &Path) -> Result<Vec<(&'static str, String)>> {
+fn rust(name: &str, kind: KindName, plugins: &Path) -> Vec<(&'static str, String)> {
     let source = match kind {
         KindName::NoiseSchedule => include_str!("templates/noise.rs.txt"),
         KindName::AnnealingSchedule => include_str!("templates/annealing.rs.txt"),
         KindName::BatchTransform => include_str!("templates/transform.rs.txt"),
         KindName::ModelRecipe => include_str!("templates/recipe.rs.txt"),
-        KindName::TorchModel => bail!("a torch model cannot be made yet; allowed kinds: the other four"),
     };
     let manifest = include_str!("templates/Cargo.toml.txt").replace("{{name}}", name);
     let sdk = plugins.join("sdk").display().to_string();
     let library = format!("target/release/lib{}.so", name.replace('-', "_"));
-    Ok(vec![
+    vec![
         ("Cargo.toml", manifest.replace("{{sdk}}", &sdk.replace('\\', "\\\\").replace('"', "\\\""))),
         ("src/lib.rs", source.replace("{{name}}", name)),
         ("README.md", readme(name, kind, "cargo build --release", &library)),
         (".gitignore", "/target/\n".into()),
-    ])
+    ]
 }
 
 fn c(name: &str, kind: KindName) -> Result<Vec<(&'static str, String)>> {
@@ -97,7 +95,7 @@ fn c(name: &str, kind: KindName) -> Result<Vec<(&'static str, String)>> {
         KindName::NoiseSchedule => (include_str!("templates/noise.c.txt"), "DIFFLOW_NOISE_SCHEDULE_V1"),
         KindName::AnnealingSchedule => (include_str!("templates/annealing.c.txt"), "DIFFLOW_ANNEALING_SCHEDULE_V1"),
         KindName::ModelRecipe => (include_str!("templates/recipe.c.txt"), "DIFFLOW_MODEL_RECIPE_V1"),
-        KindName::BatchTransform | KindName::TorchModel => {
+        KindName::BatchTransform => {
             bail!("{} is not offered in C; use --lang rust", Kind::from(kind).name())
         }
     };

@@ -58,7 +58,7 @@ fn show(found: &Found, config: &str, steps: u64, file: Option<&Path>) -> Result<
             println!("\n{:#}", Value::Object(ModelRecipe::of(found, config)?.json));
             Vec::new()
         }
-        Kind::BatchTransform | Kind::TorchModel => Vec::new(),
+        Kind::BatchTransform => Vec::new(),
     };
     for curve in &curves {
         println!("\n{}", terminal(curve));

@@ -36,15 +36,13 @@ pub struct Test {
     pub run: fn(&Found) -> Result<(), Stop>,
 }
 
-/// The tests of a kind, in the order in which they make sense. Those of torch models, beyond what all kinds share, need torch and live
-/// with the model crate.
+/// The tests of a kind, in the order in which they make sense.
 pub fn tests(kind: Kind) -> Vec<Test> {
     let of_kind = match kind {
         Kind::NoiseSchedule => noise::TESTS,
         Kind::AnnealingSchedule => annealing::TESTS,
         Kind::BatchTransform => transform::TESTS,
         Kind::ModelRecipe => recipe::TESTS,
-        Kind::TorchModel => &[],
     };
     common::TESTS.iter().chain(of_kind).copied().collect()
 }
