@@ -123,12 +123,11 @@ impl Library {
         let flags = libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NODELETE;
         // SAFETY: loading runs the library's constructors. That is what choosing a plug-in means.
         let library = unsafe { unix::Library::open(Some(&absolute), flags) }.map_err(load)?;
-        // SAFETY: the symbol, if it is there, is the table that the header declares.
-        let entry = unsafe { library.get::<abi::Entry>(abi::ENTRY_SYMBOL.as_bytes()) }
-            .map_err(|_| PluginError::NoEntry { path: absolute.clone() })?
-            .into_raw();
+        // SAFETY: the symbol, if it is there, is the table that the header declares; a symbol of pointer type is its address.
+        let entry = unsafe { library.get::<*const abi::Entry>(abi::ENTRY_SYMBOL.as_bytes()) };
+        let entry = *entry.map_err(|_| PluginError::NoEntry { path: absolute.clone() })?;
         std::mem::forget(library);
-        Self::read(Some(absolute), Some(bytes_sha256(&bytes)), entry.cast_const().cast())
+        Self::read(Some(absolute), Some(bytes_sha256(&bytes)), entry)
     }
 
     fn read(path: Option<PathBuf>, sha256: Option<String>, table: *const abi::Entry) -> Result<Arc<Self>, PluginError> {
