@@ -1,6 +1,7 @@
 //! The trainer node: see README.md.
 
 mod config;
+mod preset;
 mod record;
 mod run;
 mod save;
