@@ -16,6 +16,10 @@ pub struct Config {
     pub runs: String,
     /// The model before adaptation (a Hugging Face directory); it is scored left to right at step 0.
     pub base_model: String,
+    /// A model recipe of a plug-in for the base model, as in training. Empty for none.
+    pub model_recipe: String,
+    /// Its options, as a JSON object.
+    pub model_recipe_config: String,
     /// tokenizer.json of the model.
     pub tokenizer: String,
     /// The token that begins a document.
@@ -62,6 +66,8 @@ impl Default for Config {
             run: "default".into(),
             runs: "runs".into(),
             base_model: "data/tiny/model".into(),
+            model_recipe: String::new(),
+            model_recipe_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             bos_token: "<bos>".into(),
             eos_token: "<eos>".into(),

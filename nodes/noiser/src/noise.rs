@@ -3,6 +3,7 @@
 use difflow_diffusion::masking::masked_positions;
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
+use difflow_schema::sequences::PADDING;
 use difflow_schema::{Noised, Sequences};
 
 use crate::config::Config;
@@ -34,12 +35,16 @@ impl Noiser {
     ///
     /// # Errors
     /// When a plug-in fails.
-    pub fn noise(&mut self, seq: u64, sequences: Sequences) -> Result<Noised, PluginError> {
+    pub fn noise(&mut self, seq: u64, mut sequences: Sequences) -> Result<Noised, PluginError> {
         let config = &self.config;
+        if config.masks_first() {
+            open_first(&mut sequences);
+        }
         let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
         let rows = sequences.rows as u64;
         let all = rows * config.accumulation;
-        let draw = |row| config.timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
+        let timesteps = config.timestep_draw();
+        let draw = |row| timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
         let t: Vec<f64> = (0..rows).map(draw).collect();
         let (alpha, weight) = (self.schedule.alpha(&t)?, self.schedule.weight(&t)?);
         let mut masked = Vec::with_capacity(sequences.tokens.len());
@@ -47,6 +52,13 @@ impl Noiser {
             masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
         }
         self.transforms.apply(seq, config.seed, Noised { sequences, masked, t, weight })
+    }
+}
+
+/// Makes the first position of each row maskable, unless it is padding.
+fn open_first(sequences: &mut Sequences) {
+    for first in (0..sequences.tokens.len()).step_by(sequences.length.max(1)) {
+        sequences.maskable[first] = sequences.documents[first] != PADDING;
     }
 }
 
@@ -79,6 +91,22 @@ mod tests {
         assert_eq!(whole.t, [first.t, second.t].concat());
         assert_eq!(whole.masked, [first.masked, second.masked].concat());
         assert_eq!(whole.weight, [first.weight, second.weight].concat());
+    }
+
+    #[test]
+    fn presets_differ_in_t_and_in_the_first_position() {
+        use crate::config::{Anchor, Preset, Timesteps};
+        let parity = Config { preset: Preset::Parity, ..Config::default() };
+        let own = Config { timesteps: Timesteps::Stratified, anchor: Anchor::Clean, ..parity.clone() };
+        let mut batch = sequences(64);
+        batch.documents[32..64].fill(PADDING);
+        let [recommended, parity, own] =
+            [Config::default(), parity, own].map(|config| noise(&config, 4, batch.clone()));
+        assert_eq!(own, recommended, "keys of their own go before the preset");
+        assert_ne!(parity.t, recommended.t);
+        let firsts = |noised: &Noised| noised.masked.iter().step_by(32).filter(|&&on| on).count();
+        assert_eq!(firsts(&recommended), 0);
+        assert!(firsts(&parity) > 10 && !parity.masked[32] && !parity.sequences.maskable[32]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod annealing;
 mod config;
 mod plugins;
+mod preset;
 mod record;
 mod run;
 mod save;

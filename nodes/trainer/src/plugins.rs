@@ -11,8 +11,11 @@ use crate::config::Config;
 pub type Plugins = BTreeMap<String, Record>;
 
 /// The keys that name one plug-in; each has its `…_CONFIG` beside it.
-const KEYS: [(&str, Kind); 2] =
-    [("NOISE_SCHEDULE", Kind::NoiseSchedule), ("ANNEALING_SCHEDULE", Kind::AnnealingSchedule)];
+const KEYS: [(&str, Kind); 3] = [
+    ("NOISE_SCHEDULE", Kind::NoiseSchedule),
+    ("ANNEALING_SCHEDULE", Kind::AnnealingSchedule),
+    ("MODEL_RECIPE", Kind::ModelRecipe),
+];
 
 /// The plug-ins that the dataflow names. One that cannot be found is left out here: the node that needs it says so and ends.
 pub fn of_dataflow(dataflow: &Value, config: &Config, id: &str) -> Plugins {

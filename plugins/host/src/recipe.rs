@@ -47,6 +47,11 @@ impl ModelRecipe {
         }
     }
 
+    /// The recipe as text.
+    pub fn text(&self) -> String {
+        Value::Object(self.json.clone()).to_string()
+    }
+
     /// The component behind it.
     pub fn instance(&self) -> &Instance {
         &self.instance

@@ -231,17 +231,17 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
             (*array).release = None;
         }
     }
-    let mut validity = [null()];
     let mut releases = 0u32;
     let releases_at = &raw mut releases;
     let process = |instance, error| {
+        let mut buffers = [null()];
         let mut array = ArrowArray {
             length: 3,
             null_count: 0,
             offset: 0,
             n_buffers: 1,
             n_children: 0,
-            buffers: validity.clone().as_mut_ptr(),
+            buffers: buffers.as_mut_ptr(),
             children: null_mut(),
             dictionary: null_mut(),
             release: Some(release),
@@ -257,7 +257,6 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
     };
     poisons(c"t.transform", "process", process);
     assert_eq!(unsafe { releases_at.read() }, 3, "the panic, the poisoned instance and the sound one");
-    validity[0] = null();
     poisons(c"t.transform", "output_schema", |instance, error| {
         let mut out: ArrowSchema = unsafe { std::mem::zeroed() };
         let status = unsafe { transform.output_schema.unwrap()(instance, &raw const schema, &raw mut out, error) };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::json;
+use crate::{json, scores};
 use difflow_tests::{Dataflow, Outcome, program, root};
 
 /// An example that `make build` put into bin/plugins.
@@ -62,6 +62,66 @@ fn span_mask() {
     let id = "org.difflow.examples.span-mask";
     let value = format!("[{:?}]", example("libspan_mask.so"));
     runs_with("noiser", "TRANSFORMS", &value, "noiser.TRANSFORMS.0", id);
+}
+
+/// data/tiny/model under the names that the recipe example knows: sizes in config.json, tensors in the header of model.safetensors.
+fn renamed(dir: &Path) {
+    let tiny = root().join("data/tiny/model");
+    let mut config = json(&tiny.join("config.json"));
+    let keys = config.as_object_mut().unwrap();
+    for (theirs, ours) in [
+        ("hidden_size", "n_embd"),
+        ("intermediate_size", "n_ffn"),
+        ("num_hidden_layers", "n_layer"),
+        ("num_attention_heads", "n_head"),
+        ("num_key_value_heads", "n_kv_head"),
+    ] {
+        let value = keys.remove(theirs).unwrap();
+        keys.insert(ours.into(), value);
+    }
+    keys.insert("architectures".into(), serde_json::json!(["ShortLlama"]));
+    keys.insert("model_type".into(), "short".into());
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let bytes = std::fs::read(tiny.join("model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
+    for (theirs, ours) in [
+        ("\"model.embed_tokens.", "\"embed."),
+        ("\"model.norm.", "\"norm."),
+        ("\"model.layers.", "\"blocks."),
+        (".input_layernorm.", ".norm1."),
+        (".post_attention_layernorm.", ".norm2."),
+        (".self_attn.q_proj.", ".attn.q."),
+        (".self_attn.k_proj.", ".attn.k."),
+        (".self_attn.v_proj.", ".attn.v."),
+        (".self_attn.o_proj.", ".attn.out."),
+        (".mlp.gate_proj.", ".ffn.gate."),
+        (".mlp.up_proj.", ".ffn.up."),
+        (".mlp.down_proj.", ".ffn.down."),
+    ] {
+        text = text.replace(theirs, ours);
+    }
+    assert!(!text.contains("model.layers") && !text.contains("proj"), "{text}");
+    let renamed = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes[header..]].concat();
+    std::fs::write(dir.join("model.safetensors"), renamed).unwrap();
+}
+
+/// The same weights under other names must give the same run, and the same scores of the base model.
+#[test]
+fn renamed_llama_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    renamed(dir.path());
+    let plain = Dataflow::small(2);
+    plain.run().well();
+    let dataflow = Dataflow::small(2).set("", "BASE_MODEL", dir.path().display().to_string()).set(
+        "",
+        "MODEL_RECIPE",
+        example("librenamed_llama_recipe.so"),
+    );
+    dataflow.run().well();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["MODEL_RECIPE"].clone();
+    assert_eq!(record["id"], "org.difflow.examples.renamed-llama", "{record:#}");
+    assert_eq!(scores(&plain.run_folder(), 0), scores(&dataflow.run_folder(), 0));
 }
 
 /// nodes/cli/tests/plugins/bad.c with macros.

@@ -57,7 +57,7 @@ fn usage(kind: KindName, library: &str) -> (&'static str, String) {
         KindName::NoiseSchedule => ("noiser", format!("NOISE_SCHEDULE: {library}")),
         KindName::AnnealingSchedule => ("trainer", format!("ANNEALING_SCHEDULE: {library}")),
         KindName::BatchTransform => ("noiser", format!("TRANSFORMS: '[\"{library}\"]'")),
-        KindName::ModelRecipe => ("trainer", format!("MODEL_RECIPE: {library}")),
+        KindName::ModelRecipe => ("trainer` and of the node `evaluator", format!("MODEL_RECIPE: {library}")),
     }
 }
 
