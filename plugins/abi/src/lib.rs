@@ -2,7 +2,8 @@
 //! says what every function may and must do; tests/layout.rs compares the two with a C compiler and with layout.txt.
 //!
 //! Function fields are `Option`: a NULL is read as `None`, so a table that lacks a function is no undefined behaviour. They are
-//! `extern "C"`: whatever unwinds out of one ends the process.
+//! `extern "C-unwind"`, which is the same in C: what is thrown out of one, against the rules, then reaches the host, which ends the
+//! process with the plug-in's name, instead of being undefined behaviour.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::offset_of;
@@ -67,7 +68,7 @@ pub struct Error {
     pub code: i32,
     pub message: *mut c_char,
     pub path: *mut c_char,
-    pub release: Option<unsafe extern "C" fn(*mut Error)>,
+    pub release: Option<unsafe extern "C-unwind" fn(*mut Error)>,
     pub private_data: *mut c_void,
 }
 
@@ -81,8 +82,8 @@ pub struct Host {
     pub host_data: *mut c_void,
     pub name: *const c_char,
     pub version: *const c_char,
-    pub log: Option<unsafe extern "C" fn(*const Host, i32, Str, Str)>,
-    pub get_extension: Option<unsafe extern "C" fn(*const Host, *const c_char) -> *const c_void>,
+    pub log: Option<unsafe extern "C-unwind" fn(*const Host, i32, Str, Str)>,
+    pub get_extension: Option<unsafe extern "C-unwind" fn(*const Host, *const c_char) -> *const c_void>,
 }
 
 /// The descriptor of a component.
@@ -113,16 +114,16 @@ pub struct Entry {
     pub struct_size: u32,
     pub abi_major: u32,
     pub abi_minor: u32,
-    pub init: Option<unsafe extern "C" fn(*const Host, *const c_char, *mut Error) -> Status>,
-    pub deinit: Option<unsafe extern "C" fn()>,
+    pub init: Option<unsafe extern "C-unwind" fn(*const Host, *const c_char, *mut Error) -> Status>,
+    pub deinit: Option<unsafe extern "C-unwind" fn()>,
     pub components: *const *const Component,
-    pub create: Option<unsafe extern "C" fn(*const c_char, Str, *mut *mut Instance, *mut Error) -> Status>,
-    pub destroy: Option<unsafe extern "C" fn(*mut Instance)>,
-    pub get_extension: Option<unsafe extern "C" fn(*const c_char, *const c_char) -> *const c_void>,
+    pub create: Option<unsafe extern "C-unwind" fn(*const c_char, Str, *mut *mut Instance, *mut Error) -> Status>,
+    pub destroy: Option<unsafe extern "C-unwind" fn(*mut Instance)>,
+    pub get_extension: Option<unsafe extern "C-unwind" fn(*const c_char, *const c_char) -> *const c_void>,
 }
 
 /// A function of t over arrays of it.
-pub type OverTime = unsafe extern "C" fn(*const Instance, *const f64, usize, *mut f64, *mut Error) -> Status;
+pub type OverTime = unsafe extern "C-unwind" fn(*const Instance, *const f64, usize, *mut f64, *mut Error) -> Status;
 
 /// Table of a noise schedule.
 #[repr(C)]
@@ -139,8 +140,8 @@ pub struct NoiseSchedule {
 #[derive(Clone, Copy, Debug)]
 pub struct AnnealingSchedule {
     pub struct_size: u32,
-    pub attn_mask_ratio: Option<unsafe extern "C" fn(*const Instance, u64, *mut f64, *mut Error) -> Status>,
-    pub attn_mask: Option<unsafe extern "C" fn(*const Instance, u64, u64, u32, *mut u8, *mut Error) -> Status>,
+    pub attn_mask_ratio: Option<unsafe extern "C-unwind" fn(*const Instance, u64, *mut f64, *mut Error) -> Status>,
+    pub attn_mask: Option<unsafe extern "C-unwind" fn(*const Instance, u64, u64, u32, *mut u8, *mut Error) -> Status>,
 }
 
 /// Arrow C Data Interface: a schema.
@@ -154,7 +155,7 @@ pub struct ArrowSchema {
     pub n_children: i64,
     pub children: *mut *mut ArrowSchema,
     pub dictionary: *mut ArrowSchema,
-    pub release: Option<unsafe extern "C" fn(*mut ArrowSchema)>,
+    pub release: Option<unsafe extern "C-unwind" fn(*mut ArrowSchema)>,
     pub private_data: *mut c_void,
 }
 
@@ -170,7 +171,7 @@ pub struct ArrowArray {
     pub buffers: *mut *const c_void,
     pub children: *mut *mut ArrowArray,
     pub dictionary: *mut ArrowArray,
-    pub release: Option<unsafe extern "C" fn(*mut ArrowArray)>,
+    pub release: Option<unsafe extern "C-unwind" fn(*mut ArrowArray)>,
     pub private_data: *mut c_void,
 }
 
@@ -179,10 +180,12 @@ pub struct ArrowArray {
 #[derive(Clone, Copy, Debug)]
 pub struct BatchTransform {
     pub struct_size: u32,
-    pub output_schema:
-        Option<unsafe extern "C" fn(*const Instance, *const ArrowSchema, *mut ArrowSchema, *mut Error) -> Status>,
-    pub process:
-        Option<unsafe extern "C" fn(*mut Instance, u64, u64, *mut ArrowArray, *mut ArrowArray, *mut Error) -> Status>,
+    pub output_schema: Option<
+        unsafe extern "C-unwind" fn(*const Instance, *const ArrowSchema, *mut ArrowSchema, *mut Error) -> Status,
+    >,
+    pub process: Option<
+        unsafe extern "C-unwind" fn(*mut Instance, u64, u64, *mut ArrowArray, *mut ArrowArray, *mut Error) -> Status,
+    >,
 }
 
 /// Table of a model recipe.
@@ -190,19 +193,20 @@ pub struct BatchTransform {
 #[derive(Clone, Copy, Debug)]
 pub struct ModelRecipe {
     pub struct_size: u32,
-    pub recipe: Option<unsafe extern "C" fn(*const Instance, *mut Str, *mut Error) -> Status>,
+    pub recipe: Option<unsafe extern "C-unwind" fn(*const Instance, *mut Str, *mut Error) -> Status>,
 }
 
 /// Takes a piece of an instance's state.
-pub type StateWriter = unsafe extern "C" fn(*mut c_void, *const c_void, usize) -> Status;
+pub type StateWriter = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> Status;
 
 /// Table of the state extension.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct State {
     pub struct_size: u32,
-    pub save: Option<unsafe extern "C" fn(*const Instance, *mut c_void, Option<StateWriter>, *mut Error) -> Status>,
-    pub load: Option<unsafe extern "C" fn(*mut Instance, *const c_void, usize, *mut Error) -> Status>,
+    pub save:
+        Option<unsafe extern "C-unwind" fn(*const Instance, *mut c_void, Option<StateWriter>, *mut Error) -> Status>,
+    pub load: Option<unsafe extern "C-unwind" fn(*mut Instance, *const c_void, usize, *mut Error) -> Status>,
 }
 
 /// Static data that holds raw pointers to other static data.

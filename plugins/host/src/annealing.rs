@@ -8,8 +8,8 @@ use crate::find::{Found, find};
 use crate::instance::Instance;
 use crate::library::Kind;
 
-type Ratio = unsafe extern "C" fn(*const abi::Instance, u64, *mut f64, *mut abi::Error) -> abi::Status;
-type Mask = unsafe extern "C" fn(*const abi::Instance, u64, u64, u32, *mut u8, *mut abi::Error) -> abi::Status;
+type Ratio = unsafe extern "C-unwind" fn(*const abi::Instance, u64, *mut f64, *mut abi::Error) -> abi::Status;
+type Mask = unsafe extern "C-unwind" fn(*const abi::Instance, u64, u64, u32, *mut u8, *mut abi::Error) -> abi::Status;
 
 /// How attention goes from causal to full.
 #[derive(Debug)]

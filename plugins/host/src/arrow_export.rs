@@ -77,7 +77,7 @@ fn export(data: ArrayData) -> (ArrowArray, ArrayNode) {
     (array, node)
 }
 
-unsafe extern "C" fn count_release(array: *mut ArrowArray) {
+unsafe extern "C-unwind" fn count_release(array: *mut ArrowArray) {
     // SAFETY: the counter lives as long as the ExportedArray, which outlives the call that lends it.
     unsafe {
         (*(*array).private_data.cast::<AtomicU32>()).fetch_add(1, Ordering::AcqRel);
@@ -86,7 +86,7 @@ unsafe extern "C" fn count_release(array: *mut ArrowArray) {
 }
 
 /// A child's memory belongs to the root.
-unsafe extern "C" fn forget(array: *mut ArrowArray) {
+unsafe extern "C-unwind" fn forget(array: *mut ArrowArray) {
     // SAFETY: the plug-in passes the array that it was given.
     unsafe { (*array).release = None }
 }
@@ -140,7 +140,7 @@ fn export_field(field: &Field) -> (ArrowSchema, SchemaNode) {
     (schema, node)
 }
 
-unsafe extern "C" fn forget_schema(schema: *mut ArrowSchema) {
+unsafe extern "C-unwind" fn forget_schema(schema: *mut ArrowSchema) {
     // SAFETY: the plug-in passes the schema that it was lent.
     unsafe { (*schema).release = None }
 }

@@ -1,6 +1,7 @@
 //! One call over the boundary: the error struct there, a [`PluginError`] here.
 
 use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use difflow_plugin_abi as abi;
 
@@ -25,7 +26,9 @@ pub fn call(
         private_data: std::ptr::null_mut(),
     };
     let inside = Inside::enter(id, function);
-    let status = body(&raw mut error);
+    // A panic cannot come out of `body`: a plug-in has a panic runtime of its own, and what it throws, like an exception of C++, ends the
+    // process here, while the handler knows whose it was.
+    let status = catch_unwind(AssertUnwindSafe(|| body(&raw mut error))).unwrap_or(abi::ERR_PANIC);
     if status == abi::OK && error.release.is_none() {
         return Ok(());
     }

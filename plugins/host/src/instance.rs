@@ -123,7 +123,7 @@ impl Drop for Instance {
     }
 }
 
-unsafe extern "C" fn take(ctx: *mut c_void, bytes: *const c_void, n: usize) -> abi::Status {
+unsafe extern "C-unwind" fn take(ctx: *mut c_void, bytes: *const c_void, n: usize) -> abi::Status {
     if n > 0 {
         // SAFETY: the context is the Vec of `save_state`, and the plug-in passes `n` bytes.
         unsafe { (*ctx.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes.cast::<u8>(), n)) };

@@ -312,7 +312,7 @@ fn host() -> abi::Static<abi::Host> {
     })
 }
 
-unsafe extern "C" fn log(_: *const abi::Host, level: i32, target: abi::Str, message: abi::Str) {
+unsafe extern "C-unwind" fn log(_: *const abi::Host, level: i32, target: abi::Str, message: abi::Str) {
     let text = |text: abi::Str| match text.len {
         0 => String::new(),
         // SAFETY: the plug-in passes valid strings, by the ABI.

@@ -17,9 +17,13 @@ use crate::instance::Instance;
 use crate::library::Kind;
 use crate::record::Record;
 
-type OutputSchema =
-    unsafe extern "C" fn(*const abi::Instance, *const ArrowSchema, *mut ArrowSchema, *mut abi::Error) -> abi::Status;
-type Process = unsafe extern "C" fn(
+type OutputSchema = unsafe extern "C-unwind" fn(
+    *const abi::Instance,
+    *const ArrowSchema,
+    *mut ArrowSchema,
+    *mut abi::Error,
+) -> abi::Status;
+type Process = unsafe extern "C-unwind" fn(
     *mut abi::Instance,
     u64,
     u64,

@@ -30,7 +30,7 @@ pub fn table<T: AnnealingSchedule>() -> &'static abi::AnnealingSchedule {
     }
 }
 
-unsafe extern "C" fn attn_mask_ratio<T: AnnealingSchedule>(
+unsafe extern "C-unwind" fn attn_mask_ratio<T: AnnealingSchedule>(
     instance: *const abi::Instance,
     step: u64,
     out: *mut f64,
@@ -45,7 +45,7 @@ unsafe extern "C" fn attn_mask_ratio<T: AnnealingSchedule>(
     }
 }
 
-unsafe extern "C" fn attn_mask<T: AnnealingSchedule>(
+unsafe extern "C-unwind" fn attn_mask<T: AnnealingSchedule>(
     instance: *const abi::Instance,
     step: u64,
     seed: u64,

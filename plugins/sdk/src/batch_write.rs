@@ -87,7 +87,7 @@ fn array(rows: usize, bytes: Vec<Option<Vec<u8>>>, children: Vec<ArrowArray>) ->
     }
 }
 
-unsafe extern "C" fn release_array(array: *mut ArrowArray) {
+unsafe extern "C-unwind" fn release_array(array: *mut ArrowArray) {
     // SAFETY: made by `array`, released once: `release` is NULL from now on. A consumer may have moved children out; those have
     // no release any more.
     unsafe {
@@ -138,7 +138,7 @@ pub(crate) unsafe fn copy_schema(from: *const ArrowSchema) -> ArrowSchema {
     }
 }
 
-unsafe extern "C" fn release_schema(schema: *mut ArrowSchema) {
+unsafe extern "C-unwind" fn release_schema(schema: *mut ArrowSchema) {
     // SAFETY: made by `copy_schema`, released once.
     unsafe {
         let owned = Box::from_raw((*schema).private_data.cast::<OwnedSchema>());

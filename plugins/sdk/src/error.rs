@@ -83,7 +83,7 @@ fn owned(text: String) -> *mut c_char {
     CString::new(text.replace('\0', "")).unwrap_or_default().into_raw()
 }
 
-unsafe extern "C" fn release(error: *mut abi::Error) {
+unsafe extern "C-unwind" fn release(error: *mut abi::Error) {
     // SAFETY: the host hands back the struct that `give` filled, once; both strings came from `owned`.
     unsafe {
         for text in [&raw mut (*error).message, &raw mut (*error).path] {

@@ -124,7 +124,7 @@ macro_rules! entry {
                 text.as_ptr().cast()
             }
 
-            unsafe extern "C" fn create(
+            unsafe extern "C-unwind" fn create(
                 id: *const c_char,
                 config: abi::Str,
                 out: *mut *mut abi::Instance,
@@ -141,7 +141,7 @@ macro_rules! entry {
                 }
             }
 
-            unsafe extern "C" fn get_extension(id: *const c_char, extension: *const c_char) -> *const c_void {
+            unsafe extern "C-unwind" fn get_extension(id: *const c_char, extension: *const c_char) -> *const c_void {
                 // SAFETY: the host passes C strings.
                 unsafe {
                     $(

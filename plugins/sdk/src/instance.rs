@@ -42,7 +42,7 @@ pub unsafe fn create<T: Component>(config: abi::Str, out: *mut *mut abi::Instanc
 ///
 /// # Safety
 /// `instance` is NULL or came from [`create`], and is not used again.
-pub unsafe extern "C" fn destroy(instance: *mut abi::Instance) {
+pub unsafe extern "C-unwind" fn destroy(instance: *mut abi::Instance) {
     if instance.is_null() {
         return;
     }

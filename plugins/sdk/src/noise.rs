@@ -29,7 +29,7 @@ pub fn table<T: NoiseSchedule>() -> &'static abi::NoiseSchedule {
     }
 }
 
-unsafe extern "C" fn alpha<T: NoiseSchedule>(
+unsafe extern "C-unwind" fn alpha<T: NoiseSchedule>(
     instance: *const abi::Instance,
     t: *const f64,
     n: usize,
@@ -40,7 +40,7 @@ unsafe extern "C" fn alpha<T: NoiseSchedule>(
     unsafe { map(instance, (t, n, out), error, T::alpha) }
 }
 
-unsafe extern "C" fn alpha_derivative<T: NoiseSchedule>(
+unsafe extern "C-unwind" fn alpha_derivative<T: NoiseSchedule>(
     instance: *const abi::Instance,
     t: *const f64,
     n: usize,
@@ -51,7 +51,7 @@ unsafe extern "C" fn alpha_derivative<T: NoiseSchedule>(
     unsafe { map(instance, (t, n, out), error, T::alpha_derivative) }
 }
 
-unsafe extern "C" fn weight<T: NoiseSchedule>(
+unsafe extern "C-unwind" fn weight<T: NoiseSchedule>(
     instance: *const abi::Instance,
     t: *const f64,
     n: usize,

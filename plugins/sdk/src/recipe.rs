@@ -14,7 +14,7 @@ pub fn table<T: ModelRecipe>() -> &'static abi::ModelRecipe {
     const { &abi::ModelRecipe { struct_size: size_of::<abi::ModelRecipe>() as u32, recipe: Some(recipe::<T>) } }
 }
 
-unsafe extern "C" fn recipe<T: ModelRecipe>(
+unsafe extern "C-unwind" fn recipe<T: ModelRecipe>(
     instance: *const abi::Instance,
     out: *mut abi::Str,
     error: *mut abi::Error,

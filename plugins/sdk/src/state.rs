@@ -25,7 +25,7 @@ pub fn table<T: State>() -> &'static abi::State {
     const { &abi::State { struct_size: size_of::<abi::State>() as u32, save: Some(save::<T>), load: Some(load::<T>) } }
 }
 
-unsafe extern "C" fn save<T: State>(
+unsafe extern "C-unwind" fn save<T: State>(
     instance: *const abi::Instance,
     ctx: *mut c_void,
     write: Option<abi::StateWriter>,
@@ -44,7 +44,7 @@ unsafe extern "C" fn save<T: State>(
     }
 }
 
-unsafe extern "C" fn load<T: State>(
+unsafe extern "C-unwind" fn load<T: State>(
     instance: *mut abi::Instance,
     bytes: *const c_void,
     n: usize,

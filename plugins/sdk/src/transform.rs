@@ -32,7 +32,7 @@ pub fn table<T: BatchTransform>() -> &'static abi::BatchTransform {
     }
 }
 
-unsafe extern "C" fn output_schema<T: BatchTransform>(
+unsafe extern "C-unwind" fn output_schema<T: BatchTransform>(
     instance: *const abi::Instance,
     from: *const ArrowSchema,
     out: *mut ArrowSchema,
@@ -64,7 +64,7 @@ impl Drop for Moved {
     }
 }
 
-unsafe extern "C" fn process<T: BatchTransform>(
+unsafe extern "C-unwind" fn process<T: BatchTransform>(
     instance: *mut abi::Instance,
     seq: u64,
     seed: u64,

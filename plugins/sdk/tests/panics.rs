@@ -197,7 +197,7 @@ fn a_panic_in_a_schedule_is_a_status() {
 #[test]
 fn a_panic_in_state_or_recipe_is_a_status() {
     let state: abi::State = table(c"t.annealing", abi::STATE);
-    unsafe extern "C" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
+    unsafe extern "C-unwind" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
         abi::OK
     }
     poisons(c"t.annealing", "save", |instance, error| unsafe {
@@ -225,7 +225,7 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
         release: None,
         private_data: null_mut(),
     };
-    unsafe extern "C" fn release(array: *mut ArrowArray) {
+    unsafe extern "C-unwind" fn release(array: *mut ArrowArray) {
         unsafe {
             *(*array).private_data.cast::<u32>() += 1;
             (*array).release = None;
