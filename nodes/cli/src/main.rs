@@ -3,6 +3,7 @@
 mod dora;
 mod line;
 mod outcome;
+mod plugin;
 mod run;
 mod signals;
 mod terminal;
@@ -17,6 +18,7 @@ Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
+  difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
 Ctrl-C stops the run cleanly: the trainer writes a checkpoint first, and the same command goes on from there.
@@ -45,11 +47,17 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Run { file, dora, options } = Arguments::parse().command;
-    match run::run(&file, dora, &options) {
+    let result = match Arguments::parse().command {
+        Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Plugin(command) => plugin::run(command),
+    };
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(report) => {
             eprintln!("{}", terminal::error(&format!("{report:#}")));

@@ -4,7 +4,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | load, make, save | [`Model::load`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
+//! | load, make, save | [`Model::load`], [`Model::load_with_recipe`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::generate`] (prompts, KV cache) |
@@ -36,6 +36,7 @@
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
 
 mod attention;
+mod average;
 mod batch;
 mod block;
 mod cache;
@@ -57,6 +58,8 @@ mod model;
 mod objective;
 mod optimizer;
 mod parameter;
+mod recipe;
+mod recompute;
 mod rope;
 mod shim;
 mod tensor_files;
@@ -76,5 +79,6 @@ pub use loss::{RowSums, StepSums};
 pub use model::{Model, Precision};
 pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
+pub use recipe::RECIPE_FILE;
 pub use rope::{Rope, RopeScaling};
 pub use tensor_writer::SavedFile;

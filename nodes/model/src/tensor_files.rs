@@ -94,6 +94,8 @@ impl TensorFiles {
             Dtype::F32 => Kind::Float,
             Dtype::F16 => Kind::Half,
             Dtype::BF16 => Kind::BFloat16,
+            Dtype::F8_E4M3 => Kind::Float8e4m3fn,
+            Dtype::F8_E5M2 => Kind::Float8e5m2,
             other => return Err(ModelError::Dtype { tensor, file: file_path, found: format!("{other:?}") }),
         };
         let (start, end) = info.data_offsets;
