@@ -1,4 +1,5 @@
 //! Whole dataflows through the real dora command: `difflow run` on the repository's own dataflow files, shortened.
+#![allow(clippy::unwrap_used)]
 
 mod bad_input;
 mod default_run;
