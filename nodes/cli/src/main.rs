@@ -1,12 +1,15 @@
 //! `difflow`: runs difflow's dataflows for people. See README.md.
 
 mod dora;
+mod inspect;
 mod line;
 mod outcome;
 mod plugin;
 mod run;
+mod score;
 mod signals;
 mod terminal;
+mod texts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,17 +50,24 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Look at a model: what it is, or what it computes.
+    #[command(subcommand)]
+    Inspect(inspect::Inspect),
+    /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
+    Score(score::Score),
     /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
     #[command(subcommand)]
     Plugin(plugin::Command),
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let code = match Arguments::parse().command {
         Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Inspect(inspect) => inspect.run().map(|()| 0),
+        Command::Score(score) => score.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),
     };
-    match result {
+    match code {
         Ok(code) => ExitCode::from(code),
         Err(report) => {
             eprintln!("{}", terminal::error(&format!("{report:#}")));

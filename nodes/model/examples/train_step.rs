@@ -37,6 +37,12 @@ struct Arguments {
     /// Torch operations instead of difflow's own CPU kernels.
     #[arg(long)]
     plain: bool,
+    /// The logits of all positions with loss at once, instead of in chunks.
+    #[arg(long)]
+    unchunked: bool,
+    /// Blocks are computed again in the backward pass instead of keeping their activations.
+    #[arg(long)]
+    checkpointing: bool,
     /// Before timing, write the model as it is used here (without the mask token) to this existing folder.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -60,6 +66,10 @@ fn main() -> Result<(), ModelError> {
     }
     model.set_precision(if a.dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::Fp32 });
     model.set_cpu_kernels(!a.plain);
+    model.set_activation_checkpointing(a.checkpointing);
+    if a.unchunked {
+        model.set_logit_chunk(usize::MAX);
+    }
     model.add_mask_token(0)?;
     let vocabulary = model.config().vocab_size as u64 - 1;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
@@ -92,10 +102,18 @@ fn main() -> Result<(), ModelError> {
         "kernels": if a.plain { "torch" } else { "difflow" },
         "device": device.to_string(),
         "threads": difflow_model::num_threads(),
+        "peak_mib": peak_mib(),
         "loss": last,
     });
     println!("{line}");
     Ok(())
+}
+
+/// The most memory that the process has held, where the system says it (Linux).
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().split(' ').next()?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
 /// Random tokens, t spread evenly over the rows as in training, weight 1/t. A counter hashed to 64 bits: what is timed does

@@ -44,6 +44,9 @@ pub enum ModelError {
         "tensor `{tensor}` in {file} differs from the embedding though config.json ties them; set \"tie_word_embeddings\": false"
     )]
     NotTied { tensor: String, file: PathBuf },
+    /// A model could not be fetched from the hub.
+    #[error("cannot fetch {id} from the hub: {reason}")]
+    Hub { id: String, reason: String },
     /// A model recipe does not parse or does not fit its base.
     #[error("{file}: {detail}")]
     Recipe { file: PathBuf, detail: String },
@@ -103,4 +106,22 @@ impl From<tch::TchError> for ModelError {
 fn list(names: &[String]) -> String {
     let shown = names.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_memory_says_which_keys_to_lower() {
+        let refused = tch::Tensor::f_empty([1 << 50], (tch::Kind::Float, tch::Device::Cpu)).unwrap_err();
+        let error = ModelError::from(refused);
+        assert!(matches!(error, ModelError::OutOfMemory { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            ["MICRO_BATCH", "SEQUENCE_LENGTH", "ACTIVATION_CHECKPOINTING"].iter().all(|key| text.contains(key)),
+            "{text}"
+        );
+    }
 }

@@ -216,6 +216,11 @@ impl Model {
         self.decoder.recompute = on;
     }
 
+    /// Logits that the loss holds at once, in values; more than the batch has is the naive form, with all of them at once.
+    pub fn set_logit_chunk(&mut self, values: usize) {
+        self.chunk_elements = values.max(1);
+    }
+
     /// Whether difflow's own CPU kernels are used (by default they are, on the CPU). Off, everything is torch operations: to
     /// measure one against the other. Without effect on other devices, which have no kernels of ours.
     pub fn set_cpu_kernels(&mut self, on: bool) {

@@ -74,6 +74,14 @@ impl TensorFiles {
         self.places.keys().map(String::as_str)
     }
 
+    /// Element type, number of values and bytes of every tensor.
+    pub fn contents(&self) -> impl Iterator<Item = (String, u64, u64)> {
+        self.files.iter().flat_map(|file| file.metadata.tensors().into_values()).map(|info| {
+            let count = info.shape.iter().map(|&n| n as u64).product();
+            (format!("{:?}", info.dtype), count, (info.data_offsets.1 - info.data_offsets.0) as u64)
+        })
+    }
+
     /// `__metadata__` of the first file.
     pub fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.metadata.metadata().as_ref()?.get(key).map(String::as_str)
