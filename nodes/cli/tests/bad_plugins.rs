@@ -1,5 +1,7 @@
 //! `difflow plugin check` on libraries that are bad on purpose. What would go unnoticed here would end a run days later, without a name.
 
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;

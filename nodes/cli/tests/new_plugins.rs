@@ -1,5 +1,7 @@
 //! `difflow plugin new`: what it writes builds with the command in its README, outside the repository, and passes the check.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 

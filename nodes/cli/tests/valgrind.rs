@@ -1,6 +1,8 @@
 //! The checker's own tests on the C example under valgrind: an error of the host or of the example at the boundary would be a crash
 //! somewhere else, much later.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 

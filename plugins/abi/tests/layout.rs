@@ -1,6 +1,8 @@
 //! The Rust mirror, the C header as a C compiler sees it, and the frozen layout.txt must agree on every size and offset: a plug-in
 //! that was compiled last year reads these structs by offset.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fmt::Write;
 use std::mem::offset_of;
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! A panic inside a component: the host gets a status and a message, that instance is not entered again, others go on.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};
 

@@ -1,5 +1,7 @@
 //! The default dataflow with one line changed, for every example plug-in; and what becomes of a run whose plug-in crashes.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
