@@ -4,6 +4,7 @@ mod dora;
 mod inspect;
 mod line;
 mod outcome;
+mod plugin;
 mod run;
 mod score;
 mod signals;
@@ -20,6 +21,7 @@ Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
+  difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
 Ctrl-C stops the run cleanly: the trainer writes a checkpoint first, and the same command goes on from there.
@@ -53,6 +55,9 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
     Score(score::Score),
+    /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Command::Run { file, dora, options } => run::run(&file, dora, &options),
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),
+        Command::Plugin(command) => plugin::run(command),
     };
     match code {
         Ok(code) => ExitCode::from(code),

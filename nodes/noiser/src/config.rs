@@ -1,6 +1,6 @@
 //! The noiser's keys.
 
-use difflow_diffusion::{MIN_T, NoiseSchedule, TimestepDraw};
+use difflow_diffusion::{MIN_T, TimestepDraw};
 use difflow_node_kit::Config as NodeConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,8 +48,11 @@ pub enum Anchor {
 pub struct Config {
     /// Key of all random numbers of the run.
     pub seed: u64,
-    /// P(token kept) over t: linear is 1 − t (the paper), cosine is cos²(πt/2).
-    pub noise_schedule: NoiseSchedule,
+    /// P(token kept) over t: a noise schedule of difflow (linear, cosine, geometric, log-linear, polynomial, clipped), or one of a
+    /// plug-in, by path (`lib.so` or `lib.so#component`) or component id. `difflow plugin list` shows what there is.
+    pub noise_schedule: String,
+    /// Options of the noise schedule, as a JSON object; `difflow plugin show` explains them.
+    pub noise_schedule_config: String,
     /// Where keys that say `preset` get their value: recommended, or parity for what the paper's code does. Set it for all
     /// nodes: the trainer has such keys, too.
     pub preset: Preset,
@@ -63,18 +66,23 @@ pub struct Config {
     /// Micro-batches per optimizer step: t is stratified over all of them.
     #[schemars(range(min = 1))]
     pub accumulation: u64,
+    /// Batch transforms on the noised batches, in order: a JSON list of components, each a text or an object with `use` and
+    /// `config`, such as `["builtin:span-mask"]`. Empty for none.
+    pub transforms: String,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             seed: 0,
-            noise_schedule: NoiseSchedule::default(),
+            noise_schedule: "linear".into(),
+            noise_schedule_config: "{}".into(),
             preset: Preset::default(),
             timesteps: Timesteps::default(),
             anchor: Anchor::default(),
             min_t: MIN_T,
             accumulation: 1,
+            transforms: String::new(),
         }
     }
 }

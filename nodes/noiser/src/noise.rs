@@ -1,29 +1,58 @@
 //! Sequences in, noised sequences out: a pure function of the batch, its number and the configuration.
 
 use difflow_diffusion::masking::masked_positions;
+use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
 use difflow_schema::sequences::PADDING;
 use difflow_schema::{Noised, Sequences};
 
 use crate::config::Config;
 
-/// Noises micro-batch `seq`.
-pub fn noise(config: &Config, seq: u64, mut sequences: Sequences) -> Noised {
-    if config.masks_first() {
-        open_first(&mut sequences);
+/// The schedule and the transforms, ready for any batch.
+pub struct Noiser {
+    config: Config,
+    schedule: NoiseSchedule,
+    transforms: Transforms,
+}
+
+impl Noiser {
+    /// Opens the plug-ins that the configuration names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn open(config: Config) -> Result<Self, Problems> {
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
+            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()));
+        let transforms = Transforms::open::<Noised>(&config.transforms)
+            .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
+        match (schedule, transforms) {
+            (Ok(schedule), Ok(transforms)) => Ok(Self { config, schedule, transforms }),
+            (schedule, transforms) => Err(Problems(schedule.err().into_iter().chain(transforms.err()).collect())),
+        }
     }
-    let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
-    let rows = sequences.rows as u64;
-    let (mut masked, mut ts, mut weights) = (Vec::with_capacity(sequences.tokens.len()), Vec::new(), Vec::new());
-    let timesteps = config.timestep_draw();
-    for row in 0..rows {
-        let t = timesteps.draw(config.seed, step, micro * rows + row, rows * config.accumulation, config.min_t);
-        let from = row as usize * sequences.length;
-        let maskable = &sequences.maskable[from..from + sequences.length];
-        masked.extend(masked_positions(maskable, config.noise_schedule.alpha(t), config.seed, seq * rows + row));
-        ts.push(t);
-        weights.push(config.noise_schedule.weight(t));
+
+    /// Noises micro-batch `seq`.
+    ///
+    /// # Errors
+    /// When a plug-in fails.
+    pub fn noise(&mut self, seq: u64, mut sequences: Sequences) -> Result<Noised, PluginError> {
+        let config = &self.config;
+        if config.masks_first() {
+            open_first(&mut sequences);
+        }
+        let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
+        let rows = sequences.rows as u64;
+        let all = rows * config.accumulation;
+        let timesteps = config.timestep_draw();
+        let draw = |row| timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
+        let t: Vec<f64> = (0..rows).map(draw).collect();
+        let (alpha, weight) = (self.schedule.alpha(&t)?, self.schedule.weight(&t)?);
+        let mut masked = Vec::with_capacity(sequences.tokens.len());
+        for (row, (maskable, &alpha)) in sequences.maskable.chunks(sequences.length.max(1)).zip(&alpha).enumerate() {
+            masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
+        }
+        self.transforms.apply(seq, config.seed, Noised { sequences, masked, t, weight })
     }
-    Noised { sequences, masked, t: ts, weight: weights }
 }
 
 /// Makes the first position of each row maskable, unless it is padding.
@@ -34,6 +63,7 @@ fn open_first(sequences: &mut Sequences) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -46,6 +76,10 @@ mod tests {
             documents: vec![0; rows * length],
             maskable: (0..rows * length).map(|i| i % length != 0).collect(),
         }
+    }
+
+    fn noise(config: &Config, seq: u64, sequences: Sequences) -> Noised {
+        Noiser::open(config.clone()).unwrap().noise(seq, sequences).unwrap()
     }
 
     /// A row's noise may not depend on how the global batch is cut into micro-batches.
@@ -88,5 +122,30 @@ mod tests {
         let config = Config::default();
         assert_eq!(noise(&config, 9, sequences(4)), noise(&config, 9, sequences(4)));
         assert_ne!(noise(&config, 9, sequences(4)).masked, noise(&config, 10, sequences(4)).masked);
+    }
+
+    #[test]
+    fn a_transform_changes_the_batch_on_its_way() {
+        let with = Config { transforms: r#"["builtin:span-mask"]"#.into(), ..Config::default() };
+        let (plain, spans) = (noise(&Config::default(), 1, sequences(8)), noise(&with, 1, sequences(8)));
+        assert_eq!((&plain.sequences, &plain.t, &plain.weight), (&spans.sequences, &spans.t, &spans.weight));
+        assert_ne!(plain.masked, spans.masked);
+        let count = |noised: &Noised| noised.masked.iter().filter(|&&on| on).count();
+        assert_eq!(count(&plain), count(&spans));
+    }
+
+    /// A researcher who mends one key per start would give up.
+    #[test]
+    fn every_wrong_key_is_named_with_what_would_be_right() {
+        let config = Config {
+            noise_schedule: "polynomial".into(),
+            noise_schedule_config: r#"{"power": -1}"#.into(),
+            transforms: r#"["builtin:span"]"#.into(),
+            ..Config::default()
+        };
+        let text = Noiser::open(config).err().unwrap().to_string();
+        for part in ["NOISE_SCHEDULE_CONFIG: found", "/power", "exclusiveMinimum", "TRANSFORMS: found", "span-mask"] {
+            assert!(text.contains(part), "{part} not in\n{text}");
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use difflow_diffusion::AnnealingSchedule;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -59,6 +58,11 @@ pub struct Config {
     pub seed: u64,
     /// Hugging Face directory of the model to start from.
     pub base_model: String,
+    /// A model recipe of a plug-in, by path or component id, for a base model that difflow does not know by name. Set it for all
+    /// nodes: the evaluator reads the base model, too. Empty for none.
+    pub model_recipe: String,
+    /// Options of the model recipe, as a JSON object.
+    pub model_recipe_config: String,
     /// tokenizer.json; checked against the model's vocabulary.
     pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
@@ -83,9 +87,12 @@ pub struct Config {
     pub dropout: Option<f64>,
     /// How the loss is divided.
     pub normalisation: Normalisation,
-    /// How attention goes from causal to full.
-    pub annealing_schedule: AnnealingSchedule,
-    /// Optimizer steps until attention is full.
+    /// How attention goes from causal to full: an annealing schedule of difflow (linear, cosine, step, exponential, none, band,
+    /// blocks), or one of a plug-in, by path (`lib.so` or `lib.so#component`) or component id. `difflow plugin list` shows what there is.
+    pub annealing_schedule: String,
+    /// Options of the annealing schedule, as a JSON object; `difflow plugin show` explains them.
+    pub annealing_schedule_config: String,
+    /// Optimizer steps until attention is full, for schedules with an option `anneal_steps` that the configuration does not set.
     #[schemars(range(min = 1))]
     pub anneal_steps: u64,
     /// Optimizer steps of the run.
@@ -157,6 +164,8 @@ impl Default for Config {
             runs: "runs".into(),
             seed: 0,
             base_model: "data/tiny/model".into(),
+            model_recipe: String::new(),
+            model_recipe_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             from_scratch: false,
             preset: Preset::default(),
@@ -167,7 +176,8 @@ impl Default for Config {
             mask_token: "preset".into(),
             dropout: None,
             normalisation: Normalisation::default(),
-            annealing_schedule: AnnealingSchedule::default(),
+            annealing_schedule: "linear".into(),
+            annealing_schedule_config: "{}".into(),
             anneal_steps: 10_000,
             steps: 1_000,
             accumulation: 1,
@@ -223,6 +233,10 @@ impl NodeConfig for Config {
         if self.activation_checkpointing && self.dropout.is_some_and(|dropout| dropout > 0.0) {
             let allowed = "allowed: 0 (or not set) with ACTIVATION_CHECKPOINTING: true";
             problems.push(Problem::new("DROPOUT", self.dropout.unwrap_or_default(), allowed));
+        }
+        if self.from_scratch && !self.model_recipe.is_empty() {
+            let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";
+            problems.push(Problem::new("MODEL_RECIPE", &self.model_recipe, allowed));
         }
         if self.warmup_steps > self.steps {
             problems.push(Problem::new(

@@ -1,21 +1,28 @@
 //! The model at work: what one optimizer step does with its micro-batches.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
     AdamW, Decay, Device, Learner, LearningRate, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
     Precision,
 };
+use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
 use difflow_schema::Noised;
 use eyre::{Context, Result, eyre};
 
+use crate::annealing;
 use crate::config::{Config, DecayKind, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
+use crate::save::ANNEALING_STATE;
 
 /// A learner and how it is led through the steps.
 pub struct Training {
     /// The model and its optimizer.
     pub learner: Learner,
+    /// How attention goes from causal to full.
+    pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
 }
 
@@ -43,9 +50,13 @@ pub struct StepReport {
 /// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0.
 pub fn begin(config: &Config) -> Result<Training> {
     let (dir, device) = (Path::new(&config.base_model), Device::open(&config.device)?);
-    let mut model =
-        if config.from_scratch { Model::initialise(dir, config.seed, device) } else { Model::load(dir, device) }
-            .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let recipe = recipe(config)?;
+    let mut model = match &recipe {
+        _ if config.from_scratch => Model::initialise(dir, config.seed, device),
+        Some(recipe) => Model::load_with_recipe(dir, recipe, device),
+        None => Model::load(dir, device),
+    }
+    .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
     if config.objective == ObjectiveKind::Diffusion {
         match config.mask_token_for(model.config()) {
             Some(MaskToken::Added) => model.add_mask_token(config.seed)?,
@@ -56,11 +67,27 @@ pub fn begin(config: &Config) -> Result<Training> {
     training(config, model)
 }
 
+/// The recipe for the base model, if there is one.
+fn recipe(config: &Config) -> Result<Option<String>, Problems> {
+    if config.model_recipe.is_empty() {
+        return Ok(None);
+    }
+    match ModelRecipe::open(&config.model_recipe, &config.model_recipe_config) {
+        Ok(recipe) => Ok(Some(recipe.text())),
+        Err(e) => Err(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()).into()),
+    }
+}
+
 /// Loads the checkpoint in `dir`.
 pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
     let model = Model::load(dir, Device::open(&config.device)?)?;
     let mut training = training(config, model)?;
     training.learner.load_optimizer(dir)?;
+    match std::fs::read(dir.join(ANNEALING_STATE)) {
+        Ok(bytes) => training.annealing.instance_mut().load_state(&bytes)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| dir.join(ANNEALING_STATE).display().to_string()),
+    }
     Ok(training)
 }
 
@@ -96,12 +123,13 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         total_steps: config.steps,
         final_share: config.final_share,
     };
+    let annealing = annealing::open(config)?;
     let mut learner = Learner::new(model, options, optimizer)?;
     learner.set_dropout(dropout, config.seed)?;
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
-    Ok(Training { learner, learning_rate })
+    Ok(Training { learner, annealing, learning_rate })
 }
 
 impl Training {
@@ -109,8 +137,7 @@ impl Training {
     pub fn step(&mut self, config: &Config, step: u64, batches: Vec<Noised>) -> Result<StepReport> {
         let batches: Vec<MicroBatch> = batches.into_iter().map(micro_batch).collect();
         let ar = config.objective == ObjectiveKind::Ar;
-        let attn_mask_ratio =
-            if ar { 0.0 } else { config.annealing_schedule.attn_mask_ratio(step, config.anneal_steps) };
+        let attn_mask_ratio = if ar { 0.0 } else { self.annealing.attn_mask_ratio(step)? };
         let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
         let normaliser = match config.choices().per_masked_token {
             false => Normaliser::Global(maskable.max(1) as f64),
@@ -121,7 +148,7 @@ impl Training {
             let draw = step * config.accumulation + micro as u64;
             let pattern = match () {
                 () if ar => Pattern::Causal,
-                () => Pattern::Annealed { ratio: attn_mask_ratio, seed: config.seed, draw },
+                () => annealing::pattern(&self.annealing, (attn_mask_ratio, step), (config.seed, draw), batch.length)?,
             };
             let sums = self.learner.micro_step(batch, &pattern, normaliser)?;
             weighted += sums.weighted;
