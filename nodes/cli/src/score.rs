@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use difflow_diffusion::{MIN_T, NoiseSchedule, TimestepDraw, masking::masked_positions};
+use difflow_diffusion::{MIN_T, TimestepDraw, masking::masked_positions};
 use difflow_model::{Device, MicroBatch, Model, Objective, ObjectiveOptions, Pattern};
 use eyre::{Result, bail, ensure, eyre};
 use serde_json::json;
@@ -162,9 +162,10 @@ fn nelbo(model: &Model, documents: &[Vec<u32>], samples: usize, seed: u64) -> Re
                 let places = row * noised.length..(row + 1) * noised.length;
                 let maskable = &noised.maskable[places.clone()];
                 let key = at as u64 * samples as u64 + sample;
-                let masked = masked_positions(maskable, NoiseSchedule::Linear.alpha(t), seed, key);
+                // The linear schedule: α = 1 − t, weight 1/t. The bound is the same for every schedule.
+                let masked = masked_positions(maskable, 1.0 - t, seed, key);
                 noised.masked[places].copy_from_slice(&masked);
-                noised.weights[row] = NoiseSchedule::Linear.weight(t);
+                noised.weights[row] = 1.0 / t;
             }
             let sums = model.nelbo_sums(&noised, &Pattern::Full, options)?;
             for (at, row) in batch.into_iter().zip(&sums.rows) {
