@@ -55,11 +55,11 @@ def score(which, checkpoint):
     if which == "tinystories":
         data = Path(os.environ["DIFFLOW_DATA_DIR"])
         # As the independent script measures: 300 stories behind each other, rows of 256.
-        text = ["--parquet", data / "text/tinystories-val.parquet", "--limit", "300", "--packed"]
+        text = ["--parquet", data / "text/tinystories-val.parquet", "--limit", "300", "--packed", "--seq-len", "256"]
     else:
-        text = ["--parquet", ROOT / "data/tiny/heldout.parquet", "--limit", "300"]
-    command = [ROOT / "bin/difflow", "score", "--model", checkpoint, *text, "--seq-len", "256", "--mode", "nelbo", "--t-samples", "4",
-               "--seed", "1234", "--json"]
+        text = ["--parquet", ROOT / "data/tiny/heldout.parquet", "--limit", "300", "--seq-len", "192"]
+    command = [ROOT / "bin/difflow", "score", "--model", checkpoint, *text, "--mode", "nelbo", "--t-samples", "4", "--seed", "1234",
+               "--json"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
@@ -84,7 +84,9 @@ def run(a):
             curve = []
             for checkpoint in sorted((folder / "checkpoints").glob("step-*[0-9]")):
                 manifest = json.loads((checkpoint / "manifest.json").read_text())
-                point = {"step": manifest["step"], "tokens": manifest["tokens_seen"], **score(a.which, checkpoint)}
+                scored = score(a.which, checkpoint)
+                point = {"step": manifest["step"], "tokens": manifest["tokens_seen"], "scored_tokens": scored["tokens"],
+                         "nats_per_token": scored["nats_per_token"], "stderr": scored["stderr"]}
                 for more in (folder / "scores" / f"{checkpoint.name}.json", folder / "samples" / f"{checkpoint.name}.json"):
                     if more.exists():
                         point |= {k: v for k, v in json.loads(more.read_text())["metrics"].items() if k in

@@ -109,8 +109,9 @@ def flops(config, parameters, rows, length):
 
 
 GROUPS = [("attention", r"forward_task|backward_task|attention"), ("softmax and loss of the head", r"entropy"),
-          ("matrix products (libtorch)", r"gemm|sgemm|mkl|dnnl|brgemm|jit_"), ("norm, SwiGLU", r"norm|swiglu"),
-          ("optimizer", r"optimizer|Rate|squares"), ("waiting for the other thread", r"gomp|omp_|barrier|sched_yield")]
+          ("matrix products (libtorch)", r"gemm|mkl|dnnl|brgemm|jit_|\[JIT\]"), ("norm, SwiGLU", r"norm|swiglu"),
+          ("optimizer", r"optimizer|Rate|squares"), ("waiting for the other thread", r"gomp|omp_|barrier|sched_yield"),
+          ("the system: fresh memory pages, scheduling", r"kernel\.kallsyms")]
 
 
 def profile(folder, rows, length, steps, dtype):
