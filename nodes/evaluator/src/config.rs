@@ -7,26 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// How α falls from 1 to 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// α = 1 − t.
-    #[default]
-    Linear,
-    /// α = cos(πt/2)².
-    Cosine,
-}
-
-impl From<Schedule> for NoiseSchedule {
-    fn from(schedule: Schedule) -> Self {
-        match schedule {
-            Schedule::Linear => Self::Linear,
-            Schedule::Cosine => Self::Cosine,
-        }
-    }
-}
-
 /// Configuration of the evaluator.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
@@ -62,7 +42,7 @@ pub struct Config {
     #[schemars(range(min = 1))]
     pub eval_batch: usize,
     /// Noise schedule of the bound, as in training.
-    pub noise_schedule: Schedule,
+    pub noise_schedule: NoiseSchedule,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
     pub infill: String,
     /// How many of them are scored, from the first on.
@@ -91,7 +71,7 @@ impl Default for Config {
             eval_draws: 4,
             eval_seed: 0,
             eval_batch: 16,
-            noise_schedule: Schedule::Linear,
+            noise_schedule: NoiseSchedule::Linear,
             infill: "data/tiny/infill.jsonl".into(),
             eval_gaps: 200,
             device: "auto".into(),

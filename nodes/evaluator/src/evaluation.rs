@@ -7,6 +7,7 @@ use std::time::Instant;
 use difflow_model::{Device, Model};
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Checkpoint;
+use difflow_text::{Unfit, Words};
 use eyre::{Context, Result};
 
 use crate::config::Config;
@@ -14,7 +15,6 @@ use crate::heldout::Heldout;
 use crate::infill::{Question, both_sides, left_only};
 use crate::nelbo::{Noise, ar_loss, nelbo};
 use crate::scores::Scores;
-use crate::words::Words;
 
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
@@ -33,7 +33,7 @@ impl Evaluation {
     pub fn open(config: Config) -> Result<Self> {
         let device = Device::open(&config.device)
             .map_err(|e| Problems::from(Problem::new("DEVICE", &config.device, e.to_string())))?;
-        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
+        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
         Ok(Self { config, device, words, heldout, questions })
@@ -48,7 +48,7 @@ impl Evaluation {
         let mut metrics = BTreeMap::new();
         let model = Model::load(Path::new(&checkpoint.path), self.device)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.words.fit(&model)?;
+        self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         let left_to_right = model.config().adapted.as_ref().is_some_and(|adapted| adapted.objective == "ar");
         if left_to_right {
             self.left_to_right(&model, &mut metrics, go_on)?;
@@ -60,7 +60,7 @@ impl Evaluation {
             let path = &self.config.base_model;
             let base = Model::load(Path::new(path), self.device)
                 .map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
-            self.words.fit(&base)?;
+            self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
             self.left_to_right(&base, &mut metrics, go_on)?;
         }
         Ok(Scores {
@@ -86,7 +86,7 @@ impl Evaluation {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let config = &self.config;
-        let noise = Noise { schedule: config.noise_schedule.into(), seed: config.eval_seed, draws: config.eval_draws };
+        let noise = Noise { schedule: config.noise_schedule, seed: config.eval_seed, draws: config.eval_draws };
         let bound = nelbo(model, &self.heldout.documents, noise, config.eval_batch, go_on)?;
         metrics.insert("nelbo", bound.value);
         metrics.extend(bound.stderr.map(|stderr| ("nelbo_stderr", stderr)));
@@ -111,6 +111,10 @@ impl Evaluation {
         }
         Ok(())
     }
+}
+
+fn problems(unfit: Vec<Unfit>) -> Problems {
+    Problems(unfit.into_iter().map(|one| Problem::new(one.key, one.found, one.allowed)).collect())
 }
 
 fn questions(config: &Config, words: &Words) -> Result<Vec<Question>> {

@@ -1,10 +1,10 @@
 //! Exact match on gaps: with both sides visible (diffusion), and with the left side only (left to right).
 
 use difflow_model::{Budget, Canvas, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Score};
+use difflow_text::Words;
 use difflow_world::Gap;
 use eyre::Result;
 
-use crate::words::Words;
 
 /// A gap as token ids.
 #[derive(Debug, Clone, PartialEq)]

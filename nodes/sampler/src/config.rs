@@ -1,7 +1,7 @@
 //! The node's keys.
 
 use difflow_diffusion::NoiseSchedule;
-use difflow_model::Score as ModelScore;
+use difflow_model::Score;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -9,26 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::lengths::Lengths;
-
-/// How α falls from 1 to 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// α = 1 − t.
-    #[default]
-    Linear,
-    /// α = cos(πt/2)².
-    Cosine,
-}
-
-impl From<Schedule> for NoiseSchedule {
-    fn from(schedule: Schedule) -> Self {
-        match schedule {
-            Schedule::Linear => Self::Linear,
-            Schedule::Cosine => Self::Cosine,
-        }
-    }
-}
 
 /// Which positions become known first.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -39,29 +19,6 @@ pub enum Decoder {
     Random,
     /// Those with the highest SCORE.
     Confidence,
-}
-
-/// What makes a position sure.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Score {
-    /// Probability of the drawn token.
-    #[default]
-    Probability,
-    /// Probability of the best token less that of the second.
-    Margin,
-    /// Negative entropy.
-    Entropy,
-}
-
-impl From<Score> for ModelScore {
-    fn from(score: Score) -> Self {
-        match score {
-            Score::Probability => Self::Probability,
-            Score::Margin => Self::Margin,
-            Score::Entropy => Self::Entropy,
-        }
-    }
 }
 
 /// Who judges the texts.
@@ -116,7 +73,7 @@ pub struct Config {
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub top_p: f64,
     /// With DECODER random: the noise schedule that is run backwards, as in training.
-    pub noise_schedule: Schedule,
+    pub noise_schedule: NoiseSchedule,
     /// Who judges the texts.
     pub checker: Checker,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
@@ -149,7 +106,7 @@ impl Default for Config {
             diffusion_steps: 64,
             temperature: 0.95,
             top_p: 0.9,
-            noise_schedule: Schedule::Linear,
+            noise_schedule: NoiseSchedule::Linear,
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
             infill_samples: 4,

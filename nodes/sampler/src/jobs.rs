@@ -1,12 +1,12 @@
 //! What is to be written: empty canvases and gaps.
 
 use difflow_model::Canvas;
+use difflow_text::Words;
 use difflow_world::Gap;
 use eyre::Result;
 
 use crate::config::Config;
 use crate::lengths::Lengths;
-use crate::words::Words;
 
 /// One text to be made.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,6 @@
 //! difflow-sampler: see README.md.
 
 mod config;
-mod inbox;
 mod jobs;
 mod lengths;
 mod run;
@@ -10,7 +9,6 @@ mod texts;
 #[cfg(test)]
 mod tiny;
 mod verdict;
-mod words;
 
 use std::process::ExitCode;
 

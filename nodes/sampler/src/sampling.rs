@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_diffusion::NoiseSchedule;
 use difflow_model::{
     Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling, Score,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Checkpoint;
+use difflow_text::{Unfit, Words};
 use difflow_world::Gap;
 use eyre::{Context, Result};
 
@@ -18,7 +18,6 @@ use crate::jobs::{self, Job};
 use crate::lengths::Lengths;
 use crate::texts::{History, Revealed, Text, Texts};
 use crate::verdict;
-use crate::words::Words;
 
 /// Everything that is needed to let any checkpoint write.
 pub struct Sampler {
@@ -38,7 +37,7 @@ impl Sampler {
         let device = Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths)
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
-        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
+        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
             gaps = difflow_world::read_gaps(Path::new(&config.infill))
@@ -56,7 +55,7 @@ impl Sampler {
         let start = Instant::now();
         let model = Model::load(Path::new(&checkpoint.path), self.device)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.words.fit(&model)?;
+        self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         self.fit(&model)?;
         let left_to_right = model.config().adapted.as_ref().is_some_and(|adapted| adapted.objective == "ar");
         let mut all = jobs::unconditional(&self.config, self.lengths, &self.words, self.config.count(checkpoint.step));
@@ -108,13 +107,13 @@ impl Sampler {
             _ if infilling => Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) },
             Decoder::Random => Reveals::Random { steps: config.diffusion_steps },
             Decoder::Confidence => {
-                Reveals::Confidence { score: config.score.into(), budget: Budget::Steps(config.diffusion_steps) }
+                Reveals::Confidence { score: config.score, budget: Budget::Steps(config.diffusion_steps) }
             }
         };
         let sampling = if infilling { Sampling::GREEDY } else { self.sampling() };
         let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
         let options = DiffusionDecoding { reveals, sampling, seed: config.seed, shift };
-        let schedule = NoiseSchedule::from(config.noise_schedule);
+        let schedule = config.noise_schedule;
         let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
         Ok(model.decode(&canvases, &options, &|t| schedule.alpha(t))?)
     }
@@ -152,6 +151,10 @@ impl Sampler {
         let reveals = filled.history.iter().map(revealed).collect::<Result<_>>()?;
         Ok(History { length: filled.tokens.len(), reveals })
     }
+}
+
+fn problems(unfit: Vec<Unfit>) -> Problems {
+    Problems(unfit.into_iter().map(|one| Problem::new(one.key, one.found, one.allowed)).collect())
 }
 
 /// pass_rate and samples_checked where texts from nothing were checked, and distinct_2 where there are any.

@@ -12,7 +12,8 @@ use crate::host::copied;
 use crate::model::Model;
 
 /// What makes a position worth revealing. All are computed from the unfiltered softmax at temperature 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Score {
     /// Probability of the drawn token.
     #[default]
