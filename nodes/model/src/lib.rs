@@ -7,7 +7,7 @@
 //! | load, make, save | [`Model::load`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
-//! | decode | [`Model::decode`] (canvases), [`Model::generate`] (prompts, KV cache) |
+//! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
 //!
 //! A training step:
@@ -47,6 +47,7 @@ mod device;
 mod error;
 mod fused;
 mod host;
+mod incremental;
 mod kernel;
 mod layers;
 mod learner;
@@ -66,7 +67,8 @@ pub use attention::Pattern;
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
-    Budget, Canvas, Decoded, DiffusionDecoding, Generated, Generation, Prompt, Reveal, Reveals, Sampling, Score,
+    Budget, Caching, Canvas, Decoded, DiffusionDecoding, GapLength, Generated, Generation, Infilled, Piece, Prompt,
+    Reveal, Reveals, Sampling, Score, Template,
 };
 pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use difflow_model::{
-    Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling, Score,
+    Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Checkpoint;
@@ -97,22 +97,26 @@ impl Sampler {
     }
 
     fn sampling(&self) -> Sampling {
-        Sampling { temperature: self.config.temperature, top_p: self.config.top_p, top_k: None }
+        Sampling { temperature: self.config.temperature, top_p: self.config.top_p, ..Sampling::default() }
     }
 
     fn decode(&self, model: &Model, jobs: &[Job]) -> Result<Vec<Decoded>> {
         let config = &self.config;
         let infilling = jobs.iter().any(|job| job.gap.is_some());
         let reveals = match config.decoder {
-            _ if infilling => Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) },
             Decoder::Random => Reveals::Random { steps: config.diffusion_steps },
             Decoder::Confidence => {
                 Reveals::Confidence { score: config.score, budget: Budget::Steps(config.diffusion_steps) }
             }
         };
-        let sampling = if infilling { Sampling::GREEDY } else { self.sampling() };
         let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
-        let options = DiffusionDecoding { reveals, sampling, seed: config.seed, shift };
+        let options = match infilling {
+            true => DiffusionDecoding::surest_first(shift),
+            false => {
+                let (sampling, seed) = (self.sampling(), config.seed);
+                DiffusionDecoding { reveals, sampling, seed, shift, ..DiffusionDecoding::default() }
+            }
+        };
         let schedule = config.noise_schedule;
         let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
         Ok(model.decode(&canvases, &options, &|t| schedule.alpha(t))?)
@@ -127,7 +131,7 @@ impl Sampler {
         let texts = model.generate(&prompts, &options)?.into_iter();
         let filled = texts.map(|text| {
             let tokens = std::iter::once(self.words.bos).chain(text.tokens).collect();
-            Decoded { tokens, nfe: text.nfe, history: Vec::new() }
+            Decoded { tokens, nfe: text.nfe, history: Vec::new(), stopped: text.stopped }
         });
         Ok(filled.collect())
     }

@@ -3,7 +3,9 @@
 
 mod adaptation;
 mod decoding;
+mod distribution;
 mod files;
+mod gaps;
 mod goldens;
 mod pretrained;
 mod support;
