@@ -33,6 +33,7 @@ lint: setup ## formatting and clippy, warnings are errors
 
 bench: build ## measure the hot paths
 	@scripts/cargo.sh bench --workspace --locked --bench '*'
+	@scripts/bench-sampling.sh
 
 clean: ## remove bin/, dora's logs and this checkout's own target directory; never runs/
 	@scripts/clean.sh

@@ -4,6 +4,7 @@ mod dora;
 mod line;
 mod outcome;
 mod run;
+mod sample;
 mod signals;
 mod terminal;
 
@@ -45,11 +46,17 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
+    #[command(after_help = sample::EXAMPLES)]
+    Sample(Box<sample::Arguments>),
 }
 
 fn main() -> ExitCode {
-    let Command::Run { file, dora, options } = Arguments::parse().command;
-    match run::run(&file, dora, &options) {
+    let result = match Arguments::parse().command {
+        Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Sample(arguments) => sample::run(&arguments),
+    };
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(report) => {
             eprintln!("{}", terminal::error(&format!("{report:#}")));

@@ -34,6 +34,7 @@ fn main() -> Result<(), ModelError> {
             DiffusionDecoding { reveals: random, block, cache: Caching::Prefix, ..base.clone() },
         ),
         ("random, blocks, dual", DiffusionDecoding { reveals: random, block, cache: Caching::Dual, ..base.clone() }),
+        ("threshold", DiffusionDecoding { reveals: sure, ..base.clone() }),
         ("threshold, blocks, dual", DiffusionDecoding { reveals: sure, block, cache: Caching::Dual, ..base.clone() }),
     ];
     let report = |way: &str, nfe: f64, mut seconds: Vec<f64>| {

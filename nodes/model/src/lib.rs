@@ -6,7 +6,7 @@
 //! |---|---|
 //! | load, make, save | [`Model::load`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
-//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
+//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
 //!
@@ -48,6 +48,7 @@ mod error;
 mod fused;
 mod host;
 mod incremental;
+mod judge;
 mod kernel;
 mod layers;
 mod learner;
@@ -68,7 +69,7 @@ pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
     Budget, Caching, Canvas, Decoded, DiffusionDecoding, GapLength, Generated, Generation, Infilled, Piece, Prompt,
-    Reveal, Reveals, Sampling, Score, Template,
+    Reveal, Reveals, Sampling, Score, Template, Watch,
 };
 pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;

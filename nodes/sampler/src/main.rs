@@ -2,7 +2,6 @@
 
 mod config;
 mod jobs;
-mod lengths;
 mod run;
 mod sampling;
 mod texts;

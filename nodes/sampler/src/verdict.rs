@@ -1,7 +1,5 @@
 //! Judging texts without another model.
 
-use std::collections::BTreeSet;
-
 use difflow_world::Gap;
 
 use crate::config::Checker;
@@ -25,28 +23,9 @@ pub fn of_filling(gap: &Gap, filling: &str) -> String {
 /// The verdict on a text with which nothing is wrong.
 pub const OK: &str = "ok";
 
-/// Different pairs of neighbouring words over all pairs, of all texts together: low when a model repeats itself. NaN when
-/// there is no pair.
-pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
-    let (mut different, mut all) = (BTreeSet::new(), 0u64);
-    for text in texts {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        all += words.windows(2).len() as u64;
-        different.extend(words.windows(2).map(|pair| (pair[0], pair[1])));
-    }
-    different.len() as f64 / all as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn repeated_pairs_lower_distinct_2_across_texts() {
-        assert_eq!(distinct_2(["a b c", "d"]), 1.0);
-        assert_eq!(distinct_2(["a b a b", "a b"]), 0.5);
-        assert!(distinct_2(["a"]).is_nan());
-    }
 
     #[test]
     fn the_world_names_what_is_wrong_and_nobody_names_nothing() {

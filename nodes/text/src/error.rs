@@ -28,3 +28,11 @@ pub enum TextError {
     #[error("cannot turn tokens into text: {0}")]
     Decode(String),
 }
+
+/// A gap that is written wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("found `{found}`; a gap is [MASK] (length searched), [MASK:5] or [MASK:2..6] (tokens)")]
+pub struct GapError {
+    /// The gap as it was written.
+    pub found: String,
+}

@@ -8,6 +8,9 @@ use crate::decode::row::{Candidate, Row};
 use crate::error::ModelError;
 use crate::model::Model;
 
+/// Is told the number of a canvas, the canvas, and what a step reveals on it.
+pub type Watch<'a> = dyn FnMut(usize, &Canvas, &[Reveal]) + 'a;
+
 impl Model {
     /// Fills every masked position of the canvases; clean positions never change. `alpha` is the noise schedule's α(t), used by
     /// [`Reveals::Random`]. Canvases may have different lengths. One forward a step serves all canvases that are not full yet.
@@ -20,10 +23,10 @@ impl Model {
         options: &DiffusionDecoding,
         alpha: &dyn Fn(f64) -> f64,
     ) -> Result<Vec<Decoded>, ModelError> {
-        self.decode_watched(canvases, options, alpha, &mut |_, _| {})
+        self.decode_watched(canvases, options, alpha, &mut |_, _, _| {})
     }
 
-    /// As [`Model::decode`]; `watch` is told what each step reveals of which canvas (by number).
+    /// As [`Model::decode`]; `watch` is told what each step reveals.
     ///
     /// # Errors
     /// As [`Model::decode`].
@@ -32,7 +35,7 @@ impl Model {
         canvases: &[Canvas],
         options: &DiffusionDecoding,
         alpha: &dyn Fn(f64) -> f64,
-        watch: &mut dyn FnMut(usize, &[Reveal]),
+        watch: &mut Watch,
     ) -> Result<Vec<Decoded>, ModelError> {
         let mask = self.config.mask_token_id()?;
         options.check()?;
@@ -54,7 +57,7 @@ impl Model {
                 for (number, (row, wanted)) in rows.iter_mut().zip(&wanted).enumerate() {
                     let mine: Vec<Choice> = choices.by_ref().take(wanted.len()).collect();
                     if !mine.is_empty() {
-                        watch(number, row.settle(wanted, &mine, options));
+                        watch(number, &canvases[number], row.settle(wanted, &mine, options));
                     }
                 }
             }

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use crate::decode::canvas::{Canvas, Decoded, Reveal};
+use crate::decode::canvas::{Canvas, Decoded};
+use crate::decode::diffusion::Watch;
 use crate::decode::options::DiffusionDecoding;
 use crate::error::ModelError;
 use crate::model::Model;
@@ -82,7 +83,7 @@ impl Model {
         templates: &[Template],
         options: &DiffusionDecoding,
         alpha: &dyn Fn(f64) -> f64,
-        watch: &mut dyn FnMut(usize, &[Reveal]),
+        watch: &mut Watch,
     ) -> Result<Vec<Infilled>, ModelError> {
         let mut lengths = Vec::with_capacity(templates.len());
         let mut tried = vec![0; templates.len()];

@@ -11,6 +11,7 @@ mod row;
 
 pub use autoregressive::{Generated, Generation, Prompt};
 pub use canvas::{Canvas, Decoded, Reveal};
+pub use diffusion::Watch;
 pub use draw::Sampling;
 pub use gaps::{GapLength, Infilled, Piece, Template};
 pub use options::{Budget, Caching, DiffusionDecoding, Reveals, Score};

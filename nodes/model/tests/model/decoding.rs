@@ -310,3 +310,25 @@ fn options_that_contradict_each_other_are_refused() {
     let hot = Sampling { temperature: -1.0, ..Sampling::default() };
     assert!(refused(DiffusionDecoding { sampling: hot, ..base }).contains("temperature"));
 }
+
+/// The judge: exp of the mean next-token cross-entropy, whatever the batch.
+#[test]
+fn perplexity_is_that_of_the_next_tokens() {
+    let model = model(LLAMA, false);
+    let texts: Vec<Vec<u32>> = [7usize, 3, 1, 12].iter().map(|&n| tokens(n, n as u64)).collect();
+    let (mut nats, mut count) = (0.0, 0.0);
+    for text in &texts {
+        let logits = model.logits(text, &Pattern::Causal).unwrap();
+        for at in 1..text.len() {
+            let row = &logits[(at - 1) * 37..at * 37];
+            let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            nats += total.ln() - f64::from(row[text[at] as usize]);
+            count += 1.0;
+        }
+    }
+    let wanted = (nats / count).exp();
+    for rows in [1, 3] {
+        let found = model.perplexity(&texts, rows).unwrap();
+        assert!((found - wanted).abs() < 1e-3 * wanted, "{found} {wanted}");
+    }
+}
