@@ -1,1 +1,35 @@
 //! Tests of the whole: the direction of dependencies, and dataflows run through the real dora command.
+//!
+//! A test takes a real dataflow file of the repository, changes some keys, and runs it with the programs in `bin/` (`make build`)
+//! in a folder of its own, so that runs, logs and reports of tests never meet those of people or of each other.
+
+mod dataflow;
+mod outcome;
+mod parquet_file;
+
+pub use dataflow::Dataflow;
+pub use outcome::Outcome;
+pub use parquet_file::write_parquet;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout").to_owned()
+}
+
+/// A program that `make build` put into `bin/`.
+pub fn program(name: &str) -> PathBuf {
+    let path = root().join("bin").join(name);
+    assert!(path.exists(), "{} is missing; run `make build` first", path.display());
+    path
+}
+
+/// The folder with real data, or `None` after saying that `what` is skipped.
+pub fn real_data(what: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("DIFFLOW_DATA_DIR").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("SKIPPED: {what}: DIFFLOW_DATA_DIR is not set (a folder with models/stories260K and text/)");
+    }
+    folder
+}

@@ -88,7 +88,11 @@ async fn frame(
             session.sql_with_options(sql, only_queries).await
         }
     };
-    let frame = frame.map_err(|e| wrong_sql(config.sql.as_deref().unwrap_or_default(), &e))?;
+    let frame = frame.map_err(|e| {
+        let names: Vec<&str> = tables.iter().map(|(source, _)| source.name.as_str()).collect();
+        let allowed = format!("{}; its tables: {EACH}, {}", e.strip_backtrace(), names.join(", "));
+        Problem::new("SQL", config.sql.as_deref().unwrap_or_default(), allowed)
+    })?;
     check_column(&frame, config, source)?;
     let column = Expr::Column(Column::new_unqualified(&config.text_column));
     frame.select(vec![column]).map_err(|e| Problem::new("TEXT_COLUMN", &config.text_column, e.strip_backtrace()))

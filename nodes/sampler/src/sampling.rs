@@ -56,7 +56,8 @@ impl Sampler {
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         self.fit(&model)?;
-        let left_to_right = model.config().adapted.as_ref().is_some_and(|adapted| adapted.objective == "ar");
+        // A model without a mask token was never adapted.
+        let left_to_right = model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar");
         let mut all = jobs::unconditional(&self.config, self.lengths, &self.words, self.config.count(checkpoint.step));
         if !left_to_right {
             // Only a diffusion model sees what stands right of a gap.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Documents;
 use eyre::{Context, Result};
 
 use crate::config::Config;
-use crate::packing::Packer;
+use crate::packing::{LongDocuments, Packer, Packing};
 use crate::store::Record;
 use crate::store_writer::StoreWriter;
 use crate::words::Words;
@@ -16,6 +17,8 @@ pub struct Build {
     words: Words,
     packer: Packer,
     writer: StoreWriter,
+    /// Tokens of the longest document that is taken, if there is such a limit.
+    longest: Option<usize>,
 }
 
 impl Build {
@@ -27,17 +30,19 @@ impl Build {
         let writer = StoreWriter::create(dir, key, config.sequence_length);
         let writer = writer.with_context(|| format!("cannot write the token store {}", dir.display()))?;
         let packer = Packer::new(config.packing, config.sequence_length, words.eos);
-        Ok(Self { words, packer, writer })
+        let refuse = config.packing == Packing::Documents && config.long_documents == LongDocuments::Refuse;
+        Ok(Self { words, packer, writer, longest: refuse.then_some(config.sequence_length) })
     }
 
     /// Adds documents.
     ///
     /// # Errors
-    /// When the tokenizer refuses a text or the disk the rows.
+    /// When the tokenizer refuses a text, the disk the rows, or a document is longer than a row and may not be cut.
     pub fn push(&mut self, documents: Documents) -> Result<()> {
         self.writer.record.documents += documents.doc.len() as u64;
         let (mut rows, mut document) = (Vec::new(), Vec::new());
-        for ids in self.words.encode(documents.text)? {
+        for (doc, ids) in documents.doc.iter().zip(self.words.encode(documents.text)?) {
+            self.refuse_long(*doc, ids.len() + 2)?;
             document.clear();
             document.push(self.words.bos);
             document.extend(ids);
@@ -45,6 +50,15 @@ impl Build {
             self.packer.push(&document, &mut rows);
         }
         self.writer.append(&rows).context("cannot write the token store")
+    }
+
+    fn refuse_long(&self, doc: u64, tokens: usize) -> Result<(), Problems> {
+        let Some(longest) = self.longest.filter(|&longest| tokens > longest) else { return Ok(()) };
+        let allowed = format!(
+            "document {doc} of the corpus (counted from 0) has {tokens} tokens with BOS_TOKEN and EOS_TOKEN; give SEQUENCE_LENGTH at least that, \
+             leave such documents out with SQL, or set LONG_DOCUMENTS: cut, or PACKING: stream"
+        );
+        Err(Problem::new("SEQUENCE_LENGTH", longest, allowed).into())
     }
 
     /// Rows that can be read.
@@ -62,5 +76,30 @@ impl Build {
         self.writer.append(&rows).context("cannot write the token store")?;
         self.writer.record.long_documents = self.packer.long_documents;
         self.writer.finish().context("cannot finish the token store")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::words::tests::world;
+
+    fn push(packing: Packing, long_documents: LongDocuments) -> Result<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { sequence_length: 4, packing, long_documents, ..world(dir.path(), 29) };
+        let mut build = Build::begin(dir.path(), "k".into(), Words::open(&config).unwrap(), &config)?;
+        build.push(Documents { doc: vec![7, 8], text: vec!["a b".into(), "a b c".into()] })?;
+        Ok(build.finish()?.long_documents)
+    }
+
+    #[test]
+    fn a_document_longer_than_a_sequence_is_named_unless_it_may_be_cut() {
+        let text = push(Packing::Documents, LongDocuments::Refuse).unwrap_err().to_string();
+        for part in ["SEQUENCE_LENGTH: found `4`", "document 8", "5 tokens", "LONG_DOCUMENTS: cut"] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+        assert_eq!(push(Packing::Documents, LongDocuments::Cut).unwrap(), 1);
+        push(Packing::Stream, LongDocuments::Refuse).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::packing::Packing;
+use crate::packing::{LongDocuments, Packing};
 
 /// How documents become sequences, and in which order they are served.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,8 @@ pub struct Config {
     pub micro_batch: usize,
     /// How documents fill sequences.
     pub packing: Packing,
+    /// What happens to a document that is longer than a sequence, with PACKING documents.
+    pub long_documents: LongDocuments,
     /// Sequences that are shuffled among each other; the first batch leaves when so many are there. 0: corpus order.
     #[schemars(range(min = 0, max = 4_294_967_295u32))]
     pub shuffle_window: u64,
@@ -54,6 +56,7 @@ impl Default for Config {
             sequence_length: 256,
             micro_batch: 16,
             packing: Packing::Documents,
+            long_documents: LongDocuments::Refuse,
             shuffle_window: 8192,
             epochs: None,
         }

@@ -7,11 +7,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
-    /// Whole documents, in order; what stays free at the end of a sequence is padding. A document longer than a sequence is cut.
+    /// Whole documents, in order; what stays free at the end of a sequence is padding.
     #[default]
     Documents,
     /// One stream of documents, cut every SEQUENCE_LENGTH tokens; nothing is padded, the tokens after the last cut are left out.
     Stream,
+}
+
+/// What happens to a document that is longer than a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LongDocuments {
+    /// The run ends and names it.
+    #[default]
+    Refuse,
+    /// It is cut into pieces as long as a sequence; how many were cut is said.
+    Cut,
 }
 
 /// A row: its tokens and where in it each document, or piece of one, ends. Tokens after the last end are padding.

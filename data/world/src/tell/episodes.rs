@@ -5,6 +5,9 @@ use super::{scenes, settle};
 use crate::forms::{Kind, Slot};
 use crate::lexicon::{self, Class, LEAST};
 
+/// Things that a tale is about at once.
+pub(super) const MOST_ITEMS: usize = 2;
+
 /// What can happen next. Each happens once in a tale, moves excepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Episode {
@@ -111,19 +114,22 @@ fn allows(tale: &Tale, episode: Episode) -> bool {
     };
     let wish = tale.matters.iter().any(|matter| matches!(matter, Matter::Wish { .. }));
     let rich = |least: u8| tale.counts.iter().any(|(person, n)| tale.is_here(*person) && *n >= least);
-    let room = tale.items.len() < 3;
+    let room = tale.items.len() < MOST_ITEMS;
+    // One matter at a time: what is begun is brought to its end before the next is begun.
+    let calm = tale.matters.is_empty();
     match episode {
         Episode::Move => times < 2 && !last,
-        Episode::Meet => !with && times < 2,
+        Episode::Meet => !with && times < 1,
         Episode::Bye => times < 1 && with && !entangled && !last,
         Episode::Buy => times < 1 && room && lexicon::is_shop(tale.here) && !wish,
         Episode::Find => times < 1 && room && !wish && tale.items.is_empty(),
-        Episode::Wish => times < 1 && with && (room || free(false)) && !wish,
+        Episode::Wish => times < 1 && calm && with && (room || free(false)),
         Episode::Give => times < 1 && with && free(false),
-        Episode::Lend => times < 1 && with && free(false),
-        Episode::Lose => times < 1 && free(false),
-        Episode::Hide => times < 1 && with && free(false),
-        Episode::Break | Episode::Paint => times < 1 && free(true),
+        Episode::Lend => times < 1 && calm && with && free(false),
+        Episode::Lose => times < 1 && calm && free(false),
+        Episode::Hide => times < 1 && calm && with && free(false),
+        Episode::Break => times < 1 && calm && free(true),
+        Episode::Paint => times < 1 && free(true),
         Episode::Trade => times < 1 && with && free(false) && room,
         Episode::Race => times < 1 && with,
         Episode::Pick => times < 1,

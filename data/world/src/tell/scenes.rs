@@ -1,6 +1,6 @@
 //! What happens in each episode.
 
-use super::episodes::Episode;
+use super::episodes::{Episode, MOST_ITEMS};
 use super::settle;
 use super::tale::{Matter, Tale};
 use crate::forms::{Kind, Slot};
@@ -27,8 +27,8 @@ pub(super) fn wish(tale: &mut Tale) {
     let Some(friend) = tale.friend else { return };
     let hero = tale.hero;
     let thing = match tale.free_item(|item| item.owner == hero) {
-        Some(item) if tale.items.len() >= 3 || tale.dice.chance(70) => item.thing,
-        _ if tale.items.len() < 3 => tale.fresh_thing(),
+        Some(item) if tale.items.len() >= MOST_ITEMS || tale.dice.chance(70) => item.thing,
+        _ if tale.items.len() < MOST_ITEMS => tale.fresh_thing(),
         _ => return,
     };
     if let Some(item) = tale.item_mut(thing) {
@@ -137,7 +137,7 @@ pub(super) fn race(tale: &mut Tale) {
     tale.maybe(40, Kind::Second, &[(Slot::P, loser)]);
     tale.title(Kind::TitleRace, &[(Slot::P, hero), (Slot::Q, friend), (Slot::Place, goal)]);
     tale.ending(Kind::EndWon, &[(Slot::P, winner), (Slot::Place, goal)]);
-    if tale.items.len() < 3 && tale.dice.chance(60) {
+    if tale.items.len() < MOST_ITEMS && tale.dice.chance(60) {
         let (thing, colour) = (tale.fresh_thing(), tale.fresh_colour());
         tale.say(Kind::Prize, &[(Slot::P, winner), (Slot::T, thing), (Slot::C, colour)]);
         tale.gains(winner, thing, colour);
@@ -151,11 +151,11 @@ pub(super) fn pick(tale: &mut Tale) {
     let goods = tale.fresh(Class::Goods, &[]);
     tale.goods = Some(goods);
     let k = (Slot::Goods, goods);
-    let first = tale.dice.between(LEAST, 7);
+    let first = tale.dice.between(LEAST, 5);
     tale.say(Kind::Pick, &[(Slot::P, person), (Slot::Number, first - LEAST), k, (Slot::Place, here)]);
     let mut count = first;
     if tale.dice.chance(75) {
-        let more = tale.dice.between(LEAST, (MOST - first).min(5));
+        let more = tale.dice.between(LEAST, (MOST - first).min(4));
         let n = (Slot::Number, more - LEAST);
         count += more;
         match tale.other(person) {
@@ -176,7 +176,7 @@ pub(super) fn spend(tale: &mut Tale, episode: Episode) {
     let rich: Vec<(u8, u8)> =
         tale.counts.iter().copied().filter(|(person, n)| tale.is_here(*person) && *n >= LEAST * 2).collect();
     let Some((person, count)) = tale.dice.pick(&rich) else { return };
-    let gone = tale.dice.between(LEAST, (count - LEAST).min(5));
+    let gone = tale.dice.between(LEAST, (count - LEAST).min(4));
     let slots = [(Slot::P, person), (Slot::Number, gone - LEAST), k];
     match (episode, tale.other(person)) {
         (Episode::GiveSome, Some(to)) => {
@@ -201,14 +201,14 @@ pub(super) fn flock(tale: &mut Tale) {
     let (person, here) = (tale.somebody(), tale.here);
     let v = (Slot::Flock, tale.fresh(Class::Flock, &[]));
     let p = (Slot::P, person);
-    let count = tale.dice.between(LEAST * 2, 9);
+    let count = tale.dice.between(LEAST * 2, 7);
     tale.say(Kind::See, &[p, (Slot::Number, count - LEAST), v, (Slot::Place, here)]);
     let now = if tale.dice.chance(50) {
-        let gone = tale.dice.between(LEAST, (count - LEAST).min(5));
+        let gone = tale.dice.between(LEAST, (count - LEAST).min(4));
         tale.say(Kind::Away, &[(Slot::Number, gone - LEAST), v]);
         count - gone
     } else {
-        let come = tale.dice.between(LEAST, (MOST - count).min(5));
+        let come = tale.dice.between(LEAST, (MOST - count).min(3));
         tale.say(Kind::Join, &[(Slot::Number, come - LEAST), v]);
         count + come
     };

@@ -67,7 +67,7 @@ impl Tale<'_> {
     pub fn tell(dice: &mut Dice) -> String {
         let hero = dice.below(Class::Person.words().len()) as u8;
         let here = dice.below(Class::Place.words().len()) as u8;
-        let target = usize::from(dice.between(9, 13));
+        let target = usize::from(dice.between(8, 9));
         let mut tale = Tale {
             dice,
             hero,

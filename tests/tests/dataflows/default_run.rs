@@ -1,0 +1,51 @@
+//! The default run, a few steps of it: every node works, and the last screen holds the figures.
+
+use difflow_tests::Dataflow;
+
+use crate::{json, scores};
+
+#[test]
+fn the_default_run_ends_well_and_its_last_screen_holds_the_figures() {
+    let dataflow = Dataflow::small(6);
+    let outcome = dataflow.run().well().says(&[
+        "validation NELBO",
+        "before",
+        "after",
+        "base model (AR)",
+        "gaps infilled exactly",
+        "samples that pass the checker (n = 4)",
+        "sample 1",
+        "sample 3",
+        "infilling",
+        "given:",
+        "trained 6 steps",
+        "waiting for data",
+        "report.html",
+    ]);
+    assert!(!outcome.text.contains("DEBUG") && !outcome.text.contains("zenoh"), "dora's chatter:\n{}", outcome.text);
+    assert!(outcome.text.contains("step 6/6"), "no progress line:\n{}", outcome.text);
+
+    let run = dataflow.run_folder();
+    // 0, every CHECKPOINT_EVERY, and the last.
+    for step in [0, 4, 6] {
+        let manifest = json(&run.join(format!("checkpoints/step-{step:08}/manifest.json")));
+        assert_eq!(manifest["step"], step);
+        assert!(run.join(format!("samples/step-{step:08}.json")).exists(), "no samples of step {step}");
+    }
+    let (before, after) = (scores(&run, 0), scores(&run, 6));
+    assert!(before["ar_loss"] < after["nelbo"] && after["nelbo"] < before["nelbo"], "{before:?} {after:?}");
+    let report = std::fs::read_to_string(run.join("report.html")).expect("a report");
+    assert!(
+        report.contains("<svg") && !report.contains("http://") && !report.contains("https://"),
+        "not self-contained"
+    );
+    assert_eq!(json(&run.join("run.json"))["configuration"]["STEPS"], 6);
+}
+
+/// method.md's first trap: a model that silently stays causal. Attention is full at the end of annealing, and not before.
+#[test]
+fn attention_opens_as_the_annealing_schedule_says() {
+    let dataflow = Dataflow::small(6);
+    let outcome = dataflow.set("trainer", "ANNEAL_STEPS", 1).set("monitor", "PROGRESS_SECONDS", 1).run().well();
+    assert!(outcome.text.contains("attn_mask_ratio 1.00"), "{}", outcome.text);
+}

@@ -1,0 +1,31 @@
+//! Whole dataflows through the real dora command: `difflow run` on the repository's own dataflow files, shortened.
+
+mod bad_input;
+mod default_run;
+mod order;
+mod real_data;
+mod resume;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// The bytes of the weights of a checkpoint.
+fn weights(run: &Path, step: u64) -> Vec<u8> {
+    let path = run.join(format!("checkpoints/step-{step:08}/model.safetensors"));
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A JSON file.
+fn json(path: &Path) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The scores of a checkpoint by name.
+fn scores(run: &Path, step: u64) -> BTreeMap<String, f64> {
+    let file = json(&run.join(format!("scores/step-{step:08}.json")));
+    let metrics = file["metrics"].as_object().expect("metrics").iter();
+    metrics.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}
