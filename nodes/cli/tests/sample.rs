@@ -229,8 +229,9 @@ fn the_history_and_the_frames_show_the_same_course() {
     let output = sample(&model, &[&arguments[..], &["--watch"]].concat());
     let stdout = String::from_utf8(output.stdout).unwrap();
     let masked: Vec<usize> = stdout.lines().map(|line| line.matches('░').count()).collect();
-    assert_eq!(masked, [3, 1, 0, 0], "{stdout}");
-    assert_eq!(stdout.lines().last(), one["text"].as_str());
+    // Three frames of a line each, then the text, which may have several.
+    assert_eq!(masked[..3], [3, 1, 0], "{stdout}");
+    assert!(stdout.trim_end_matches('\n').ends_with(one["text"].as_str().unwrap().trim_end_matches('\n')), "{stdout}");
 }
 
 #[test]
