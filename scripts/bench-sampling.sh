@@ -3,12 +3,12 @@
 #
 #   DIFFLOW_DATA_DIR           has models/stories260K
 #   DIFFLOW_BENCH_DIR          has peer_sample.py
-#   DIFFLOW_BENCH_PYTHON       a Python with torch and transformers (default: python3)
+#   DIFFLOW_PYTHON       a Python with torch and transformers (default: python3)
 #   DIFFLOW_BENCH_CHECKPOINT   optional: an adapted checkpoint. Only an adapted model is ever sure, so only there the threshold
 #                              decoder says something; what its texts are worth is measured by `difflow sample --measure`.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
-python=${DIFFLOW_BENCH_PYTHON:-python3}
+python=${DIFFLOW_PYTHON:-python3}
 if [ -z "${DIFFLOW_DATA_DIR:-}" ] || [ -z "${DIFFLOW_BENCH_DIR:-}" ]; then
     say "sampling beside the peer: skipped, DIFFLOW_DATA_DIR or DIFFLOW_BENCH_DIR is not set"
     exit 0
@@ -16,7 +16,7 @@ fi
 peer=$(absolute "$DIFFLOW_BENCH_DIR")/peer_sample.py
 [ -f "$peer" ] || die "there is no $peer"
 "$python" -c 'import torch, transformers' 2>/dev/null ||
-    die "$python has no torch or no transformers; set DIFFLOW_BENCH_PYTHON (python3 -m venv V; V/bin/pip install torch transformers)"
+    die "$python has no torch or no transformers; set DIFFLOW_PYTHON (python3 -m venv V; V/bin/pip install torch transformers)"
 model=$DIFFLOW_DATA_DIR/models/stories260K
 claim_target
 # The whole workspace, so that dependencies have the features that they were built with.

@@ -1,12 +1,16 @@
 //! `difflow`: runs difflow's dataflows for people. See README.md.
 
 mod dora;
+mod inspect;
 mod line;
 mod outcome;
+mod plugin;
 mod run;
 mod sample;
+mod score;
 mod signals;
 mod terminal;
+mod texts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +22,7 @@ Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
+  difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
 Ctrl-C stops the run cleanly: the trainer writes a checkpoint first, and the same command goes on from there.
@@ -49,14 +54,25 @@ enum Command {
     /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
     #[command(after_help = sample::EXAMPLES)]
     Sample(Box<sample::Arguments>),
+    /// Look at a model: what it is, or what it computes.
+    #[command(subcommand)]
+    Inspect(inspect::Inspect),
+    /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
+    Score(score::Score),
+    /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let code = match Arguments::parse().command {
         Command::Run { file, dora, options } => run::run(&file, dora, &options),
         Command::Sample(arguments) => sample::run(&arguments),
+        Command::Inspect(inspect) => inspect.run().map(|()| 0),
+        Command::Score(score) => score.run().map(|()| 0),
+        Command::Plugin(command) => plugin::run(command),
     };
-    match result {
+    match code {
         Ok(code) => ExitCode::from(code),
         Err(report) => {
             eprintln!("{}", terminal::error(&format!("{report:#}")));

@@ -1,6 +1,5 @@
 //! The node's keys.
 
-use difflow_diffusion::NoiseSchedule;
 use difflow_model::{Caching, Score};
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
@@ -91,7 +90,9 @@ pub struct Config {
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub repetition_penalty: f64,
     /// With DECODER random: the noise schedule that is run backwards, as in training.
-    pub noise_schedule: NoiseSchedule,
+    pub noise_schedule: String,
+    /// Its options, as a JSON object.
+    pub noise_schedule_config: String,
     /// The model before adaptation (a Hugging Face directory); it judges the texts (perplexity). Empty, or one without
     /// weights: no judge.
     pub base_model: String,
@@ -132,7 +133,8 @@ impl Default for Config {
             top_p: 0.9,
             top_k: None,
             repetition_penalty: 1.0,
-            noise_schedule: NoiseSchedule::Linear,
+            noise_schedule: "linear".into(),
+            noise_schedule_config: "{}".into(),
             base_model: "data/tiny/model".into(),
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
@@ -150,7 +152,7 @@ impl NodeConfig for Config {
             Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
         });
         let cache = (self.cache != Caching::None && self.block.is_none())
-            .then(|| Problem::new("CACHE", "one without BLOCK", "set BLOCK: what is cached lies outside a block"));
+            .then(|| Problem::new("CACHE", "one without BLOCK", "allowed: none, or set BLOCK (what is cached lies outside a block)"));
         name.into_iter().chain(lengths).chain(cache).collect()
     }
 }
@@ -187,6 +189,7 @@ impl Config {
             "REPETITION_PENALTY": self.repetition_penalty,
             "NOISE_SCHEDULE": self.noise_schedule,
             "BASE_MODEL": self.base_model,
+            "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
             "CHECKER": self.checker,
             "INFILL": self.infill,
             "INFILL_SAMPLES": self.infill_samples,

@@ -8,6 +8,7 @@ use difflow_model::{
     Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling,
 };
 use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::NoiseSchedule;
 use difflow_schema::{Checkpoint, Unmasked};
 use difflow_text::{Lengths, Unfit, Words, distinct, entropy, repetition};
 use difflow_world::Gap;
@@ -22,6 +23,7 @@ use crate::verdict;
 pub struct Sampler {
     config: Config,
     lengths: Lengths,
+    schedule: NoiseSchedule,
     device: Device,
     words: Words,
     gaps: Vec<Gap>,
@@ -36,6 +38,8 @@ impl Sampler {
         let device = Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths)
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
+            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))?;
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
@@ -43,7 +47,7 @@ impl Sampler {
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, device, words, gaps })
+        Ok(Self { config, lengths, schedule, device, words, gaps })
     }
 
     /// Texts of a checkpoint; `go_on` is asked before every batch.
@@ -135,9 +139,8 @@ impl Sampler {
                 ..DiffusionDecoding::default()
             },
         };
-        let schedule = config.noise_schedule;
         let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
-        Ok(model.decode(&canvases, &options, &|t| schedule.alpha(t))?)
+        Ok(self.schedule.as_function(|alpha| model.decode(&canvases, &options, alpha))??)
     }
 
     /// The same texts from a model that was trained left to right; a text may then end early, and is at most as long as the longest.

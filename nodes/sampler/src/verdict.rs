@@ -31,12 +31,8 @@ mod tests {
     fn the_world_names_what_is_wrong_and_nobody_names_nothing() {
         assert_ne!(of_text(Checker::World, "no story"), OK);
         assert_eq!(of_text(Checker::None, "no story"), "");
-        let story = "The broken bell\nIn the morning Sara walked to the river. She got wet. That came from the rain. There she \
-                     met Ben. Sara and Ben ran a race to the beach. Ben was faster. He needed a bell. A red bell was behind the \
-                     tree, and he took it. It was just what he wanted. Ben dropped the bell, and it broke. Ben cried. He asked \
-                     Sara for some glue. He mended the red bell with glue. The glue made the bell as good as new.\n\
-                     That is how Ben mended the red bell with glue.";
-        assert_eq!(of_text(Checker::World, story), OK);
+        let story = difflow_world::tell::tell(1, difflow_world::tell::Split::Sample, 0);
+        assert_eq!(of_text(Checker::World, &story), OK);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod bad_input;
 mod default_run;
 mod order;
+mod plugins;
 mod real_data;
 mod resume;
 

@@ -4,8 +4,13 @@
 mod adaptation;
 mod decoding;
 mod distribution;
+mod dtypes;
 mod files;
 mod gaps;
 mod goldens;
+mod objective;
 mod pretrained;
+mod recipes;
 mod support;
+mod training;
+mod transformers;
