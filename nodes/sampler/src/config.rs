@@ -151,8 +151,13 @@ impl NodeConfig for Config {
         let lengths = Lengths::parse(&self.lengths).is_none().then(|| {
             Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
         });
-        let cache = (self.cache != Caching::None && self.block.is_none())
-            .then(|| Problem::new("CACHE", "one without BLOCK", "allowed: none, or set BLOCK (what is cached lies outside a block)"));
+        let cache = (self.cache != Caching::None && self.block.is_none()).then(|| {
+            Problem::new(
+                "CACHE",
+                "one without BLOCK",
+                "allowed: none, or set BLOCK (what is cached lies outside a block)",
+            )
+        });
         name.into_iter().chain(lengths).chain(cache).collect()
     }
 }

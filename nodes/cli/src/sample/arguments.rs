@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use difflow_diffusion::NoiseSchedule;
 use difflow_model::{Caching, Score};
 use difflow_text::Lengths;
 use serde::de::DeserializeOwned;
@@ -107,9 +106,12 @@ pub struct Arguments {
     /// Makes tokens that the text already has less probable; 1 is off.
     #[arg(long, default_value_t = 1.0)]
     pub repetition_penalty: f64,
-    /// Noise schedule that the decoder random runs backwards: linear or cosine.
-    #[arg(long, default_value = "linear", value_parser = named::<NoiseSchedule>)]
-    pub noise_schedule: NoiseSchedule,
+    /// Noise schedule that the decoder random runs backwards: a name or a plug-in.
+    #[arg(long, default_value = "linear")]
+    pub noise_schedule: String,
+    /// Its options, as a JSON object.
+    #[arg(long, default_value = "{}")]
+    pub noise_schedule_config: String,
     /// Key of all random numbers: the same seed gives the same texts, in any batch.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -5,6 +5,7 @@ use std::time::Instant;
 use difflow_model::{
     Budget, Caching, Canvas, Device, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Score,
 };
+use difflow_plugin_host::NoiseSchedule;
 use difflow_text::{TextError, Words, distinct, entropy, repetition};
 use difflow_world::Gap;
 use eyre::{Result, WrapErr, eyre};
@@ -79,7 +80,8 @@ pub fn run(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<u8> {
             some.map(|gap| Question::new(gap, &checkpoint.words)).collect::<Result<_, _>>()?
         }
     };
-    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), questions };
+    let schedule = NoiseSchedule::open(&arguments.noise_schedule, &arguments.noise_schedule_config)?;
+    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), schedule, questions };
     let mut rows = Vec::new();
     if !arguments.json {
         println!("{}", heading());
@@ -136,6 +138,7 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     checkpoint: &'a Checkpoint,
     judge: Option<&'a Model>,
+    schedule: NoiseSchedule,
     questions: Vec<Question>,
 }
 
@@ -231,8 +234,7 @@ impl Bench<'_> {
     }
 
     fn decode(&self, canvases: &[Canvas], options: &DiffusionDecoding) -> Result<Vec<difflow_model::Decoded>> {
-        let schedule = self.arguments.noise_schedule;
-        Ok(self.checkpoint.model.decode(canvases, options, &|t| schedule.alpha(t))?)
+        Ok(self.schedule.as_function(|alpha| self.checkpoint.model.decode(canvases, options, alpha))??)
     }
 
     fn generation(&self, max_new_tokens: usize) -> Generation {

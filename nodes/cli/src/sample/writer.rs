@@ -1,6 +1,7 @@
 //! Letting the model write a batch of tasks.
 
 use difflow_model::{Budget, Decoded, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Watch};
+use difflow_plugin_host::NoiseSchedule;
 use eyre::{Result, bail};
 
 use crate::sample::arguments::{Arguments, Decoder};
@@ -18,7 +19,7 @@ pub struct Written {
 /// How a checkpoint writes.
 pub struct Writer<'a> {
     model: &'a Model,
-    arguments: &'a Arguments,
+    schedule: NoiseSchedule,
     way: Way,
 }
 
@@ -28,7 +29,12 @@ enum Way {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(arguments: &'a Arguments, checkpoint: &'a Checkpoint, decoder: Decoder) -> Self {
+    /// A writer with the decoder and the schedule that the arguments name.
+    ///
+    /// # Errors
+    /// When there is no such schedule.
+    pub fn new(arguments: &Arguments, checkpoint: &'a Checkpoint, decoder: Decoder) -> Result<Self> {
+        let schedule = NoiseSchedule::open(&arguments.noise_schedule, &arguments.noise_schedule_config)?;
         let model = &checkpoint.model;
         let mut stop = model.config().eos_token_ids.clone();
         stop.push(checkpoint.words.eos);
@@ -39,7 +45,7 @@ impl<'a> Writer<'a> {
                 Way::Continue(Generation { max_new_tokens, sampling: sampling(arguments), seed, stop })
             }
         };
-        Self { model, arguments, way }
+        Ok(Self { model, schedule, way })
     }
 
     /// Writes the texts of a batch.
@@ -50,8 +56,8 @@ impl<'a> Writer<'a> {
         match &self.way {
             Way::Fill(options) => {
                 let templates: Vec<_> = tasks.iter().map(Task::template).collect();
-                let schedule = self.arguments.noise_schedule;
-                let filled = self.model.infill(&templates, options, &|t| schedule.alpha(t), watch)?;
+                let fill = |alpha: &dyn Fn(f64) -> f64| self.model.infill(&templates, options, alpha, watch);
+                let filled = self.schedule.as_function(fill)??;
                 Ok(filled
                     .into_iter()
                     .map(|one| {
