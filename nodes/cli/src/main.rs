@@ -6,6 +6,7 @@ mod line;
 mod outcome;
 mod plugin;
 mod run;
+mod sample;
 mod score;
 mod signals;
 mod terminal;
@@ -50,6 +51,9 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
+    #[command(after_help = sample::EXAMPLES)]
+    Sample(Box<sample::Arguments>),
     /// Look at a model: what it is, or what it computes.
     #[command(subcommand)]
     Inspect(inspect::Inspect),
@@ -63,6 +67,7 @@ enum Command {
 fn main() -> ExitCode {
     let code = match Arguments::parse().command {
         Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Sample(arguments) => sample::run(&arguments),
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),

@@ -52,8 +52,13 @@ pub fn error(text: &str) -> String {
     format!("difflow: {word} {text}")
 }
 
+/// `difflow: warning: TEXT`.
+pub fn warning(text: &str) -> String {
+    format!("difflow: warning: {text}")
+}
+
 /// Columns of the terminal on stdout; 80 when it does not say.
-fn width() -> usize {
+pub fn width() -> usize {
     // SAFETY: TIOCGWINSZ fills in one winsize, which lives until after the call; all bits zero is a valid winsize.
     let columns = unsafe {
         let mut size: libc::winsize = std::mem::zeroed();

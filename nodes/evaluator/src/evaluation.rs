@@ -8,6 +8,7 @@ use difflow_model::{Device, Model};
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
 use difflow_schema::Checkpoint;
+use difflow_text::{Unfit, Words};
 use eyre::{Context, Result};
 
 use crate::config::Config;
@@ -15,7 +16,6 @@ use crate::heldout::Heldout;
 use crate::infill::{Question, both_sides, left_only};
 use crate::nelbo::{Noise, ar_loss, nelbo};
 use crate::scores::Scores;
-use crate::words::Words;
 
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
@@ -48,7 +48,7 @@ impl Evaluation {
             ),
         };
         let recipe = recipe.map(|recipe| recipe.text());
-        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
+        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
         Ok(Self { config, device, schedule, recipe, words, heldout, questions })
@@ -63,7 +63,7 @@ impl Evaluation {
         let mut metrics = BTreeMap::new();
         let model = Model::load(Path::new(&checkpoint.path), self.device)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.words.fit(&model)?;
+        self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         let left_to_right = model.config().adapted.as_ref().is_some_and(|adapted| adapted.objective == "ar");
         if left_to_right {
             self.left_to_right(&model, &mut metrics, go_on)?;
@@ -78,7 +78,7 @@ impl Evaluation {
                 None => Model::load(Path::new(path), self.device),
             };
             let base = base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
-            self.words.fit(&base)?;
+            self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
             self.left_to_right(&base, &mut metrics, go_on)?;
         }
         Ok(Scores {
@@ -129,6 +129,10 @@ impl Evaluation {
         }
         Ok(())
     }
+}
+
+fn problems(unfit: Vec<Unfit>) -> Problems {
+    Problems(unfit.into_iter().map(|one| Problem::new(one.key, one.found, one.allowed)).collect())
 }
 
 fn questions(config: &Config, words: &Words) -> Result<Vec<Question>> {

@@ -5,12 +5,12 @@ use std::fs::File;
 use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
 use difflow_node_kit::{Problem, Problems};
+use difflow_text::Words;
 use eyre::Result;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::config::Config;
-use crate::words::Words;
 
 /// Documents `<bos> text <eos>`.
 pub struct Heldout {

@@ -1,10 +1,9 @@
 //! Exact match on gaps: with both sides visible (diffusion), and with the left side only (left to right).
 
-use difflow_model::{Budget, Canvas, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Score};
+use difflow_model::{Canvas, DiffusionDecoding, Generation, Model, Prompt, Sampling};
+use difflow_text::Words;
 use difflow_world::Gap;
 use eyre::Result;
-
-use crate::words::Words;
 
 /// A gap as token ids.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,8 +52,7 @@ pub fn both_sides(
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<f64> {
     let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
-    let reveals = Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) };
-    let options = DiffusionDecoding { reveals, sampling: Sampling::GREEDY, seed: 0, shift };
+    let options = DiffusionDecoding::surest_first(shift);
     let mut right = 0;
     for chunk in questions.chunks(rows) {
         go_on()?;
@@ -119,8 +117,7 @@ mod tests {
         let words = tiny::words();
         let model = tiny::model(true);
         let mut questions = vec![question(), Question { answer: vec![7, 8, 9], ..question() }];
-        let reveals = Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) };
-        let options = DiffusionDecoding { reveals, sampling: Sampling::GREEDY, seed: 0, shift: true };
+        let options = DiffusionDecoding::surest_first(true);
         for question in &mut questions {
             let filled = model.decode(&[question.canvas(0)], &options, &|t| 1.0 - t).unwrap();
             question.answer = filled[0].tokens[3..3 + question.answer.len()].to_vec();

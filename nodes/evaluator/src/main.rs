@@ -3,14 +3,12 @@
 mod config;
 mod evaluation;
 mod heldout;
-mod inbox;
 mod infill;
 mod nelbo;
 mod run;
 mod scores;
 #[cfg(test)]
 mod tiny;
-mod words;
 
 use std::process::ExitCode;
 

@@ -179,9 +179,9 @@ mod tests {
         let mut asked = 0;
         let result = nelbo(&tiny::model(true), &documents(6), noise(3), 4, &mut || {
             asked += 1;
-            if asked == 3 { Err(crate::inbox::Stopped.into()) } else { Ok(()) }
+            if asked == 3 { Err(difflow_node_kit::Stopped.into()) } else { Ok(()) }
         });
-        assert!(result.unwrap_err().is::<crate::inbox::Stopped>());
+        assert!(result.unwrap_err().is::<difflow_node_kit::Stopped>());
         assert_eq!(asked, 3);
     }
 }

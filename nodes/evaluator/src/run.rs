@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use difflow_model::set_num_threads;
-use difflow_node_kit::Node;
+use difflow_node_kit::{Inbox, Node, Stopped};
 use difflow_schema::run::RunDir;
 use eyre::Result;
 
 use crate::config::Config;
 use crate::evaluation::Evaluation;
-use crate::inbox::{Inbox, Stopped};
 use crate::scores::Scores;
 
 /// Scores every published checkpoint until there are no more.

@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use difflow_model::{Device, Model};
+use difflow_text::Words;
 use serde_json::json;
 use tempfile::TempDir;
-
-use crate::words::Words;
 
 /// Token ids 0 to 36; with `mask`, 37 is the mask token.
 pub fn model(mask: bool) -> Model {

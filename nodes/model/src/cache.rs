@@ -1,41 +1,141 @@
-//! Keys and values of what has been read already, so that a new token costs one row of work.
+//! Keys and values of what has been read, and which positions a forward computes anew.
+
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::attention::{Target, additive};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::kernel::cached::{Lane, Place, Shape, Slab};
 
-/// Per layer `[B, Hkv, capacity, d]`, allocated once.
+/// Keys and values of all layers for some sequences ("lanes") of at most `capacity` positions.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    /// Longest sequence the cache can hold; also the length that dynamic RoPE scaling is computed for.
-    pub capacity: usize,
-    /// Positions filled.
-    pub length: i64,
-    layers: Vec<(Tensor, Tensor)>,
+    pub shape: Shape,
+    pub storage: Storage,
+}
+
+/// Where they lie.
+#[derive(Debug)]
+pub(crate) enum Storage {
+    /// For the CPU kernel, one slab a layer.
+    Host(Vec<Slab>),
+    /// For torch, per layer keys and values `[lanes · capacity, Hkv, d]`.
+    Torch(Vec<(Tensor, Tensor)>),
 }
 
 impl Cache {
+    /// An empty cache. With `keep` false all layers share the room of one: enough when every forward computes everything.
     pub fn new(
         config: &ModelConfig,
-        rows: usize,
-        capacity: usize,
-        kind: Kind,
-        device: Device,
+        (lanes, capacity): (usize, usize),
+        keep: bool,
+        target: Target,
     ) -> Result<Self, ModelError> {
-        let size = [rows as i64, config.kv_heads as i64, capacity as i64, config.head_dim as i64];
-        let empty = || Tensor::f_zeros(size, (kind, device));
-        let layers = (0..config.layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, ModelError>>()?;
-        Ok(Self { capacity, length: 0, layers })
+        let shape =
+            Shape { lanes, capacity, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim };
+        let layers = if keep { config.layers } else { 1 };
+        let storage = match target.fused {
+            true => Storage::Host((0..layers).map(|_| Slab::new(&shape)).collect()),
+            false => {
+                let size = [(lanes * capacity) as i64, config.kv_heads as i64, config.head_dim as i64];
+                let empty = || Tensor::f_zeros(size, (target.kind, target.device));
+                Storage::Torch((0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, ModelError>>()?)
+            }
+        };
+        Ok(Self { shape, storage })
     }
+}
 
-    /// Writes the new keys and values behind the filled part and returns views of everything up to and including them.
-    pub fn append(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
-        let new = k.size4()?.2;
-        let (keys, values) = &self.layers[layer];
-        keys.f_narrow(2, self.length, new)?.f_copy_(k)?;
-        values.f_narrow(2, self.length, new)?.f_copy_(v)?;
-        let end = self.length + new;
-        Ok((keys.f_narrow(2, 0, end)?, values.f_narrow(2, 0, end)?))
+/// The positions that a forward computes, and those whose hidden state is wanted. Lanes follow each other.
+#[derive(Debug, Default)]
+pub(crate) struct Active {
+    /// Token ids of the places.
+    pub tokens: Vec<i64>,
+    pub places: Vec<Place>,
+    /// Indices of places, in order.
+    pub wanted: Vec<i64>,
+    pub lanes: Vec<Lane>,
+}
+
+impl Active {
+    /// Adds positions of a lane that has none yet. `seen` says what a position attends to, `wanted` which of them are asked for,
+    /// in order.
+    pub fn add(
+        &mut self,
+        lane: usize,
+        tokens: impl Iterator<Item = (usize, u32)>,
+        seen: impl Fn(usize) -> Range<usize>,
+        wanted: impl Iterator<Item = usize>,
+    ) {
+        let (places, queries) = (self.places.len(), self.wanted.len());
+        for (position, token) in tokens {
+            self.tokens.push(i64::from(token));
+            self.places.push(Place { lane, position, seen: seen(position) });
+        }
+        // Positions of a lane follow each other without gaps.
+        let first = self.places.get(places).map_or(0, |place| place.position);
+        self.wanted.extend(wanted.map(|position| (places + position - first) as i64));
+        self.lanes.push(Lane { places: places..self.places.len(), queries: queries..self.wanted.len() });
+    }
+}
+
+/// How torch computes the attention of an [`Active`] set: padded to `[lanes, Q]`, with a bias for what is not seen.
+pub(crate) struct Padded {
+    /// Where the keys of the places go, `[N]`.
+    pub slots: Tensor,
+    /// Place of each row of padded queries, `[lanes · Q]`, and back, `[queries]`.
+    pub spread: Tensor,
+    pub gather: Tensor,
+    /// Cached rows of the lanes, `[lanes · capacity]`.
+    pub rows: Tensor,
+    /// `[lanes, 1, Q, capacity]`.
+    pub bias: Tensor,
+    pub size: (i64, i64),
+}
+
+impl Padded {
+    pub fn new(
+        active: &Active,
+        queries: &[i64],
+        widths: impl Fn(&Lane) -> Range<usize>,
+        shape: &Shape,
+        (kind, device): (Kind, Device),
+    ) -> Result<Self, ModelError> {
+        let lanes: Vec<Range<usize>> = active.lanes.iter().map(widths).collect();
+        let widest = lanes.iter().map(Range::len).max().unwrap_or(0);
+        let (mut spread, mut gather, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut visible = vec![false; lanes.len() * widest * shape.capacity];
+        for (number, lane) in lanes.iter().enumerate() {
+            let of = active.places[active.lanes[number].places.start].lane;
+            rows.extend((0..shape.capacity).map(|at| (of * shape.capacity + at) as i64));
+            for column in 0..widest {
+                // Padding repeats the lane's first query; its result is not gathered.
+                let query = lane.clone().nth(column).unwrap_or(lane.start);
+                let place = queries.get(query).copied().unwrap_or(0);
+                spread.push(place);
+                let at = (number * widest + column) * shape.capacity;
+                let seen = active.places[place as usize].seen.clone();
+                visible[at + seen.start..at + seen.end].fill(true);
+                if column < lane.len() {
+                    gather.push((number * widest + column) as i64);
+                }
+            }
+        }
+        let slots: Vec<i64> =
+            active.places.iter().map(|place| (place.lane * shape.capacity + place.position) as i64).collect();
+        let index = |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_to_device(device)?);
+        let size = (lanes.len() as i64, widest as i64);
+        let visible = Tensor::f_from_slice(&visible)?.f_view((size.0, 1, size.1, shape.capacity as i64))?;
+        let bias = additive(&visible.f_to_device(device)?, kind)?;
+        Ok(Self {
+            slots: index(&slots)?,
+            spread: index(&spread)?,
+            gather: index(&gather)?,
+            rows: index(&rows)?,
+            bias,
+            size,
+        })
     }
 }

@@ -10,7 +10,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::attention::{Attention, Kernel, Target};
 use crate::block::{Block, Take, gpt2_block, llama_block, norm};
-use crate::cache::Cache;
 use crate::config::{Family, ModelConfig, Positions};
 use crate::error::ModelError;
 use crate::fused;
@@ -21,12 +20,12 @@ use crate::rope::Rope;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    config: Arc<ModelConfig>,
+    pub(crate) config: Arc<ModelConfig>,
     /// `[V, D]`.
     embedding: Tensor,
     /// `[max_positions, D]` of learned positions.
     position_table: Option<Tensor>,
-    blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     norm: Norm,
     /// `[V, D]`; `None` when tied.
     head: Option<Tensor>,
@@ -43,9 +42,9 @@ pub(crate) struct Decoder {
 
 /// Cosines and sines of one sequence length, `[L, head_dim / 2]`: for the kernels, and on the device.
 #[derive(Debug)]
-struct Rotary {
+pub(crate) struct Rotary {
     length: usize,
-    host: Arc<(Vec<f32>, Vec<f32>)>,
+    pub host: Arc<(Vec<f32>, Vec<f32>)>,
     cos: Tensor,
     sin: Tensor,
 }
@@ -169,33 +168,6 @@ impl Decoder {
         Ok(if drops { x.f_dropout(self.dropout, true)? } else { x })
     }
 
-    /// Hidden states `[B·n, D]` of `n` new tokens a row behind what the cache holds; their keys and values join the cache.
-    /// `positions` is `[B, n]` (i64), `bias` `[B, 1, n, cached + n]`.
-    pub fn extend(
-        &self,
-        tokens: &Tensor,
-        positions: &Tensor,
-        bias: Option<&Tensor>,
-        cache: &mut Cache,
-    ) -> Result<Tensor, ModelError> {
-        let (rows, new) = tokens.size2()?;
-        let mut x = self.embed(tokens, Some(positions))?;
-        let rotary = self.rotary_tables(cache.capacity, Some(positions))?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let (q, k, v) = self.heads(&self.project(block, &x)?, (rows, new), rotary.as_ref())?;
-            let (k, v) = cache.append(layer, &k, &v)?;
-            let attended = match bias {
-                Some(bias) => self.attend(&q, &k, &v, &Kernel::Bias(bias.shallow_clone()))?,
-                // A single new token sees everything before it; several at the start of a cache see causally.
-                None if new == 1 => self.attend(&q, &k, &v, &Kernel::Full)?,
-                None => self.attend(&q, &k, &v, &Kernel::Causal)?,
-            };
-            x = self.finish(block, &x, &attended)?;
-        }
-        cache.length += new;
-        Ok(x)
-    }
-
     /// The last norm, on rows that will meet the output head.
     pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
         self.norm.apply(rows, self.fused)
@@ -216,7 +188,7 @@ impl Decoder {
         self.embedding.device()
     }
 
-    fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
+    pub(crate) fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let (rows, length) = tokens.size2()?;
         let width = self.config.hidden_size as i64;
         let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
@@ -230,7 +202,7 @@ impl Decoder {
     }
 
     /// Queries, keys and values `[B·L, (H + 2·Hkv)·d]`, heads normed where the model does that.
-    fn project(&self, block: &Block, x: &Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn project(&self, block: &Block, x: &Tensor) -> Result<Tensor, ModelError> {
         let qkv = block.qkv.apply(&block.attention_norm.apply(x, self.fused)?, self.kind)?;
         let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
@@ -244,7 +216,7 @@ impl Decoder {
     }
 
     /// Queries `[B, H, L, d]`, keys and values `[B, Hkv, L, d]`, positions turned in.
-    fn heads(
+    pub(crate) fn heads(
         &self,
         qkv: &Tensor,
         (rows, length): (i64, i64),
@@ -262,7 +234,7 @@ impl Decoder {
     }
 
     /// Attention of `[B, H, n, d]` over `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, kernel: &Kernel) -> Result<Tensor, ModelError> {
+    pub(crate) fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, kernel: &Kernel) -> Result<Tensor, ModelError> {
         let (rows, h, new, d) = q.size4()?;
         let (k, v) = (grouped(k, h)?, grouped(v, h)?);
         // Said explicitly each time: a fused call without a bias may otherwise turn causal, and a flash path ignore the bias.
@@ -277,7 +249,7 @@ impl Decoder {
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
     }
 
-    fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
         let x = x.f_add(&self.dropped(block.output.apply(attended, self.kind)?)?)?;
         let normed = block.feed_forward_norm.apply(&x, self.fused)?;
         let fed = block.feed_forward.apply(&normed, self.config.activation, self.kind, self.fused)?;
@@ -285,7 +257,11 @@ impl Decoder {
     }
 
     /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
-    fn rotary_tables(&self, length: usize, positions: Option<&Tensor>) -> Result<Option<(Tensor, Tensor)>, ModelError> {
+    pub(crate) fn rotary_tables(
+        &self,
+        length: usize,
+        positions: Option<&Tensor>,
+    ) -> Result<Option<(Tensor, Tensor)>, ModelError> {
         let half = self.config.head_dim as i64 / 2;
         self.with_rotary(length, |rotary| {
             let pick = |table: &Tensor| match positions {
@@ -300,7 +276,7 @@ impl Decoder {
     }
 
     /// The tables of a length, kept for the next call of the same length. `None` for a model without rotary embedding.
-    fn with_rotary<T>(
+    pub(crate) fn with_rotary<T>(
         &self,
         length: usize,
         take: impl FnOnce(&Rotary) -> Result<T, ModelError>,

@@ -6,8 +6,8 @@
 //! |---|---|
 //! | load, make, save | [`hub::folder`], [`Model::load`], [`Model::load_with_recipe`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
-//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
-//! | decode | [`Model::decode`] (canvases), [`Model::generate`] (prompts, KV cache) |
+//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
+//! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | look | [`Summary::read`], [`Memory::of_training`] |
 //! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
 //!
@@ -50,6 +50,8 @@ mod error;
 mod fused;
 mod host;
 pub mod hub;
+mod incremental;
+mod judge;
 mod kernel;
 mod layers;
 mod learner;
@@ -72,7 +74,8 @@ pub use attention::Pattern;
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
-    Budget, Canvas, Decoded, DiffusionDecoding, Generated, Generation, Prompt, Reveal, Reveals, Sampling, Score,
+    Budget, Caching, Canvas, Decoded, DiffusionDecoding, GapLength, Generated, Generation, Infilled, Piece, Prompt,
+    Reveal, Reveals, Sampling, Score, Template, Watch,
 };
 pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;

@@ -126,3 +126,37 @@ pub(crate) fn parallel(count: usize, grain: usize, body: impl Fn(usize, usize) +
         true => Err(ModelError::Torch("a kernel of difflow panicked".to_owned())),
     }
 }
+
+/// Calls `f(scratch, number, row)` for each row of `width` values, on libtorch's threads, at least `grain` rows a part; every
+/// part has a scratch of its own. The results are in the order of the rows.
+pub(crate) fn map_rows<S: Default, T: Clone + Default + Send>(
+    values: &mut [f32],
+    width: usize,
+    grain: usize,
+    f: impl Fn(&mut S, usize, &mut [f32]) -> T + Sync,
+) -> Result<Vec<T>, ModelError> {
+    /// Places that the threads write apart.
+    struct Apart<T>(*mut T);
+    // SAFETY: every row and every result is touched by the one part that it belongs to.
+    unsafe impl<T: Send> Sync for Apart<T> {}
+    impl<T> Apart<T> {
+        fn at(&self, offset: usize) -> *mut T {
+            // SAFETY: callers stay inside the slice.
+            unsafe { self.0.add(offset) }
+        }
+    }
+    let count = values.len() / width.max(1);
+    let mut results = vec![T::default(); count];
+    let (rows, out) = (Apart(values.as_mut_ptr()), Apart(results.as_mut_ptr()));
+    parallel(count, grain, |begin, end| {
+        let mut scratch = S::default();
+        for number in begin..end {
+            // SAFETY: as above.
+            let row = unsafe { std::slice::from_raw_parts_mut(rows.at(number * width), width) };
+            let result = f(&mut scratch, number, row);
+            // SAFETY: as above.
+            unsafe { *out.at(number) = result };
+        }
+    })?;
+    Ok(results)
+}

@@ -67,6 +67,11 @@ impl History {
         self.samples.keys().map(|(kind, _, _)| kind.as_str()).collect()
     }
 
+    /// The step of the last checkpoint that has samples.
+    pub fn last_sample_step(&self) -> Option<u64> {
+        self.samples.keys().map(|(_, step, _)| *step).max()
+    }
+
     /// The samples of a kind from the last checkpoint that has some.
     pub fn last_samples(&self, kind: &str) -> Vec<&Sample> {
         let of_kind = || self.samples.values().filter(|sample| sample.kind == kind);

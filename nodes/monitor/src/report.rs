@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use difflow_schema::Sample;
+use difflow_schema::{Sample, Unmasked, Unmaskings};
 use minijinja::Environment;
 use minijinja::value::Serde;
 use serde::Serialize;
@@ -51,11 +51,13 @@ struct Shown<'a> {
     step: u64,
     prompt: &'a str,
     text: &'a str,
+    /// The text token by token, where it is known how it was unmasked.
+    tokens: &'a [Unmasked],
     verdict: &'a str,
     cost: String,
 }
 
-/// The page of run `run`; `record` is its run.json, if there is one; `failed` names the node that ended the run.
+/// The page of run `run`; `record` is its run.json, if there is one; `unmaskings` are of the last samples; `failed` names the node that ended the run.
 ///
 /// # Errors
 /// When a curve or the page cannot be made.
@@ -63,6 +65,7 @@ pub fn report(
     run: &str,
     history: &History,
     record: Option<&Value>,
+    unmaskings: &Unmaskings,
     failed: Option<&str>,
 ) -> Result<String, ReportError> {
     let figures = Figures::of(history);
@@ -79,17 +82,26 @@ pub fn report(
     let facts = facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let titles = BTreeMap::from([("unconditional", "Samples"), ("infill", "Infillings"), ("prefix", "Continuations")]);
     let title = |kind| titles.get(kind).copied().unwrap_or(kind);
-    let kinds = history.sample_kinds().into_iter().map(|kind| (title(kind), shown(history, kind))).collect();
+    let kinds =
+        history.sample_kinds().into_iter().map(|kind| (title(kind), shown(history, kind, unmaskings))).collect();
     let configuration = record.map(flatten).unwrap_or_default();
     let page = Page { run, failed, facts, table: figures.table(), charts: cards(history)?, kinds, configuration };
     Ok(environment.get_template("report.html")?.render(Serde(&page))?)
 }
 
-fn shown<'a>(history: &'a History, kind: &str) -> Vec<Shown<'a>> {
+fn shown<'a>(history: &'a History, kind: &str, unmaskings: &'a Unmaskings) -> Vec<Shown<'a>> {
     let samples = history.last_samples(kind).into_iter().take(SAMPLES);
     let cost = |s: &Sample| format!("{} forward passes, {:.2} s", s.nfe, s.seconds);
+    let tokens = |s: &Sample| unmaskings.get(&(s.kind.clone(), s.index)).map_or(&[][..], Vec::as_slice);
     samples
-        .map(|s| Shown { step: s.step, prompt: &s.prompt, text: &s.text, verdict: &s.verdict, cost: cost(s) })
+        .map(|s| Shown {
+            step: s.step,
+            prompt: &s.prompt,
+            text: &s.text,
+            tokens: tokens(s),
+            verdict: &s.verdict,
+            cost: cost(s),
+        })
         .collect()
 }
 
@@ -168,7 +180,7 @@ mod tests {
     #[test]
     fn the_report_holds_the_numbers_it_was_given() {
         let record = json!({"difflow": "0.1.0", "configuration": {"trainer.LEARNING_RATE": 0.0015}});
-        let page = report("tiny", &full(), Some(&record), None).unwrap();
+        let page = report("tiny", &full(), Some(&record), &Unmaskings::new(), None).unwrap();
         for part in [
             "6.231",
             "2.310 ± 0.021",
@@ -190,7 +202,7 @@ mod tests {
     /// It must open on a machine without a network, and a sample must not become markup.
     #[test]
     fn the_report_needs_nothing_from_elsewhere_and_escapes_samples() {
-        let page = report("tiny", &full(), None, None).unwrap();
+        let page = report("tiny", &full(), None, &Unmaskings::new(), None).unwrap();
         for part in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<b>bought"] {
             assert!(!page.contains(part), "{part} in the report");
         }
@@ -199,8 +211,21 @@ mod tests {
 
     #[test]
     fn a_failed_run_says_so_and_an_empty_one_shows_no_numbers() {
-        let page = report("tiny", &History::default(), None, Some("trainer")).unwrap();
+        let page = report("tiny", &History::default(), None, &Unmaskings::new(), Some("trainer")).unwrap();
         assert!(page.contains("trainer") && page.contains("failed"), "{page}");
         assert!(!page.contains("<svg") && !page.contains("<table"), "{page}");
+    }
+
+    /// Each token appears at the step that revealed it; what was given is there from the start.
+    #[test]
+    fn a_text_is_shown_as_it_was_unmasked() {
+        let token = |text: &str, step| Unmasked { text: text.into(), step, probability: None };
+        let tokens = vec![token("Mia ", Some(7)), token("<b>", Some(2)), token(" given", None)];
+        let unmaskings = Unmaskings::from([(("unconditional".to_owned(), 0), tokens)]);
+        let page = report("tiny", &full(), None, &unmaskings, None).unwrap();
+        for part in ["<span style=\"--s:7\">Mia </span>", "<span style=\"--s:2\">&lt;b&gt;</span>", " given"] {
+            assert!(page.contains(part), "{part} not in the report");
+        }
+        assert!(page.contains("@keyframes") && page.contains("prefers-reduced-motion"));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use difflow_node_kit::{Event, Node, Problems, Received};
 use difflow_schema::run::{RunDir, write_atomically};
-use difflow_schema::{Metrics, Samples};
+use difflow_schema::{Metrics, Samples, read_unmaskings};
 use eyre::{Context, Result};
 use serde_json::Value;
 
@@ -108,7 +108,10 @@ impl Monitor {
     fn write_report(&self) -> Result<()> {
         let record = fs::read(self.dir.record()).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let failed = self.failed.as_ref().map(|(node, _)| node.as_str());
-        let page = report(&self.run, &self.history, record.as_ref(), failed)?;
+        // A text without its history is shown still; the sampler may be of another version, or may have written none.
+        let last = self.history.last_sample_step().map(|step| read_unmaskings(&self.dir.samples(step)));
+        let unmaskings = last.and_then(Result::ok).unwrap_or_default();
+        let page = report(&self.run, &self.history, record.as_ref(), &unmaskings, failed)?;
         let path = self.dir.report();
         write_atomically(&path, page.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }

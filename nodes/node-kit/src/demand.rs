@@ -162,13 +162,23 @@ mod tests {
 
     fn asked(puller: &mut Puller<Demand>) -> Vec<(u64, u32)> {
         let mut out = Vec::new();
-        puller.ask_with(|_, d| Ok(out.push((d.next_seq, d.count)))).unwrap();
+        puller
+            .ask_with(|_, d| {
+                out.push((d.next_seq, d.count));
+                Ok(())
+            })
+            .unwrap();
         out
     }
 
     fn asked_again(puller: &mut Puller<Demand>) -> Vec<(u64, u32)> {
         let mut out = Vec::new();
-        puller.ask_again_with(|_, d| Ok(out.push((d.next_seq, d.count)))).unwrap();
+        puller
+            .ask_again_with(|_, d| {
+                out.push((d.next_seq, d.count));
+                Ok(())
+            })
+            .unwrap();
         out
     }
 

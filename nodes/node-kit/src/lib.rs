@@ -7,11 +7,13 @@
 pub mod config;
 pub mod demand;
 pub mod entry;
+pub mod inbox;
 pub mod node;
 pub mod problem;
 
 pub use config::Config;
 pub use demand::Puller;
 pub use entry::{About, main};
+pub use inbox::{Inbox, Stopped};
 pub use node::{Event, Node, Received};
 pub use problem::{Problem, Problems};

@@ -1,13 +1,12 @@
 //! The node's keys.
 
-use difflow_model::Score as ModelScore;
+use difflow_model::{Caching, Score};
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
+use difflow_text::Lengths;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use crate::lengths::Lengths;
 
 /// Which positions become known first.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -16,34 +15,17 @@ pub enum Decoder {
     /// Any, as the noise schedule run backwards says.
     #[default]
     Random,
+    /// Any, one a forward: random with ever smaller steps.
+    FirstHitting,
     /// Those with the highest SCORE.
     Confidence,
+    /// All whose SCORE is at least THRESHOLD.
+    Threshold,
+    /// As confidence, and always the most probable token.
+    Greedy,
 }
 
-/// What makes a position sure.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Score {
-    /// Probability of the drawn token.
-    #[default]
-    Probability,
-    /// Probability of the best token less that of the second.
-    Margin,
-    /// Negative entropy.
-    Entropy,
-}
-
-impl From<Score> for ModelScore {
-    fn from(score: Score) -> Self {
-        match score {
-            Score::Probability => Self::Probability,
-            Score::Margin => Self::Margin,
-            Score::Entropy => Self::Entropy,
-        }
-    }
-}
-
-/// Who judges the texts.
+/// Who checks the texts.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Checker {
@@ -83,8 +65,15 @@ pub struct Config {
     pub sample_batch: usize,
     /// Which positions become known first.
     pub decoder: Decoder,
-    /// With DECODER confidence: what makes a position sure.
+    /// What makes a position sure, for the decoders that ask.
     pub score: Score,
+    /// With DECODER threshold: reveals every position whose SCORE is at least this.
+    pub threshold: f64,
+    /// Fills blocks of this many positions from left to right; empty: all at once.
+    #[schemars(range(min = 1))]
+    pub block: Option<usize>,
+    /// With BLOCK: what is kept of earlier forwards, so that they read less.
+    pub cache: Caching,
     /// Steps from the empty canvas to the text.
     #[schemars(range(min = 1))]
     pub diffusion_steps: u32,
@@ -94,11 +83,20 @@ pub struct Config {
     /// Draws from the most probable tokens with this mass together.
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub top_p: f64,
+    /// Draws from this many most probable tokens; empty: from all.
+    #[schemars(range(min = 1))]
+    pub top_k: Option<usize>,
+    /// Makes tokens that the text already has less probable; 1 is off.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub repetition_penalty: f64,
     /// With DECODER random: the noise schedule that is run backwards, as in training.
     pub noise_schedule: String,
     /// Its options, as a JSON object.
     pub noise_schedule_config: String,
-    /// Who judges the texts.
+    /// The model before adaptation (a Hugging Face directory); it judges the texts (perplexity). Empty, or one without
+    /// weights: no judge.
+    pub base_model: String,
+    /// Who checks the texts.
     pub checker: Checker,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
     pub infill: String,
@@ -127,11 +125,17 @@ impl Default for Config {
             sample_batch: 8,
             decoder: Decoder::Random,
             score: Score::Probability,
+            threshold: 0.9,
+            block: None,
+            cache: Caching::None,
             diffusion_steps: 64,
             temperature: 0.95,
             top_p: 0.9,
+            top_k: None,
+            repetition_penalty: 1.0,
             noise_schedule: "linear".into(),
             noise_schedule_config: "{}".into(),
+            base_model: "data/tiny/model".into(),
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
             infill_samples: 4,
@@ -147,7 +151,14 @@ impl NodeConfig for Config {
         let lengths = Lengths::parse(&self.lengths).is_none().then(|| {
             Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
         });
-        name.into_iter().chain(lengths).collect()
+        let cache = (self.cache != Caching::None && self.block.is_none()).then(|| {
+            Problem::new(
+                "CACHE",
+                "one without BLOCK",
+                "allowed: none, or set BLOCK (what is cached lies outside a block)",
+            )
+        });
+        name.into_iter().chain(lengths).chain(cache).collect()
     }
 }
 
@@ -173,10 +184,16 @@ impl Config {
             "LENGTHS": self.lengths,
             "DECODER": self.decoder,
             "SCORE": self.score,
+            "THRESHOLD": self.threshold,
+            "BLOCK": self.block,
+            "CACHE": self.cache,
             "DIFFUSION_STEPS": self.diffusion_steps,
             "TEMPERATURE": self.temperature,
             "TOP_P": self.top_p,
+            "TOP_K": self.top_k,
+            "REPETITION_PENALTY": self.repetition_penalty,
             "NOISE_SCHEDULE": self.noise_schedule,
+            "BASE_MODEL": self.base_model,
             "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
             "CHECKER": self.checker,
             "INFILL": self.infill,
@@ -203,9 +220,15 @@ mod tests {
             let (key, value) = (key.to_owned(), value.to_owned());
             difflow_node_kit::config::read::<Config>(&[], |k| (k == key).then(|| value.clone()))
         };
-        for (key, value) in
-            [("TOP_P", "0"), ("TOP_P", "1.5"), ("TEMPERATURE", "-1"), ("LENGTHS", "9..3"), ("RUN", "../x")]
-        {
+        for (key, value) in [
+            ("TOP_P", "0"),
+            ("TOP_P", "1.5"),
+            ("TEMPERATURE", "-1"),
+            ("LENGTHS", "9..3"),
+            ("RUN", "../x"),
+            ("CACHE", "dual"),
+            ("BLOCK", "0"),
+        ] {
             let text = read(key, value).unwrap_err().to_string();
             assert!(text.contains(key) && text.contains("allowed"), "{text}");
         }

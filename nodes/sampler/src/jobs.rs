@@ -1,12 +1,11 @@
 //! What is to be written: empty canvases and gaps.
 
 use difflow_model::Canvas;
+use difflow_text::{Lengths, Words};
 use difflow_world::Gap;
 use eyre::Result;
 
 use crate::config::Config;
-use crate::lengths::Lengths;
-use crate::words::Words;
 
 /// One text to be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +57,13 @@ impl Job {
         &text[..end]
     }
 
+    /// A text from nothing with its anchor and, where there is one, the first `eos`.
+    pub fn whole(&self, mut filled: Vec<u32>, eos: u32) -> Vec<u32> {
+        let end = filled.iter().skip(1).position(|&token| token == eos).map_or(filled.len(), |at| at + 2);
+        filled.truncate(end);
+        filled
+    }
+
     /// The tokens of a filled canvas that were masked.
     pub fn filling(&self, filled: &[u32]) -> Vec<u32> {
         filled.iter().zip(&self.canvas.masked).filter_map(|(&token, &masked)| masked.then_some(token)).collect()
@@ -93,5 +99,7 @@ mod tests {
         assert_eq!(job.canvas.tokens.len(), 5);
         assert_eq!(job.text(&[2, 5, 6, 2, 7], 2), [5, 6]);
         assert_eq!(job.text(&[2, 5, 6, 7, 8], 2), [5, 6, 7, 8]);
+        assert_eq!(job.whole(vec![2, 5, 6, 2, 7], 2), [2, 5, 6, 2]);
+        assert_eq!(job.whole(vec![2, 5, 6], 2), [2, 5, 6]);
     }
 }

@@ -1,16 +1,13 @@
 //! difflow-sampler: see README.md.
 
 mod config;
-mod inbox;
 mod jobs;
-mod lengths;
 mod run;
 mod sampling;
 mod texts;
 #[cfg(test)]
 mod tiny;
 mod verdict;
-mod words;
 
 use std::process::ExitCode;
 

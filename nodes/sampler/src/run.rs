@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use difflow_model::set_num_threads;
-use difflow_node_kit::Node;
+use difflow_node_kit::{Inbox, Node, Stopped};
 use difflow_schema::run::RunDir;
 use eyre::Result;
 
 use crate::config::Config;
-use crate::inbox::{Inbox, Stopped};
 use crate::sampling::Sampler;
 use crate::texts::Texts;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use difflow_schema::{Checkpoint, Metrics, Sample, Samples, run};
+use difflow_schema::{Checkpoint, Metrics, Sample, Samples, Unmasked, run};
 use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,31 +25,9 @@ pub struct Text {
     pub nfe: u64,
     /// Seconds of its batch over the batch's rows.
     pub seconds: f64,
-    /// How it came about; of the first text only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub history: Option<History>,
-}
-
-/// The order in which the positions of a canvas became known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct History {
-    /// Positions of the canvas, the anchor included.
-    pub length: usize,
-    /// What was revealed when.
-    pub reveals: Vec<Revealed>,
-}
-
-/// One position becoming known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Revealed {
-    /// Step of the decoder, from 0.
-    pub step: u32,
-    /// Position on the canvas; 0 is the anchor.
-    pub position: u32,
-    /// The token.
-    pub token: u32,
-    /// The token as text.
-    pub text: String,
+    /// Its tokens, and when each was revealed; none for a text that was written from left to right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Unmasked>,
 }
 
 /// All texts of a checkpoint, and how they were made.
@@ -83,7 +61,7 @@ impl Texts {
     /// # Errors
     /// When the disk refuses it.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(self)?;
+        let mut text = serde_json::to_vec(self)?;
         text.push(b'\n');
         run::write_atomically(path, &text).with_context(|| format!("cannot write {}", path.display()))
     }
@@ -129,7 +107,7 @@ mod tests {
             verdict: "ok".into(),
             nfe: 3,
             seconds: 0.1,
-            history: Some(History { length: 2, reveals: Vec::new() }),
+            history: vec![Unmasked { text: "A".into(), step: Some(1), probability: Some(0.25) }],
         };
         let texts = Texts {
             step: 1,

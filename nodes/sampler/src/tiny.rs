@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use difflow_model::{Device, Model};
+use difflow_text::Words;
 use serde_json::json;
 use tempfile::TempDir;
-
-use crate::words::Words;
 
 /// A model with token ids 0 to 36 as a directory; with `mask`, 37 is the mask token.
 pub fn write_model(dir: &std::path::Path, mask: bool, spread: f64) {

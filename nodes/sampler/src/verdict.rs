@@ -1,7 +1,5 @@
 //! Judging texts without another model.
 
-use std::collections::BTreeSet;
-
 use difflow_world::Gap;
 
 use crate::config::Checker;
@@ -25,37 +23,16 @@ pub fn of_filling(gap: &Gap, filling: &str) -> String {
 /// The verdict on a text with which nothing is wrong.
 pub const OK: &str = "ok";
 
-/// Different pairs of neighbouring words over all pairs, of all texts together: low when a model repeats itself. NaN when
-/// there is no pair.
-pub fn distinct_2<'a>(texts: impl IntoIterator<Item = &'a str>) -> f64 {
-    let (mut different, mut all) = (BTreeSet::new(), 0u64);
-    for text in texts {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        all += words.windows(2).len() as u64;
-        different.extend(words.windows(2).map(|pair| (pair[0], pair[1])));
-    }
-    different.len() as f64 / all as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn repeated_pairs_lower_distinct_2_across_texts() {
-        assert_eq!(distinct_2(["a b c", "d"]), 1.0);
-        assert_eq!(distinct_2(["a b a b", "a b"]), 0.5);
-        assert!(distinct_2(["a"]).is_nan());
-    }
-
-    #[test]
     fn the_world_names_what_is_wrong_and_nobody_names_nothing() {
         assert_ne!(of_text(Checker::World, "no story"), OK);
         assert_eq!(of_text(Checker::None, "no story"), "");
-        let story = "A day at the shop\nThe day was sunny. Mia was at the shop. She had a drum, and it was red. She met Kate at \
-                     the shop. Kate picked four nuts. Soon she picked four more nuts. That made eight nuts. Mia and Kate ran a race \
-                     to the farm. Mia was the first there. The prize was a green doll.\nSo the green doll stayed with Mia.";
-        assert_eq!(of_text(Checker::World, story), OK);
+        let story = difflow_world::tell::tell(1, difflow_world::tell::Split::Sample, 0);
+        assert_eq!(of_text(Checker::World, &story), OK);
     }
 
     #[test]

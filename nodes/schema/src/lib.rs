@@ -14,6 +14,7 @@ pub mod noised;
 pub mod run;
 pub mod samples;
 pub mod sequences;
+pub mod unmasking;
 
 use arrow::array::StructArray;
 use arrow::datatypes::Fields;
@@ -26,6 +27,7 @@ pub use metrics::{Metric, Metrics};
 pub use noised::Noised;
 pub use samples::{Sample, Samples};
 pub use sequences::Sequences;
+pub use unmasking::{Unmasked, Unmaskings, read_unmaskings};
 
 /// A message that an edge carries.
 pub trait Message: Sized {

@@ -1,13 +1,12 @@
 //! Text from left to right with a KV cache: the base model's way, baseline and judge.
 
 use difflow_diffusion::keyed;
-use tch::Tensor;
 
-use crate::attention::additive;
-use crate::cache::Cache;
+use crate::cache::{Active, Cache};
+use crate::decode::choose::Ask;
 use crate::decode::draw::Sampling;
+use crate::decode::options::Score;
 use crate::error::ModelError;
-use crate::host::copied;
 use crate::model::Model;
 
 /// A text to be continued.
@@ -43,7 +42,11 @@ pub struct Generated {
 
 impl Model {
     /// Continues prompts of equal or different lengths. The call ends when the last of them does.
+    ///
+    /// # Errors
+    /// When a prompt or an option does not fit the model.
     pub fn generate(&self, prompts: &[Prompt], options: &Generation) -> Result<Vec<Generated>, ModelError> {
+        options.sampling.check()?;
         let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         for prompt in prompts {
             self.check_prompt(&prompt.tokens, options.max_new_tokens)?;
@@ -80,69 +83,52 @@ impl Model {
         options: &Generation,
         all: &mut [Generated],
     ) -> Result<(), ModelError> {
-        let (rows, device) = (prompts.len(), self.device.torch());
         let capacity = longest + options.max_new_tokens - 1;
-        let mut cache = Cache::new(&self.config, rows, capacity, self.decoder.kind, device)?;
-        // Shorter prompts are padded on the left, so that all rows grow at the same place.
-        let pads: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.tokens.len()).collect();
-        let mut new = vec![0u32; rows * longest];
-        for (row, prompt) in prompts.iter().enumerate() {
-            new[row * longest + pads[row]..(row + 1) * longest].copy_from_slice(&prompt.tokens);
-        }
+        let mut cache = Cache::new(&self.config, (prompts.len(), capacity), true, self.decoder.target())?;
+        let window = self.config.sliding_window.unwrap_or(usize::MAX);
+        let mut texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
         for step in 0..options.max_new_tokens {
-            let width = new.len() / rows;
-            let first = cache.length as usize;
-            let positions: Vec<i64> = (0..rows)
-                .flat_map(|row| (first..first + width).map(move |at| (row, at)))
-                .map(|(row, at)| at.saturating_sub(pads[row]) as i64)
-                .collect();
-            let positions =
-                Tensor::f_from_slice(&positions)?.f_view((rows as i64, width as i64))?.f_to_device(device)?;
-            let bias = self.left_bias(&pads, first, width)?;
-            let hidden = self.decoder.extend(&self.ids(&new, rows)?, &positions, bias.as_ref(), &mut cache)?;
-            let last: Vec<i64> = (1..=rows).map(|row| (row * width) as i64 - 1).collect();
-            let last = hidden.f_index_select(0, &Tensor::f_from_slice(&last)?.f_to_device(device)?)?;
-            let mut logits = copied(&self.decoder.logits(&self.decoder.normed(&last)?)?)?;
-            new.clear();
-            for (row, logits) in logits.chunks_mut(self.config.vocab_size).enumerate() {
-                if let Some(adapted) = &self.config.adapted {
-                    logits[adapted.mask_token_id as usize] = f32::NEG_INFINITY;
-                }
-                let mut rng = keyed::rng(options.seed, "generate", step as u64, prompts[row].key);
-                let token = options.sampling.draw(logits, keyed::uniform(&mut rng));
-                new.push(token);
-                let text = &mut all[row];
-                if !text.stopped {
-                    text.tokens.push(token);
-                    text.nfe += 1;
-                    text.stopped = options.stop.contains(&token);
-                }
-            }
-            if all.iter().all(|text| text.stopped) {
+            let going: Vec<usize> = (0..prompts.len()).filter(|&row| !all[row].stopped).collect();
+            if going.is_empty() {
                 break;
+            }
+            let mut active = Active::default();
+            for &row in &going {
+                let text = &texts[row];
+                let last = text.len() - 1;
+                let new = if step == 0 { 0..text.len() } else { last..text.len() };
+                let seen = |at: usize| (at + 1).saturating_sub(window)..at + 1;
+                active.add(row, new.map(|at| (at, text[at])), seen, std::iter::once(last));
+            }
+            let hidden = self.decoder.partial(&active, &mut cache)?;
+            let present: Vec<Vec<u32>> = match options.sampling.repetition_penalty == 1.0 {
+                true => vec![Vec::new(); going.len()],
+                false => going.iter().map(|&row| different(&texts[row])).collect(),
+            };
+            let asks: Vec<Ask> = (0..)
+                .zip(&going)
+                .zip(&present)
+                .map(|((at, &row), present)| {
+                    let mut rng = keyed::rng(options.seed, "generate", step as u64, prompts[row].key);
+                    Ask { row: at, unguided: at, uniform: keyed::uniform(&mut rng), present }
+                })
+                .collect();
+            let choices = self.choose(&hidden, &asks, (&options.sampling, Score::Probability, 0.0))?;
+            for (&row, choice) in going.iter().zip(choices) {
+                let (text, generated) = (&mut texts[row], &mut all[row]);
+                text.push(choice.token);
+                generated.tokens.push(choice.token);
+                generated.nfe += 1;
+                generated.stopped = options.stop.contains(&choice.token);
             }
         }
         Ok(())
     }
+}
 
-    /// Bias `[B, 1, width, first + width]` of new tokens behind `first` cached ones: causal, without the padding on the left and,
-    /// where the model has a window, without what lies further back. `None` when plain causal attention says the same.
-    fn left_bias(&self, pads: &[usize], first: usize, width: usize) -> Result<Option<Tensor>, ModelError> {
-        let total = first + width;
-        let window = self.config.sliding_window.filter(|&window| total > window);
-        if pads.iter().all(|&pad| pad == 0) && window.is_none() {
-            return Ok(None);
-        }
-        let mut visible = Vec::with_capacity(pads.len() * width * total);
-        for &pad in pads {
-            for i in first..total {
-                let oldest = window.map_or(0, |window| (i + 1).saturating_sub(window)).max(pad);
-                // Padding sees itself: an empty row of the softmax would be NaN.
-                visible.extend((0..total).map(|j| (oldest..=i).contains(&j) || j == i));
-            }
-        }
-        let shape = [pads.len() as i64, 1, width as i64, total as i64];
-        let visible = Tensor::f_from_slice(&visible)?.f_view(shape)?.f_to_device(self.device.torch())?;
-        Ok(Some(additive(&visible, self.decoder.kind)?))
-    }
+fn different(text: &[u32]) -> Vec<u32> {
+    let mut tokens = text.to_vec();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
 }

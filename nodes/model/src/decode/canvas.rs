@@ -58,20 +58,33 @@ impl Canvas {
 }
 
 /// One position becoming known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reveal {
     /// Step of the decoder, from 0.
     pub step: u32,
     pub position: u32,
     pub token: u32,
+    /// Of the token, under the unfiltered softmax at temperature 1.
+    pub probability: f32,
 }
 
 /// A filled canvas.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Decoded {
+    /// All tokens; shorter than the canvas when a stop token ended it.
     pub tokens: Vec<u32>,
-    /// Network function evaluations: forwards that this sequence took part in.
+    /// Network function evaluations: forwards that this sequence took part in, two a step with guidance.
     pub nfe: u32,
     /// What was revealed when, in order.
     pub history: Vec<Reveal>,
+    /// True when a stop token ended it.
+    pub stopped: bool,
+}
+
+impl Decoded {
+    /// Mean log-probability (nats) of the revealed tokens, each at the moment it was revealed; NaN when nothing was.
+    pub fn mean_log_probability(&self) -> f64 {
+        let sum: f64 = self.history.iter().map(|reveal| f64::from(reveal.probability).ln()).sum();
+        sum / self.history.len() as f64
+    }
 }

@@ -1,6 +1,12 @@
 //! Drawing one token from logits: temperature, top-k, nucleus, and a categorical draw by inverse cumulative sum.
 //!
-//! Sums and the uniform number are f64: fp32 draws are truncated and act as a lower temperature.
+//! Exponentials are fp32, sums along a draw and the uniform number f64: fp32 uniform numbers are truncated and act as a lower
+//! temperature.
+
+use crate::decode::choose::{Ask, Choice};
+use crate::decode::options::Score;
+use crate::error::ModelError;
+use crate::kernel::choice::{exponentials, top};
 
 /// How a token is drawn from the model's distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,43 +17,88 @@ pub struct Sampling {
     pub top_p: f64,
     /// Keeps the `k` most probable tokens.
     pub top_k: Option<usize>,
+    /// Positive logits of tokens that the text already has are divided by this, negative ones multiplied (arXiv 1909.05858);
+    /// 1 changes nothing.
+    pub repetition_penalty: f64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: None }
+        Self { temperature: 1.0, top_p: 1.0, top_k: None, repetition_penalty: 1.0 }
     }
 }
 
 impl Sampling {
     /// The most probable token, always.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: None };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: None, repetition_penalty: 1.0 };
 
-    /// A token from `logits` (−∞ is never drawn), given a uniform number in [0, 1). Ties go to the lower id.
-    pub(crate) fn draw(&self, logits: &[f32], uniform: f64) -> u32 {
-        let best = argmax(logits);
-        if self.temperature <= 0.0 {
-            return best as u32;
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
+        let input = |what, found: f64, wanted| Err(ModelError::input(what, found, wanted));
+        match self {
+            Self { temperature, .. } if !(0.0..f64::INFINITY).contains(temperature) => {
+                input("temperature", *temperature, "a number from 0 on")
+            }
+            Self { top_p, .. } if !(*top_p > 0.0 && *top_p <= 1.0) => {
+                input("top-p", *top_p, "more than 0 and at most 1")
+            }
+            Self { top_k: Some(0), .. } => input("top-k", 0.0, "at least 1"),
+            Self { repetition_penalty, .. } if !(*repetition_penalty > 0.0 && repetition_penalty.is_finite()) => {
+                input("repetition penalty", *repetition_penalty, "a number above 0; 1 for none")
+            }
+            _ => Ok(()),
         }
-        let max = logits[best];
-        let scale = (1.0 / self.temperature) as f32;
-        let weight = |logit: f32| ((logit - max) * scale).exp();
+    }
+
+    /// The choice for one row of logits (−∞ is never drawn). `scratch` is room for as many numbers.
+    pub(crate) fn choose(&self, logits: &mut [f32], ask: &Ask, score: Score, scratch: &mut Vec<f32>) -> Choice {
+        if self.repetition_penalty != 1.0 {
+            let penalty = self.repetition_penalty as f32;
+            for &token in ask.present {
+                let logit = &mut logits[token as usize];
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+        scratch.resize(logits.len(), 0.0);
+        let largest = top(logits);
+        let best = logits.iter().position(|&logit| logit == largest).unwrap_or(0);
+        let total = f64::from(exponentials(logits, largest, 1.0, scratch));
+        let share = |weight: f32| f64::from(weight) / total;
+        let sureness = match score {
+            Score::Probability => None,
+            Score::Margin => {
+                let second = top(&scratch[..best]).max(top(&scratch[best + 1..])).max(0.0);
+                Some(share(scratch[best]) - share(second))
+            }
+            Score::Entropy => {
+                let terms = scratch.iter().map(|&w| share(w)).filter(|p| *p > 0.0);
+                Some(terms.map(|p| p * p.ln()).sum())
+            }
+        };
+        let token = if self.temperature == 0.0 {
+            best as u32
+        } else {
+            let mut total = total;
+            if self.temperature != 1.0 {
+                total = f64::from(exponentials(logits, largest, (1.0 / self.temperature) as f32, scratch));
+            }
+            self.draw(scratch, total, ask.uniform, best as u32)
+        };
+        let probability = share((logits[token as usize] - largest).exp());
+        Choice { token, probability: probability as f32, score: sureness.unwrap_or(probability) }
+    }
+
+    /// A token by its weight, given the sum of all weights and a uniform number in [0, 1).
+    fn draw(&self, weights: &[f32], total: f64, uniform: f64, best: u32) -> u32 {
         if self.top_p >= 1.0 && self.top_k.is_none() {
-            let total: f64 = logits.iter().map(|&l| f64::from(weight(l))).sum();
-            return pick(
-                logits.iter().enumerate().map(|(id, &l)| (id as u32, f64::from(weight(l)))),
-                uniform * total,
-                best,
-            );
+            let all = weights.iter().enumerate().map(|(id, &w)| (id as u32, f64::from(w)));
+            return pick(all, uniform * total, best);
         }
-        let weights: Vec<f32> = logits.iter().map(|&l| weight(l)).collect();
-        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
         // Tokens below this weight cannot be in the nucleus: all of them together have less than 1 − top_p of the mass.
         let floor = ((1.0 - self.top_p).max(0.0) * total / weights.len() as f64) as f32;
         let kept = weights.iter().enumerate().filter(|(_, w)| **w > 0.0 && **w >= floor);
         let mut kept: Vec<(u32, f32)> = kept.map(|(id, &w)| (id as u32, w)).collect();
-        kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        kept.truncate(self.top_k.unwrap_or(usize::MAX).max(1));
+        kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        kept.truncate(self.top_k.unwrap_or(usize::MAX));
         let (mut mass, mut end) = (0.0, 0);
         while end < kept.len() && (end == 0 || mass < self.top_p * total) {
             mass += f64::from(kept[end].1);
@@ -58,8 +109,8 @@ impl Sampling {
 }
 
 /// The first entry whose cumulative weight exceeds `at`; the last positive one when rounding leaves none.
-fn pick(weights: impl Iterator<Item = (u32, f64)>, at: f64, fallback: usize) -> u32 {
-    let (mut sum, mut last) = (0.0, fallback as u32);
+fn pick(weights: impl Iterator<Item = (u32, f64)>, at: f64, fallback: u32) -> u32 {
+    let (mut sum, mut last) = (0.0, fallback);
     for (id, weight) in weights.filter(|(_, w)| *w > 0.0) {
         sum += weight;
         last = id;
@@ -68,17 +119,6 @@ fn pick(weights: impl Iterator<Item = (u32, f64)>, at: f64, fallback: usize) -> 
         }
     }
     last
-}
-
-/// Index of the largest logit, the lowest one among equals.
-pub(crate) fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 #[cfg(test)]
@@ -91,7 +131,9 @@ mod tests {
         let mut rng = keyed::rng(1, "test", 0, 0);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
-            counts[sampling.draw(logits, keyed::uniform(&mut rng)) as usize] += 1.0 / 20_000.0;
+            let ask = Ask { row: 0, unguided: 0, uniform: keyed::uniform(&mut rng), present: &[] };
+            let choice = sampling.choose(&mut logits.to_vec(), &ask, Score::Probability, &mut Vec::new());
+            counts[choice.token as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -118,5 +160,48 @@ mod tests {
         close(&at(0.8), &[2.0 / 14.0, 8.0 / 14.0, 4.0 / 14.0, 0.0]);
         let top2 = Sampling { top_k: Some(2), ..Sampling::default() };
         close(&frequencies(top2, &logits), &[0.0, 2.0 / 3.0, 1.0 / 3.0, 0.0]);
+    }
+
+    fn choice(sampling: Sampling, logits: &[f32], score: Score, present: &[u32]) -> Choice {
+        let ask = Ask { row: 0, unguided: 0, uniform: 0.0, present };
+        sampling.choose(&mut logits.to_vec(), &ask, score, &mut Vec::new())
+    }
+
+    #[test]
+    fn scores_are_those_of_the_softmax() {
+        let logits = [8f32.ln(), 4f32.ln(), f32::NEG_INFINITY, 4f32.ln()];
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
+        let score = |score| choice(Sampling::GREEDY, &logits, score, &[]).score;
+        close(score(Score::Probability), 0.5);
+        close(score(Score::Margin), 0.25);
+        close(score(Score::Entropy), 0.5 * 0.5f64.ln() + 0.5 * 0.25f64.ln());
+        // The temperature decides the draw and not the score.
+        let hot = Sampling { temperature: 3.0, ..Sampling::default() };
+        close(choice(hot, &logits, Score::Margin, &[]).score, 0.25);
+        close(f64::from(choice(hot, &logits, Score::Margin, &[]).probability), 0.5);
+    }
+
+    #[test]
+    fn the_repetition_penalty_lowers_what_is_there_whatever_its_sign() {
+        let penalty = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
+        assert_eq!(choice(penalty, &[3.0, 2.0, -1.0], Score::Probability, &[]).token, 0);
+        assert_eq!(choice(penalty, &[3.0, 2.0, -1.0], Score::Probability, &[0]).token, 1);
+        assert_eq!(choice(penalty, &[-1.0, -1.5, -4.0], Score::Probability, &[0]).token, 1);
+        assert_eq!(choice(penalty, &[f32::NEG_INFINITY, -1.5, -4.0], Score::Probability, &[0]).token, 1);
+    }
+
+    #[test]
+    fn values_that_mean_nothing_are_refused() {
+        let base = Sampling::default();
+        for wrong in [
+            Sampling { temperature: -0.1, ..base },
+            Sampling { temperature: f64::NAN, ..base },
+            Sampling { top_p: 0.0, ..base },
+            Sampling { top_p: 1.1, ..base },
+            Sampling { top_k: Some(0), ..base },
+            Sampling { repetition_penalty: 0.0, ..base },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
     }
 }

@@ -2,10 +2,16 @@
 
 mod autoregressive;
 mod canvas;
+mod choose;
 mod diffusion;
 mod draw;
+mod gaps;
+mod options;
+mod row;
 
 pub use autoregressive::{Generated, Generation, Prompt};
 pub use canvas::{Canvas, Decoded, Reveal};
-pub use diffusion::{Budget, DiffusionDecoding, Reveals, Score};
+pub use diffusion::Watch;
 pub use draw::Sampling;
+pub use gaps::{GapLength, Infilled, Piece, Template};
+pub use options::{Budget, Caching, DiffusionDecoding, Reveals, Score};

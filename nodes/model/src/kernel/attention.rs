@@ -95,9 +95,11 @@ impl Visibility {
 pub(crate) struct Plan {
     pub shape: Shape,
     pub visibility: Arc<Visibility>,
-    /// Cosines and sines `[L, d/2]`, or `None` without rotary embedding.
-    pub rotary: Option<Arc<(Vec<f32>, Vec<f32>)>>,
+    pub rotary: Rotary,
 }
+
+/// Cosines and sines `[L, d/2]`, or `None` without rotary embedding.
+pub(crate) type Rotary = Option<Arc<(Vec<f32>, Vec<f32>)>>;
 
 /// Attention output `[B·L, H·d]` and log-sums `[B, H, L]`, both written in full.
 pub(crate) fn forward(plan: &Plan, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) -> Result<(), ModelError> {
@@ -179,12 +181,12 @@ impl Scratch {
 
 /// Turns the pairs (i, i + d/2) of one head by the position's angles, times `scale`; `back` turns the other way.
 #[inline(always)]
-fn turn(plan: &Plan, position: usize, from: &[f32], to: &mut [f32], scale: f32, back: bool) {
-    let Some(tables) = &plan.rotary else {
+pub(super) fn turn(rotary: &Rotary, position: usize, from: &[f32], to: &mut [f32], scale: f32, back: bool) {
+    let Some(tables) = rotary else {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
         return;
     };
-    let half = plan.shape.head_dim / 2;
+    let half = from.len() / 2;
     let cos = &tables.0[position * half..(position + 1) * half];
     let sin = &tables.1[position * half..(position + 1) * half];
     let sign = if back { -scale } else { scale };
@@ -254,7 +256,7 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
         let scale = 1.0 / (d as f32).sqrt();
         let mut turned = vec![0f32; d];
         for j in 0..shape.length {
-            turn(plan, j, head(&shape, qkv, row, j, shape.heads + kv), &mut turned, 1.0, false);
+            turn(&plan.rotary, j, head(&shape, qkv, row, j, shape.heads + kv), &mut turned, 1.0, false);
             for (c, x) in turned.iter().enumerate() {
                 scratch.keys_across[c * length + j] = *x;
             }
@@ -268,7 +270,7 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
                 let columns = plan.visibility.columns(&shape, row, block.clone());
                 for i in block.clone() {
                     let at = (i - start) * dim;
-                    turn(plan, i, head(&shape, qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                    turn(&plan.rotary, i, head(&shape, qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
                 }
                 unsafe { products::<S>(&shape, &scratch.queries, &scratch.keys_across, &columns, &mut scratch.scores) };
                 let mut sums = [0f32; BLOCK];
@@ -296,7 +298,7 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
 
 /// Scores become exponentials; their sum, and the logarithm of the sum before the maximum was taken off.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(scores: &mut [f32]) -> (f32, f32) {
+pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32]) -> (f32, f32) {
     unsafe {
         let at = scores.as_mut_ptr();
         let mut tops = S::splat(f32::NEG_INFINITY);
@@ -322,7 +324,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
         let scale = 1.0 / (d as f32).sqrt();
         for j in 0..shape.length {
             let down = &mut scratch.keys_down[j * dim..j * dim + d];
-            turn(plan, j, head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
+            turn(&plan.rotary, j, head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
             let value = head(&shape, saved.qkv, row, j, shape.heads + shape.kv_heads + kv);
             for (c, v) in value.iter().enumerate() {
                 scratch.keys_across[c * length + j] = scratch.keys_down[j * dim + c];
@@ -342,7 +344,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                 let mut deltas = [0f32; BLOCK];
                 for i in block.clone() {
                     let at = (i - start) * dim;
-                    turn(plan, i, head(&shape, saved.qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                    turn(&plan.rotary, i, head(&shape, saved.qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
                     let place = ((row * shape.length + i) * shape.heads + h) * d;
                     let slope = &saved.out_gradient[place..place + d];
                     scratch.outputs[at..at + d].copy_from_slice(slope);
@@ -388,7 +390,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                     let from = &scratch.product[(i - start) * dim..][..d];
                     // SAFETY: this task alone writes the heads of its group, and the keys and values below, of its row.
                     let to = unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, i, h)), d) };
-                    turn(plan, i, from, to, scale, true);
+                    turn(&plan.rotary, i, from, to, scale, true);
                 }
             }
         }
@@ -398,7 +400,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
             for (c, x) in column.iter_mut().enumerate() {
                 *x = scratch.keys_gradient[c * length + j];
             }
-            turn(plan, j, &column, write(shape.heads + kv), 1.0, true);
+            turn(&plan.rotary, j, &column, write(shape.heads + kv), 1.0, true);
             let values = write(shape.heads + shape.kv_heads + kv);
             for (c, x) in values.iter_mut().enumerate() {
                 *x = scratch.values_gradient[c * length + j];

@@ -4,6 +4,8 @@
 //! that does not depend on the number of threads.
 
 pub(crate) mod attention;
+pub(crate) mod cached;
+pub(crate) mod choice;
 mod gemm;
 pub(crate) mod pointwise;
 mod simd;

@@ -1,6 +1,8 @@
 //! Decoding: clean positions stay, masked ones are filled, and a sequence does not depend on the batch it is in.
 
-use difflow_model::{Budget, Canvas, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveals, Sampling, Score};
+use difflow_model::{
+    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveals, Sampling, Score,
+};
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, tokens};
 
@@ -8,18 +10,38 @@ fn alpha(t: f64) -> f64 {
     1.0 - t
 }
 
-const ALL: [Reveals; 6] = [
+const ALL: [Reveals; 10] = [
     Reveals::Random { steps: 1 },
     Reveals::Random { steps: 8 },
     Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(5) },
     Reveals::Confidence { score: Score::Margin, budget: Budget::PerStep(2) },
     Reveals::Confidence { score: Score::Entropy, budget: Budget::PerStep(1) },
     Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(100) },
+    Reveals::FirstHitting,
+    Reveals::Threshold { score: Score::Probability, threshold: 0.3 },
+    Reveals::Threshold { score: Score::Margin, threshold: 0.0 },
+    Reveals::Threshold { score: Score::Probability, threshold: 1.0 },
 ];
 
 fn options(reveals: Reveals, shift: bool) -> DiffusionDecoding {
-    let sampling = Sampling { temperature: 0.9, top_p: 0.9, top_k: None };
-    DiffusionDecoding { reveals, sampling, seed: 3, shift }
+    let sampling = Sampling { temperature: 0.9, top_p: 0.9, top_k: Some(30), repetition_penalty: 1.1 };
+    DiffusionDecoding { reveals, sampling, seed: 3, shift, ..DiffusionDecoding::default() }
+}
+
+/// All ways to split the work: without and with blocks, caches and guidance.
+fn ways(reveals: Reveals, shift: bool) -> Vec<DiffusionDecoding> {
+    let plain = options(reveals, shift);
+    let block = DiffusionDecoding { block: Some(4), ..plain.clone() };
+    let prefix = DiffusionDecoding { cache: Caching::Prefix, ..block.clone() };
+    let dual = DiffusionDecoding { cache: Caching::Dual, refresh: Some(3), ..block.clone() };
+    let guided = DiffusionDecoding { guidance: 0.5, ..dual.clone() };
+    vec![plain, block, prefix, dual, guided]
+}
+
+/// Tokens, forwards and order; probabilities may differ in the last bits between batches.
+fn course(decoded: &Decoded) -> (Vec<u32>, Vec<[u32; 3]>) {
+    let order = decoded.history.iter().map(|r| [r.step, r.position, r.token]).collect();
+    ([decoded.tokens.clone(), vec![decoded.nfe]].concat(), order)
 }
 
 /// Canvases of different lengths with gaps anywhere but at the anchor.
@@ -38,8 +60,8 @@ fn clean_positions_stay_and_masked_ones_are_filled_once() {
     for (json, shift) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (QWEN3, true)] {
         let model = model(json, true);
         let mask = model.config().mask_token_id().unwrap();
-        for reveals in ALL {
-            let decoded = model.decode(&canvases(), &options(reveals, shift), &alpha).unwrap();
+        for options in ALL.iter().flat_map(|&reveals| ways(reveals, shift)) {
+            let decoded = model.decode(&canvases(), &options, &alpha).unwrap();
             for (canvas, decoded) in canvases().iter().zip(decoded) {
                 let holes = canvas.masked.iter().filter(|&&m| m).count();
                 assert!(!decoded.tokens.contains(&mask) && decoded.tokens.len() == canvas.tokens.len());
@@ -51,12 +73,18 @@ fn clean_positions_stay_and_masked_ones_are_filled_once() {
                 places.dedup();
                 assert_eq!((places.len(), decoded.history.len()), (holes, holes));
                 assert!(decoded.history.windows(2).all(|pair| pair[0].step <= pair[1].step));
-                let most = match reveals {
-                    Reveals::Random { steps } => steps as usize,
-                    Reveals::Confidence { budget: Budget::Steps(steps), .. } => holes.min(steps as usize),
-                    Reveals::Confidence { budget: Budget::PerStep(k), .. } => holes.div_ceil(k as usize),
+                assert!(decoded.history.iter().all(|r| r.probability > 0.0 && r.probability <= 1.0));
+                // Guidance reads twice; the share of each block is rounded to at least one step.
+                let sides = if options.guidance == 0.0 { 1 } else { 2 };
+                let blocks = options.block.map_or(1, |_| holes);
+                let most = match options.reveals {
+                    Reveals::Random { steps } | Reveals::Confidence { budget: Budget::Steps(steps), .. } => {
+                        holes.min(blocks.max(steps as usize))
+                    }
+                    Reveals::Confidence { budget: Budget::PerStep(k), .. } if blocks == 1 => holes.div_ceil(k as usize),
+                    _ => holes,
                 };
-                assert!(decoded.nfe as usize <= most, "{reveals:?}: {} of {most}", decoded.nfe);
+                assert!(decoded.nfe as usize <= sides * most, "{options:?}: {} of {most}", decoded.nfe);
             }
         }
     }
@@ -66,11 +94,30 @@ fn clean_positions_stay_and_masked_ones_are_filled_once() {
 fn a_row_does_not_depend_on_its_batch() {
     for json in [LLAMA, GPT2] {
         let model = model(json, true);
+        for options in ALL.iter().flat_map(|&reveals| ways(reveals, true)) {
+            let together = model.decode(&canvases(), &options, &alpha).unwrap();
+            for (canvas, row) in canvases().iter().zip(&together) {
+                let alone = model.decode(std::slice::from_ref(canvas), &options, &alpha).unwrap();
+                assert_eq!(course(&alone[0]), course(row), "{options:?}");
+            }
+        }
+    }
+}
+
+/// A cache may save work and not change what is written, as long as nothing in it is stale: refreshed at every step.
+#[test]
+fn cached_decoding_equals_uncached_when_refreshed_every_step() {
+    for (json, shift) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (QWEN3, true)] {
+        let model = model(json, true);
         for reveals in ALL {
-            let together = model.decode(&canvases(), &options(reveals, true), &alpha).unwrap();
-            for (canvas, row) in canvases().iter().zip(together) {
-                let alone = model.decode(std::slice::from_ref(canvas), &options(reveals, true), &alpha).unwrap();
-                assert_eq!(alone, [row], "{reveals:?}");
+            let plain = DiffusionDecoding { block: Some(5), ..options(reveals, shift) };
+            let wanted = model.decode(&canvases(), &plain, &alpha).unwrap();
+            for cache in [Caching::Prefix, Caching::Dual] {
+                let cached = DiffusionDecoding { cache, refresh: Some(1), ..plain.clone() };
+                let found = model.decode(&canvases(), &cached, &alpha).unwrap();
+                for (wanted, found) in wanted.iter().zip(&found) {
+                    assert_eq!(course(wanted), course(found), "{cache:?} {reveals:?}");
+                }
             }
         }
     }
@@ -98,8 +145,7 @@ fn random_reveals_follow_the_schedule() {
 fn a_single_hole_at_the_end_is_the_shifted_models_next_token() {
     let model = model(GPT2, true);
     let ids = tokens(10, 5);
-    let reveals = Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) };
-    let greedy = DiffusionDecoding { sampling: Sampling::GREEDY, ..options(reveals, true) };
+    let greedy = DiffusionDecoding::surest_first(true);
     let decoded = model.decode(&[Canvas::continuation(&ids, 1, 0)], &greedy, &alpha).unwrap();
     let mut masked = ids.clone();
     masked.push(model.config().mask_token_id().unwrap());
@@ -159,7 +205,7 @@ fn cached_generation_equals_uncached() {
 fn generated_text_does_not_depend_on_its_batch_and_ends_at_a_stop_token() {
     let model = model(LLAMA, true);
     let prompts: Vec<Prompt> = (0..8).map(|key| Prompt { tokens: tokens(2 + key as usize % 4, key), key }).collect();
-    let sampling = Sampling { temperature: 1.2, top_p: 0.95, top_k: None };
+    let sampling = Sampling { temperature: 1.2, top_p: 0.95, ..Sampling::default() };
     let mut options = generation(&model, 20, sampling);
     options.stop = vec![4, 5, 6, 7];
     let together = model.generate(&prompts, &options).unwrap();
@@ -167,5 +213,122 @@ fn generated_text_does_not_depend_on_its_batch_and_ends_at_a_stop_token() {
     for (prompt, row) in prompts.iter().zip(together) {
         assert_eq!(row.stopped, row.tokens.last().is_some_and(|t| options.stop.contains(t)));
         assert_eq!(model.generate(std::slice::from_ref(prompt), &options).unwrap(), [row]);
+    }
+}
+
+#[test]
+fn first_hitting_reveals_one_position_a_forward_in_any_order() {
+    let model = model(LLAMA, true);
+    let canvases: Vec<Canvas> = (0..60).map(|key| Canvas::unconditional(1, 4, key)).collect();
+    let decoded = model.decode(&canvases, &options(Reveals::FirstHitting, true), &alpha).unwrap();
+    let mut first = [0; 5];
+    for one in &decoded {
+        assert_eq!((one.nfe, one.history.len()), (4, 4));
+        first[one.history[0].position as usize] += 1;
+    }
+    assert!(first[1..].iter().all(|&n| n >= 5), "{first:?}");
+}
+
+/// Threshold 0 reveals everything at once, one above every probability a single position a step.
+#[test]
+fn the_threshold_decides_between_one_step_and_one_position_a_step() {
+    let model = model(LLAMA, true);
+    let at = |threshold| {
+        let reveals = Reveals::Threshold { score: Score::Probability, threshold };
+        model.decode(&[Canvas::unconditional(1, 12, 0)], &options(reveals, true), &alpha).unwrap().remove(0).nfe
+    };
+    assert_eq!((at(0.0), at(1.0)), (1, 12));
+    let between = at(0.05);
+    assert!((2..12).contains(&between), "{between}");
+}
+
+/// Blocks are finished from left to right, and steps are shared among them.
+#[test]
+fn blocks_are_filled_from_left_to_right() {
+    let model = model(LLAMA, true);
+    let reveals = Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(6) };
+    let options = DiffusionDecoding { block: Some(4), ..options(reveals, true) };
+    let decoded = model.decode(&[Canvas::unconditional(1, 12, 0)], &options, &alpha).unwrap().remove(0);
+    let blocks: Vec<u32> = decoded.history.iter().map(|r| (r.position - 1) / 4).collect();
+    assert!(blocks.windows(2).all(|pair| pair[0] <= pair[1]), "{blocks:?}");
+    assert_eq!(decoded.nfe, 6);
+}
+
+/// What stands behind a stop token in the free end of a canvas is dropped; one inside a gap ends nothing.
+#[test]
+fn a_stop_token_ends_the_free_end_of_a_canvas_only() {
+    let model = model(LLAMA, true);
+    let stop: Vec<u32> = (3..12).collect();
+    let canvases: Vec<Canvas> = (0..8).map(|key| Canvas::continuation(&tokens(5, key), 20, key)).collect();
+    let mut early = 0;
+    for reveals in ALL {
+        let options = DiffusionDecoding { stop: stop.clone(), ..options(reveals, true) };
+        for one in model.decode(&canvases, &options, &alpha).unwrap() {
+            let end = one.tokens[5..].iter().position(|token| stop.contains(token));
+            assert_eq!(one.stopped, end.is_some());
+            assert_eq!(one.tokens.len(), end.map_or(25, |at| 6 + at));
+            assert_eq!(one.history.len(), one.tokens.len() - 5);
+            early += usize::from(one.stopped);
+        }
+        let gap = Canvas { tokens: tokens(20, 1), masked: (0..20).map(|i| (3..17).contains(&i)).collect(), key: 0 };
+        let one = model.decode(&[gap], &options, &alpha).unwrap().remove(0);
+        assert_eq!((one.tokens.len(), one.stopped), (20, false));
+    }
+    assert!(early > 10, "{early} texts were stopped");
+}
+
+/// With w = −1 only the side without the given tokens is left: what was given must not matter any more.
+#[test]
+fn guidance_weighs_the_logits_without_the_given_tokens() {
+    let model = model(LLAMA, true);
+    let fill = |given: &[u32], guidance: f64| {
+        let options = DiffusionDecoding { guidance, ..DiffusionDecoding::surest_first(true) };
+        let mut prefix = vec![1];
+        prefix.extend(given);
+        let decoded = model.decode(&[Canvas::continuation(&prefix, 10, 0)], &options, &alpha).unwrap().remove(0);
+        (decoded.tokens[prefix.len()..].to_vec(), decoded.nfe)
+    };
+    let (one, another) = (tokens(6, 1), tokens(6, 2));
+    assert_ne!(fill(&one, 0.0).0, fill(&another, 0.0).0);
+    assert_eq!(fill(&one, -1.0).0, fill(&another, -1.0).0);
+    assert_eq!((fill(&one, 0.0).1, fill(&one, -1.0).1), (10, 20));
+    // Nothing is given: nothing to weigh, and no second forward.
+    assert_eq!(fill(&[], 2.0), fill(&[], 0.0));
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let model = model(LLAMA, true);
+    let refused = |options: DiffusionDecoding| {
+        model.decode(&[Canvas::unconditional(1, 3, 0)], &options, &alpha).unwrap_err().to_string()
+    };
+    let base = DiffusionDecoding::default();
+    assert!(refused(DiffusionDecoding { block: Some(0), ..base.clone() }).contains("block"));
+    assert!(refused(DiffusionDecoding { cache: Caching::Dual, ..base.clone() }).contains("block"));
+    let threshold = Reveals::Threshold { score: Score::Probability, threshold: f64::NAN };
+    assert!(refused(DiffusionDecoding { reveals: threshold, ..base.clone() }).contains("threshold"));
+    let hot = Sampling { temperature: -1.0, ..Sampling::default() };
+    assert!(refused(DiffusionDecoding { sampling: hot, ..base }).contains("temperature"));
+}
+
+/// The judge: exp of the mean next-token cross-entropy, whatever the batch.
+#[test]
+fn perplexity_is_that_of_the_next_tokens() {
+    let model = model(LLAMA, false);
+    let texts: Vec<Vec<u32>> = [7usize, 3, 1, 12].iter().map(|&n| tokens(n, n as u64)).collect();
+    let (mut nats, mut count) = (0.0, 0.0);
+    for text in &texts {
+        let logits = model.logits(text, &Pattern::Causal).unwrap();
+        for at in 1..text.len() {
+            let row = &logits[(at - 1) * 37..at * 37];
+            let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            nats += total.ln() - f64::from(row[text[at] as usize]);
+            count += 1.0;
+        }
+    }
+    let wanted = (nats / count).exp();
+    for rows in [1, 3] {
+        let found = model.perplexity(&texts, rows).unwrap();
+        assert!((found - wanted).abs() < 1e-3 * wanted, "{found} {wanted}");
     }
 }

@@ -3,8 +3,10 @@
 
 mod adaptation;
 mod decoding;
+mod distribution;
 mod dtypes;
 mod files;
+mod gaps;
 mod goldens;
 mod objective;
 mod pretrained;

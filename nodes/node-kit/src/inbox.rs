@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use difflow_node_kit::{Event, Node};
 use difflow_schema::Checkpoint;
 use eyre::{Result, bail};
+
+use crate::node::{Event, Node};
 
 /// The work was cut short because the run ends; no failure.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,77 @@
+//! The curves of `--measure`: quality against forwards, as SVG.
+
+use plotters::prelude::*;
+
+use crate::sample::measure::Row;
+
+const SIZE: (u32, u32) = (1080, 760);
+
+/// A panel's title and what it shows of a row.
+type Panel = (&'static str, fn(&Row) -> Option<f64>);
+
+const PANELS: [Panel; 4] = [
+    ("texts that the checker passes", |row| row.pass_rate),
+    ("gaps filled with the answer", |row| row.infill_exact_match),
+    ("perplexity under the judge", |row| row.perplexity),
+    ("distinct word pairs", |row| Some(row.distinct_2)),
+];
+
+/// Every panel that has values, over forwards a text (logarithmic); a curve a family.
+///
+/// # Errors
+/// When plotters cannot draw.
+pub fn draw(rows: &[Row]) -> Result<String, String> {
+    let shown: Vec<&Panel> = PANELS.iter().filter(|(_, value)| rows.iter().any(|row| value(row).is_some())).collect();
+    let mut svg = String::new();
+    {
+        let problem = |e: DrawingAreaErrorKind<_>| e.to_string();
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(problem)?;
+        for (part, (title, value)) in area.split_evenly((shown.len().div_ceil(2).max(1), 2)).iter().zip(shown) {
+            let points: Vec<(&Row, f64, f64)> = rows
+                .iter()
+                .filter_map(|row| Some((row, row.nfe.max(1.0), value(row).filter(|value| value.is_finite())?)))
+                .collect();
+            let bounds = |values: &mut dyn Iterator<Item = f64>| {
+                values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+            };
+            let (left, right) = bounds(&mut points.iter().map(|point| point.1));
+            let (low, high) = bounds(&mut points.iter().map(|point| point.2));
+            let pad = ((high - low) * 0.08).max(1e-3);
+            let mut builder = ChartBuilder::on(part);
+            builder.caption(title, ("sans-serif", 17)).margin(12).x_label_area_size(34).y_label_area_size(52);
+            let x = (left * 0.9..right * 1.1).log_scale();
+            let mut chart = builder.build_cartesian_2d(x, low - pad..high + pad).map_err(|e| e.to_string())?;
+            let mut mesh = chart.configure_mesh();
+            mesh.x_desc("forwards a text").x_label_formatter(&|x| format!("{x:.0}")).light_line_style(TRANSPARENT);
+            mesh.draw().map_err(|e| e.to_string())?;
+            for (number, family) in points.chunk_by(|a, b| a.0.family == b.0.family).enumerate() {
+                let color = Palette99::pick(number).to_rgba();
+                let curve = family.iter().map(|&(_, x, y)| (x, y));
+                let series = LineSeries::new(curve, color.stroke_width(2)).point_size(4);
+                let drawn = chart.draw_series(series).map_err(|e| e.to_string())?;
+                drawn.label(family[0].0.family).legend(move |(x, y)| Circle::new((x + 8, y), 4, color.filled()));
+            }
+            let mut labels = chart.configure_series_labels();
+            labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8));
+            labels.label_font(("sans-serif", 12)).draw().map_err(|e| e.to_string())?;
+        }
+        area.present().map_err(problem)?;
+    }
+    Ok(svg)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_measured_has_a_panel() {
+        let row = |nfe, pass_rate| Row { family: "random", nfe, pass_rate, distinct_2: 0.5, ..Row::default() };
+        let svg = draw(&[row(8.0, Some(0.2)), row(64.0, Some(0.9))]).unwrap();
+        assert!(svg.contains("checker passes") && svg.contains("word pairs") && !svg.contains("perplexity"), "{svg}");
+        assert!(svg.contains("<polyline") && !svg.contains("NaN"));
+        assert!(!draw(&[row(8.0, None)]).unwrap().contains("checker passes"));
+    }
+}

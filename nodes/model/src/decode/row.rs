@@ -1,0 +1,235 @@
+//! A canvas on its way: its current block, what it asks the model for, and what it takes from the answers.
+
+use std::ops::Range;
+
+use difflow_diffusion::keyed;
+use rand::RngExt;
+
+use crate::decode::canvas::{Canvas, Decoded, Reveal};
+use crate::decode::choose::Choice;
+use crate::decode::options::{Budget, Caching, DiffusionDecoding, Reveals};
+
+/// A masked position that this step needs logits for, with its uniform number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub position: usize,
+    pub uniform: f64,
+}
+
+pub(crate) struct Row<'a> {
+    canvas: &'a Canvas,
+    mask: u32,
+    tokens: Vec<u32>,
+    masked: Vec<bool>,
+    /// Positions from here on were cut off by a stop token.
+    end: usize,
+    stopped: bool,
+    /// Start of the masked positions at the end of the canvas.
+    tail: usize,
+    /// Masked positions at the start.
+    holes: usize,
+    block: Range<usize>,
+    block_steps: u32,
+    block_step: u32,
+    /// Forwards in this block since, and with, the last one that read the whole canvas; 0 before it.
+    age: u32,
+    step: u32,
+    nfe: u32,
+    history: Vec<Reveal>,
+}
+
+impl<'a> Row<'a> {
+    pub fn new(canvas: &'a Canvas, mask: u32) -> Self {
+        let known = canvas.tokens.iter().zip(&canvas.masked);
+        let tail = canvas.masked.iter().rposition(|masked| !masked).map_or(0, |last| last + 1);
+        Self {
+            canvas,
+            mask,
+            tokens: known.map(|(&token, &masked)| if masked { mask } else { token }).collect(),
+            masked: canvas.masked.clone(),
+            end: canvas.tokens.len(),
+            stopped: false,
+            tail,
+            holes: canvas.masked.iter().filter(|&&masked| masked).count(),
+            block: 0..0,
+            block_steps: 0,
+            block_step: 0,
+            age: 0,
+            step: 0,
+            nfe: 0,
+            history: Vec::new(),
+        }
+    }
+
+    /// What the next forward has to answer; nothing when the canvas is full. Steps that reveal nothing are passed over.
+    pub fn plan(&mut self, options: &DiffusionDecoding, alpha: &dyn Fn(f64) -> f64) -> Vec<Candidate> {
+        loop {
+            if !self.masked[self.block.clone()].contains(&true) && !self.enter_block(options) {
+                return Vec::new();
+            }
+            let wanted = self.candidates(options, alpha);
+            if !wanted.is_empty() {
+                return wanted;
+            }
+            self.pass_step();
+        }
+    }
+
+    /// The next block with something to fill; false when there is none.
+    fn enter_block(&mut self, options: &DiffusionDecoding) -> bool {
+        let Some(first) = self.masked[..self.end].iter().position(|&masked| masked) else { return false };
+        let end = options.block.map_or(self.end, |block| first.saturating_add(block).min(self.end));
+        self.block = first..end;
+        let holes = |part: &[bool]| part.iter().filter(|&&masked| masked).count();
+        let here = holes(&self.masked[self.block.clone()]);
+        let before = self.holes - holes(&self.masked);
+        // Shares add up to the steps asked for, however they are rounded.
+        let share = |steps: u32| {
+            let at = |filled: usize| u64::from(steps) * filled as u64 / self.holes as u64;
+            (at(before + here) - at(before)).max(1) as u32
+        };
+        self.block_steps = match options.reveals {
+            Reveals::Random { steps } | Reveals::Confidence { budget: Budget::Steps(steps), .. } => share(steps),
+            _ => 0,
+        };
+        (self.block_step, self.age) = (0, 0);
+        true
+    }
+
+    fn pass_step(&mut self) {
+        self.step += 1;
+        self.block_step += 1;
+    }
+
+    /// Every masked position of the block draws a coin and a uniform number at every step, so what one position draws does not
+    /// depend on what the others do.
+    fn candidates(&self, options: &DiffusionDecoding, alpha: &dyn Fn(f64) -> f64) -> Vec<Candidate> {
+        let mut rng = keyed::rng(options.seed, "decode", u64::from(self.step), self.canvas.key);
+        let masked = self.block.clone().filter(|&i| self.masked[i]);
+        if options.reveals == Reveals::FirstHitting {
+            let masked: Vec<usize> = masked.collect();
+            let position = masked[rng.random_range(0..masked.len() as u64) as usize];
+            return vec![Candidate { position, uniform: keyed::uniform(&mut rng) }];
+        }
+        let chance = match options.reveals {
+            Reveals::Random { .. } => self.chance(alpha),
+            _ => 1.0,
+        };
+        let drawn = masked.map(|position| (position, keyed::uniform(&mut rng), keyed::uniform(&mut rng)));
+        drawn
+            .filter(|&(_, coin, _)| coin < chance)
+            .map(|(position, _, uniform)| Candidate { position, uniform })
+            .collect()
+    }
+
+    /// Probability that a masked position is revealed in this step of the block's grid.
+    fn chance(&self, alpha: &dyn Fn(f64) -> f64) -> f64 {
+        // The last step reveals what is left, also under a schedule with α(0) < 1.
+        if self.block_step + 1 >= self.block_steps {
+            return 1.0;
+        }
+        let at = |step: u32| f64::from(self.block_steps - step) / f64::from(self.block_steps);
+        let (t, s) = (at(self.block_step), at(self.block_step + 1));
+        (alpha(s) - alpha(t)) / (1.0 - alpha(t))
+    }
+
+    /// The positions that the next forward computes; counts the forward.
+    pub fn positions(&mut self, options: &DiffusionDecoding) -> Range<usize> {
+        self.nfe += if self.guided(options) { 2 } else { 1 };
+        let whole =
+            options.cache == Caching::None || self.age == 0 || options.refresh.is_some_and(|most| self.age >= most);
+        self.age = if whole { 1 } else { self.age + 1 };
+        if whole {
+            return 0..self.end;
+        }
+        // With shift, the block's first token is predicted at the position before it, which sees the block and so changes with it.
+        let start = self.block.start - usize::from(options.shift).min(self.block.start);
+        match options.cache {
+            Caching::Dual => start..self.block.end.min(self.end),
+            _ => start..self.end,
+        }
+    }
+
+    /// Whether a second canvas without the given tokens is read for guidance.
+    pub fn guided(&self, options: &DiffusionDecoding) -> bool {
+        options.guidance != 0.0 && self.canvas.masked.iter().skip(1).any(|masked| !masked)
+    }
+
+    /// Tokens as they stand; with `given` false the given ones (but the anchor) are masked.
+    pub fn token(&self, position: usize, given: bool) -> u32 {
+        let hidden = !given && position > 0 && !self.canvas.masked[position];
+        if hidden { self.mask } else { self.tokens[position] }
+    }
+
+    /// Number of positions that are attended to.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// The different tokens that are known, for the repetition penalty.
+    pub fn present(&self) -> Vec<u32> {
+        let mut present: Vec<u32> = (0..self.end).filter(|&i| !self.masked[i]).map(|i| self.tokens[i]).collect();
+        present.sort_unstable();
+        present.dedup();
+        present
+    }
+
+    /// Takes what the decoder reveals of the model's choices; returns the new part of the history.
+    pub fn settle(&mut self, wanted: &[Candidate], choices: &[Choice], options: &DiffusionDecoding) -> &[Reveal] {
+        let mut order: Vec<usize> = (0..wanted.len()).collect();
+        // Positions already known do not compete; equal scores go to the earlier position.
+        let rank = |order: &mut Vec<usize>| {
+            order.sort_by(|&a, &b| choices[b].score.total_cmp(&choices[a].score).then(a.cmp(&b)));
+        };
+        match options.reveals {
+            Reveals::Random { .. } | Reveals::FirstHitting => {}
+            Reveals::Confidence { budget, .. } => {
+                rank(&mut order);
+                order.truncate(match budget {
+                    Budget::PerStep(places) => places.max(1) as usize,
+                    Budget::Steps(_) => {
+                        order.len().div_ceil(self.block_steps.saturating_sub(self.block_step).max(1) as usize)
+                    }
+                });
+            }
+            Reveals::Threshold { threshold, .. } => {
+                rank(&mut order);
+                let sure = order.iter().take_while(|&&place| choices[place].score >= threshold).count();
+                order.truncate(sure.max(1));
+            }
+        }
+        let before = self.history.len();
+        for place in order {
+            let (position, choice) = (wanted[place].position, &choices[place]);
+            self.tokens[position] = choice.token;
+            self.masked[position] = false;
+            let reveal = Reveal {
+                step: self.step,
+                position: position as u32,
+                token: choice.token,
+                probability: choice.probability,
+            };
+            self.history.push(reveal);
+        }
+        self.pass_step();
+        self.stop_at(&options.stop);
+        &self.history[before..]
+    }
+
+    fn stop_at(&mut self, stop: &[u32]) {
+        let ends = |at: &usize| !self.masked[*at] && stop.contains(&self.tokens[*at]);
+        if let Some(at) = (self.tail..self.end).find(ends) {
+            self.stopped = true;
+            self.end = at + 1;
+            self.masked[at + 1..].fill(false);
+            self.block.end = self.block.end.min(self.end);
+            self.block.start = self.block.start.min(self.block.end);
+        }
+    }
+
+    pub fn finish(mut self) -> Decoded {
+        self.tokens.truncate(self.end);
+        self.history.retain(|reveal| (reveal.position as usize) < self.end);
+        Decoded { tokens: self.tokens, nfe: self.nfe, history: self.history, stopped: self.stopped }
+    }
+}

@@ -1,0 +1,202 @@
+//! A forward over some positions of some sequences, the others coming from the cache.
+
+use tch::{Kind, Tensor};
+
+use crate::cache::{Active, Cache, Padded, Storage};
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use crate::host::{blank, read, write};
+use crate::kernel::attention::Rotary;
+use crate::kernel::cached::{self, Shape, Slab, Work};
+
+impl Decoder {
+    /// Hidden states before the last norm, `[W, D]`, of the wanted places; keys and values of all places are written into the
+    /// cache. The last block is computed for the wanted places only.
+    pub fn partial(&self, active: &Active, cache: &mut Cache) -> Result<Tensor, ModelError> {
+        let (count, device) = (active.places.len() as i64, self.device());
+        let row =
+            |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_view((1, -1))?.f_to_device(device)?);
+        let positions: Vec<i64> = active.places.iter().map(|place| place.position as i64).collect();
+        let positions = row(&positions)?;
+        let wanted = Tensor::f_from_slice(&active.wanted)?.f_to_device(device)?;
+        let all: Vec<i64> = (0..count).collect();
+        let mut plan = Plan::new(self, active, cache, &positions, &all)?;
+        let mut x = self.embed(&row(&active.tokens)?, Some(&positions))?;
+        let last = self.blocks.len().saturating_sub(1);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let qkv = self.project(block, &x)?;
+            if layer == last {
+                x = x.f_index_select(0, &wanted)?;
+                plan.narrow(active, cache, self)?;
+            }
+            let attended = match (&plan, &mut cache.storage) {
+                (Plan::Host { rotary, queries, lanes }, Storage::Host(slabs)) => {
+                    let slab = layer % slabs.len();
+                    let work = Work { places: &active.places, queries, lanes, rotary };
+                    host(cache.shape, work, &mut slabs[slab], &qkv)?
+                }
+                (Plan::Torch { rotary, padded }, Storage::Torch(layers)) => {
+                    let (keys, values) = &layers[layer % layers.len()];
+                    let (q, k, v) = self.heads(&qkv, (1, count), rotary.as_ref())?;
+                    self.padded(padded, &cache.shape, (q, k, v), (keys, values))?
+                }
+                _ => return Err(ModelError::Torch("a cache was made for another device".to_owned())),
+            };
+            x = self.finish(block, &x, &attended)?;
+        }
+        Ok(x)
+    }
+
+    fn padded(
+        &self,
+        padded: &Padded,
+        shape: &Shape,
+        (q, k, v): (Tensor, Tensor, Tensor),
+        (keys, values): (&Tensor, &Tensor),
+    ) -> Result<Tensor, ModelError> {
+        let flat = |x: &Tensor| Ok::<_, ModelError>(x.f_squeeze_dim(0)?.f_transpose(0, 1)?);
+        let _ = keys.shallow_clone().f_index_copy_(0, &padded.slots, &flat(&k)?)?;
+        let _ = values.shallow_clone().f_index_copy_(0, &padded.slots, &flat(&v)?)?;
+        let (lanes, width) = padded.size;
+        let (h, kv, d) = (shape.heads as i64, shape.kv_heads as i64, shape.head_dim as i64);
+        let query = flat(&q)?.f_index_select(0, &padded.spread)?.f_view((lanes, width, h, d))?.f_transpose(1, 2)?;
+        let cached = |x: &Tensor| -> Result<Tensor, ModelError> {
+            let rows = x.f_index_select(0, &padded.rows)?;
+            Ok(rows.f_view((lanes, shape.capacity as i64, kv, d))?.f_transpose(1, 2)?)
+        };
+        let bias = crate::attention::Kernel::Bias(padded.bias.shallow_clone());
+        let attended = self.attend(&query, &cached(keys)?, &cached(values)?, &bias)?;
+        Ok(attended.f_index_select(0, &padded.gather)?)
+    }
+}
+
+/// What is the same for all blocks of a forward.
+enum Plan<'a> {
+    Host { rotary: Rotary, queries: &'a [i64], lanes: Vec<cached::Lane> },
+    Torch { rotary: Option<(Tensor, Tensor)>, padded: Padded },
+}
+
+impl<'a> Plan<'a> {
+    /// Every place is a query.
+    fn new(
+        decoder: &Decoder,
+        active: &Active,
+        cache: &Cache,
+        positions: &Tensor,
+        all: &'a [i64],
+    ) -> Result<Self, ModelError> {
+        let capacity = cache.shape.capacity;
+        Ok(match &cache.storage {
+            Storage::Host(_) => {
+                let whole = |lane: &cached::Lane| cached::Lane { queries: lane.places.clone(), ..lane.clone() };
+                let rotary = decoder.with_rotary(capacity, |rotary| Ok(rotary.host.clone()))?;
+                Self::Host { rotary, queries: all, lanes: active.lanes.iter().map(whole).collect() }
+            }
+            Storage::Torch(_) => {
+                let target = (decoder.kind, decoder.device());
+                let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, target)?;
+                Self::Torch { rotary: decoder.rotary_tables(capacity, Some(positions))?, padded }
+            }
+        })
+    }
+
+    /// From now on only the wanted places are queries.
+    fn narrow(&mut self, active: &'a Active, cache: &Cache, decoder: &Decoder) -> Result<(), ModelError> {
+        match self {
+            Self::Host { queries, lanes, .. } => {
+                *queries = &active.wanted;
+                lanes.clone_from(&active.lanes);
+            }
+            Self::Torch { padded, .. } => {
+                let target = (decoder.kind, decoder.device());
+                *padded = Padded::new(active, &active.wanted, |lane| lane.queries.clone(), &cache.shape, target)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn host(shape: Shape, work: Work, slab: &mut Slab, qkv: &Tensor) -> Result<Tensor, ModelError> {
+    let qkv = qkv.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let mut out = blank(&[work.queries.len() as i64, (shape.heads * shape.head_dim) as i64])?;
+    cached::forward(shape, work, slab, read(&qkv)?, write(&mut out)?)?;
+    Ok(out)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::attention::{Attention, Pattern};
+    use crate::host::copied;
+    use crate::{Device, Model};
+
+    const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+        "num_hidden_layers":3,"num_attention_heads":6,"num_key_value_heads":2,"head_dim":10,
+        "max_position_embeddings":64,"initializer_range":0.3,"tie_word_embeddings":true}"#;
+    const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":32,"n_layer":3,"n_head":2,
+        "n_positions":64,"initializer_range":0.3}"#;
+
+    fn model(json: &str, fused: bool) -> Model {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::write(dir.path().join("config.json"), json).unwrap();
+        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        model.decoder.fused = fused;
+        model
+    }
+
+    fn tokens(length: usize) -> Vec<u32> {
+        (0..length as u32).map(|i| i.wrapping_mul(2_654_435_761) % 37).collect()
+    }
+
+    /// The same hidden states as the forward of training: everything at once, and in parts over the cache.
+    fn compare(model: &Model, pattern: &Pattern, parts: &[std::ops::Range<usize>]) {
+        let lengths = [40usize, 23, 40];
+        let seen = |length: usize| {
+            let causal = *pattern == Pattern::Causal;
+            move |at: usize| 0..if causal { at + 1 } else { length }
+        };
+        let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target()).unwrap();
+        for (number, part) in parts.iter().enumerate() {
+            let mut active = Active::default();
+            for (lane, &length) in lengths.iter().enumerate() {
+                let part = part.start.min(length)..part.end.min(length);
+                if !part.is_empty() {
+                    let text = tokens(length);
+                    let wanted = part.clone().filter(|at| at % 3 == 0);
+                    active.add(lane, part.clone().map(|at| (at, text[at])), seen(length), wanted);
+                }
+            }
+            let found = copied(&model.decoder.partial(&active, &mut cache).unwrap()).unwrap();
+            let mut row = 0;
+            for &length in &lengths {
+                let attention = Attention::new(pattern, (1, length), None, None, model.decoder.target()).unwrap();
+                let ids = model.ids(&tokens(length), 1).unwrap();
+                let whole = copied(&model.decoder.hidden(&ids, &attention).unwrap()).unwrap();
+                let width = model.config().hidden_size;
+                for at in (part.start.min(length)..part.end.min(length)).filter(|at| at % 3 == 0) {
+                    let (a, b) = (&whole[at * width..(at + 1) * width], &found[row * width..(row + 1) * width]);
+                    let gap = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(gap < 1e-4, "part {number}, position {at} of {length}: {gap}");
+                    row += 1;
+                }
+            }
+            assert_eq!(row, active.wanted.len());
+        }
+    }
+
+    /// A wrong slot, rotation, mask or order of lanes changes some hidden state. After a whole forward any part may be read
+    /// again: its keys and values are replaced by equal ones.
+    #[test]
+    fn parts_over_the_cache_equal_the_whole() {
+        for json in [LLAMA, GPT2] {
+            for fused in [true, false] {
+                let model = model(json, fused);
+                tch::no_grad(|| {
+                    compare(&model, &Pattern::Full, &[0..40, 10..20, 17..18, 0..3, 22..40]);
+                    compare(&model, &Pattern::Causal, &[0..11, 11..12, 12..36, 36..40]);
+                });
+            }
+        }
+    }
+}

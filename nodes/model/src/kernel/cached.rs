@@ -1,0 +1,216 @@
+//! Attention of some positions over the cached keys and values of their sequence: decoding, where most of a sequence has been
+//! read before.
+//!
+//! Sequences may have different numbers of positions to compute; nothing is padded. A task is one sequence ("lane") and one key
+//! head with its group of query heads: it writes the keys and values of its positions into the cache, then goes through
+//! (query, head) pairs in blocks of 32.
+
+use std::ops::Range;
+
+use crate::error::ModelError;
+use crate::kernel::attention::{Rotary, softmax, turn};
+use crate::kernel::gemm::{Size, Strided, gemm};
+use crate::kernel::{Out, dispatch};
+use crate::shim::parallel;
+
+/// (query, head) pairs handled together.
+const BLOCK: usize = 32;
+/// Multiplications worth a thread of their own.
+const THREAD_WORK: usize = 1 << 17;
+
+/// Sizes of a cache and of the heads that use it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shape {
+    pub lanes: usize,
+    /// Most positions of a lane.
+    pub capacity: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Shape {
+    fn columns(&self) -> usize {
+        self.capacity.next_multiple_of(16)
+    }
+
+    fn dim(&self) -> usize {
+        self.head_dim.next_multiple_of(8)
+    }
+
+    fn width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+}
+
+/// Keys `[lanes, Hkv, d, capacity]` and values `[lanes, Hkv, capacity, d]` of one layer, padded with zeros to whole vectors.
+#[derive(Debug)]
+pub(crate) struct Slab {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Slab {
+    pub fn new(shape: &Shape) -> Self {
+        let size = shape.lanes * shape.kv_heads * shape.columns() * shape.dim();
+        Self { keys: vec![0.0; size], values: vec![0.0; size] }
+    }
+}
+
+/// One position to be computed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Place {
+    pub lane: usize,
+    pub position: usize,
+    /// The positions of its lane that it attends to; not empty.
+    pub seen: Range<usize>,
+}
+
+/// The positions of one lane: parts of the places and of the queries.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Lane {
+    pub places: Range<usize>,
+    pub queries: Range<usize>,
+}
+
+/// What one call computes. Places and queries of a lane stand together, lanes in the same order in both.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub places: &'a [Place],
+    /// Indices of the places whose attention is wanted.
+    pub queries: &'a [i64],
+    pub lanes: &'a [Lane],
+    pub rotary: &'a Rotary,
+}
+
+/// Writes the keys and values of the places of a projection `[N, (H + 2·Hkv)·d]` into the slab, and the attention of the
+/// queries into `out` `[Q, H·d]`.
+pub(crate) fn forward(
+    shape: Shape,
+    work: Work,
+    slab: &mut Slab,
+    qkv: &[f32],
+    out: &mut [f32],
+) -> Result<(), ModelError> {
+    let task = Task {
+        shape,
+        work,
+        qkv,
+        keys: Out(slab.keys.as_mut_ptr()),
+        values: Out(slab.values.as_mut_ptr()),
+        out: Out(out.as_mut_ptr()),
+    };
+    let each = work.queries.len().max(1) * shape.heads * shape.capacity * shape.head_dim
+        / (work.lanes.len() * shape.kv_heads).max(1);
+    parallel(work.lanes.len() * shape.kv_heads, THREAD_WORK / each.max(1), |begin, end| {
+        let mut scratch = Scratch::default();
+        for number in begin..end {
+            attend(&task, &work.lanes[number / shape.kv_heads], number % shape.kv_heads, &mut scratch);
+        }
+    })
+}
+
+struct Task<'a> {
+    shape: Shape,
+    work: Work<'a>,
+    qkv: &'a [f32],
+    keys: Out,
+    values: Out,
+    out: Out,
+}
+
+impl Task<'_> {
+    /// One head of one place in the projection, by its number among queries, keys and values.
+    #[inline(always)]
+    fn head(&self, place: usize, number: usize) -> &[f32] {
+        let at = place * self.shape.width() + number * self.shape.head_dim;
+        &self.qkv[at..at + self.shape.head_dim]
+    }
+}
+
+/// Working memory of one thread.
+#[derive(Default)]
+struct Scratch {
+    turned: Vec<f32>,
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    product: Vec<f32>,
+}
+
+fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
+    dispatch! { attend<S>(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
+        let (shape, work) = (task.shape, task.work);
+        let (d, dim, length) = (shape.head_dim, shape.dim(), shape.columns());
+        let Some(first) = work.places.get(lane.places.start) else { return };
+        let start = (first.lane * shape.kv_heads + kv) * dim * length;
+        // SAFETY: this task alone uses this lane's part of this head, `dim * length` numbers of each.
+        let (keys, values) = unsafe {
+            (std::slice::from_raw_parts_mut(task.keys.at(start), dim * length),
+             std::slice::from_raw_parts_mut(task.values.at(start), dim * length))
+        };
+        scratch.turned.resize(d, 0.0);
+        for number in lane.places.clone() {
+            let at = work.places[number].position;
+            turn(work.rotary, at, task.head(number, shape.heads + kv), &mut scratch.turned, 1.0, false);
+            for (c, x) in scratch.turned.iter().enumerate() {
+                keys[c * length + at] = *x;
+            }
+            values[at * dim..at * dim + d].copy_from_slice(task.head(number, shape.heads + shape.kv_heads + kv));
+        }
+        let (group, queries) = (shape.heads / shape.kv_heads, lane.queries.len());
+        let scale = 1.0 / (d as f32).sqrt();
+        let total = group * queries;
+        let room = total.min(BLOCK).next_multiple_of(8);
+        scratch.queries.resize(room * dim, 0.0);
+        scratch.scores.resize(room * length, 0.0);
+        scratch.product.resize(room * dim, 0.0);
+        for from in (0..total).step_by(BLOCK) {
+            let block = from..(from + BLOCK).min(total);
+            // Pair number r: query r mod Q of head r div Q, so that neighbours see about the same.
+            let pair = |r: usize| (lane.queries.start + r % queries, kv * group + r / queries);
+            let (mut low, mut high) = (length, 0);
+            for r in block.clone() {
+                let (query, h) = pair(r);
+                let place = work.queries[query] as usize;
+                let to = &mut scratch.queries[(r - from) * dim..(r - from) * dim + d];
+                turn(work.rotary, work.places[place].position, task.head(place, h), to, scale, false);
+                low = low.min(work.places[place].seen.start);
+                high = high.max(work.places[place].seen.end);
+            }
+            let columns = low / 16 * 16..high.next_multiple_of(16);
+            let rows = block.len().next_multiple_of(8);
+            unsafe {
+                let a = Strided { at: scratch.queries.as_ptr(), row: dim, column: 1 };
+                let size = Size { rows, depth: d, columns: columns.len() };
+                let (b, c) = (keys.as_ptr().add(columns.start), scratch.scores.as_mut_ptr().add(columns.start));
+                gemm::<S, false>(size, a, (b, length), (c, length));
+            }
+            let mut sums = [1f32; BLOCK];
+            for r in block.clone() {
+                let seen = work.places[work.queries[pair(r).0] as usize].seen.clone();
+                let scores = &mut scratch.scores[(r - from) * length..(r - from + 1) * length];
+                scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
+                scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
+                sums[r - from] = unsafe { softmax::<S>(&mut scores[columns.clone()]).0 };
+            }
+            unsafe {
+                let a = Strided { at: scratch.scores.as_ptr().add(columns.start), row: length, column: 1 };
+                let size = Size { rows, depth: columns.len(), columns: dim };
+                let (b, c) = ((values.as_ptr().add(columns.start * dim), dim), (scratch.product.as_mut_ptr(), dim));
+                match dim % S::LANES {
+                    0 => gemm::<S, false>(size, a, b, c),
+                    _ => gemm::<S::Eight, false>(size, a, b, c),
+                }
+            }
+            for r in block {
+                let (query, h) = pair(r);
+                let inverse = 1.0 / sums[r - from];
+                let to = task.out.at((query * shape.heads + h) * d);
+                for (c, x) in scratch.product[(r - from) * dim..][..d].iter().enumerate() {
+                    // SAFETY: this task alone writes the heads of its group of its lane's queries.
+                    unsafe { *to.add(c) = x * inverse };
+                }
+            }
+        }
+    }}
+}

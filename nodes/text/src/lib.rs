@@ -1,0 +1,13 @@
+//! Text around a model: token ids and back, texts with gaps, and numbers about generated texts. Knows no torch and no dora.
+
+mod error;
+mod gaps;
+mod lengths;
+mod quality;
+mod words;
+
+pub use error::{GapError, TextError, Unfit};
+pub use gaps::{Part, parse_gaps};
+pub use lengths::Lengths;
+pub use quality::{distinct, entropy, repetition};
+pub use words::Words;

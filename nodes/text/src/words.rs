@@ -1,0 +1,176 @@
+//! Text to token ids and back.
+
+use tokenizers::Tokenizer;
+
+use crate::error::{TextError, Unfit};
+
+/// A tokenizer with its two special tokens.
+pub struct Words {
+    tokenizer: Tokenizer,
+    path: String,
+    /// Begins a document.
+    pub bos: u32,
+    /// Ends a document; it may be the same.
+    pub eos: u32,
+}
+
+impl Words {
+    /// Reads a tokenizer.json and looks up the tokens that begin and end a document.
+    ///
+    /// # Errors
+    /// One per wrong argument.
+    pub fn open(path: &str, bos: &str, eos: &str) -> Result<Self, Vec<Unfit>> {
+        let tokenizer = read(path).map_err(|unfit| vec![unfit])?;
+        let mut errors = Vec::new();
+        let mut special = |key: &'static str, name: &str| {
+            tokenizer.token_to_id(name).unwrap_or_else(|| {
+                errors.push(Unfit::new(key, name, format!("allowed: a token that is in {path}")));
+                0
+            })
+        };
+        let (bos, eos) = (special("BOS_TOKEN", bos), special("EOS_TOKEN", eos));
+        if errors.is_empty() { Ok(Self { tokenizer, path: path.to_owned(), bos, eos }) } else { Err(errors) }
+    }
+
+    /// Reads a tokenizer.json of a model whose config.json names the two tokens by id.
+    ///
+    /// # Errors
+    /// When the file is none.
+    pub fn with_ids(path: &str, bos: u32, eos: u32) -> Result<Self, Unfit> {
+        Ok(Self { tokenizer: read(path)?, path: path.to_owned(), bos, eos })
+    }
+
+    /// Fails when a model of `rows` vocabulary rows has none for some token of the tokenizer.
+    ///
+    /// # Errors
+    /// [`Unfit`] with the key TOKENIZER.
+    pub fn fit(&self, rows: usize) -> Result<(), Unfit> {
+        let largest = self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if largest < rows {
+            return Ok(());
+        }
+        let allowed =
+            format!("its ids go up to {largest}, the model has {rows} rows; give the model's own tokenizer.json");
+        Err(Unfit::new("TOKENIZER", &self.path, allowed))
+    }
+
+    /// Token ids of a piece of text, without special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot read the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| TextError::Encode(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a piece of text that stands behind others: some tokenizers put a space before whatever they are given.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot read the text.
+    pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let (head, whole) = (self.encode(BEFORE)?, self.encode(&format!("{BEFORE}{text}"))?);
+        match whole.strip_prefix(&head[..]) {
+            Some(inner) => Ok(inner.to_vec()),
+            // The tokenizer joins the two; then it is no such tokenizer.
+            None => self.encode(text),
+        }
+    }
+
+    /// The text of token ids that stand behind others, so that it keeps the space that it may begin with.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the ids.
+    pub fn decode_inner(&self, ids: &[u32]) -> Result<String, TextError> {
+        let head = self.encode(BEFORE)?;
+        let (before, whole) = (self.decode(&head)?, self.decode(&[&head[..], ids].concat())?);
+        Ok(whole.strip_prefix(&before).unwrap_or(&whole).to_owned())
+    }
+
+    /// The text of token ids; special tokens are shown by name.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
+        self.tokenizer.decode(ids, false).map_err(|e| TextError::Decode(e.to_string()))
+    }
+}
+
+/// What [`Words::encode_inner`] and [`Words::decode_inner`] put before a piece: no tokenizer at hand joins it with a word.
+const BEFORE: &str = "\n";
+
+fn read(path: &str) -> Result<Tokenizer, Unfit> {
+    let mut tokenizer = Tokenizer::from_file(path)
+        .map_err(|e| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}")))?;
+    // A text that contains `<eos>` means these letters; it must not be able to end itself.
+    tokenizer.set_encode_special_tokens(true);
+    Ok(tokenizer)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// One token a letter; `<eos>` is a special token.
+    fn words(bos: &str, eos: &str) -> Result<Words, Vec<Unfit>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        let mut vocab = json!({"<bos>": 0, "<eos>": 1, "?": 2});
+        for (id, letter) in (3..).zip("abcdeos<>".chars()) {
+            vocab[letter.to_string()] = id.into();
+        }
+        let special = json!({"id": 1, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+                             "normalized": false, "special": true});
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special], "normalizer": null,
+            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
+            "post_processor": null, "decoder": {"type": "Fuse"},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}
+        });
+        std::fs::write(&path, tokenizer.to_string()).unwrap();
+        Words::open(path.to_str().unwrap(), bos, eos)
+    }
+
+    #[test]
+    fn both_wrong_tokens_are_reported_at_once() {
+        let errors = words("<s>", "</s>").err().unwrap();
+        let keys: Vec<&str> = errors.iter().map(|e| e.key).collect();
+        assert_eq!(keys, ["BOS_TOKEN", "EOS_TOKEN"]);
+    }
+
+    /// A prompt that spells a special token must not be able to end the text.
+    #[test]
+    fn a_special_tokens_name_in_a_text_is_letters() {
+        let words = words("<bos>", "<eos>").unwrap();
+        let ids = words.encode("a<eos>b").unwrap();
+        assert!(!ids.contains(&words.eos), "{ids:?}");
+        assert_eq!(words.decode(&ids).unwrap(), "a<eos>b");
+    }
+
+    /// The tokenizers of LLaMA 2 put a space before any text; behind a gap that would be a second one.
+    #[test]
+    fn pieces_behind_others_are_read_and_written_as_in_the_whole_text() {
+        let Some(data) = std::env::var_os("DIFFLOW_DATA_DIR") else {
+            println!("skipped: a LLaMA 2 and a GPT-2 tokenizer: DIFFLOW_DATA_DIR is not set");
+            return;
+        };
+        let data = std::path::PathBuf::from(data);
+        for path in ["models/stories260K/tokenizer.json", "tokenizers/gpt2/tokenizer.json"] {
+            let words = Words::with_ids(data.join(path).to_str().unwrap(), 1, 2).unwrap();
+            let (left, right) = ("Once upon a time", " there was a cat.");
+            let whole = words.encode(&format!("{left}{right}")).unwrap();
+            let (head, tail) = (words.encode(left).unwrap(), words.encode_inner(right).unwrap());
+            assert_eq!([head, tail.clone()].concat(), whole, "{path}");
+            assert_eq!(words.decode_inner(&tail).unwrap(), right, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_model_with_too_few_rows_is_refused() {
+        let words = words("<bos>", "<eos>").unwrap();
+        assert!(words.fit(12).is_ok());
+        assert!(words.fit(11).unwrap_err().to_string().contains("11 rows"));
+    }
+}
