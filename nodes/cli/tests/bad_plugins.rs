@@ -97,7 +97,7 @@ fn what_is_no_library_of_this_machine_is_said_to_be_so() {
         let failed = failures(&path(name));
         assert!(failed.len() == 1 && failed[0].0 == "load" && failed[0].1.contains(part), "{name}: {failed:?}");
     }
-    std::fs::set_permissions(&good, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&good, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&good).is_ok() {
         println!("skipped: no permissions, which this user does not need");
         return;

@@ -166,6 +166,7 @@ fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
