@@ -40,14 +40,8 @@ impl Evaluation {
         let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config).map_err(|e| {
             Problems::from(Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))
         })?;
-        let recipe = match config.model_recipe.as_str() {
-            "" => None,
-            value => Some(
-                ModelRecipe::open(value, &config.model_recipe_config)
-                    .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), value, e.to_string())))?,
-            ),
-        };
-        let recipe = recipe.map(|recipe| recipe.text());
+        let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
+            .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
@@ -64,7 +58,7 @@ impl Evaluation {
         let model = Model::load(Path::new(&checkpoint.path), self.device)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-        let left_to_right = model.config().adapted.as_ref().is_some_and(|adapted| adapted.objective == "ar");
+        let left_to_right = model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar");
         if left_to_right {
             self.left_to_right(&model, &mut metrics, go_on)?;
         } else {

@@ -96,6 +96,10 @@ pub struct Config {
     /// The model before adaptation (a Hugging Face directory); it judges the texts (perplexity). Empty, or one without
     /// weights: no judge.
     pub base_model: String,
+    /// A model recipe of a plug-in for the base model, as in training. Empty for none.
+    pub model_recipe: String,
+    /// Its options, as a JSON object.
+    pub model_recipe_config: String,
     /// Who checks the texts.
     pub checker: Checker,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
@@ -136,6 +140,8 @@ impl Default for Config {
             noise_schedule: "linear".into(),
             noise_schedule_config: "{}".into(),
             base_model: "data/tiny/model".into(),
+            model_recipe: String::new(),
+            model_recipe_config: "{}".into(),
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
             infill_samples: 4,
@@ -194,6 +200,8 @@ impl Config {
             "REPETITION_PENALTY": self.repetition_penalty,
             "NOISE_SCHEDULE": self.noise_schedule,
             "BASE_MODEL": self.base_model,
+            "MODEL_RECIPE": self.model_recipe,
+            "MODEL_RECIPE_CONFIG": self.model_recipe_config,
             "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
             "CHECKER": self.checker,
             "INFILL": self.infill,

@@ -8,7 +8,7 @@ use difflow_model::{
     Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling,
 };
 use difflow_node_kit::{Problem, Problems};
-use difflow_plugin_host::NoiseSchedule;
+use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
 use difflow_schema::{Checkpoint, Unmasked};
 use difflow_text::{Lengths, Unfit, Words, distinct, entropy, repetition};
 use difflow_world::Gap;
@@ -24,6 +24,7 @@ pub struct Sampler {
     config: Config,
     lengths: Lengths,
     schedule: NoiseSchedule,
+    recipe: Option<String>,
     device: Device,
     words: Words,
     gaps: Vec<Gap>,
@@ -40,6 +41,8 @@ impl Sampler {
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
         let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
             .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))?;
+        let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
+            .map_err(|e| Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()))?;
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
@@ -47,7 +50,7 @@ impl Sampler {
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, schedule, device, words, gaps })
+        Ok(Self { config, lengths, schedule, recipe, device, words, gaps })
     }
 
     /// Texts of a checkpoint; `go_on` is asked before every batch.
@@ -187,8 +190,12 @@ impl Sampler {
         if written.is_empty() || !has_weights.into_iter().any(|name| Path::new(path).join(name).exists()) {
             return Ok(None);
         }
-        let base = Model::load(Path::new(path), self.device)
-            .map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, format!("{e}; empty for no judge"))))?;
+        let base = match &self.recipe {
+            Some(recipe) => Model::load_with_recipe(Path::new(path), recipe, self.device),
+            None => Model::load(Path::new(path), self.device),
+        };
+        let base =
+            base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, format!("{e}; empty for no judge"))))?;
         self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         Ok(Some(base.perplexity(written, self.config.sample_batch)?))
     }

@@ -47,6 +47,14 @@ impl ModelRecipe {
         }
     }
 
+    /// The text of the recipe that MODEL_RECIPE names; `None` when it is empty.
+    ///
+    /// # Errors
+    /// As [`ModelRecipe::open`].
+    pub fn named(value: &str, config: &str) -> Result<Option<String>, PluginError> {
+        if value.is_empty() { Ok(None) } else { Self::open(value, config).map(|recipe| Some(recipe.text())) }
+    }
+
     /// The recipe as text.
     pub fn text(&self) -> String {
         Value::Object(self.json.clone()).to_string()
