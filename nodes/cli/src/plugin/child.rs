@@ -48,20 +48,25 @@ pub fn describe(library: &str) -> Result<u8> {
     Ok(0)
 }
 
-/// In the child: runs one test.
-pub fn run_test(library: &str, component: &str, test: &str) -> Result<u8> {
+/// In the child: runs tests until one does not pass.
+pub fn run_tests(library: &str, component: &str, names: &[String]) -> Result<u8> {
     let library = open(library)?;
     let component = library.components().iter().find(|found| found.id == component);
     let component = component.ok_or_else(|| eyre!("there is no such component"))?.clone();
-    let test = tests(component.kind).into_iter().find(|found| found.name == test);
-    let test = test.ok_or_else(|| eyre!("there is no such test"))?;
-    let (message, code) = match (test.run)(&Found { library, component }) {
-        Ok(()) => return Ok(0),
-        Err(Stop::Skip(message)) => (message, SKIPPED as u8),
-        Err(Stop::Fail(message)) => (message, 1),
-    };
-    println!("{message}");
-    Ok(code)
+    let all = tests(component.kind);
+    let found = Found { library, component };
+    for name in names {
+        let test = all.iter().find(|test| test.name == name);
+        let test = test.ok_or_else(|| eyre!("there is no test `{name}`"))?;
+        let (message, code) = match (test.run)(&found) {
+            Ok(()) => continue,
+            Err(Stop::Skip(message)) => (message, SKIPPED as u8),
+            Err(Stop::Fail(message)) => (message, 1),
+        };
+        println!("{message}");
+        return Ok(code);
+    }
+    Ok(0)
 }
 
 /// Starts `program` (this one by default) with arguments and waits for it.

@@ -65,15 +65,16 @@ pub enum Command {
         /// The library.
         library: String,
     },
-    /// One test on one component: how `check` runs it.
+    /// Tests on one component in this process, until one does not pass: how `check` runs each of them.
     #[command(hide = true)]
     RunTest {
         /// The library, or `builtin`.
         library: String,
         /// Id of the component.
         component: String,
-        /// Name of the test.
-        test: String,
+        /// Names of the tests.
+        #[arg(required = true)]
+        tests: Vec<String>,
     },
 }
 
@@ -115,6 +116,6 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Show { component, config, steps, svg } => show::run(&component, &config, steps, svg.as_deref()),
         Command::Check { components, json } => check::run(&components, json),
         Command::Describe { library } => child::describe(&library),
-        Command::RunTest { library, component, test } => child::run_test(&library, &component, &test),
+        Command::RunTest { library, component, tests } => child::run_tests(&library, &component, &tests),
     }
 }
