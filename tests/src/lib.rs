@@ -4,12 +4,21 @@
 //! in a folder of its own, so that runs, logs and reports of tests never meet those of people or of each other.
 
 mod dataflow;
+mod disk;
+mod life;
 mod outcome;
 mod parquet_file;
+mod processes;
+mod random;
+mod tiny;
 
 pub use dataflow::Dataflow;
+pub use disk::Disk;
+pub use life::{Life, all_gone};
 pub use outcome::Outcome;
 pub use parquet_file::write_parquet;
+pub use processes::{Process, family};
+pub use random::Random;
 
 use std::path::{Path, PathBuf};
 

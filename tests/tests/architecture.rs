@@ -1,6 +1,7 @@
 //! The arrows of docs/ARCHITECTURE.md, read off `cargo metadata`: an arrow drawn the wrong way compiles, and is never undone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -70,4 +71,28 @@ fn the_libraries_point_one_way() {
     let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
     assert_eq!(ours("difflow-plugin-host"), host);
     assert!(ours("difflow-world").is_empty(), "{:?}", ours("difflow-world"));
+}
+
+/// A clock that jumps must not end a wait, a lock or a run: only labels for people may ask it.
+#[test]
+fn the_clock_on_the_wall_decides_nothing() {
+    fn asking(folder: &Path, found: &mut BTreeSet<String>) {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                asking(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                if text.contains("SystemTime::now") {
+                    found.insert(path.display().to_string());
+                }
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
+    let mut found = BTreeSet::new();
+    ["nodes", "plugins"].iter().for_each(|folder| asking(&root.join(folder), &mut found));
+    // When a trainer began, and the name of a log file.
+    let labels =
+        ["nodes/cli/src/run.rs", "nodes/trainer/src/record.rs"].map(|path| root.join(path).display().to_string());
+    assert_eq!(found, BTreeSet::from(labels));
 }

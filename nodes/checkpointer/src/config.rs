@@ -18,11 +18,14 @@ pub struct Config {
     pub keep_last: usize,
     /// Checkpoints whose step is a multiple of this stay too; 0 keeps none for that reason.
     pub keep_every: u64,
+    /// So many of the checkpoints with the lowest validation NELBO (AR loss where there is none) stay too. It needs an evaluator:
+    /// what is not scored yet stays until it is.
+    pub keep_best: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { run: "default".into(), runs: "runs".into(), keep_last: 5, keep_every: 0 }
+        Self { run: "default".into(), runs: "runs".into(), keep_last: 5, keep_every: 0, keep_best: 0 }
     }
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod prune;
 mod run;
+mod scores;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,8 @@ use difflow_schema::run::{Manifest, RunDir};
 use eyre::{Context, Result, ensure};
 
 use crate::config::Config;
-use crate::prune::removable;
+use crate::prune::{Keep, removable};
+use crate::scores::scores;
 
 /// Runs until the trainer is gone.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
@@ -37,7 +38,9 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
 }
 
 fn prune(config: &Config, dir: &RunDir, published: u64) -> Result<()> {
-    for step in removable(&dir.checkpoint_steps()?, published, config.keep_last, config.keep_every) {
+    let steps = dir.checkpoint_steps()?;
+    let keep = Keep { last: config.keep_last, every: config.keep_every, best: config.keep_best };
+    for step in removable(&steps, published, keep, &scores(dir, &steps)) {
         let path = dir.checkpoint(step);
         // Renamed first: a kill in the middle leaves no folder that looks like a checkpoint and is not.
         let doomed = path.with_extension("pruned");

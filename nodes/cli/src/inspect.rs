@@ -1,4 +1,4 @@
-//! `difflow inspect`: what a model folder is, and what the model computes, also for others to check.
+//! `difflow inspect`: what a model folder is, and what the model computes, also for others to check; for runs see `inspect_run.rs`.
 
 use std::path::PathBuf;
 
@@ -7,12 +7,16 @@ use difflow_model::{Device, Memory, Model, Pattern, Precision, Summary};
 use eyre::{Result, ensure};
 use serde_json::{Value, json};
 
+use crate::inspect_run::RunArguments;
+
 #[derive(Subcommand)]
 pub enum Inspect {
     /// Architecture, parameters, element types, mask token, and memory for training; reads only the headers.
     Model(ModelArguments),
     /// Logits of a sequence of token ids under an attention pattern.
     Logits(LogitsArguments),
+    /// Checkpoints of a run, and the proof that each batch was trained on once and in order.
+    Run(RunArguments),
 }
 
 #[derive(Args)]
@@ -85,6 +89,7 @@ impl Inspect {
         match self {
             Self::Model(arguments) => arguments.run(),
             Self::Logits(arguments) => arguments.run(),
+            Self::Run(arguments) => arguments.run(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `difflow`: runs difflow's dataflows for people. See README.md.
 
 mod dora;
+mod experiment;
+mod history;
 mod inspect;
+mod inspect_run;
 mod line;
 mod outcome;
 mod plugin;
@@ -22,6 +25,9 @@ Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
+  difflow run --from 600                          go back to the checkpoint of step 600
+  difflow run other.yml --fork warmer             another experiment from this run's last checkpoint
+  difflow inspect run default                     what a run has trained on, with proof
   difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
@@ -44,6 +50,13 @@ enum Command {
         /// The dataflow file.
         #[arg(default_value = "dataflow.yml")]
         file: PathBuf,
+        /// Go on from the checkpoint of this step, not from the last one; later ones are set aside.
+        #[arg(long, value_name = "STEP")]
+        from: Option<u64>,
+        /// Begin a new run of this name with a checkpoint of the file's run: the last one, or that of --from. The file's keys may
+        /// differ from those that the run began with. The same command again goes on with the new run.
+        #[arg(long, value_name = "NAME")]
+        fork: Option<String>,
         /// The dora program; default: `dora` beside this program, else on PATH.
         #[arg(long)]
         dora: Option<PathBuf>,
@@ -54,7 +67,7 @@ enum Command {
     /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
     #[command(after_help = sample::EXAMPLES)]
     Sample(Box<sample::Arguments>),
-    /// Look at a model: what it is, or what it computes.
+    /// Look at a model or a run: what it is, what it computes, what it was trained on.
     #[command(subcommand)]
     Inspect(inspect::Inspect),
     /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
@@ -66,7 +79,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let code = match Arguments::parse().command {
-        Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Run { file, from, fork, dora, options } => history::prepare(&file, from, fork.as_deref())
+            .and_then(|own| run::run(&file, dora, &[own, options].concat())),
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),

@@ -177,3 +177,43 @@ fn what_is_wrong_names_the_key_and_what_was_found() {
         assert!(text.starts_with(&format!("{key}: ")) && text.contains(part), "{key}, {part} not in: {text}");
     }
 }
+
+/// A corpus is somebody else's file: whatever stands in it, it is read or refused with its path. 600 mutations of each format.
+#[test]
+fn no_file_makes_the_corpus_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let texts: Vec<String> = (0..40).map(|n| format!("text number {n} é")).collect();
+    let some: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).chain([None]).collect();
+    parquet(&dir.path().join("good.parquet"), &some);
+    let parquet = fs::read(dir.path().join("good.parquet")).unwrap();
+    let jsonl = texts
+        .iter()
+        .map(|text| format!("{{\"text\": \"{text}\", \"n\": [1, {{}}]}}\n"))
+        .collect::<String>()
+        .into_bytes();
+    let csv = texts.iter().fold("text,n\n".to_owned(), |csv, text| csv + &format!("\"{text}\",1\n")).into_bytes();
+    let mut state = 11u64;
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    for (name, good) in [("a.parquet", parquet), ("a.jsonl", jsonl), ("a.csv", csv)] {
+        let (path, mut read) = (dir.path().join(name), 0);
+        for _ in 0..600 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + below(3) {
+                // The end of a Parquet file says where everything is.
+                let at = if below(2) == 0 { below(bytes.len()) } else { bytes.len() - 1 - below(bytes.len().min(300)) };
+                match below(4) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => bytes[at] = [0, 0x7f, 0x80, 0xff][below(4)],
+                    2 => drop(bytes.drain(at..(at + 1 + below(9)).min(bytes.len()))),
+                    _ => drop(bytes.splice(at..at, vec![below(256) as u8; 1 + below(5)])),
+                }
+            }
+            fs::write(&path, &bytes).unwrap();
+            read += usize::from(wait(all(&config(&of(&dir, name)))).is_ok());
+        }
+        assert!(read > 0, "no {name} was read");
+    }
+}

@@ -15,6 +15,7 @@ use crate::model::Model;
 use crate::objective::{Normaliser, ObjectiveOptions};
 use crate::optimizer::{AdamW, OptimizerState};
 use crate::shim::forget_gradient;
+use crate::snapshot::Snapshot;
 use crate::tensor_writer::SavedFile;
 
 /// What one update did.
@@ -147,12 +148,24 @@ impl Learner {
     /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
     /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        let mut saved = match &self.average {
-            None => self.model.save(dir)?,
-            Some(average) => self.model.save_values(dir, |at, _| average.values[at].shallow_clone())?,
+        self.content()?.write(dir)
+    }
+
+    /// A copy of what [`Learner::save`] writes, in host memory: training may go on while another thread writes it.
+    ///
+    /// # Errors
+    /// When there is no memory for it: as much again as weights, moments and average take.
+    pub fn snapshot(&self) -> Result<Snapshot, ModelError> {
+        self.content()?.copied()
+    }
+
+    fn content(&self) -> Result<Snapshot, ModelError> {
+        let optimizer = self.optimizer.content(&self.model.parameters, self.average.is_some())?;
+        let model = match &self.average {
+            None => self.model.content(|_, parameter| parameter.tensor.shallow_clone())?,
+            Some(average) => self.model.content(|at, _| average.values[at].shallow_clone())?,
         };
-        saved.push(self.optimizer.save(dir, &self.model.parameters, self.average.is_some())?);
-        Ok(saved)
+        Ok(Snapshot { optimizer: Some(optimizer), ..model })
     }
 
     /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]

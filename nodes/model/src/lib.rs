@@ -5,7 +5,7 @@
 //! | to | use |
 //! |---|---|
 //! | load, make, save | [`hub::folder`], [`Model::load`], [`Model::load_with_recipe`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
-//! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
+//! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | look | [`Summary::read`], [`Memory::of_training`] |
@@ -66,6 +66,7 @@ mod recipe;
 mod recompute;
 mod rope;
 mod shim;
+mod snapshot;
 mod summary;
 mod tensor_files;
 mod tensor_writer;
@@ -87,5 +88,6 @@ pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
 pub use recipe::RECIPE_FILE;
 pub use rope::{Rope, RopeScaling};
+pub use snapshot::Snapshot;
 pub use summary::{Memory, Summary};
 pub use tensor_writer::SavedFile;

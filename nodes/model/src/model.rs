@@ -16,8 +16,9 @@ use crate::loss::CHUNK_ELEMENTS;
 use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
 use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::snapshot::{Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
-use crate::tensor_writer::{SavedFile, lossless, names, write_bytes, write_tensors};
+use crate::tensor_writer::SavedFile;
 
 /// Arithmetic of matrix products and attention. Master weights, norms, losses and optimizer state are fp32 either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,10 +78,12 @@ impl Model {
     fn load_as(config: ModelConfig, dir: &Path, device: Device) -> Result<Self, ModelError> {
         let files = TensorFiles::open_model(dir)?;
         let model = Self::build(config, dir, device, &mut |_, leaf| {
+            // Before anything is allocated: config.json may claim any size, but the file has the tensors that it has.
+            let found = leaf.parts.iter().map(|part| find(&files, &part.name, &part.shape));
+            let found = found.collect::<Result<Vec<_>, _>>()?;
             let whole = Tensor::f_empty(leaf.shape(), (Kind::Float, tch::Device::Cpu))?;
             let (mut start, mut stored) = (0, Vec::with_capacity(leaf.parts.len()));
-            for part in &leaf.parts {
-                let tensor = find(&files, &part.name, &part.shape)?;
+            for (part, tensor) in leaf.parts.iter().zip(found) {
                 stored.push(tensor.kind());
                 // Not every element type can be copied into fp32 directly.
                 whole.f_narrow(0, start, part.shape[0])?.f_copy_(&tensor.f_to_kind(Kind::Float)?)?;
@@ -159,34 +162,21 @@ impl Model {
     /// same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
     /// in fp32.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        self.save_values(dir, |_, parameter| parameter.tensor.shallow_clone())
+        self.content(|_, parameter| parameter.tensor.shallow_clone())?.write(dir)
     }
 
-    /// As [`Model::save`], with other values for the parameters.
-    pub(crate) fn save_values(
-        &self,
-        dir: &Path,
-        value: impl Fn(usize, &Parameter) -> Tensor,
-    ) -> Result<Vec<SavedFile>, ModelError> {
+    /// What [`Model::save`] writes, with other values for the parameters. It shares their memory.
+    pub(crate) fn content(&self, value: impl Fn(usize, &Parameter) -> Tensor) -> Result<Snapshot, ModelError> {
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate() {
             for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
-                let kind = lossless(&view, *stored)?;
-                tensors.insert(part.name.clone(), (view, kind));
+                tensors.insert(part.name.clone(), (view, *stored));
             }
         }
-        let mut kinds = tensors.values().map(|(_, kind)| *kind);
-        let first = kinds.next().unwrap_or(Kind::Float);
-        let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
         let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let mut saved = vec![
-            write_bytes(dir, "config.json", self.config.to_json(dtype).as_bytes())?,
-            write_tensors(dir, "model.safetensors", &tensors, &notes)?,
-        ];
-        for (name, bytes) in &self.companions {
-            saved.push(write_bytes(dir, name, bytes)?);
-        }
-        Ok(saved)
+        let model = TensorFile { name: "model.safetensors", tensors, notes };
+        let (config, companions) = (self.config.clone(), self.companions.clone());
+        Ok(Snapshot { config, model, companions, optimizer: None })
     }
 
     pub fn config(&self) -> &ModelConfig {

@@ -11,8 +11,8 @@ use tch::{Kind, Tensor};
 use crate::error::ModelError;
 use crate::host::{values, values_mut};
 use crate::parameter::Parameter;
+use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
-use crate::tensor_writer::{SavedFile, write_tensors};
 
 /// Name of the state's file in a checkpoint.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -98,8 +98,8 @@ impl OptimizerState {
         [("exp_avg", m), ("exp_avg_sq", v)].into_iter().chain(weight)
     }
 
-    /// Writes the moments, named after the files' tensors, the step and, if asked, the weights.
-    pub fn save(&self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<SavedFile, ModelError> {
+    /// What its file holds: the moments, named after the files' tensors, the step and, if asked, the weights.
+    pub fn content(&self, parameters: &[Parameter], weights: bool) -> Result<TensorFile, ModelError> {
         let mut tensors = BTreeMap::new();
         for (parameter, moments) in parameters.iter().zip(&self.moments) {
             for (moment, tensor) in Self::kept(parameter, moments, weights) {
@@ -110,10 +110,10 @@ impl OptimizerState {
         }
         let notes =
             BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("step".to_owned(), self.step.to_string())]);
-        write_tensors(dir, OPTIMIZER_FILE, &tensors, &notes)
+        Ok(TensorFile { name: OPTIMIZER_FILE, tensors, notes })
     }
 
-    /// Reads what `save` wrote.
+    /// Reads a file with that content.
     pub fn load(&mut self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<(), ModelError> {
         let path = dir.join(OPTIMIZER_FILE);
         let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;

@@ -97,7 +97,9 @@ pub(crate) fn initial(leaf: &Leaf, seed: u64, index: u64, std: f64, layers: usiz
         Init::Zero => return Ok(Tensor::f_zeros(leaf.shape(), (Kind::Float, tch::Device::Cpu))?),
     };
     let count = leaf.shape().iter().product::<i64>() as usize;
-    let mut values = Vec::with_capacity(count);
+    // config.json may claim any size; a claim that no memory can hold must not end the process.
+    let mut values: Vec<f32> = Vec::new();
+    values.try_reserve_exact(count).map_err(|e| ModelError::OutOfMemory { detail: e.to_string() })?;
     for (place, part) in leaf.parts.iter().enumerate() {
         let mut rng = keyed::rng(seed, "init", index, place as u64);
         values.extend(normals(&mut rng, part.shape.iter().product::<i64>() as usize).map(|z| (z * std) as f32));

@@ -48,10 +48,8 @@ impl Figures {
             let (step, _) = history.after(of)?;
             history.series(name).into_iter().find(|(at, _)| *at == step).map(|(_, value)| value)
         };
-        let (seconds, waited) = (history.series("step_s"), history.series("data_wait_s"));
-        let sum = |series: &[(u64, f64)]| series.iter().map(|(_, value)| value).sum::<f64>();
         // Repeated steps are counted once in both sums.
-        let whole = sum(&seconds);
+        let (whole, waited) = (history.sum("step_s").unwrap_or_default(), history.sum("data_wait_s"));
         Self {
             last_step: history.series("loss").last().map(|(step, _)| *step),
             nelbo_before: history.before("nelbo"),
@@ -65,7 +63,7 @@ impl Figures {
             pass_rate_after: after("pass_rate"),
             samples_checked: beside("samples_checked", "pass_rate").map(|n| n as u64),
             distinct_2: after("distinct_2"),
-            data_wait_share: (whole > 0.0 && !waited.is_empty()).then(|| sum(&waited) / whole),
+            data_wait_share: waited.filter(|_| whole > 0.0).map(|waited| waited / whole),
             tokens_seen: after("tokens_seen"),
             training_seconds: (whole > 0.0).then_some(whole),
         }

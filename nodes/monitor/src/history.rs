@@ -17,17 +17,63 @@ pub struct Row {
     pub value: f64,
 }
 
+/// Points of a metric that are kept, about: a run of a million steps needs no more memory than one of ten thousand, and no more
+/// points fit into a chart. On disk all are kept.
+const POINTS: usize = 8192;
+/// The newest of them are never thinned out: a resumed run may repeat those steps.
+const RECENT: usize = 2048;
+
+/// A metric by step.
+#[derive(Debug)]
+struct Series {
+    points: BTreeMap<u64, f64>,
+    /// Of the older ones, the multiples of this are kept, and the first.
+    every: u64,
+    /// Sum of the values that were thinned out.
+    gone: f64,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { points: BTreeMap::new(), every: 1, gone: 0.0 }
+    }
+}
+
+impl Series {
+    fn add(&mut self, step: u64, value: f64) {
+        self.points.insert(step, value);
+        if self.points.len() <= POINTS {
+            return;
+        }
+        let first = self.points.keys().next().copied();
+        let recent = self.points.keys().rev().nth(RECENT - 1).copied().unwrap_or_default();
+        // Well below the limit, or the next point would begin anew.
+        loop {
+            let Self { points, every, gone } = self;
+            points.retain(|&step, value| {
+                let stays = step >= recent || step.is_multiple_of(*every) || Some(step) == first;
+                *gone += if stays { 0.0 } else { *value };
+                stays
+            });
+            if points.len() <= POINTS / 4 * 3 {
+                break;
+            }
+            *every *= 2;
+        }
+    }
+}
+
 /// Metrics and samples. What comes twice (a resumed run repeats steps) is kept once; the last word counts.
 #[derive(Debug, Default)]
 pub struct History {
-    metrics: BTreeMap<(String, String), BTreeMap<u64, f64>>,
+    metrics: BTreeMap<(String, String), Series>,
     samples: BTreeMap<(String, u64, u64), Sample>,
 }
 
 impl History {
     /// Keeps one metric.
     pub fn add(&mut self, row: Row) {
-        self.metrics.entry((row.name, row.node)).or_default().insert(row.step, row.value);
+        self.metrics.entry((row.name, row.node)).or_default().add(row.step, row.value);
     }
 
     /// Keeps the metrics of a message from `node`; returns them as rows.
@@ -45,11 +91,22 @@ impl History {
         }
     }
 
-    /// The values of a metric by step, in order.
+    /// The values of a metric by step, in order; of a long run not all of the older ones.
     pub fn series(&self, name: &str) -> Vec<(u64, f64)> {
-        let nodes = self.metrics.range((name.to_owned(), String::new())..).take_while(|((n, _), _)| n == name);
-        let merged: BTreeMap<u64, f64> = nodes.flat_map(|(_, values)| values).map(|(s, v)| (*s, *v)).collect();
+        let merged: BTreeMap<u64, f64> =
+            self.of(name).flat_map(|series| &series.points).map(|(s, v)| (*s, *v)).collect();
         merged.into_iter().collect()
+    }
+
+    /// The sum of a metric over all steps; `None` when there is none of that name.
+    pub fn sum(&self, name: &str) -> Option<f64> {
+        let sums = self.of(name).map(|series| series.gone + series.points.values().sum::<f64>());
+        sums.reduce(|a, b| a + b)
+    }
+
+    fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Series> {
+        let all = self.metrics.range((name.to_owned(), String::new())..);
+        all.take_while(move |((n, _), _)| n == name).map(|(_, series)| series)
     }
 
     /// The value of a metric at step 0: of the base model, before any training.
@@ -101,6 +158,23 @@ pub(crate) mod tests {
         }
         history.add(row("loss_unweighted", 9, 1.0));
         assert_eq!(history.series("loss"), [(1, 5.0), (2, 4.5), (3, 3.0)]);
+    }
+
+    /// A long run needs no more memory than a short one, and its sums stay right.
+    #[test]
+    fn older_points_of_a_long_run_are_thinned_out_and_counted_still() {
+        let mut history = History::default();
+        (0..50_000).for_each(|step| history.add(row("step_s", step, 0.5)));
+        let series = history.series("step_s");
+        assert!(series.len() <= POINTS && series.len() > POINTS / 4, "{}", series.len());
+        assert_eq!((series.first(), series.last()), (Some(&(0, 0.5)), Some(&(49_999, 0.5))));
+        // The beginning of a curve stays as fine as its middle.
+        let count = |from: u64| series.iter().filter(|(step, _)| (from..from + 10_000).contains(step)).count();
+        assert_eq!(count(0), count(20_000));
+        // Steps that a resumed run repeats count once.
+        (49_000..50_000).for_each(|step| history.add(row("step_s", step, 0.5)));
+        assert_eq!(history.sum("step_s"), Some(25_000.0));
+        assert_eq!(history.sum("nothing"), None);
     }
 
     /// The first value that was measured is not the base model's unless it was measured at step 0.

@@ -245,4 +245,43 @@ mod tests {
     fn rules_of_the_struct_are_asked() {
         assert!(from(&[("PATH", "nowhere")]).unwrap_err().to_string().contains("a folder that exists"));
     }
+
+    /// Values come from a file that a person wrote: 20,000 texts are read or refused, and what is read is within its range.
+    #[test]
+    fn no_value_makes_the_reader_panic() {
+        let keys = ["STEPS", "LEARNING_RATE", "TIMESTEPS", "PATH", "SHIFT", "LIMIT", "STEP", ""];
+        let pieces = [
+            "0",
+            "1",
+            "-",
+            "9999999999999999999",
+            ".",
+            "e",
+            "nan",
+            "inf",
+            "true",
+            "é",
+            " ",
+            "\0",
+            "uniform",
+            "null",
+            "{",
+        ];
+        let mut state = 3u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let value: String = (0..below(4)).map(|_| pieces[below(pieces.len())]).collect();
+            let Ok(example) = from(&[(keys[below(keys.len())], &value)]) else { continue };
+            read += 1;
+            assert!(
+                example.steps >= 1 && example.learning_rate > 0.0 && example.learning_rate.is_finite(),
+                "{example:?}"
+            );
+        }
+        assert!(read > 100, "{read} values were read");
+    }
 }

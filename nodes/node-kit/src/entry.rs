@@ -1,6 +1,9 @@
 //! A node's `main`: arguments, connection, configuration, exit code.
 
+use std::os::unix::process::parent_id;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
 use eyre::{Report, Result};
@@ -9,6 +12,11 @@ use crate::{Config, Node, Problems, config};
 
 /// Exit code for a wrong configuration (sysexits' EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;
+
+/// How often a node looks whether its daemon is there.
+const LOOK: Duration = Duration::from_secs(1);
+/// What a node has to end by itself when its daemon is gone.
+const WITHOUT_DAEMON: Duration = Duration::from_secs(10);
 
 /// What a node says of itself.
 pub struct About {
@@ -56,8 +64,25 @@ pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode
 fn connect_and_run<C: Config>(run: fn(C, Node) -> Result<()>) -> Result<()> {
     // Connect before anything can fail: a node that ends before it subscribed takes the others down with a riddle.
     let node = Node::connect()?;
+    leave_with_daemon();
     let config = config::read::<C>(&node.own_keys()?, |key| std::env::var(key).ok())?;
     run(config, node)
+}
+
+/// Ends this process when the daemon that started it is gone and the node has not noticed: it would keep the run's locks, and what
+/// it still computes nobody asks for.
+fn leave_with_daemon() {
+    let daemon = parent_id();
+    thread::spawn(move || {
+        while parent_id() == daemon {
+            thread::sleep(LOOK);
+        }
+        thread::sleep(WITHOUT_DAEMON);
+        eprintln!(
+            "error: the dora daemon that started this node is gone; start the dataflow again, it goes on from the last checkpoint"
+        );
+        std::process::exit(1);
+    });
 }
 
 fn report_error(report: &Report) -> ExitCode {

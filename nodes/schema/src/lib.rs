@@ -3,11 +3,14 @@
 //!
 //! A message is one Arrow struct array. Its metadata carries [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`].
 
+pub mod audit;
 pub mod checkpoint;
 pub mod columns;
 pub mod demand;
 pub mod documents;
 pub mod error;
+pub mod lock;
+pub mod manifest;
 pub mod meta;
 pub mod metrics;
 pub mod noised;

@@ -1,13 +1,12 @@
-//! The folder of a run: where everything of it lies, how files are written so that none is ever half there, and the manifest
-//! that makes a checkpoint checkable.
+//! The folder of a run: where everything of it lies, and how files are written so that none is ever half there.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+pub use crate::manifest::{CheckpointError, FileRecord, MANIFEST, Manifest};
 
 /// `RUNS/RUN/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +38,21 @@ impl RunDir {
     /// Held by the trainer while it runs.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
+    }
+
+    /// Which batches went into which checkpoint: see [`crate::audit`].
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit.jsonl")
+    }
+
+    /// The files of the corpus as they were when the run began.
+    pub fn corpus(&self) -> PathBuf {
+        self.0.join("corpus.json")
+    }
+
+    /// Which checkpoint of another run this one began with, if it did.
+    pub fn fork(&self) -> PathBuf {
+        self.0.join("fork.json")
     }
 
     /// All checkpoints.
@@ -85,9 +99,9 @@ impl RunDir {
         let mut steps = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            let step: Option<u64> =
-                name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|step| step.parse().ok());
-            steps.extend(step);
+            let name = name.to_str().unwrap_or_default();
+            let step: Option<u64> = name.strip_prefix("step-").and_then(|step| step.parse().ok());
+            steps.extend(step.filter(|&step| step_name(step) == name));
         }
         steps.sort_unstable();
         Ok(steps)
@@ -142,129 +156,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The name of [`Manifest`] in a checkpoint folder.
-pub const MANIFEST: &str = "manifest.json";
-
-/// What a checkpoint consists of. It is written last: its sha256 names the whole checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Training tokens seen.
-    pub tokens_seen: u64,
-    /// The first micro-batch that was not trained on.
-    pub next_seq: u64,
-    /// Every other file of the folder.
-    pub files: BTreeMap<String, FileRecord>,
-}
-
-/// One file of a checkpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileRecord {
-    /// sha256 in hex.
-    pub sha256: String,
-    /// Size.
-    pub bytes: u64,
-}
-
-/// What is wrong with a checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// A file cannot be read.
-    #[error("{}: {source}; this folder is not a complete checkpoint", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The manifest is not one.
-    #[error("{}: not a checkpoint manifest: {source}", path.display())]
-    Manifest {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A file is not what was written.
-    #[error("{}: {found}, the manifest says {wanted}: the file was damaged or changed; use an earlier checkpoint", path.display())]
-    Damaged {
-        /// Which.
-        path: PathBuf,
-        /// What it is.
-        found: String,
-        /// What it was.
-        wanted: String,
-    },
-}
-
-impl Manifest {
-    /// Reads the manifest of a checkpoint folder; its sha256 comes along.
-    pub fn read(dir: &Path) -> Result<(Self, String), CheckpointError> {
-        let path = dir.join(MANIFEST);
-        let bytes = fs::read(&path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
-        let manifest: Self =
-            serde_json::from_slice(&bytes).map_err(|source| CheckpointError::Manifest { path, source })?;
-        Ok((manifest, bytes_sha256(&bytes)))
-    }
-
-    /// Reads the manifest and compares every file with it.
-    pub fn verify(dir: &Path) -> Result<(Self, String), CheckpointError> {
-        let (manifest, sha256) = Self::read(dir)?;
-        for (name, wanted) in &manifest.files {
-            let path = dir.join(name);
-            let (sha256, bytes) =
-                file_sha256(&path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
-            let damaged =
-                |found: String, wanted: String| CheckpointError::Damaged { path: path.clone(), found, wanted };
-            if bytes != wanted.bytes {
-                return Err(damaged(format!("{bytes} bytes"), format!("{} bytes", wanted.bytes)));
-            }
-            if sha256 != wanted.sha256 {
-                return Err(damaged(format!("sha256 {sha256}"), wanted.sha256.clone()));
-            }
-        }
-        Ok((manifest, sha256))
-    }
-
-    /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.bytes).sum()
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn checkpoint(dir: &Path) {
-        fs::write(dir.join("model.safetensors"), b"weights").unwrap();
-        let (sha256, bytes) = file_sha256(&dir.join("model.safetensors")).unwrap();
-        let files = BTreeMap::from([("model.safetensors".to_owned(), FileRecord { sha256, bytes })]);
-        let manifest = Manifest { step: 3, tokens_seen: 4, next_seq: 5, files };
-        write_atomically(&dir.join(MANIFEST), &serde_json::to_vec(&manifest).unwrap()).unwrap();
-    }
-
-    #[test]
-    fn every_flipped_bit_of_a_checkpoint_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        checkpoint(dir.path());
-        assert_eq!(Manifest::verify(dir.path()).unwrap().0.next_seq, 5);
-        let file = dir.path().join("model.safetensors");
-        for byte in 0..7 {
-            let mut damaged = b"weights".to_vec();
-            damaged[byte] ^= 1;
-            fs::write(&file, damaged).unwrap();
-            assert!(matches!(Manifest::verify(dir.path()), Err(CheckpointError::Damaged { .. })));
-        }
-        fs::write(&file, b"weight").unwrap();
-        assert!(Manifest::verify(dir.path()).unwrap_err().to_string().contains("6 bytes, the manifest says 7 bytes"));
-        fs::remove_file(&file).unwrap();
-        assert!(matches!(Manifest::verify(dir.path()), Err(CheckpointError::Read { .. })));
-    }
 
     #[test]
     fn a_run_name_stays_inside_the_folder_of_runs() {
@@ -279,7 +174,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::new(dir.path(), "r");
         assert!(run.checkpoint_steps().unwrap().is_empty());
-        for name in ["step-00000100", "step-00000020", "step-00000200.partial"] {
+        for name in ["step-00000100", "step-00000020", "step-00000200.partial", "step-7", "step-+0000009"] {
             fs::create_dir_all(run.checkpoints().join(name)).unwrap();
         }
         assert_eq!(run.checkpoint_steps().unwrap(), [20, 100]);

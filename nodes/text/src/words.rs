@@ -173,4 +173,54 @@ mod tests {
         assert!(words.fit(12).is_ok());
         assert!(words.fit(11).unwrap_err().to_string().contains("11 rows"));
     }
+
+    /// A tokenizer.json is somebody else's file: whatever stands in it, it is read or refused.
+    #[test]
+    fn no_tokenizer_file_makes_the_reader_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        let special = json!({"id": 0, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
+                             "normalized": false, "special": true});
+        let good = json!({
+            "version": "1.0", "truncation": {"max_length": 8, "stride": 0, "strategy": "LongestFirst", "direction": "Right"},
+            "padding": {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<eos>"},
+            "added_tokens": [special], "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                      "vocab": {"<eos>": 0, "a": 1, "b": 2, "ab": 3}, "merges": ["a b"]}
+        })
+        .to_string()
+        .into_bytes();
+        let mut state = 7u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let pieces = ["null", "-1", "18446744073709551615", "\"\"", "[]", "{}", "1e999", "true", "\"[\"", "4294967295"];
+        let mut read = 0;
+        for _ in 0..2000 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + below(3) {
+                let at = below(bytes.len());
+                match below(4) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => bytes.truncate(at),
+                    2 => drop(bytes.drain(at..(at + 1 + below(9)).min(bytes.len()))),
+                    _ => drop(bytes.splice(at..at, pieces[below(pieces.len())].bytes())),
+                }
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            if let Ok(words) = Words::with_ids(path.to_str().unwrap(), 0, 0) {
+                read += 1;
+                _ = words.encode("ab a<eos>").and_then(|ids| words.decode(&ids));
+            }
+        }
+        assert!(read > 0, "nothing was read: the good file is none");
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use difflow_schema::run::{bytes_sha256, file_sha256};
 use eyre::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::config::Config;
+use crate::corpus_files::{Found, look};
 
 /// Keys of the corpus that may stand in the dataflow's shared `env:` instead of the node's own.
 const CORPUS_KEYS: [&str; 6] = ["SOURCES", "TEXT_COLUMN", "SQL", "TEXT_SEPARATOR", "SEED", "TRANSFORMS"];
@@ -27,6 +27,30 @@ pub fn store_key(
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<String> {
     let (tokenizer, _) = file_sha256(Path::new(&config.tokenizer)).with_context(|| config.tokenizer.clone())?;
+    let keys = corpus_keys(dataflow, id, lookup);
+    let listed = |file: Found| json!([file.path.display().to_string(), file.bytes, file.modified.to_string()]);
+    let files: Vec<Value> = files(&keys).into_iter().map(listed).collect();
+    let content = json!({
+        "layout": 1,
+        "tokenizer": tokenizer,
+        "bos": config.bos_token,
+        "eos": config.eos_token,
+        "length": config.sequence_length,
+        "packing": config.packing,
+        "sender": sender(dataflow, id).and_then(|node| node.get("path")),
+        "files": files,
+        "keys": keys,
+    });
+    Ok(bytes_sha256(content.to_string().as_bytes()))
+}
+
+/// The files of the corpus of the node that sends the documents, with the same arguments as [`store_key`].
+pub fn files_of_corpus(dataflow: &Value, id: &str, lookup: impl Fn(&str) -> Option<String>) -> Vec<Found> {
+    files(&corpus_keys(dataflow, id, lookup))
+}
+
+/// The keys of the node that sends the documents.
+fn corpus_keys(dataflow: &Value, id: &str, lookup: impl Fn(&str) -> Option<String>) -> Map<String, Value> {
     let sender = sender(dataflow, id);
     let mut keys = sender.and_then(|node| node.get("env")?.as_object().cloned()).unwrap_or_default();
     keys.remove(WITHOUT_EFFECT);
@@ -37,18 +61,7 @@ pub fn store_key(
     }
     // serde_json keeps the order of the file, which has no meaning.
     keys.sort_keys();
-    let content = json!({
-        "layout": 1,
-        "tokenizer": tokenizer,
-        "bos": config.bos_token,
-        "eos": config.eos_token,
-        "length": config.sequence_length,
-        "packing": config.packing,
-        "sender": sender.and_then(|node| node.get("path")),
-        "files": files(&keys),
-        "keys": keys,
-    });
-    Ok(bytes_sha256(content.to_string().as_bytes()))
+    keys
 }
 
 /// The node whose output is connected to this node's input `documents`.
@@ -60,8 +73,8 @@ fn sender<'a>(dataflow: &'a Value, id: &str) -> Option<&'a Value> {
     named(source.split_once('/')?.0)
 }
 
-/// Path, size and time of change of every file that SOURCES can mean; of a pattern, all files below its fixed part.
-fn files(keys: &Map<String, Value>) -> Vec<Value> {
+/// Every file that SOURCES can mean; of a pattern, all files below its fixed part.
+fn files(keys: &Map<String, Value>) -> Vec<Found> {
     let sources = keys.get("SOURCES").and_then(Value::as_str).unwrap_or_default();
     let sources: Vec<Value> = serde_json::from_str(sources).unwrap_or_default();
     let mut found = Vec::new();
@@ -74,13 +87,10 @@ fn files(keys: &Map<String, Value>) -> Vec<Value> {
     found
 }
 
-fn walk(path: &Path, found: &mut Vec<Value>) {
+fn walk(path: &Path, found: &mut Vec<Found>) {
     // What cannot be read here is reported by the corpus, which has to read it.
-    let Ok(meta) = fs::metadata(path) else { return };
-    if !meta.is_dir() {
-        let changed = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        found.push(json!([path.display().to_string(), meta.len(), changed.map(|time| time.as_nanos().to_string())]));
-        return;
+    if !path.is_dir() {
+        return found.extend(look(path));
     }
     let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();

@@ -2,6 +2,7 @@
 
 mod build;
 mod config;
+mod corpus_files;
 mod key;
 mod order;
 mod packing;

@@ -1,16 +1,20 @@
 //! The tokenizer node's loop: documents are pulled while the store should grow, and demands are answered as soon as it covers them.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::Duration;
 
-use difflow_node_kit::{Event, Node, Problems, Puller};
+use difflow_node_kit::{Event, Node, Problem, Problems, Puller};
+use difflow_schema::lock::{self, LockError};
 use difflow_schema::run::RunDir;
 use difflow_schema::{Demand, Documents, Sequences};
 use eyre::{Context, Result};
 
 use crate::build::Build;
 use crate::config::Config;
-use crate::key::store_key;
+use crate::corpus_files;
+use crate::key::{files_of_corpus, store_key};
 use crate::sequencer::{Answer, Sequencer};
 use crate::store::{Record, Store};
 use crate::store_writer::UNFINISHED;
@@ -24,8 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let words = Words::open(&config)?;
-    let dir = RunDir::new(&config.runs, &config.run).tokens();
-    let key = store_key(&config, &node.dataflow()?, &node.id(), |key| std::env::var(key).ok())?;
+    let run = RunDir::new(&config.runs, &config.run);
+    let dir = run.tokens();
+    let _lock = claim(&config, &dir)?;
+    let (dataflow, id) = (node.dataflow()?, node.id());
+    let files = files_of_corpus(&dataflow, &id, |key| std::env::var(key).ok());
+    corpus_files::check(&run, &files)?;
+    let key = store_key(&config, &dataflow, &id, |key| std::env::var(key).ok())?;
     let (mut sequencer, mut build) = match Store::reopen(&dir, &key) {
         Some((store, record)) => {
             let mut sequencer = Sequencer::new(store, &config);
@@ -49,6 +58,10 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         if wants {
             documents.ask(&mut node)?;
             news = grow(&mut documents, &mut build, &mut sequencer)?;
+            if build.is_none() {
+                // Before anything of the store's end is served.
+                corpus_files::unchanged(&files)?;
+            }
             if !news {
                 documents.ask_again(&mut node)?;
             }
@@ -66,6 +79,22 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             Event::Tick | Event::Timeout => {}
         }
     }
+}
+
+/// Takes the token store: two processes that build one would spoil it for each other.
+fn claim(config: &Config, dir: &Path) -> Result<File> {
+    let unwritable = |e: &dyn std::fmt::Display| {
+        Problems::from(Problem::new("RUNS", dir.display(), format!("this folder cannot be written to: {e}")))
+    };
+    fs::create_dir_all(dir).map_err(|e| unwritable(&e))?;
+    lock::take(&dir.join("lock"), lock::PATIENCE).map_err(|e| match e {
+        LockError::Taken { holder, .. } => {
+            let taken =
+                format!("another process ({holder}) has its token store; wait for it, stop it, or choose another RUN");
+            Problems::from(Problem::new("RUN", &config.run, taken)).into()
+        }
+        LockError::Io { source, .. } => unwritable(&source).into(),
+    })
 }
 
 /// Sends every batch that was asked for and can be made.

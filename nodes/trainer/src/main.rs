@@ -2,11 +2,14 @@
 
 mod annealing;
 mod config;
+mod lineage;
+mod measured;
 mod plugins;
 mod preset;
 mod record;
 mod run;
 mod save;
+mod saver;
 mod training;
 
 use std::process::ExitCode;

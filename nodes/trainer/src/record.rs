@@ -1,19 +1,33 @@
 //! run.json and the lock: a run's name belongs to one configuration and to one process at a time.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use difflow_node_kit::{Node, Problem, Problems};
+use difflow_schema::audit::{self, Event};
+use difflow_schema::lock::{self, LockError};
 use difflow_schema::run::{RunDir, write_atomically};
 use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::plugins::{self, Plugins};
+use crate::save::Position;
 
 /// Keys that change how a run goes, but not what comes out: they may differ when a run is resumed.
-const FREE_KEYS: [&str; 6] =
-    ["PREFETCH", "PATIENCE_SECONDS", "SLOW_DOWN_SECONDS", "PROGRESS_SECONDS", "RUNS", "DOCUMENTS_PER_BATCH"];
+const FREE_KEYS: [&str; 9] = [
+    "PREFETCH",
+    "PATIENCE_SECONDS",
+    "SLOW_DOWN_SECONDS",
+    "PROGRESS_SECONDS",
+    "RUNS",
+    "DOCUMENTS_PER_BATCH",
+    "KEEP_LAST",
+    "KEEP_EVERY",
+    "KEEP_BEST",
+];
 
 /// What run.json holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,25 +41,43 @@ pub struct Record {
     /// The plug-ins that the run began with.
     #[serde(default)]
     pub plugins: Plugins,
+    /// Of another run, which this one began with a checkpoint of (`difflow run --fork`).
+    #[serde(default)]
+    pub fork: Option<Value>,
 }
 
 /// Takes the run: locks its folder and compares its configuration with the one that began it. Keep the file: dropping it
-/// gives the run back.
-pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugins: &Plugins) -> Result<File> {
-    fs::create_dir_all(dir.root())
-        .map_err(|e| Problem::new("RUNS", dir.root().display(), format!("cannot make this folder: {e}")))
-        .map_err(Problems::from)?;
-    let lock = File::create(dir.lock()).with_context(|| format!("cannot write {}", dir.lock().display()))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let taken = "another process is training this run; wait for it, stop it, or choose another RUN";
-            return Err(Problems::from(Problem::new("RUN", dir.root().display(), taken)).into());
+/// gives the run back. The record is that of the run as it is now.
+pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugins: &Plugins) -> Result<(File, Record)> {
+    let unwritable = |e: &dyn std::fmt::Display| {
+        Problems::from(Problem::new("RUNS", dir.root().display(), format!("this folder cannot be written to: {e}")))
+    };
+    fs::create_dir_all(dir.root()).map_err(|e| unwritable(&e))?;
+    let lock = match lock::take(&dir.lock(), Duration::ZERO) {
+        Err(LockError::Taken { holder, .. }) => {
+            let seconds = lock::PATIENCE.as_secs();
+            eprintln!("warning: process {holder} has this run; waiting up to {seconds} s for it to end");
+            lock::take(&dir.lock(), lock::PATIENCE)
         }
-        Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", dir.lock().display())),
-    }
+        taken => taken,
+    };
+    let lock = lock.map_err(|e| match e {
+        LockError::Taken { holder, .. } => {
+            let taken =
+                format!("another process ({holder}) is training this run; wait for it, stop it, or choose another RUN");
+            Problems::from(Problem::new("RUN", dir.root().display(), taken))
+        }
+        LockError::Io { source, .. } => unwritable(&source),
+    })?;
+    let fork = match fs::read(dir.fork()) {
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        text => {
+            let text = text.with_context(|| format!("cannot read {}", dir.fork().display()))?;
+            Some(serde_json::from_slice(&text).with_context(|| dir.fork().display().to_string())?)
+        }
+    };
     let (difflow, configuration) = (env!("CARGO_PKG_VERSION").into(), flatten(&node.dataflow()?));
-    let now = Record { difflow, configuration, inputs, plugins: plugins.clone() };
+    let now = Record { difflow, configuration, inputs, plugins: plugins.clone(), fork };
     let path = dir.record();
     if path.exists() {
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -59,7 +91,14 @@ pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugin
         write_atomically(&path, &serde_json::to_vec_pretty(&now)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(lock)
+    Ok((lock, now))
+}
+
+/// Notes in the audit that a process begins to train at `position`, from the checkpoint of that manifest sha256.
+pub fn started(dir: &RunDir, Position { step, next_seq, .. }: Position, checkpoint: Option<String>) -> Result<()> {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let event = Event::Started { step, next_seq, checkpoint, at };
+    audit::append(&dir.audit(), &event).with_context(|| format!("cannot write {}", dir.audit().display()))
 }
 
 /// The `env:` blocks of a dataflow as `node.KEY` → value.
@@ -117,6 +156,7 @@ mod tests {
             configuration: flatten(&dataflow),
             inputs: BTreeMap::new(),
             plugins: Plugins::new(),
+            fork: None,
         }
     }
 

@@ -5,22 +5,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use difflow_node_kit::{Event, Node, Problem, Problems, Puller};
-use difflow_schema::run::{RunDir, file_sha256};
-use difflow_schema::{Metrics, Noised};
+use difflow_schema::run::{Manifest, RunDir, file_sha256};
+use difflow_schema::{Checkpoint, Metrics, Noised};
 use eyre::{Result, bail};
 
 use crate::config::Config;
-use crate::plugins::{self, Plugins};
+use crate::lineage::{Lineage, Trained};
+use crate::measured::measured;
+use crate::plugins;
 use crate::record;
 use crate::save::{self, Position};
-use crate::training::{self, StepReport, Training};
-
-/// Messages sent so far on the pushed outputs.
-#[derive(Default)]
-struct Sent {
-    checkpoints: u64,
-    metrics: u64,
-}
+use crate::saver::Saver;
+use crate::training::{self, Training};
 
 /// How the wait for a batch ended.
 enum Wait {
@@ -31,140 +27,177 @@ enum Wait {
     NoData,
 }
 
+/// Training under way.
+struct Trainer {
+    config: Config,
+    node: Node,
+    dir: RunDir,
+    training: Training,
+    position: Position,
+    trained: Trained,
+    saver: Saver,
+    /// Messages sent so far on the pushed outputs.
+    checkpoints_sent: u64,
+    metrics_sent: u64,
+}
+
 /// Trains from the last good checkpoint of the run, or from the base model, to STEPS.
-pub fn run(config: Config, mut node: Node) -> Result<()> {
+pub fn run(config: Config, node: Node) -> Result<()> {
     difflow_model::set_num_threads(config.threads);
     let dir = config.run_dir();
     let plugins = plugins::of_dataflow(&node.dataflow()?, &config, &node.id());
-    let _lock = record::claim(&dir, &node, inputs(&config)?, &plugins)?;
-    let (mut training, mut position) = match save::last_good(&dir)? {
-        Some(position) => (training::resume(&config, &dir.checkpoint(position.step))?, position),
-        None => (training::begin(&config)?, Position::default()),
+    let (_lock, record) = record::claim(&dir, &node, inputs(&config)?, &plugins)?;
+    save::tidy(&dir)?;
+    let (training, position, trained, last) = match save::last_good(&dir)? {
+        Some(good) => {
+            let path = dir.checkpoint(good.position.step);
+            let trained = Trained::since(&Lineage::read(&path)?, good.position.next_seq);
+            (training::resume(&config, &path)?, good.position, trained, Some(good.sha256))
+        }
+        None => (training::begin(&config)?, Position::default(), Trained::nothing(), None),
     };
-    let mut sent = Sent::default();
-    if position.step > 0 && dir.checkpoint(0).exists() {
-        announce(&mut node, &dir, 0, &mut sent)?;
+    record::started(&dir, position, last.clone())?;
+    let saver = Saver::new(dir.clone(), record, plugins, last);
+    let (checkpoints_sent, metrics_sent) = (0, 0);
+    let mut trainer = Trainer { config, node, dir, training, position, trained, saver, checkpoints_sent, metrics_sent };
+    let ended = trainer.train();
+    // Whatever went wrong: a checkpoint that is almost there is not given up.
+    let written = trainer.saver.wait();
+    ended.and(written.map(drop))
+}
+
+impl Trainer {
+    fn train(&mut self) -> Result<()> {
+        // The model before training, for the scores to begin with. The run does not depend on it.
+        if self.position.step > 0 && self.dir.checkpoint(0).exists() {
+            match Manifest::verify(&self.dir.checkpoint(0)) {
+                Ok(_) => self.announce(&save::describe(&self.dir, 0)?)?,
+                Err(error) => eprintln!("warning: checkpoint of step 0 is passed over: {error}"),
+            }
+        }
+        match self.dir.checkpoint(self.position.step).exists() {
+            true => self.announce(&save::describe(&self.dir, self.position.step)?)?,
+            false => self.checkpoint()?,
+        }
+        let window = self.config.prefetch.max(self.config.accumulation as u32);
+        let patience = Duration::from_secs_f64(self.config.patience_seconds);
+        let mut puller = Puller::<Noised>::new("noised", self.position.next_seq, window, patience);
+        let mut bad_steps = 0;
+        while self.position.step < self.config.steps {
+            let started = Instant::now();
+            std::thread::sleep(Duration::from_secs_f64(self.config.slow_down_seconds));
+            let (mut batches, mut waited) = (Vec::new(), Duration::ZERO);
+            while (batches.len() as u64) < self.config.accumulation {
+                let from = Instant::now();
+                match self.wait(&mut puller)? {
+                    Wait::Batch(batch) => batches.push(batch),
+                    Wait::Stop => return self.finish(),
+                    Wait::NoData => {
+                        self.finish()?;
+                        eprintln!("warning: the data ended at step {} of {}", self.position.step, self.config.steps);
+                        return Ok(());
+                    }
+                }
+                waited += from.elapsed();
+            }
+            puller.ask(&mut self.node)?;
+            let first = puller.next_seq() - batches.len() as u64;
+            for (seq, batch) in (first..).zip(&batches) {
+                self.trained.count(seq, batch)?;
+            }
+            let report = self.training.step(&self.config, self.position.step, batches)?;
+            self.position.step += 1;
+            self.position.tokens_seen += report.tokens;
+            self.position.next_seq = puller.next_seq();
+            bad_steps = if report.finite { 0 } else { bad_steps + 1 };
+            self.measure(measured(&self.config, &report, self.position, started.elapsed(), waited, bad_steps))?;
+            if bad_steps >= self.config.max_bad_steps {
+                let last = self.dir.checkpoint_steps()?.last().map(|&step| self.dir.checkpoint(step));
+                bail!(
+                    "loss or gradient was not a number in {bad_steps} steps in a row; the last good checkpoint is {}; lower \
+                     LEARNING_RATE or CLIP",
+                    last.unwrap_or_default().display()
+                );
+            }
+            self.announce_finished()?;
+            if self.position.step % self.config.checkpoint_every == 0 {
+                self.checkpoint()?;
+            }
+        }
+        self.finish()
     }
-    checkpoint(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
-    let window = config.prefetch.max(config.accumulation as u32);
-    let patience = Duration::from_secs_f64(config.patience_seconds);
-    let mut puller = Puller::<Noised>::new("noised", position.next_seq, window, patience);
-    let mut bad_steps = 0;
-    while position.step < config.steps {
+
+    /// The next batch, asking for it as long as needed.
+    fn wait(&mut self, puller: &mut Puller<Noised>) -> Result<Wait> {
+        let mut look = Some(Duration::ZERO);
+        loop {
+            // Everything that has come in is looked at first, so that a stop is heard between any two batches.
+            match self.node.next(look)? {
+                Event::Message(message) => puller.accept(&message)?,
+                Event::Stop { asked: true } => return Ok(Wait::Stop),
+                Event::Stop { asked: false } | Event::Failed { .. } => return Ok(Wait::NoData),
+                Event::Closed(input) if input == "noised" => {
+                    return Ok(puller.take().map_or(Wait::NoData, Wait::Batch));
+                }
+                Event::Closed(_) | Event::Tick => {}
+                Event::Timeout => {
+                    if let Some(batch) = puller.take() {
+                        return Ok(Wait::Batch(batch));
+                    }
+                    if puller.ended() {
+                        return Ok(Wait::NoData);
+                    }
+                    puller.ask(&mut self.node)?;
+                    puller.ask_again(&mut self.node)?;
+                    self.announce_finished()?;
+                    look = Some(Duration::from_millis(200));
+                    continue;
+                }
+            }
+            look = Some(Duration::ZERO);
+        }
+    }
+
+    /// Begins a checkpoint. What is measured is how long training stands still for it.
+    fn checkpoint(&mut self) -> Result<()> {
         let started = Instant::now();
-        std::thread::sleep(Duration::from_secs_f64(config.slow_down_seconds));
-        let (mut batches, mut waited) = (Vec::new(), Duration::ZERO);
-        while (batches.len() as u64) < config.accumulation {
-            let from = Instant::now();
-            match wait(&mut node, &mut puller)? {
-                Wait::Batch(batch) => batches.push(batch),
-                Wait::Stop => return finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent),
-                Wait::NoData => {
-                    finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
-                    eprintln!("warning: the data ended at step {} of {}", position.step, config.steps);
-                    return Ok(());
-                }
-            }
-            waited += from.elapsed();
-        }
-        puller.ask(&mut node)?;
-        let report = training.step(&config, position.step, batches)?;
-        position.step += 1;
-        position.tokens_seen += report.tokens;
-        position.next_seq = puller.next_seq();
-        bad_steps = if report.finite { 0 } else { bad_steps + 1 };
-        let metrics = measured(&config, &report, position, started.elapsed(), waited, bad_steps);
-        node.send("metrics", sent.metrics, &metrics)?;
-        sent.metrics += 1;
-        if bad_steps >= config.max_bad_steps {
-            let last = dir.checkpoint_steps()?.last().map(|&step| dir.checkpoint(step).display().to_string());
-            bail!(
-                "loss or gradient was not a number in {bad_steps} steps in a row; the last good checkpoint is {}; lower \
-                 LEARNING_RATE or CLIP",
-                last.unwrap_or_default()
-            );
-        }
-        if position.step % config.checkpoint_every == 0 {
-            checkpoint(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
+        let before = self.saver.begin(&mut self.training, self.position, &mut self.trained)?;
+        let stall = started.elapsed().as_secs_f64();
+        before.map_or(Ok(()), |checkpoint| self.announce(&checkpoint))?;
+        match self.position.step {
+            0 => Ok(()),
+            step => self.measure(Metrics::of_step(step, [("checkpoint_stall_s", stall)])),
         }
     }
-    finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent)
-}
 
-/// The next batch, asking for it as long as needed.
-fn wait(node: &mut Node, puller: &mut Puller<Noised>) -> Result<Wait> {
-    let mut look = Some(Duration::ZERO);
-    loop {
-        // Everything that has come in is looked at first, so that a stop is heard between any two batches.
-        match node.next(look)? {
-            Event::Message(message) => puller.accept(&message)?,
-            Event::Stop { asked: true } => return Ok(Wait::Stop),
-            Event::Stop { asked: false } | Event::Failed { .. } => return Ok(Wait::NoData),
-            Event::Closed(input) if input == "noised" => {
-                return Ok(puller.take().map_or(Wait::NoData, Wait::Batch));
-            }
-            Event::Closed(_) | Event::Tick => {}
-            Event::Timeout => {
-                if let Some(batch) = puller.take() {
-                    return Ok(Wait::Batch(batch));
-                }
-                if puller.ended() {
-                    return Ok(Wait::NoData);
-                }
-                puller.ask(node)?;
-                puller.ask_again(node)?;
-                look = Some(Duration::from_millis(200));
-                continue;
-            }
+    /// Leaves a checkpoint of the last finished step.
+    fn finish(&mut self) -> Result<()> {
+        self.wait_for_checkpoint()?;
+        if !self.dir.checkpoint(self.position.step).exists() {
+            self.checkpoint()?;
         }
-        look = Some(Duration::ZERO);
+        self.wait_for_checkpoint()
     }
-}
 
-/// The model at work and the plug-ins it works with.
-type Work<'a> = (&'a mut Training, &'a Plugins);
+    fn wait_for_checkpoint(&mut self) -> Result<()> {
+        self.saver.wait()?.map_or(Ok(()), |checkpoint| self.announce(&checkpoint))
+    }
 
-fn checkpoint(node: &mut Node, dir: &RunDir, work: Work, position: Position, sent: &mut Sent) -> Result<()> {
-    save::save(dir, work.0, work.1, position)?;
-    announce(node, dir, position.step, sent)
-}
+    fn announce_finished(&mut self) -> Result<()> {
+        self.saver.finished()?.map_or(Ok(()), |checkpoint| self.announce(&checkpoint))
+    }
 
-fn announce(node: &mut Node, dir: &RunDir, step: u64, sent: &mut Sent) -> Result<()> {
-    node.send("checkpoint", sent.checkpoints, &save::describe(dir, step)?)?;
-    sent.checkpoints += 1;
-    Ok(())
-}
+    fn announce(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.node.send("checkpoint", self.checkpoints_sent, checkpoint)?;
+        self.checkpoints_sent += 1;
+        Ok(())
+    }
 
-fn finish(node: &mut Node, dir: &RunDir, work: Work, position: Position, sent: &mut Sent) -> Result<()> {
-    if dir.checkpoint(position.step).exists() { Ok(()) } else { checkpoint(node, dir, work, position, sent) }
-}
-
-fn measured(
-    config: &Config,
-    report: &StepReport,
-    position: Position,
-    took: Duration,
-    waited: Duration,
-    bad: u64,
-) -> Metrics {
-    let seconds = took.as_secs_f64();
-    Metrics::of_step(
-        position.step,
-        [
-            ("loss", report.loss),
-            ("loss_unweighted", report.loss_unweighted),
-            ("masked_share", report.masked_share),
-            ("learning_rate", report.learning_rate),
-            ("grad_norm", report.grad_norm),
-            ("attn_mask_ratio", report.attn_mask_ratio),
-            ("tokens_seen", position.tokens_seen as f64),
-            ("tokens_per_s", report.tokens as f64 / seconds),
-            ("step_s", seconds),
-            ("data_wait_s", waited.as_secs_f64()),
-            ("bad_steps", bad as f64),
-            ("steps_total", config.steps as f64),
-        ],
-    )
+    fn measure(&mut self, metrics: Metrics) -> Result<()> {
+        self.node.send("metrics", self.metrics_sent, &metrics)?;
+        self.metrics_sent += 1;
+        Ok(())
+    }
 }
 
 /// sha256 of the files that decide what the run starts from.

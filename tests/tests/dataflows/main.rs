@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod claims;
 mod default_run;
+mod disk;
+mod faults;
+mod long_run;
 mod order;
 mod plugins;
 mod real_data;
 mod resume;
+mod stop;
 
 use std::collections::BTreeMap;
 use std::path::Path;

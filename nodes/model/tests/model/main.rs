@@ -8,6 +8,7 @@ mod dtypes;
 mod files;
 mod gaps;
 mod goldens;
+mod hostile;
 mod objective;
 mod pretrained;
 mod recipes;

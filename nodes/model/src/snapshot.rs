@@ -1,0 +1,86 @@
+//! The content of a folder that is about to be written: of a model, or of everything that training goes on from.
+//!
+//! A copied one ([`crate::Learner::snapshot`]) shares no memory with the model, so another thread may write it while training
+//! changes the weights.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::tensor_writer::{SavedFile, lossless, names, write_bytes, write_tensors};
+
+/// A safetensors file before it is written.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    pub name: &'static str,
+    /// By name: the values, and the element type that they were read in.
+    pub tensors: BTreeMap<String, (Tensor, Kind)>,
+    pub notes: BTreeMap<String, String>,
+}
+
+/// Files before they are written.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(crate) config: ModelConfig,
+    pub(crate) model: TensorFile,
+    pub(crate) companions: BTreeMap<String, Vec<u8>>,
+    pub(crate) optimizer: Option<TensorFile>,
+}
+
+impl Snapshot {
+    /// Writes the files into an existing folder, each synced to disk. The same content gives the same bytes. A tensor is written
+    /// in the element type that it was read from if that loses nothing, else in fp32.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to, or the disk is full.
+    pub fn write(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
+        let tensors = self.model.in_stored_types()?;
+        let mut kinds = tensors.values().map(|(_, kind)| *kind);
+        let first = kinds.next().unwrap_or(Kind::Float);
+        let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
+        let mut saved = vec![
+            write_bytes(dir, "config.json", self.config.to_json(dtype).as_bytes())?,
+            write_tensors(dir, self.model.name, &tensors, &self.model.notes)?,
+        ];
+        for (name, bytes) in &self.companions {
+            saved.push(write_bytes(dir, name, bytes)?);
+        }
+        if let Some(file) = &self.optimizer {
+            saved.push(write_tensors(dir, file.name, &file.in_stored_types()?, &file.notes)?);
+        }
+        Ok(saved)
+    }
+
+    /// Bytes of the tensors as they are held.
+    pub fn bytes(&self) -> u64 {
+        let files = std::iter::once(&self.model).chain(&self.optimizer);
+        let tensors = files.flat_map(|file| file.tensors.values());
+        tensors.map(|(tensor, _)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+    }
+
+    /// The same content in host memory of its own.
+    pub(crate) fn copied(mut self) -> Result<Self, ModelError> {
+        for file in std::iter::once(&mut self.model).chain(&mut self.optimizer) {
+            for (tensor, _) in file.tensors.values_mut() {
+                let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), tch::Device::Cpu))?;
+                copy.f_copy_(&tensor.f_detach()?)?;
+                *tensor = copy;
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl TensorFile {
+    fn in_stored_types(&self) -> Result<BTreeMap<String, (Tensor, Kind)>, ModelError> {
+        let typed = |(name, (tensor, stored)): (&String, &(Tensor, Kind))| {
+            let tensor = tensor.f_detach()?;
+            let kind = lossless(&tensor, *stored)?;
+            Ok((name.clone(), (tensor, kind)))
+        };
+        self.tensors.iter().map(typed).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! The files of the corpus as they were when the run began, in `corpus.json` of the run: other content would make other batches
+//! under the same numbers.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use difflow_node_kit::{Problem, Problems};
+use difflow_schema::run::{RunDir, bytes_sha256, write_atomically};
+use eyre::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of all files together that are digested, at most: a start must not take minutes because the corpus is large.
+const DIGESTED: u64 = 64 << 20;
+/// Bytes of each file that are digested, at least.
+const LEAST: u64 = 64 << 10;
+/// Places of a file that are digested where it is too long to be digested whole.
+const PLACES: u64 = 16;
+
+/// A file as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was changed, in nanoseconds since 1970.
+    pub modified: u128,
+}
+
+/// What is remembered of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remembered {
+    path: String,
+    bytes: u64,
+    modified: String,
+    /// sha256 of the file, or of places all over it where it is long.
+    sha256: String,
+    /// Whether that is of the whole file. The time of change counts where it is not.
+    whole: bool,
+}
+
+/// Remembers the files if the run has not been trained yet, else compares them with what is remembered.
+///
+/// # Errors
+/// [`Problems`] with every file that is gone, new or changed; otherwise when the run's folder cannot be used.
+pub fn check(dir: &RunDir, found: &[Found]) -> Result<()> {
+    let path = dir.corpus();
+    let trained = dir.checkpoint_steps().context("cannot list the checkpoints")?.last().is_some_and(|&step| step > 0);
+    if !trained || !path.exists() {
+        return remember(&path, found);
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let before: Vec<Remembered> = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no list of files; choose another RUN", path.display()))?;
+    Problems(differences(&before, found)).into_result()?;
+    Ok(())
+}
+
+/// Whether all files still have the size and time of change with which they were listed.
+///
+/// # Errors
+/// [`Problems`] with every file that has not.
+pub fn unchanged(found: &[Found]) -> Result<(), Problems> {
+    let changed = found.iter().filter(|file| look(&file.path).as_ref() != Some(*file));
+    let problem = |file: &Found| {
+        let what = if file.path.exists() { "changed" } else { "disappeared" };
+        let allowed = format!("it {what} while it was read, so the token store may be mixed; choose another RUN");
+        Problem::new("SOURCES", file.path.display(), allowed)
+    };
+    Problems(changed.map(problem).collect()).into_result()
+}
+
+/// A file as it is now; `None` when it cannot be looked at.
+pub fn look(path: &Path) -> Option<Found> {
+    let meta = fs::metadata(path).ok()?;
+    let modified = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+    Some(Found { path: path.to_owned(), bytes: meta.len(), modified })
+}
+
+fn remember(path: &Path, found: &[Found]) -> Result<()> {
+    let mut files = Vec::with_capacity(found.len());
+    for file in found {
+        // What cannot be read is reported by the corpus, which has to read it.
+        let Ok(sha256) = digest(&file.path, file.bytes, share(found)) else { return Ok(()) };
+        let whole = file.bytes <= share(found);
+        let (path, modified) = (file.path.display().to_string(), file.modified.to_string());
+        files.push(Remembered { path, bytes: file.bytes, modified, sha256, whole });
+    }
+    let text = serde_json::to_vec_pretty(&files)?;
+    write_atomically(path, &text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Bytes of each file that are digested.
+fn share(found: &[Found]) -> u64 {
+    (DIGESTED / (found.len() as u64).max(1)).max(LEAST)
+}
+
+fn digest(path: &Path, bytes: u64, share: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut content = Vec::new();
+    if bytes <= share {
+        file.take(share + 1).read_to_end(&mut content)?;
+    } else {
+        // Places at equal distances; the last ends with the file.
+        let length = share / PLACES;
+        for place in 0..PLACES {
+            file.seek(SeekFrom::Start(
+                (u128::from(bytes - length) * u128::from(place) / u128::from(PLACES - 1)) as u64,
+            ))?;
+            Read::by_ref(&mut file).take(length).read_to_end(&mut content)?;
+        }
+    }
+    Ok(bytes_sha256(&content))
+}
+
+fn differences(before: &[Remembered], found: &[Found]) -> Vec<Problem> {
+    let began = |path: &str, what: String| {
+        Problem::new(
+            "SOURCES",
+            path,
+            format!("{what}; this run began with another corpus: put it back, or choose another RUN"),
+        )
+    };
+    let mut problems = Vec::new();
+    for old in before {
+        let Some(now) = found.iter().find(|file| file.path.display().to_string() == old.path) else {
+            problems.push(began(&old.path, "the file is gone".to_owned()));
+            continue;
+        };
+        if now.bytes != old.bytes {
+            problems.push(began(&old.path, format!("it has {} bytes and had {}", now.bytes, old.bytes)));
+            continue;
+        }
+        match digest(&now.path, now.bytes, share(found)) {
+            Err(e) => problems.push(began(&old.path, format!("it cannot be read: {e}"))),
+            Ok(sha256) if sha256 != old.sha256 => problems.push(began(&old.path, "its content changed".to_owned())),
+            Ok(_) if !old.whole && now.modified.to_string() != old.modified => {
+                problems.push(began(&old.path, "it was changed, and is too long to be compared".to_owned()));
+            }
+            Ok(_) => {}
+        }
+    }
+    let known = |file: &&Found| !before.iter().any(|old| old.path == file.path.display().to_string());
+    problems.extend(
+        found.iter().filter(known).map(|file| began(&file.path.display().to_string(), "the file is new".into())),
+    );
+    problems
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path, names: &[&str]) -> Vec<Found> {
+        names.iter().filter_map(|name| look(&folder.join(name))).collect()
+    }
+
+    #[test]
+    fn a_run_that_was_trained_keeps_its_corpus() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let dir = RunDir::new(root, "run");
+        let write = |name: &str, text: &str| fs::write(root.join(name), text).unwrap();
+        write("a", "one");
+        write("b", "two");
+        check(&dir, &files(root, &["a", "b"])).unwrap();
+        // Before any training the corpus may still be put right.
+        write("a", "One");
+        check(&dir, &files(root, &["a", "b"])).unwrap();
+        fs::create_dir_all(dir.checkpoint(5)).unwrap();
+        check(&dir, &files(root, &["a", "b"])).unwrap();
+        // Touched, but the same.
+        write("a", "One");
+        check(&dir, &files(root, &["a", "b"])).unwrap();
+        let refused = |names: &[&str]| check(&dir, &files(root, names)).unwrap_err().to_string();
+        let text = refused(&["a"]);
+        assert!(text.contains("b`; the file is gone"), "{text}");
+        write("c", "three");
+        assert!(refused(&["a", "b", "c"]).contains("the file is new"));
+        write("a", "one");
+        assert!(refused(&["a", "b"]).contains("its content changed"));
+        write("a", "One and more");
+        assert!(refused(&["a", "b"]).contains("12 bytes and had 3"));
+    }
+
+    #[test]
+    fn a_file_that_changes_or_disappears_while_it_is_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "one").unwrap();
+        let found = files(folder.path(), &["a"]);
+        unchanged(&found).unwrap();
+        fs::write(&path, "one two").unwrap();
+        assert!(unchanged(&found).unwrap_err().to_string().contains("it changed while"));
+        fs::remove_file(&path).unwrap();
+        assert!(unchanged(&found).unwrap_err().to_string().contains("it disappeared while"));
+    }
+
+    /// Of a long file places all over it count, the first and the last byte among them.
+    #[test]
+    fn a_long_file_is_digested_in_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("long");
+        let mut bytes: Vec<u8> = (0..40_000u32).map(|n| (n % 251) as u8).collect();
+        let digested = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            digest(&path, bytes.len() as u64, 1600).unwrap()
+        };
+        let before = digested(&bytes);
+        for at in [0, 50, 39_999] {
+            bytes[at] ^= 1;
+            assert_ne!(digested(&bytes), before, "byte {at}");
+            bytes[at] ^= 1;
+        }
+        assert_eq!(digested(&bytes), before);
+    }
+}

@@ -1,0 +1,38 @@
+//! The metrics of an optimizer step.
+
+use std::time::Duration;
+
+use difflow_schema::Metrics;
+
+use crate::config::Config;
+use crate::save::Position;
+use crate::training::StepReport;
+
+/// What is sent of a step that `took` so long, `waited` of it for data, and is the `bad`-th in a row without finite numbers.
+pub fn measured(
+    config: &Config,
+    report: &StepReport,
+    position: Position,
+    took: Duration,
+    waited: Duration,
+    bad: u64,
+) -> Metrics {
+    let seconds = took.as_secs_f64();
+    Metrics::of_step(
+        position.step,
+        [
+            ("loss", report.loss),
+            ("loss_unweighted", report.loss_unweighted),
+            ("masked_share", report.masked_share),
+            ("learning_rate", report.learning_rate),
+            ("grad_norm", report.grad_norm),
+            ("attn_mask_ratio", report.attn_mask_ratio),
+            ("tokens_seen", position.tokens_seen as f64),
+            ("tokens_per_s", report.tokens as f64 / seconds),
+            ("step_s", seconds),
+            ("data_wait_s", waited.as_secs_f64()),
+            ("bad_steps", bad as f64),
+            ("steps_total", config.steps as f64),
+        ],
+    )
+}

@@ -1,0 +1,198 @@
+//! Checkpoints of a small model, written as training writes them.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use difflow_diffusion::keyed;
+use difflow_schema::run::{Manifest, RunDir};
+use difflow_schema::{Noised, Sequences};
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Config;
+use crate::lineage::{Lineage, Trained};
+use crate::plugins::Plugins;
+use crate::record::Record;
+use crate::saver::Saver;
+use crate::training::{self, Training};
+
+const MODEL: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":16,"intermediate_size":24,
+    "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+    "initializer_range":0.3,"tie_word_embeddings":true,"bos_token_id":1,"eos_token_id":2}"#;
+
+/// A run that trains on batches of its own.
+struct Run {
+    _folder: TempDir,
+    config: Config,
+    dir: RunDir,
+    training: Training,
+    trained: Trained,
+    saver: Saver,
+    position: Position,
+}
+
+impl Run {
+    fn begin() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), MODEL).unwrap();
+        let base_model = folder.path().display().to_string();
+        let config =
+            Config { base_model, from_scratch: true, device: "cpu".into(), ema_decay: 0.9, ..Config::default() };
+        let dir = RunDir::new(folder.path(), "run");
+        fs::create_dir_all(dir.root()).unwrap();
+        tidy(&dir).unwrap();
+        let (configuration, inputs, plugins) = (BTreeMap::new(), BTreeMap::new(), Plugins::new());
+        let record = Record { difflow: "0".into(), configuration, inputs, plugins: Plugins::new(), fork: None };
+        let saver = Saver::new(dir.clone(), record, plugins, None);
+        let training = training::begin(&config).unwrap();
+        let (trained, position) = (Trained::nothing(), Position::default());
+        Self { _folder: folder, config, dir, training, trained, saver, position }
+    }
+
+    fn step(&mut self) {
+        let batch = batch(self.position.next_seq);
+        self.trained.count(self.position.next_seq, &batch).unwrap();
+        let report = self.training.step(&self.config, self.position.step, vec![batch]).unwrap();
+        assert!(report.finite);
+        self.position.step += 1;
+        self.position.next_seq += 1;
+        self.position.tokens_seen += report.tokens;
+    }
+
+    fn save(&mut self) {
+        self.saver.begin(&mut self.training, self.position, &mut self.trained).unwrap();
+    }
+}
+
+fn batch(seq: u64) -> Noised {
+    let (rows, length) = (2, 12);
+    let n = rows * length;
+    let draw = |index: u64| keyed::uniform(&mut keyed::rng(3, "test", seq, index));
+    let maskable: Vec<bool> = (0..n).map(|i| i % length != 0).collect();
+    let masked = (0..n).map(|i| maskable[i] && draw(100 + i as u64) < 0.5).collect();
+    let tokens = (0..n).map(|i| 3 + (draw(i as u64) * 33.0) as u32).collect();
+    let sequences = Sequences { rows, length, tokens, documents: vec![0; n], maskable };
+    Noised { sequences, masked, t: vec![0.5; rows], weight: vec![2.0; rows] }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Must show 3 of the durable runs: one byte at a random place of a random file, a hundred times.
+#[test]
+fn a_changed_byte_anywhere_in_a_checkpoint_is_found_and_the_one_before_is_used() {
+    let mut run = Run::begin();
+    for _ in 0..3 {
+        run.save();
+        run.step();
+    }
+    run.saver.wait().unwrap();
+    let last = run.dir.checkpoint(2);
+    let all = files(&last);
+    assert!(all.len() >= 6, "{all:?}");
+    for round in 0..100u64 {
+        let draw = |index: u64| keyed::uniform(&mut keyed::rng(9, "damage", round, index));
+        // Every file gets its turn; small ones matter as much as large ones.
+        let file = &all[round as usize % all.len()];
+        let good = fs::read(file).unwrap();
+        let mut damaged = good.clone();
+        let at = (draw(0) * good.len() as f64) as usize;
+        damaged[at] ^= 1 + (draw(1) * 255.0) as u8;
+        fs::write(file, &damaged).unwrap();
+        let found = last_good(&run.dir).unwrap().unwrap();
+        assert_eq!(found.position.step, 1, "byte {at} of {} was not noticed", file.display());
+        // It was moved aside: put it back as it was.
+        let aside =
+            files(&run.dir.checkpoints()).into_iter().find(|path| path.display().to_string().contains("damaged"));
+        fs::rename(aside.unwrap(), &last).unwrap();
+        fs::write(file, &good).unwrap();
+    }
+    let found = last_good(&run.dir).unwrap().unwrap();
+    assert_eq!(found.position, Position { step: 2, next_seq: 2, tokens_seen: 48 });
+    assert_eq!(found.sha256, Manifest::read(&last).unwrap().1);
+}
+
+/// A checkpoint is of one step. Training goes on while it is written, and what it changes must not be in it.
+#[test]
+fn training_does_not_reach_into_a_checkpoint_that_is_being_written() {
+    let (mut quick, mut patient) = (Run::begin(), Run::begin());
+    for round in 0..4 {
+        quick.save();
+        quick.step();
+        patient.save();
+        patient.saver.wait().unwrap();
+        patient.step();
+        quick.saver.wait().unwrap();
+        for file in files(&patient.dir.checkpoint(round)) {
+            let other = quick.dir.checkpoint(round).join(file.file_name().unwrap());
+            assert!(fs::read(&file).unwrap() == fs::read(&other).unwrap(), "step {round}: {}", file.display());
+        }
+    }
+}
+
+/// Each checkpoint names the one before it, and the records of all prove the last.
+#[test]
+fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
+    let mut run = Run::begin();
+    for _ in 0..3 {
+        run.save();
+        run.step();
+        run.step();
+    }
+    run.saver.wait().unwrap();
+    let last = run.dir.checkpoint(4);
+    let names: Vec<String> = files(&last).iter().map(|path| path.file_name().unwrap().display().to_string()).collect();
+    assert_eq!(
+        names,
+        ["config.json", "lineage.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "plugins.json"]
+    );
+    let lineage = Lineage::read(&last).unwrap();
+    let (_, before) = Manifest::verify(&run.dir.checkpoint(2)).unwrap();
+    assert_eq!((lineage.parent, lineage.first_seq, lineage.batches), (Some(before), 2, 2));
+    let (_, newest) = Manifest::verify(&last).unwrap();
+    let proof = audit::prove(&audit::read(&run.dir.audit()).unwrap(), &newest).unwrap();
+    assert_eq!(proof.links.last().unwrap().chain, lineage.chain);
+    assert_eq!(proof.links.iter().map(|link| link.next_seq).collect::<Vec<_>>(), [0, 2, 4]);
+
+    // Going on from it is going on: the same weights, average and moments.
+    let mut resumed = training::resume(&run.config, &last).unwrap();
+    let batches = |seq: u64| vec![batch(seq)];
+    resumed.step(&run.config, 4, batches(4)).unwrap();
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    resumed.learner.save(folder.path()).unwrap();
+    let mut whole = Run::begin();
+    (0..5).for_each(|_| whole.step());
+    whole.training.learner.save(other.path()).unwrap();
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(fs::read(folder.path().join(name)).unwrap() == fs::read(other.path().join(name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_half_done_is_removed() {
+    let mut run = Run::begin();
+    run.save();
+    run.saver.wait().unwrap();
+    let folder = run.dir.checkpoints();
+    for name in ["step-00000005.partial", "step-00000003.pruned", "step-00000002.aside-1234abcd"] {
+        fs::create_dir_all(folder.join(name).join("inner")).unwrap();
+    }
+    tidy(&run.dir).unwrap();
+    let left: Vec<PathBuf> = files(&folder);
+    assert_eq!(left, [folder.join("step-00000000"), folder.join("step-00000002.aside-1234abcd")]);
+}
+
+/// A file stands where the checkpoint's folder should: as bad as a full disk.
+#[test]
+fn a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_nothing() {
+    let mut run = Run::begin();
+    fs::write(run.dir.checkpoint(0), "in the way").unwrap();
+    run.save();
+    let error = format!("{:#}", run.saver.wait().unwrap_err());
+    assert!(error.contains("cannot write checkpoint") && error.contains("step-00000000"), "{error}");
+    assert_eq!(files(&run.dir.checkpoints()), [run.dir.checkpoint(0)]);
+}

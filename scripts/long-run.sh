@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Memory and open files of every node over a long run of the smallest model: 50,000 batches, or as many as the argument says.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck disable=SC1091 # made by setup.sh
+. bin/env.sh
+claim_target
+DIFFLOW_LONG_RUN=${1:-50000} cargo test --release --workspace --locked --test dataflows -- --ignored --nocapture long_run 9>&-

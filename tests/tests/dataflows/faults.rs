@@ -1,0 +1,172 @@
+//! Processes of a run are killed or stopped at random moments; the same command then goes on, and the weights are those of a run that
+//! nothing happened to, byte for byte. The seed is printed; `DIFFLOW_FAULT_SEED` repeats a test. scripts/faults.sh runs the long form.
+
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use difflow_tests::{Dataflow, Life, Outcome, Process, Random, all_gone, program};
+
+use crate::{json, weights};
+
+const STEPS: u64 = 36;
+/// A fault comes within so many seconds after the start: while nodes start, train, or score and sample.
+const HORIZON: f64 = 7.0;
+/// After a fault the run must be over by then. Other nodes may have 10 s to end by themselves, and 15 s when they are asked to.
+const OVER: Duration = Duration::from_secs(90);
+
+/// What happens.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// One process is killed: a node, dora or difflow.
+    KillOne,
+    /// All processes are killed at once.
+    KillAll,
+    /// One process stands still for so long.
+    Pause(Duration),
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("DIFFLOW_FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+    println!("DIFFLOW_FAULT_SEED={seed}");
+    seed
+}
+
+/// The number of faults of a long form.
+fn count(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+}
+
+/// Everything that decides how training goes on is the same, and the records prove that each batch was trained on once and in order.
+pub fn same(whole: &Dataflow, broken: &Dataflow, steps: u64) {
+    let (whole, broken) = (whole.run_folder(), broken.run_folder());
+    assert!(weights(&whole, steps) == weights(&broken, steps), "the final weights differ");
+    let file = |run: &std::path::Path, name: &str| run.join(format!("checkpoints/step-{steps:08}/{name}"));
+    let optimizer = |run| std::fs::read(file(run, "optimizer.safetensors")).expect("an optimizer state");
+    assert!(optimizer(&whole) == optimizer(&broken), "the final optimizer states differ");
+    let chain = |run| json(&file(run, "lineage.json"))["chain"].clone();
+    assert_eq!(chain(&whole), chain(&broken), "other batches were trained on");
+    for run in [&whole, &broken] {
+        let mut inspect = Command::new(program("difflow"));
+        inspect.args(["inspect", "run"]).arg(run);
+        Outcome::of(inspect, Duration::from_secs(60)).well().says(&["each once, in order"]);
+    }
+}
+
+/// `count` faults on as many runs as it takes; every run is compared with one of the same keys that nothing happened to.
+fn endure(fault: Fault, count: usize) {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let (mut faults, mut runs) = (0, 0);
+    while faults < count {
+        let (accumulation, ema) = (1 + random.below(3), [0.0, 0.9][random.below(2)]);
+        let tiny = || Dataflow::tiny(STEPS).set("", "ACCUMULATION", accumulation).set("trainer", "EMA_DECAY", ema);
+        let (whole, broken) = (tiny(), tiny().set("trainer", "SLOW_DOWN_SECONDS", 0.1));
+        whole.run().well();
+        runs += 1;
+        loop {
+            let mut life = Life::begin(&broken);
+            let moment = random.unit() * HORIZON;
+            let struck = faults < count && life.until(|life| life.age() >= moment && life.processes().len() > 2);
+            if struck {
+                faults += 1;
+                println!(
+                    "fault {faults}/{count} on run {runs} at {moment:.2} s: {}",
+                    strike(fault, &mut life, &mut random)
+                );
+            }
+            let (outcome, processes) = life.end(OVER);
+            all_gone(&processes, Duration::from_secs(30));
+            if !struck || matches!(fault, Fault::Pause(_)) {
+                outcome.well();
+                break;
+            }
+        }
+        same(&whole, &broken, STEPS);
+    }
+    println!("{faults} faults on {runs} runs (seed {seed}): all final weights equal");
+}
+
+/// Does it; says to whom.
+fn strike(fault: Fault, life: &mut Life, random: &mut Random) -> String {
+    let mut processes = life.processes();
+    let one: Process = processes[random.below(processes.len())].clone();
+    match fault {
+        Fault::KillOne => {
+            one.signal(libc::SIGKILL);
+            format!("{} killed", one.name)
+        }
+        Fault::KillAll => {
+            // In an order of its own each time.
+            while !processes.is_empty() {
+                processes.swap_remove(random.below(processes.len())).signal(libc::SIGKILL);
+            }
+            "everything killed".to_owned()
+        }
+        Fault::Pause(pause) => {
+            one.signal(libc::SIGSTOP);
+            std::thread::sleep(pause);
+            one.signal(libc::SIGCONT);
+            format!("{} stood still for {pause:?}", one.name)
+        }
+    }
+}
+
+#[test]
+fn a_killed_process_costs_no_batch_and_changes_no_weight() {
+    endure(Fault::KillOne, 3);
+}
+
+#[test]
+fn neither_does_killing_everything_at_once() {
+    endure(Fault::KillAll, 2);
+}
+
+#[test]
+fn a_process_that_stands_still_only_delays_the_run() {
+    endure(Fault::Pause(Duration::from_secs(3)), 1);
+}
+
+#[test]
+#[ignore = "minutes: scripts/faults.sh"]
+fn long_form_of_killed_processes() {
+    endure(Fault::KillOne, count("DIFFLOW_KILLS", 30));
+}
+
+#[test]
+#[ignore = "minutes: scripts/faults.sh"]
+fn long_form_of_everything_killed() {
+    endure(Fault::KillAll, count("DIFFLOW_KILLS_ALL", 10));
+}
+
+#[test]
+#[ignore = "minutes: scripts/faults.sh"]
+fn long_form_of_processes_that_stand_still() {
+    endure(Fault::Pause(Duration::from_secs(60)), count("DIFFLOW_PAUSES", 3));
+}
+
+/// Files in shared memory that no process has: what a killed run left.
+fn forgotten() -> usize {
+    let names = |folder: &str| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let maps = names("/proc").filter_map(|entry| std::fs::read_to_string(entry.path().join("maps")).ok());
+    let mapped = maps.collect::<Vec<_>>().concat();
+    names("/dev/shm").filter(|file| !mapped.contains(&*file.path().to_string_lossy())).count()
+}
+
+/// What killed runs leave in shared memory must not pile up: dora's next processes take it away.
+#[test]
+fn shared_memory_of_killed_runs_is_taken_away() {
+    let dataflow = Dataflow::tiny(STEPS).set("trainer", "SLOW_DOWN_SECONDS", 0.1);
+    let (before, mut after) = (forgotten(), Vec::new());
+    for seed in 0..3 {
+        let mut life = Life::begin(&dataflow);
+        assert!(life.until(|life| life.node("trainer").is_some() && life.age() > 2.0), "it ended early");
+        strike(Fault::KillAll, &mut life, &mut Random::new(seed));
+        all_gone(&life.end(OVER).1, Duration::from_secs(30));
+        after.push(forgotten());
+    }
+    dataflow.run().well();
+    let last = forgotten();
+    println!("forgotten files in shared memory: {before} before, {after:?} after each kill, {last} after a whole run");
+    assert!(last <= before + 4, "{before} before, {after:?} after each kill, {last} after a whole run");
+}
