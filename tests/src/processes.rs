@@ -65,7 +65,8 @@ pub fn family(pid: u32) -> Vec<Process> {
     let mut members = vec![i32::try_from(pid).expect("a process id")];
     let mut at = 0;
     while at < members.len() {
-        members.extend(all.iter().filter(|(_, stat)| stat.parent == members[at]).map(|(pid, _)| *pid));
+        let parent = members[at];
+        members.extend(all.iter().filter(|(_, stat)| stat.parent == parent).map(|(pid, _)| *pid));
         at += 1;
     }
     let described = |pid: i32| {
