@@ -40,7 +40,9 @@ const NODES: [&str; 8] =
 fn one_crate_names_dora_one_torch_and_one_datafusion() {
     let graph = dependencies();
     assert_eq!(users_of(&graph, "dora-node-api"), ["difflow-node-kit"]);
-    assert_eq!(users_of(&graph, "tch"), ["difflow-model"]);
+    // The second is for torch models, which are plug-ins.
+    assert_eq!(users_of(&graph, "tch"), ["difflow-model", "difflow-plugin-torch"]);
+    assert_eq!(users_of(&graph, "difflow-plugin-torch"), ["plain-llama"]);
     assert_eq!(users_of(&graph, "datafusion"), ["difflow-corpus"]);
 }
 
@@ -62,10 +64,11 @@ fn the_libraries_point_one_way() {
     assert!(ours("difflow-schema").is_empty(), "{:?}", ours("difflow-schema"));
     assert!(ours("difflow-diffusion").is_empty(), "{:?}", ours("difflow-diffusion"));
     assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
-    assert_eq!(ours("difflow-model"), ["difflow-diffusion"]);
+    assert_eq!(ours("difflow-model"), ["difflow-diffusion", "difflow-plugin-host"]);
     assert_eq!(ours("difflow-text"), ["difflow-diffusion"]);
     assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
+    assert_eq!(ours("difflow-plugin-torch"), ["difflow-plugin-sdk"]);
     assert_eq!(ours("difflow-plugin-builtin"), ["difflow-diffusion", "difflow-plugin-sdk"]);
     let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
     assert_eq!(ours("difflow-plugin-host"), host);

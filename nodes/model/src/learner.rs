@@ -76,10 +76,17 @@ impl Learner {
         if !(0.0..1.0).contains(&share) {
             return Err(ModelError::input("dropout", share, "0 or more, below 1"));
         }
-        if share > 0.0 && self.model.decoder.recompute {
+        self.dropout_seed = seed;
+        let Some(decoder) = self.model.decoder.own_mut() else {
+            return match share {
+                0.0 => Ok(()),
+                _ => Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own")),
+            };
+        };
+        if share > 0.0 && decoder.recompute {
             return Err(ModelError::input("dropout with activation checkpointing", share, "one of the two"));
         }
-        (self.model.decoder.dropout, self.dropout_seed) = (share, seed);
+        decoder.dropout = share;
         Ok(())
     }
 
@@ -90,7 +97,8 @@ impl Learner {
         pattern: &Pattern,
         normaliser: Normaliser,
     ) -> Result<StepSums, ModelError> {
-        if self.model.decoder.dropout > 0.0 {
+        // A plug-in's model may drop something, too.
+        if self.model.decoder.own().is_none_or(|decoder| decoder.dropout > 0.0) {
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, self.micro_steps);
             tch::manual_seed(rng.next_u64() as i64);
         }

@@ -63,6 +63,11 @@ pub struct Config {
     pub model_recipe: String,
     /// Options of the model recipe, as a JSON object.
     pub model_recipe_config: String,
+    /// A torch model of a plug-in, by path or component id: the base model then has the plug-in's own forward pass. Set it for all nodes:
+    /// sampler and evaluator read its checkpoints. Empty for none.
+    pub torch_model: String,
+    /// Options of the torch model, as a JSON object.
+    pub torch_model_config: String,
     /// tokenizer.json; checked against the model's vocabulary.
     pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
@@ -166,6 +171,8 @@ impl Default for Config {
             base_model: "data/tiny/model".into(),
             model_recipe: String::new(),
             model_recipe_config: "{}".into(),
+            torch_model: String::new(),
+            torch_model_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             from_scratch: false,
             preset: Preset::default(),
@@ -237,6 +244,18 @@ impl NodeConfig for Config {
         if self.from_scratch && !self.model_recipe.is_empty() {
             let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";
             problems.push(Problem::new("MODEL_RECIPE", &self.model_recipe, allowed));
+        }
+        if !self.torch_model.is_empty() {
+            for (key, set, allowed) in [
+                ("MODEL_RECIPE", !self.model_recipe.is_empty(), "the torch model reads the weights itself"),
+                ("FROM_SCRATCH", self.from_scratch, "it begins with the weights of BASE_MODEL"),
+                ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
+                ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
+            ] {
+                if set {
+                    problems.push(Problem::new(key, "a value", format!("not together with TORCH_MODEL: {allowed}")));
+                }
+            }
         }
         if self.warmup_steps > self.steps {
             problems.push(Problem::new(

@@ -3,7 +3,9 @@
 
 mod bad_input;
 mod default_run;
+mod new_plugins;
 mod order;
+mod plugin_docs;
 mod plugins;
 mod real_data;
 mod resume;

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use difflow_plugin_host::conformance::tests;
 use difflow_plugin_host::{Kind, Library, find};
 use eyre::Result;
 use serde_json::{Value, json};
 
 use crate::plugin::child::{self, Ended};
 use crate::plugin::table::table;
+use crate::plugin::tests;
 
 /// The outcome of one test.
 struct Outcome {

@@ -5,6 +5,7 @@ mod child;
 mod list;
 mod new;
 mod plot;
+mod png;
 mod show;
 mod table;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use difflow_plugin_host::Kind;
+use difflow_plugin_host::conformance::{self, Test};
 use eyre::Result;
 
 #[derive(Subcommand)]
@@ -49,6 +51,9 @@ pub enum Command {
         /// Write the plot into this SVG file.
         #[arg(long)]
         svg: Option<PathBuf>,
+        /// Write the plot into this PNG file.
+        #[arg(long)]
+        png: Option<PathBuf>,
     },
     /// Check whether components do what they must; each test in a process of its own.
     #[command(after_help = "Exit codes: 0 every test passed, 1 some failed.")]
@@ -85,6 +90,7 @@ pub enum KindName {
     AnnealingSchedule,
     BatchTransform,
     ModelRecipe,
+    TorchModel,
 }
 
 impl From<KindName> for Kind {
@@ -94,6 +100,7 @@ impl From<KindName> for Kind {
             KindName::AnnealingSchedule => Self::AnnealingSchedule,
             KindName::BatchTransform => Self::BatchTransform,
             KindName::ModelRecipe => Self::ModelRecipe,
+            KindName::TorchModel => Self::TorchModel,
         }
     }
 }
@@ -105,6 +112,12 @@ pub enum Language {
     C,
 }
 
+/// The tests of a kind; those that compute with torch models are the model crate's.
+fn tests(kind: Kind) -> Vec<Test> {
+    let torch = if kind == Kind::TorchModel { difflow_model::plugin_tests::TESTS } else { &[] };
+    conformance::tests(kind).into_iter().chain(torch.iter().copied()).collect()
+}
+
 /// Runs a subcommand; the exit code.
 ///
 /// # Errors
@@ -113,7 +126,9 @@ pub fn run(command: Command) -> Result<u8> {
     match command {
         Command::New { name, kind, lang, sdk } => new::run(&name, kind, lang, sdk),
         Command::List { json } => list::run(json),
-        Command::Show { component, config, steps, svg } => show::run(&component, &config, steps, svg.as_deref()),
+        Command::Show { component, config, steps, svg, png } => {
+            show::run(&component, &config, steps, show::Files { svg, png })
+        }
         Command::Check { components, json } => check::run(&components, json),
         Command::Describe { library } => child::describe(&library),
         Command::RunTest { library, component, tests } => child::run_tests(&library, &component, &tests),
