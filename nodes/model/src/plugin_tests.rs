@@ -17,7 +17,7 @@ use crate::loader::libtorch;
 pub const TESTS: &[Test] = &[
     Test { name: "libtorch", what: "it is built against this difflow's libtorch", run: own_libtorch },
     Test {
-        name: "load",
+        name: "weights",
         what: "a small model with random weights can be made, the same one for the same seed",
         run: load,
     },

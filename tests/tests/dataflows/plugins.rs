@@ -240,6 +240,8 @@ fn show_explains_a_component_and_writes_its_plot_as_svg_and_png() {
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
     assert!(read("plot.svg").starts_with(b"<svg") && read("plot.png").starts_with(b"\x89PNG"));
     show(&example("libstep_annealing.so"), &files).says(&["attn_mask_ratio", "half_at", "anneal_steps"]);
+    // A noise and an annealing schedule are called so.
+    show("builtin:cosine", &files).says(&["written: plot.png", "written: plot-annealing-schedule.png"]);
     show(&example("libplain_llama.so"), &[]).says(&["torch model", "libtorch 2.", "hidden_size"]);
 }
 

@@ -60,6 +60,9 @@ pub enum Command {
     Check {
         /// Libraries, component ids or builtin:NAME; default: all built-in components.
         components: Vec<String>,
+        /// Only this test; may be given several times.
+        #[arg(long)]
+        test: Vec<String>,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -129,7 +132,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Show { component, config, steps, svg, png } => {
             show::run(&component, &config, steps, show::Files { svg, png })
         }
-        Command::Check { components, json } => check::run(&components, json),
+        Command::Check { components, test, json } => check::run(&components, &test, json),
         Command::Describe { library } => child::describe(&library),
         Command::RunTest { library, component, tests } => child::run_tests(&library, &component, &tests),
     }

@@ -32,7 +32,7 @@ struct Canvas<'a> {
 
 /// Dots of a letter, by its size in pixels.
 fn scale(style: &impl BackendTextStyle) -> i32 {
-    ((style.size() / 8.0).round() as i32).max(1)
+    ((style.size() / 10.0).round() as i32).max(1)
 }
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;

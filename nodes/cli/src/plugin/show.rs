@@ -20,6 +20,18 @@ pub struct Files {
     pub png: Option<PathBuf>,
 }
 
+impl Files {
+    /// For one more component of the same name: `plot.svg` becomes `plot-annealing-schedule.svg`.
+    fn of(&self, kind: Kind) -> Self {
+        let of = |path: &PathBuf| {
+            let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+            let (stem, end) = (text(path.file_stem()), text(path.extension()));
+            path.with_file_name(format!("{stem}-{}.{end}", kind.name().replace(' ', "-")))
+        };
+        Self { svg: self.svg.as_ref().map(of), png: self.png.as_ref().map(of) }
+    }
+}
+
 /// Shows every component that the value names: a built-in name may stand for several kinds.
 pub fn run(value: &str, config: &str, steps: u64, files: Files) -> Result<u8> {
     let mut problems = Vec::new();
@@ -30,8 +42,9 @@ pub fn run(value: &str, config: &str, steps: u64, files: Files) -> Result<u8> {
                 if shown > 0 {
                     println!();
                 }
+                let more = (shown > 0).then(|| files.of(kind));
                 shown += 1;
-                show(&found, config, steps, &files)?;
+                show(&found, config, steps, more.as_ref().unwrap_or(&files))?;
             }
             Err(error) => problems.push(error),
         }
