@@ -52,10 +52,9 @@ mod tests {
     fn the_world_names_what_is_wrong_and_nobody_names_nothing() {
         assert_ne!(of_text(Checker::World, "no story"), OK);
         assert_eq!(of_text(Checker::None, "no story"), "");
-        let story = "The broken bell\nIn the morning Sara walked to the river. She got wet. That came from the rain. There she \
-                     met Ben. Sara and Ben ran a race to the beach. Ben was faster. He needed a bell. A red bell was behind the \
-                     tree, and he took it. It was just what he wanted. Ben dropped the bell, and it broke. Ben cried. He asked \
-                     Sara for some glue. He mended the red bell with glue. The glue made the bell as good as new.\n\
+        let story = "The broken bell\nIn the morning Rosa was at the river with nothing to do. Soon Rosa met Ben, who had the whole \
+                     day free. Ben took a red bell along from home that day. Ben dropped the bell by accident, and it broke. He asked \
+                     Rosa for some glue to put it together again. It took a long time, but he mended the red bell with glue.\n\
                      That is how Ben mended the red bell with glue.";
         assert_eq!(of_text(Checker::World, story), OK);
     }
