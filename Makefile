@@ -31,8 +31,8 @@ lint: setup ## formatting and clippy, warnings are errors
 	@scripts/cargo.sh fmt --all --check
 	@scripts/cargo.sh clippy --release --workspace --all-targets --locked -- -D warnings
 
-bench: build ## measure the hot paths
-	@scripts/cargo.sh bench --workspace --locked --bench '*'
+bench: build ## measure the hot paths, and the training step against a peer (DIFFLOW_BENCH_DIR, DIFFLOW_PYTHON)
+	@scripts/bench.sh
 
 clean: ## remove bin/, dora's logs and this checkout's own target directory; never runs/
 	@scripts/clean.sh

@@ -18,3 +18,12 @@ sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$list" | while IFS= read -r progra
     cp -lf "$program" "bin/.$name.new" 2>/dev/null || cp -f "$program" "bin/.$name.new"
     mv -f "bin/.$name.new" "bin/$name"
 done
+
+# The example plug-ins: those of Rust from cargo's messages, that of C by its own Makefile.
+mkdir -p bin/plugins
+sed -n '/"crate_types":\["cdylib"\]/s/.*"filenames":\["\([^"]*\.so\)".*/\1/p' "$list" | while IFS= read -r library; do
+    name=${library##*/}
+    cp -f "$library" "bin/plugins/.$name.new"
+    mv -f "bin/plugins/.$name.new" "bin/plugins/$name"
+done
+make --silent -C plugins/quadratic-noise-c OUT="$root/bin/plugins/quadratic_noise.so"

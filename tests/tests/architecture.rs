@@ -63,5 +63,10 @@ fn the_libraries_point_one_way() {
     assert!(ours("difflow-diffusion").is_empty(), "{:?}", ours("difflow-diffusion"));
     assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
     assert_eq!(ours("difflow-model"), ["difflow-diffusion"]);
+    assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
+    assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
+    assert_eq!(ours("difflow-plugin-builtin"), ["difflow-diffusion", "difflow-plugin-sdk"]);
+    let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
+    assert_eq!(ours("difflow-plugin-host"), host);
     assert!(ours("difflow-world").is_empty(), "{:?}", ours("difflow-world"));
 }

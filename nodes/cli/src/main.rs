@@ -1,11 +1,15 @@
 //! `difflow`: runs difflow's dataflows for people. See README.md.
 
 mod dora;
+mod inspect;
 mod line;
 mod outcome;
+mod plugin;
 mod run;
+mod score;
 mod signals;
 mod terminal;
+mod texts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +21,7 @@ Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
+  difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
 Ctrl-C stops the run cleanly: the trainer writes a checkpoint first, and the same command goes on from there.
@@ -45,11 +50,24 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Look at a model: what it is, or what it computes.
+    #[command(subcommand)]
+    Inspect(inspect::Inspect),
+    /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
+    Score(score::Score),
+    /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
+    #[command(subcommand)]
+    Plugin(plugin::Command),
 }
 
 fn main() -> ExitCode {
-    let Command::Run { file, dora, options } = Arguments::parse().command;
-    match run::run(&file, dora, &options) {
+    let code = match Arguments::parse().command {
+        Command::Run { file, dora, options } => run::run(&file, dora, &options),
+        Command::Inspect(inspect) => inspect.run().map(|()| 0),
+        Command::Score(score) => score.run().map(|()| 0),
+        Command::Plugin(command) => plugin::run(command),
+    };
+    match code {
         Ok(code) => ExitCode::from(code),
         Err(report) => {
             eprintln!("{}", terminal::error(&format!("{report:#}")));

@@ -27,6 +27,9 @@ pub struct Config {
     /// Documents that are sent at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub documents_per_batch: u64,
+    /// Batch transforms on the documents, in order: a JSON list of components, each a text or an object with `use` and `config`, such
+    /// as `[{"use": "builtin:documents", "config": {"min_characters": 200, "others": 0}}]`. Empty for none.
+    pub transforms: String,
     /// Seed of the run: the same seed gives the same mixture of the sources.
     pub seed: u64,
 }
@@ -39,6 +42,7 @@ impl Default for Config {
             sql: None,
             text_separator: None,
             documents_per_batch: 512,
+            transforms: String::new(),
             seed: 0,
         }
     }

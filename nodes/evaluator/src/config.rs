@@ -1,31 +1,10 @@
 //! The node's keys.
 
-use difflow_diffusion::NoiseSchedule;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-/// How α falls from 1 to 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// α = 1 − t.
-    #[default]
-    Linear,
-    /// α = cos(πt/2)².
-    Cosine,
-}
-
-impl From<Schedule> for NoiseSchedule {
-    fn from(schedule: Schedule) -> Self {
-        match schedule {
-            Schedule::Linear => Self::Linear,
-            Schedule::Cosine => Self::Cosine,
-        }
-    }
-}
 
 /// Configuration of the evaluator.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +16,10 @@ pub struct Config {
     pub runs: String,
     /// The model before adaptation (a Hugging Face directory); it is scored left to right at step 0.
     pub base_model: String,
+    /// A model recipe of a plug-in for the base model, as in training. Empty for none.
+    pub model_recipe: String,
+    /// Its options, as a JSON object.
+    pub model_recipe_config: String,
     /// tokenizer.json of the model.
     pub tokenizer: String,
     /// The token that begins a document.
@@ -62,7 +45,9 @@ pub struct Config {
     #[schemars(range(min = 1))]
     pub eval_batch: usize,
     /// Noise schedule of the bound, as in training.
-    pub noise_schedule: Schedule,
+    pub noise_schedule: String,
+    /// Its options, as a JSON object.
+    pub noise_schedule_config: String,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
     pub infill: String,
     /// How many of them are scored, from the first on.
@@ -81,6 +66,8 @@ impl Default for Config {
             run: "default".into(),
             runs: "runs".into(),
             base_model: "data/tiny/model".into(),
+            model_recipe: String::new(),
+            model_recipe_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             bos_token: "<bos>".into(),
             eos_token: "<eos>".into(),
@@ -91,7 +78,8 @@ impl Default for Config {
             eval_draws: 4,
             eval_seed: 0,
             eval_batch: 16,
-            noise_schedule: Schedule::Linear,
+            noise_schedule: "linear".into(),
+            noise_schedule_config: "{}".into(),
             infill: "data/tiny/infill.jsonl".into(),
             eval_gaps: 200,
             device: "auto".into(),
@@ -121,6 +109,7 @@ impl Config {
             "EVAL_DRAWS": self.eval_draws,
             "EVAL_SEED": self.eval_seed,
             "NOISE_SCHEDULE": self.noise_schedule,
+            "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
             "INFILL": self.infill,
             "EVAL_GAPS": self.eval_gaps,
         })

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use difflow_model::{Device, Model};
 use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
 use difflow_schema::Checkpoint;
 use eyre::{Context, Result};
 
@@ -20,6 +21,9 @@ use crate::words::Words;
 pub struct Evaluation {
     config: Config,
     device: Device,
+    schedule: NoiseSchedule,
+    /// For the base model.
+    recipe: Option<String>,
     words: Words,
     heldout: Heldout,
     questions: Vec<Question>,
@@ -33,10 +37,21 @@ impl Evaluation {
     pub fn open(config: Config) -> Result<Self> {
         let device = Device::open(&config.device)
             .map_err(|e| Problems::from(Problem::new("DEVICE", &config.device, e.to_string())))?;
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config).map_err(|e| {
+            Problems::from(Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))
+        })?;
+        let recipe = match config.model_recipe.as_str() {
+            "" => None,
+            value => Some(
+                ModelRecipe::open(value, &config.model_recipe_config)
+                    .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), value, e.to_string())))?,
+            ),
+        };
+        let recipe = recipe.map(|recipe| recipe.text());
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
-        Ok(Self { config, device, words, heldout, questions })
+        Ok(Self { config, device, schedule, recipe, words, heldout, questions })
     }
 
     /// Scores a checkpoint; `go_on` is asked before every batch.
@@ -58,8 +73,11 @@ impl Evaluation {
         drop(model);
         if checkpoint.step == 0 {
             let path = &self.config.base_model;
-            let base = Model::load(Path::new(path), self.device)
-                .map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
+            let base = match &self.recipe {
+                Some(recipe) => Model::load_with_recipe(Path::new(path), recipe, self.device),
+                None => Model::load(Path::new(path), self.device),
+            };
+            let base = base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
             self.words.fit(&base)?;
             self.left_to_right(&base, &mut metrics, go_on)?;
         }
@@ -86,7 +104,7 @@ impl Evaluation {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let config = &self.config;
-        let noise = Noise { schedule: config.noise_schedule.into(), seed: config.eval_seed, draws: config.eval_draws };
+        let noise = Noise { schedule: &self.schedule, seed: config.eval_seed, draws: config.eval_draws };
         let bound = nelbo(model, &self.heldout.documents, noise, config.eval_batch, go_on)?;
         metrics.insert("nelbo", bound.value);
         metrics.extend(bound.stderr.map(|stderr| ("nelbo_stderr", stderr)));

@@ -4,15 +4,16 @@
 //! t of all (document, draw) pairs is stratified together, and a document's own draws are spread over the whole range, so
 //! that few draws are enough. Masks and t depend on the seed alone: every checkpoint is asked the same questions.
 
-use difflow_diffusion::{MIN_T, NoiseSchedule, TimestepDraw, masking};
+use difflow_diffusion::{MIN_T, TimestepDraw, masking};
 use difflow_model::{MicroBatch, Model, Objective, ObjectiveOptions, Pattern};
+use difflow_plugin_host::{NoiseSchedule, PluginError};
 use eyre::Result;
 
 /// How documents are noised.
 #[derive(Debug, Clone, Copy)]
-pub struct Noise {
+pub struct Noise<'a> {
     /// α(t) and the weight of the loss.
-    pub schedule: NoiseSchedule,
+    pub schedule: &'a NoiseSchedule,
     /// Key of t and of the masks.
     pub seed: u64,
     /// Times each document is noised.
@@ -42,7 +43,7 @@ struct Total {
 pub fn nelbo(
     model: &Model,
     documents: &[Vec<u32>],
-    noise: Noise,
+    noise: Noise<'_>,
     rows: usize,
     go_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Estimate> {
@@ -53,7 +54,7 @@ pub fn nelbo(
     for from in (0..pairs).step_by(rows) {
         go_on()?;
         let to = (from + rows).min(pairs);
-        let sums = model.nelbo_sums(&noised(documents, from..to, noise), &Pattern::Full, options)?;
+        let sums = model.nelbo_sums(&noised(documents, from..to, noise)?, &Pattern::Full, options)?;
         for (pair, row) in (from..to).zip(&sums.rows) {
             let total = &mut totals[pair % documents.len()];
             total.nats += row.weighted;
@@ -83,20 +84,20 @@ pub fn ar_loss(
 }
 
 /// Pairs `draw · documents + document`, each a document alone in its row.
-fn noised(documents: &[Vec<u32>], pairs: std::ops::Range<usize>, noise: Noise) -> MicroBatch {
+fn noised(documents: &[Vec<u32>], pairs: std::ops::Range<usize>, noise: Noise) -> Result<MicroBatch, PluginError> {
     let all = (documents.len() * noise.draws) as u64;
     let rows: Vec<Vec<u32>> = pairs.clone().map(|pair| documents[pair % documents.len()].clone()).collect();
     let mut batch = MicroBatch::padded(&rows);
+    let t: Vec<f64> =
+        pairs.clone().map(|pair| TimestepDraw::Stratified.draw(noise.seed, 0, pair as u64, all, MIN_T)).collect();
+    let alpha = noise.schedule.alpha(&t)?;
+    batch.weights = noise.schedule.weight(&t)?;
     for (row, pair) in pairs.enumerate() {
-        let pair = pair as u64;
-        let t = TimestepDraw::Stratified.draw(noise.seed, 0, pair, all, MIN_T);
         let span = row * batch.length..(row + 1) * batch.length;
-        let masked =
-            masking::masked_positions(&batch.maskable[span.clone()], noise.schedule.alpha(t), noise.seed, pair);
+        let masked = masking::masked_positions(&batch.maskable[span.clone()], alpha[row], noise.seed, pair as u64);
         batch.masked[span].copy_from_slice(&masked);
-        batch.weights[row] = noise.schedule.weight(t);
     }
-    batch
+    Ok(batch)
 }
 
 /// Ratio estimator: total nats over total tokens; the error from the spread of the documents' residuals.
@@ -112,11 +113,14 @@ fn estimate(totals: &[Total]) -> Estimate {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::tiny;
 
-    fn noise(draws: usize) -> Noise {
-        Noise { schedule: NoiseSchedule::Linear, seed: 5, draws }
+    fn noise(draws: usize) -> Noise<'static> {
+        static LINEAR: LazyLock<NoiseSchedule> = LazyLock::new(|| NoiseSchedule::open("linear", "{}").unwrap());
+        Noise { schedule: &LINEAR, seed: 5, draws }
     }
 
     fn documents(count: usize) -> Vec<Vec<u32>> {
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn a_documents_draws_are_spread_over_the_range_of_t() {
         let (documents, noise) = (documents(4), noise(4));
-        let batch = noised(&documents, 0..16, noise);
+        let batch = noised(&documents, 0..16, noise).unwrap();
         for document in 0..4 {
             let mut ts: Vec<f64> = (0..4).map(|draw| 1.0 / batch.weights[draw * 4 + document]).collect();
             ts.sort_by(f64::total_cmp);

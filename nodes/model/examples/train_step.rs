@@ -1,74 +1,137 @@
 //! Times training steps of a model directory (or of random weights from its config.json) on random tokens, and prints one
 //! JSON line. Same work as a trainer's step: noise, annealed attention, loss, gradients, clipping, update.
 //!
-//! `cargo run --release -p difflow-model --example train_step -- DIR [ROWS] [LENGTH] [STEPS] [fp32|bf16] [DEVICE] [RATIO]`
+//! `cargo run --release -p difflow-model --example train_step -- DIR [options]`; `--help` lists them.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
+use clap::{Parser, ValueEnum};
 use difflow_model::{
     AdamW, Device, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, Pattern, Precision,
 };
 
-fn main() -> Result<(), ModelError> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let number = |at: usize, default: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(default);
-    let dir = PathBuf::from(words.first().map_or(".", String::as_str));
-    let (rows, length, steps) = (number(1, 16), number(2, 256), number(3, 20));
-    let bf16 = words.get(4).is_some_and(|word| word == "bf16");
-    let device = Device::open(words.get(5).map_or("cpu", String::as_str))?;
-    let ratio: f64 = words.get(6).and_then(|word| word.parse().ok()).unwrap_or(0.5);
+/// Times training steps and prints one JSON line.
+#[derive(Parser)]
+struct Arguments {
+    /// Hugging Face directory; without model.safetensors in it, weights are random.
+    dir: PathBuf,
+    /// Sequences of a step.
+    #[arg(long, default_value_t = 16)]
+    rows: usize,
+    /// Tokens of a sequence.
+    #[arg(long, default_value_t = 256)]
+    length: usize,
+    /// Steps that are timed, after a warm-up of 3.
+    #[arg(long, default_value_t = 20)]
+    steps: usize,
+    /// Arithmetic of matrix products and attention.
+    #[arg(long, value_enum, default_value_t = Dtype::Fp32)]
+    dtype: Dtype,
+    /// auto, cpu or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Share of the future that attention sees; 0 is causal, 1 full.
+    #[arg(long, default_value_t = 0.5)]
+    ratio: f64,
+    /// Torch operations instead of difflow's own CPU kernels.
+    #[arg(long)]
+    plain: bool,
+    /// The logits of all positions with loss at once, instead of in chunks.
+    #[arg(long)]
+    unchunked: bool,
+    /// Blocks are computed again in the backward pass instead of keeping their activations.
+    #[arg(long)]
+    checkpointing: bool,
+    /// Before timing, write the model as it is used here (without the mask token) to this existing folder.
+    #[arg(long)]
+    write: Option<PathBuf>,
+}
 
-    let mut model = match dir.join("model.safetensors").exists() {
-        true => Model::load(&dir, device)?,
-        false => Model::initialise(&dir, 0, device)?,
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Dtype {
+    Fp32,
+    Bf16,
+}
+
+fn main() -> Result<(), ModelError> {
+    let a = Arguments::parse();
+    let device = Device::open(&a.device)?;
+    let mut model = match a.dir.join("model.safetensors").exists() {
+        true => Model::load(&a.dir, device)?,
+        false => Model::initialise(&a.dir, 0, device)?,
     };
-    model.set_precision(if bf16 { Precision::Bf16 } else { Precision::Fp32 });
+    if let Some(dir) = &a.write {
+        model.save(dir)?;
+    }
+    model.set_precision(if a.dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::Fp32 });
+    model.set_cpu_kernels(!a.plain);
+    model.set_activation_checkpointing(a.checkpointing);
+    if a.unchunked {
+        model.set_logit_chunk(usize::MAX);
+    }
     model.add_mask_token(0)?;
     let vocabulary = model.config().vocab_size as u64 - 1;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let mut learner = Learner::new(model, options, AdamW::default())?;
 
-    // A counter hashed to 64 bits: what is timed does not depend on the text.
-    let hash = |n: u64| {
-        let x = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32
-    };
-    let batch_of = |step: usize| {
-        let n = rows * length;
-        let at = |i: usize| (step * n + i) as u64;
-        let mut batch = MicroBatch::clean(rows, length, (0..n).map(|i| (hash(at(i)) % vocabulary) as u32).collect());
-        for row in 0..rows {
-            let t = (row as f64 + 0.5) / rows as f64;
-            batch.weights[row] = 1.0 / t;
-            for i in row * length..(row + 1) * length {
-                batch.masked[i] = batch.maskable[i] && (hash(at(i) ^ 0xabcdef) as f64) < t * 2f64.powi(32);
-            }
-        }
-        batch
-    };
     let mut seconds = Vec::new();
     let mut last = 0.0;
-    for step in 0..steps + 3 {
-        let batch = batch_of(step);
-        let pattern = Pattern::Annealed { ratio, seed: 0, draw: step as u64 };
+    for step in 0..a.steps + 3 {
+        let batch = noised_batch(&a, step, vocabulary);
+        let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
         let start = Instant::now();
         let sums = learner.micro_step(&batch, &pattern, Normaliser::Global(batch.maskable_tokens() as f64))?;
+        // Reads the gradient's norm, so on a GPU the step is over when it returns.
         learner.apply(1e-4)?;
         seconds.push(start.elapsed().as_secs_f64());
         last = sums.weighted / sums.maskable as f64;
     }
     // The first steps allocate and warm up.
     let mut seconds = seconds.split_off(3);
+    let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    println!(
-        "{{\"tokens_per_s\": {:.0}, \"median_step_s\": {median:.4}, \"rows\": {rows}, \"length\": {length}, \"parameters\": {}, \
-         \"dtype\": \"{}\", \"device\": \"{device}\", \"threads\": {}, \"loss\": {last:.4}}}",
-        (rows * length) as f64 / median,
-        learner.model().parameter_count(),
-        if bf16 { "bf16" } else { "fp32" },
-        difflow_model::num_threads(),
-    );
+    let line = serde_json::json!({
+        "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
+        "mean_step_s": mean,
+        "median_step_s": seconds[seconds.len() / 2],
+        "rows": a.rows,
+        "length": a.length,
+        "parameters": learner.model().parameter_count(),
+        "dtype": if a.dtype == Dtype::Bf16 { "bf16" } else { "fp32" },
+        "kernels": if a.plain { "torch" } else { "difflow" },
+        "device": device.to_string(),
+        "threads": difflow_model::num_threads(),
+        "peak_mib": peak_mib(),
+        "loss": last,
+    });
+    println!("{line}");
     Ok(())
+}
+
+/// The most memory that the process has held, where the system says it (Linux).
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().split(' ').next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+}
+
+/// Random tokens, t spread evenly over the rows as in training, weight 1/t. A counter hashed to 64 bits: what is timed does
+/// not depend on a text.
+fn noised_batch(a: &Arguments, step: usize, vocabulary: u64) -> MicroBatch {
+    let hash = |n: u64| {
+        let x = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32
+    };
+    let n = a.rows * a.length;
+    let at = |i: usize| (step * n + i) as u64;
+    let mut batch = MicroBatch::clean(a.rows, a.length, (0..n).map(|i| (hash(at(i)) % vocabulary) as u32).collect());
+    for row in 0..a.rows {
+        let t = (row as f64 + 0.5) / a.rows as f64;
+        batch.weights[row] = 1.0 / t;
+        for i in row * a.length..(row + 1) * a.length {
+            batch.masked[i] = batch.maskable[i] && (hash(at(i) ^ 0x00ab_cdef) as f64) < t * 2f64.powi(32);
+        }
+    }
+    batch
 }

@@ -96,6 +96,18 @@ pub(crate) enum Kernel {
     Fused(Arc<Visibility>),
 }
 
+impl Kernel {
+    /// The same, without a copy of the bias.
+    pub fn share(&self) -> Self {
+        match self {
+            Self::Causal => Self::Causal,
+            Self::Full => Self::Full,
+            Self::Bias(bias) => Self::Bias(bias.shallow_clone()),
+            Self::Fused(visibility) => Self::Fused(visibility.clone()),
+        }
+    }
+}
+
 /// Where attention is computed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {

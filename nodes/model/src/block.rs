@@ -22,6 +22,20 @@ pub(crate) struct Block {
     pub feed_forward: FeedForward,
 }
 
+impl Block {
+    /// The same tensors.
+    pub fn share(&self) -> Self {
+        Self {
+            attention_norm: self.attention_norm.share(),
+            qkv: self.qkv.share(),
+            head_norms: self.head_norms.as_ref().map(|(q, k)| (q.share(), k.share())),
+            output: self.output.share(),
+            feed_forward_norm: self.feed_forward_norm.share(),
+            feed_forward: self.feed_forward.share(),
+        }
+    }
+}
+
 /// A norm over the hidden size.
 pub(crate) fn norm(config: &ModelConfig, name: &str, take: &mut Take) -> Result<Norm, ModelError> {
     let shape = vec![config.hidden_size as i64];
@@ -59,9 +73,13 @@ pub(crate) fn llama_block(config: &ModelConfig, layer: usize, take: &mut Take) -
     };
     let output = linear(Init::Residual, q, &[("self_attn.o_proj", d)], config.attention_output_bias, take)?;
     let feed_forward_norm = norm(config, &format!("{at}.post_attention_layernorm"), take)?;
-    let gate_up = linear(Init::Normal, d, &[("mlp.gate_proj", f), ("mlp.up_proj", f)], config.mlp_bias, take)?;
+    let up: &[_] = if config.gated { &[("mlp.gate_proj", f), ("mlp.up_proj", f)] } else { &[("mlp.up_proj", f)] };
+    let up = linear(Init::Normal, d, up, config.mlp_bias, take)?;
     let down = linear(Init::Residual, f, &[("mlp.down_proj", d)], config.mlp_bias, take)?;
-    let feed_forward = FeedForward::Gated { gate_up, down };
+    let feed_forward = match config.gated {
+        true => FeedForward::Gated { gate_up: up, down },
+        false => FeedForward::Plain { up, down },
+    };
     Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
 }
 

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::config_reader::Reader;
+use crate::config_reader::{Reader, model_type};
 use crate::error::ModelError;
+use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::rope::Rope;
 
 /// Where positions come from.
@@ -86,6 +87,8 @@ pub struct ModelConfig {
     pub qkv_bias: bool,
     pub attention_output_bias: bool,
     pub mlp_bias: bool,
+    /// The feed-forward block has a gate: down(act(gate(x)) ⊙ up(x)), else down(act(up(x))).
+    pub gated: bool,
     /// RMS norm over each head of queries and keys (Qwen3).
     pub qk_norm: bool,
     /// Causal attention reaches back this many tokens, the current one included (Mistral).
@@ -95,24 +98,45 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
     /// Standard deviation of random initial weights.
     pub initializer_range: f64,
+    /// The dropout that config.json names for training (`resid_pdrop`, 0.1 where GPT-2 leaves it out; elsewhere 0). Nothing is
+    /// dropped unless [`crate::Learner::set_dropout`] says so.
+    pub trained_dropout: f64,
     /// Set once the model has a mask token.
     pub adapted: Option<Adapted>,
+    pub(crate) recipe: Option<Recipe>,
     source: Map<String, Value>,
 }
 
 impl ModelConfig {
-    /// Reads `DIR/config.json`.
+    /// Reads `DIR/config.json`, and `DIR/difflow_recipe.json` where there is one.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join(RECIPE_FILE);
+        let recipe = match path.exists() {
+            true => Some(Recipe::from_json(&std::fs::read(&path).map_err(ModelError::read(&path))?, &path)?),
+            false => None,
+        };
+        Self::load_with(dir, recipe)
+    }
+
+    pub(crate) fn load_with(dir: &Path, recipe: Option<Recipe>) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(ModelError::read(&path))?;
-        Self::from_json(&text, &path)
+        Self::read(&text, &path, recipe)
     }
 
     /// Reads the text of a config.json; `path` is only named in errors.
     pub fn from_json(text: &str, path: &Path) -> Result<Self, ModelError> {
+        Self::read(text, path, None)
+    }
+
+    fn read(text: &str, path: &Path, recipe: Option<Recipe>) -> Result<Self, ModelError> {
         let source: Map<String, Value> =
             serde_json::from_str(text).map_err(|source| ModelError::Json { path: path.to_owned(), source })?;
-        let r = Reader { map: &source, file: path };
+        let mut spelled = recipe.as_ref().map_or_else(|| source.clone(), |recipe| recipe.spelled(&source));
+        if let Some(recipe) = &recipe {
+            spelled.insert("architectures".into(), json!([recipe.base]));
+        }
+        let r = Reader { map: &spelled, file: path };
         let architecture = r.architecture()?;
         let family = if architecture.starts_with("GPT2") { Family::Gpt2 } else { Family::Llama };
         let (vocab_size, initializer_range) = (r.size("vocab_size")?, r.number_or("initializer_range", 0.02)?);
@@ -129,7 +153,7 @@ impl ModelConfig {
             "head_dim",
             "an even number (rotary embedding turns pairs)",
         )?;
-        Ok(Self { source, ..config })
+        Ok(Self { source, recipe, ..config })
     }
 
     fn llama(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
@@ -155,15 +179,16 @@ impl ModelConfig {
             kv_heads: r.size_opt("num_key_value_heads")?.unwrap_or(heads),
             head_dim,
             max_positions,
-            norm: NormKind::Rms,
+            norm: if r.choice("norm", "rms", "layer")? { NormKind::Layer } else { NormKind::Rms },
             norm_eps: r.number_or("rms_norm_eps", 1e-6)?,
             positions: Positions::Rotary(r.rope(max_positions)?),
             activation: r.activation("hidden_act", "silu")?,
             tied: r.flag("tie_word_embeddings")?.unwrap_or(false),
-            qkv_bias: qwen2 || attention_bias,
-            attention_output_bias: attention_bias && !qwen2,
+            qkv_bias: r.flag("qkv_bias")?.unwrap_or(qwen2 || attention_bias),
+            attention_output_bias: r.flag("attention_output_bias")?.unwrap_or(attention_bias && !qwen2),
             mlp_bias: r.flag("mlp_bias")?.unwrap_or(false),
-            qk_norm: qwen3,
+            gated: !r.choice("mlp", "gated", "plain")?,
+            qk_norm: r.flag("qk_norm")?.unwrap_or(qwen3),
             sliding_window: if windowed { r.size_opt("sliding_window")? } else { None },
             ..shared.start()
         })
@@ -189,6 +214,7 @@ impl ModelConfig {
             norm_eps: r.number_or("layer_norm_epsilon", 1e-5)?,
             positions: Positions::Learned,
             activation: r.activation("activation_function", "gelu_new")?,
+            trained_dropout: r.share_or("resid_pdrop", 0.1)?,
             tied: r.flag("tie_word_embeddings")?.unwrap_or(true),
             qkv_bias: true,
             attention_output_bias: true,
@@ -202,15 +228,22 @@ impl ModelConfig {
         self.adapted.as_ref().map(|a| a.mask_token_id).ok_or(ModelError::NoMaskToken)
     }
 
-    /// config.json as written beside the weights: the keys it was read from, with the vocabulary's size and the `difflow`
-    /// object of now. Two-space indentation, one newline at the end, the same bytes every time.
-    pub fn to_json(&self) -> String {
+    /// config.json as written beside weights of the given dtype: the keys it was read from, with the vocabulary's size and the
+    /// `difflow` object of now. Two-space indentation, one newline at the end, the same bytes every time.
+    pub fn to_json(&self, dtype: &str) -> String {
         let mut map = self.source.clone();
-        map.insert("architectures".into(), json!([self.architecture]));
-        map.insert("vocab_size".into(), json!(self.vocab_size));
-        // Weights are written in fp32 whatever they were read from.
-        let dtype = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        map.insert(dtype.into(), json!("float32"));
+        let vocab_size = match &self.recipe {
+            Some(recipe) => recipe.keys.get("vocab_size").map_or("vocab_size", String::as_str),
+            None => {
+                map.insert("architectures".into(), json!([self.architecture]));
+                // Without it `transformers` does not know what it reads.
+                map.entry("model_type").or_insert_with(|| json!(model_type(&self.architecture)));
+                "vocab_size"
+            }
+        };
+        map.insert(vocab_size.into(), json!(self.vocab_size));
+        let key = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        map.insert(key.into(), json!(dtype));
         if let Some(adapted) = &self.adapted {
             let mut marks = map.get("difflow").and_then(Value::as_object).cloned().unwrap_or_default();
             marks.insert("mask_token_id".into(), json!(adapted.mask_token_id));
@@ -257,12 +290,15 @@ impl Shared {
             qkv_bias: false,
             attention_output_bias: false,
             mlp_bias: false,
+            gated: false,
             qk_norm: false,
             sliding_window: None,
             bos_token_id: self.bos_token_id,
             eos_token_ids: self.eos_token_ids,
             initializer_range: self.initializer_range,
+            trained_dropout: 0.0,
             adapted: self.adapted,
+            recipe: None,
             source: Map::new(),
         }
     }

@@ -17,6 +17,11 @@ const ARCHITECTURES: [(&str, &str); 6] = [
     ("gpt2", "GPT2Model"),
 ];
 
+/// `transformers`' short name of a class.
+pub(crate) fn model_type(architecture: &str) -> &'static str {
+    ARCHITECTURES.iter().find(|(_, class)| *class == architecture).map_or("", |(model_type, _)| model_type)
+}
+
 pub(crate) struct Reader<'a> {
     pub map: &'a Map<String, Value>,
     pub file: &'a Path,
@@ -58,10 +63,26 @@ impl Reader<'_> {
         }
     }
 
+    /// A number in [0, 1).
+    pub fn share_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        let found = self.get(key).map_or(Some(default), Value::as_f64);
+        found.filter(|share| (0.0..1.0).contains(share)).ok_or_else(|| self.wrong(key, "0 or more, below 1"))
+    }
+
     pub fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
         match self.get(key) {
             None => Ok(None),
             Some(value) => value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// True when the key has the second of two words; without the key, false.
+    pub fn choice(&self, key: &str, first: &str, second: &str) -> Result<bool, ModelError> {
+        match self.get(key).map(Value::as_str) {
+            None => Ok(false),
+            Some(Some(word)) if word == first => Ok(false),
+            Some(Some(word)) if word == second => Ok(true),
+            _ => Err(self.wrong(key, &format!("{first} or {second}"))),
         }
     }
 
@@ -241,7 +262,7 @@ mod tests {
     #[test]
     fn relatives_differ_by_flags() {
         let of = |architecture: &str| {
-            let text = read("").unwrap().to_json().replace("LlamaForCausalLM", architecture);
+            let text = read("").unwrap().to_json("float32").replace("LlamaForCausalLM", architecture);
             ModelConfig::from_json(&text, Path::new("config.json")).unwrap()
         };
         assert!(!of("LlamaForCausalLM").qkv_bias);

@@ -21,7 +21,7 @@ use crate::rope::Rope;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    config: ModelConfig,
+    config: Arc<ModelConfig>,
     /// `[V, D]`.
     embedding: Tensor,
     /// `[max_positions, D]` of learned positions.
@@ -34,6 +34,10 @@ pub(crate) struct Decoder {
     pub kind: Kind,
     /// Whether the CPU kernels are used; off, everything is torch operations.
     pub fused: bool,
+    /// Share of activations dropped while training, at GPT-2's places.
+    pub dropout: f64,
+    /// Whether blocks are computed again in the backward pass instead of keeping their activations.
+    pub recompute: bool,
     rotary: RefCell<Option<Rotary>>,
 }
 
@@ -49,12 +53,16 @@ struct Rotary {
 impl Decoder {
     /// Builds the decoder of a configuration. `take` is asked for every leaf, so what the decoder needs is said here only.
     pub fn new(config: &ModelConfig, take: &mut Take) -> Result<Self, ModelError> {
+        let take: &mut Take = &mut |leaf| match &config.recipe {
+            Some(recipe) => take(recipe.named(leaf)),
+            None => take(leaf),
+        };
         let (v, d) = (config.vocab_size as i64, config.hidden_size as i64);
         let gpt2 = config.family == Family::Gpt2;
         let base = if gpt2 { "transformer" } else { "model" };
         let name = |gpt2_name: &str, llama_name: &str| format!("{base}.{}", if gpt2 { gpt2_name } else { llama_name });
         let embedding = name("wte.weight", "embed_tokens.weight");
-        let embedding = take(Leaf::new(Init::Normal, [(embedding, vec![v, d])]))?;
+        let embedding = take(Leaf::of_tokens(embedding, vec![v, d]))?;
         let position_table = match config.positions {
             Positions::Rotary(_) => None,
             Positions::Learned => {
@@ -68,42 +76,97 @@ impl Decoder {
         let norm = norm(config, &name("ln_f", "norm"), take)?;
         let head = match config.tied {
             true => None,
-            false => Some(take(Leaf::new(Init::Normal, [("lm_head.weight".to_owned(), vec![v, d])]))?),
+            false => Some(take(Leaf::of_tokens("lm_head.weight".to_owned(), vec![v, d]))?),
         };
         let rotary = RefCell::new(None);
         let fused = embedding.device() == Device::Cpu;
         let kind = Kind::Float;
-        Ok(Self { config: config.clone(), embedding, position_table, blocks, norm, head, kind, fused, rotary })
+        Ok(Self {
+            config: Arc::new(config.clone()),
+            embedding,
+            position_table,
+            blocks,
+            norm,
+            head,
+            kind,
+            fused,
+            dropout: 0.0,
+            recompute: false,
+            rotary,
+        })
+    }
+
+    /// What [`Decoder::block`] needs besides the block, sharing all memory.
+    pub fn share(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            embedding: self.embedding.shallow_clone(),
+            position_table: None,
+            blocks: Vec::new(),
+            norm: self.norm.share(),
+            head: None,
+            kind: self.kind,
+            fused: self.fused,
+            dropout: self.dropout,
+            recompute: false,
+            rotary: RefCell::new(self.rotary.borrow().as_ref().map(Rotary::share)),
+        }
+    }
+
+    /// Takes over how things are computed.
+    pub fn set_arithmetic(&mut self, of: &Self) {
+        (self.kind, self.fused, self.dropout, self.recompute) = (of.kind, of.fused, of.dropout, of.recompute);
     }
 
     /// Where attention is computed, for [`Attention::new`].
     pub fn target(&self) -> Target {
-        Target { kind: self.kind, device: self.device(), fused: self.fused }
+        // Our own kernel does not drop anything.
+        Target { kind: self.kind, device: self.device(), fused: self.fused && self.dropout == 0.0 }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
-        let (rows, length) = tokens.size2()?;
-        let mut x = self.embed(tokens, None)?;
+        let size = tokens.size2()?;
+        let mut x = self.dropped(self.embed(tokens, None)?)?;
         for block in &self.blocks {
-            let qkv = self.project(block, &x)?;
-            let attended = match &attention.kernel {
-                Kernel::Fused(visibility) => {
-                    let c = &self.config;
-                    let (rows, length) = (rows as usize, length as usize);
-                    let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
-                    let rotary = self.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
-                    fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility: visibility.clone(), rotary })?
-                }
-                kernel => {
-                    let rotary = self.rotary_tables(length as usize, None)?;
-                    let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref())?;
-                    self.attend(&q, &k, &v, kernel)?
-                }
+            x = match self.recompute && x.requires_grad() {
+                true => self.block_recomputed(block, &x, size, &attention.kernel)?,
+                false => self.block(block, &x, size, &attention.kernel)?,
             };
-            x = self.finish(block, &x, &attended)?;
         }
         Ok(x)
+    }
+
+    /// One block on rows `[B·L, D]` for `(rows, length)` = (B, L).
+    pub fn block(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        (rows, length): (i64, i64),
+        kernel: &Kernel,
+    ) -> Result<Tensor, ModelError> {
+        let qkv = self.project(block, x)?;
+        let attended = match kernel {
+            Kernel::Fused(visibility) => {
+                let c = &self.config;
+                let (rows, length) = (rows as usize, length as usize);
+                let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
+                let rotary = self.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
+                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility: visibility.clone(), rotary })?
+            }
+            kernel => {
+                let rotary = self.rotary_tables(length as usize, None)?;
+                let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref())?;
+                self.attend(&q, &k, &v, kernel)?
+            }
+        };
+        self.finish(block, x, &attended)
+    }
+
+    /// Dropout while training; elsewhere nothing happens.
+    fn dropped(&self, x: Tensor) -> Result<Tensor, ModelError> {
+        let drops = self.dropout > 0.0 && x.requires_grad();
+        Ok(if drops { x.f_dropout(self.dropout, true)? } else { x })
     }
 
     /// Hidden states `[B·n, D]` of `n` new tokens a row behind what the cache holds; their keys and values join the cache.
@@ -209,14 +272,16 @@ impl Decoder {
             Kernel::Bias(bias) => (Some(bias), false),
             Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
-        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, 0.0, causal, None, false)?;
+        let dropout = if q.requires_grad() { self.dropout } else { 0.0 };
+        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, dropout, causal, None, false)?;
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
     }
 
     fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
-        let x = x.f_add(&block.output.apply(attended, self.kind)?)?;
+        let x = x.f_add(&self.dropped(block.output.apply(attended, self.kind)?)?)?;
         let normed = block.feed_forward_norm.apply(&x, self.fused)?;
-        Ok(x.f_add(&block.feed_forward.apply(&normed, self.config.activation, self.kind, self.fused)?)?)
+        let fed = block.feed_forward.apply(&normed, self.config.activation, self.kind, self.fused)?;
+        Ok(x.f_add(&self.dropped(fed)?)?)
     }
 
     /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
@@ -251,6 +316,12 @@ impl Decoder {
 }
 
 impl Rotary {
+    /// The same tables.
+    fn share(&self) -> Self {
+        let (cos, sin) = (self.cos.shallow_clone(), self.sin.shallow_clone());
+        Self { length: self.length, host: self.host.clone(), cos, sin }
+    }
+
     fn new(rope: &Rope, head_dim: usize, length: usize, device: Device) -> Result<Self, ModelError> {
         let (cos, sin) = rope.tables(head_dim, length);
         let table = |values: &[f32]| -> Result<Tensor, ModelError> {

@@ -35,13 +35,21 @@ pub enum ModelError {
     #[error("tensor `{tensor}` in {file}: found shape {found:?}, wanted {wanted:?} by config.json")]
     Shape { tensor: String, file: PathBuf, found: Vec<i64>, wanted: Vec<i64> },
     /// A tensor has an element type that cannot be turned into fp32.
-    #[error("tensor `{tensor}` in {file}: found dtype {found}, wanted one of F64, F32, F16, BF16; dequantise it first")]
+    #[error(
+        "tensor `{tensor}` in {file}: found dtype {found}, wanted one of F64, F32, F16, BF16, F8_E4M3, F8_E5M2; dequantise it first"
+    )]
     Dtype { tensor: String, file: PathBuf, found: String },
     /// A tied model's file has an output head that differs from its embedding.
     #[error(
         "tensor `{tensor}` in {file} differs from the embedding though config.json ties them; set \"tie_word_embeddings\": false"
     )]
     NotTied { tensor: String, file: PathBuf },
+    /// A model could not be fetched from the hub.
+    #[error("cannot fetch {id} from the hub: {reason}")]
+    Hub { id: String, reason: String },
+    /// A model recipe does not parse or does not fit its base.
+    #[error("{file}: {detail}")]
+    Recipe { file: PathBuf, detail: String },
     /// An optimizer state does not belong to the model it is loaded into.
     #[error("{file}: {detail}; the optimizer state belongs to another model or optimizer")]
     OptimizerState { file: PathBuf, detail: String },
@@ -57,7 +65,10 @@ pub enum ModelError {
     #[error("device `{asked}`: {reason}; allowed: auto, cpu, cuda, cuda:N")]
     Device { asked: String, reason: String },
     /// The device ran out of memory.
-    #[error("out of memory on the device ({detail}); lower the micro-batch size or the sequence length, or use bf16")]
+    #[error(
+        "out of memory ({detail}); lower MICRO_BATCH (and raise ACCUMULATION by the same factor) or SEQUENCE_LENGTH, or set \
+         ACTIVATION_CHECKPOINTING: true or PRECISION: bf16"
+    )]
     OutOfMemory { detail: String },
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
@@ -95,4 +106,22 @@ impl From<tch::TchError> for ModelError {
 fn list(names: &[String]) -> String {
     let shown = names.iter().take(5).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{shown} and {} more", names.len() - 5) } else { shown }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_memory_says_which_keys_to_lower() {
+        let refused = tch::Tensor::f_empty([1 << 50], (tch::Kind::Float, tch::Device::Cpu)).unwrap_err();
+        let error = ModelError::from(refused);
+        assert!(matches!(error, ModelError::OutOfMemory { .. }), "{error}");
+        let text = error.to_string();
+        assert!(
+            ["MICRO_BATCH", "SEQUENCE_LENGTH", "ACTIVATION_CHECKPOINTING"].iter().all(|key| text.contains(key)),
+            "{text}"
+        );
+    }
 }

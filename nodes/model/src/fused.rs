@@ -118,6 +118,10 @@ fn multiply(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+
+    use crate::kernel::ASKED;
     use crate::{AdamW, Device, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -162,14 +166,34 @@ mod tests {
         (sums.rows.iter().map(|row| row.weighted).collect(), learner.gradients().unwrap())
     }
 
+    /// The instruction set is one for the process: tests that compare bits and tests that change it wait for each other.
+    static LEVEL: Mutex<()> = Mutex::new(());
+
     /// The kernels against torch operations: losses and every gradient, for sizes that do and do not fill a vector.
     #[test]
     fn kernels_equal_torch_operations() {
+        let _alone = LEVEL.lock().unwrap();
+        compare(&[(LLAMA, 4, 8), (LLAMA, 6, 16), (LLAMA, 2, 10), (LLAMA, 2, 24), (GPT2, 2, 12), (GPT2, 2, 64)]);
+    }
+
+    /// The same for machines without AVX-512, and without AVX2.
+    #[test]
+    fn kernels_equal_torch_operations_on_lesser_machines() {
+        let _alone = LEVEL.lock().unwrap();
+        for level in [1, 2] {
+            ASKED.store(level, Ordering::Relaxed);
+            compare(&[(LLAMA, 6, 16), (GPT2, 2, 12)]);
+        }
+        ASKED.store(0, Ordering::Relaxed);
+    }
+
+    fn compare(models: &[(&str, usize, usize)]) {
+        // Small operations on a busy machine: threads would mostly wait for each other.
+        crate::set_num_threads(1);
         let annealed = Pattern::Annealed { ratio: 0.3, seed: 1, draw: 1 };
         let patterns =
             [Pattern::Causal, Pattern::Full, annealed, Pattern::Band { right: 3 }, Pattern::Block { size: 5 }];
-        let models = [(LLAMA, 4, 8), (LLAMA, 6, 16), (LLAMA, 2, 10), (LLAMA, 2, 24), (GPT2, 2, 12), (GPT2, 2, 64)];
-        for (json, heads, dim) in models {
+        for &(json, heads, dim) in models {
             for (pattern, length) in patterns.iter().zip([33, 64, 40, 7, 50]) {
                 for crossing in [false, true] {
                     let batch = batch(3, length);
@@ -214,6 +238,7 @@ mod tests {
     /// Guards reproducibility: sums must not depend on which thread did which part.
     #[test]
     fn the_same_inputs_give_the_same_bits() {
+        let _alone = LEVEL.lock().unwrap();
         let (batch, pattern) = (batch(8, 60), Pattern::Annealed { ratio: 0.5, seed: 1, draw: 1 });
         let once = || slopes(model(LLAMA, 4, 8), &batch, &pattern, false);
         let first = once();

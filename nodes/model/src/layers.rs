@@ -17,6 +17,12 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// The same tensors.
+    pub fn share(&self) -> Self {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Self { weight: self.weight.shallow_clone(), bias, in_first: self.in_first }
+    }
+
     /// Computes in `kind`: fp32 master weights are cast when it is bf16.
     pub fn apply(&self, x: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
         let (x, weight) = (x.f_to_kind(kind)?, self.weight.f_to_kind(kind)?);
@@ -39,6 +45,12 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
+    /// The same tensors.
+    pub fn share(&self) -> Self {
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Self { kind: self.kind, weight: self.weight.shallow_clone(), bias, eps: self.eps }
+    }
+
     pub fn apply(&self, x: &Tensor, fused: bool) -> Result<Tensor, ModelError> {
         if fused && self.kind == NormKind::Rms && is_plain(x) {
             return fused::rms_norm(x, &self.weight, self.eps);
@@ -61,6 +73,14 @@ pub(crate) enum FeedForward {
 }
 
 impl FeedForward {
+    /// The same tensors.
+    pub fn share(&self) -> Self {
+        match self {
+            Self::Gated { gate_up, down } => Self::Gated { gate_up: gate_up.share(), down: down.share() },
+            Self::Plain { up, down } => Self::Plain { up: up.share(), down: down.share() },
+        }
+    }
+
     pub fn apply(&self, x: &Tensor, activation: Activation, kind: Kind, fused: bool) -> Result<Tensor, ModelError> {
         match self {
             Self::Gated { gate_up, down } => {

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
+use difflow_diffusion::keyed;
+use rand::Rng;
+
 use crate::attention::Pattern;
+use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::host::copied;
@@ -32,6 +36,11 @@ pub struct Learner {
     model: Model,
     options: ObjectiveOptions,
     optimizer: OptimizerState,
+    average: Option<Average>,
+    /// Key of dropout's random numbers.
+    dropout_seed: u64,
+    /// Micro-steps since the last update.
+    micro_steps: u64,
     /// Some position carried loss since the last update.
     pending: bool,
     finite: bool,
@@ -48,7 +57,30 @@ impl Learner {
             let _ = parameter.tensor.f_set_requires_grad(true)?;
         }
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
-        Ok(Self { model, options, optimizer, pending: false, finite: true })
+        let (average, dropout_seed, micro_steps) = (None, 0, 0);
+        Ok(Self { model, options, optimizer, average, dropout_seed, micro_steps, pending: false, finite: true })
+    }
+
+    /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
+    pub fn keep_average(&mut self, decay: f64) -> Result<(), ModelError> {
+        self.average = Some(Average::new(decay, &self.model.parameters)?);
+        Ok(())
+    }
+
+    /// Drops this share of activations in training, at GPT-2's places: embeddings, attention, and the two results that each
+    /// block adds. Attention then runs on torch's kernels. The draws are keyed by seed, update and micro-step.
+    ///
+    /// # Errors
+    /// With activation checkpointing, whose second pass would draw anew.
+    pub fn set_dropout(&mut self, share: f64, seed: u64) -> Result<(), ModelError> {
+        if !(0.0..1.0).contains(&share) {
+            return Err(ModelError::input("dropout", share, "0 or more, below 1"));
+        }
+        if share > 0.0 && self.model.decoder.recompute {
+            return Err(ModelError::input("dropout with activation checkpointing", share, "one of the two"));
+        }
+        (self.model.decoder.dropout, self.dropout_seed) = (share, seed);
+        Ok(())
     }
 
     /// Forward and backward of one micro-batch; gradients of weighted sum / normaliser add to those of earlier micro-steps.
@@ -58,6 +90,11 @@ impl Learner {
         pattern: &Pattern,
         normaliser: Normaliser,
     ) -> Result<StepSums, ModelError> {
+        if self.model.decoder.dropout > 0.0 {
+            let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, self.micro_steps);
+            tch::manual_seed(rng.next_u64() as i64);
+        }
+        self.micro_steps += 1;
         let sums = self.model.sums(batch, pattern, self.options, Some(normaliser))?;
         self.pending |= sums.positions > 0;
         self.finite &= sums.is_finite();
@@ -66,6 +103,7 @@ impl Learner {
 
     /// Clips, updates and clears the gradients. A NaN or infinite loss or gradient leaves weights and moments as they were.
     pub fn apply(&mut self, lr: f64) -> Result<Applied, ModelError> {
+        self.micro_steps = 0;
         let (pending, finite) = (std::mem::take(&mut self.pending), std::mem::replace(&mut self.finite, true));
         if !pending {
             return Ok(Applied { grad_norm: 0.0, clipped: false, updated: false, finite });
@@ -77,6 +115,9 @@ impl Learner {
             // PyTorch's clip_grad_norm_ adds the same 1e-6.
             let scale = clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
             self.optimizer.update(&mut self.model.parameters, lr, scale)?;
+            if let Some(average) = &mut self.average {
+                average.add(&self.model.parameters)?;
+            }
         }
         self.clear_gradients()?;
         Ok(Applied { grad_norm, clipped: finite && clip.is_some(), updated: finite, finite })
@@ -104,16 +145,20 @@ impl Learner {
     }
 
     /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
-    /// on from them gives the same bits as training that never stopped.
+    /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        let mut saved = self.model.save(dir)?;
-        saved.push(self.optimizer.save(dir, &self.model.parameters)?);
+        let mut saved = match &self.average {
+            None => self.model.save(dir)?,
+            Some(average) => self.model.save_values(dir, |at, _| average.values[at].shallow_clone())?,
+        };
+        saved.push(self.optimizer.save(dir, &self.model.parameters, self.average.is_some())?);
         Ok(saved)
     }
 
-    /// Reads optimizer.safetensors; the model's weights are those the learner was made with.
+    /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
+    /// first where an average is kept: the model's file held it, and the weights are read here.
     pub fn load_optimizer(&mut self, dir: &Path) -> Result<(), ModelError> {
-        self.optimizer.load(dir, &self.model.parameters)
+        self.optimizer.load(dir, &self.model.parameters, self.average.is_some())
     }
 
     /// Gradient of each tensor by name, row-major fp32: for tests and inspection.

@@ -4,10 +4,11 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | load, make, save | [`Model::load`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
+//! | load, make, save | [`hub::folder`], [`Model::load`], [`Model::load_with_recipe`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::generate`] (prompts, KV cache) |
+//! | look | [`Summary::read`], [`Memory::of_training`] |
 //! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
 //!
 //! A training step:
@@ -36,6 +37,7 @@
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
 
 mod attention;
+mod average;
 mod batch;
 mod block;
 mod cache;
@@ -47,6 +49,7 @@ mod device;
 mod error;
 mod fused;
 mod host;
+pub mod hub;
 mod kernel;
 mod layers;
 mod learner;
@@ -57,8 +60,11 @@ mod model;
 mod objective;
 mod optimizer;
 mod parameter;
+mod recipe;
+mod recompute;
 mod rope;
 mod shim;
+mod summary;
 mod tensor_files;
 mod tensor_writer;
 
@@ -76,5 +82,7 @@ pub use loss::{RowSums, StepSums};
 pub use model::{Model, Precision};
 pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
+pub use recipe::RECIPE_FILE;
 pub use rope::{Rope, RopeScaling};
+pub use summary::{Memory, Summary};
 pub use tensor_writer::SavedFile;

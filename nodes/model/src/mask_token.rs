@@ -31,25 +31,38 @@ impl Model {
         config.vocab_size = id + 1;
         config.adapted = Some(Adapted { mask_token_id, shift: true, objective: "diffusion".to_owned() });
         for (place, parameter) in self.parameters.iter_mut().enumerate() {
-            let part = &mut parameter.leaf.parts[0];
-            if !is_vocabulary(&part.name) {
+            if !parameter.leaf.vocabulary {
                 continue;
             }
+            let part = &mut parameter.leaf.parts[0];
             let (rows, width) = (copied(&parameter.tensor)?, part.shape[1] as usize);
             let row = Tensor::f_from_slice(&new_row(&rows, width, seed, place as u64))?.f_view((1, width as i64))?;
             parameter.tensor = Tensor::f_cat(&[parameter.tensor.f_detach()?, row.f_to_device(device)?], 0)?;
             part.shape[0] = vocab + 1;
         }
         let mut leaves = self.parameters.iter();
-        let (kind, fused) = (self.decoder.kind, self.decoder.fused);
-        self.decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
+        let mut decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
             Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
             _ => Err(ModelError::Torch("the decoder changed while its vocabulary grew".to_owned())),
         })?;
-        (self.decoder.kind, self.decoder.fused) = (kind, fused);
+        decoder.set_arithmetic(&self.decoder);
+        self.decoder = decoder;
         self.config = config;
         self.name_mask_token(mask_token_id)?;
         Ok(mask_token_id)
+    }
+
+    /// Takes a token that the vocabulary has already as the mask token, as the paper's code does with a rare one. The files of the
+    /// tokenizer stay as they are. A model that has a mask token keeps it.
+    pub fn use_mask_token(&mut self, id: u32) -> Result<u32, ModelError> {
+        if let Some(adapted) = &self.config.adapted {
+            return Ok(adapted.mask_token_id);
+        }
+        if id as usize >= self.config.vocab_size {
+            return Err(ModelError::input("mask token", id, format!("an id below {}", self.config.vocab_size)));
+        }
+        self.config.adapted = Some(Adapted { mask_token_id: id, shift: true, objective: "diffusion".to_owned() });
+        Ok(id)
     }
 
     /// Adds the token to tokenizer.json (and the mask token's name to tokenizer_config.json, where there is one).
@@ -94,10 +107,6 @@ impl Model {
         }
         Ok(())
     }
-}
-
-fn is_vocabulary(name: &str) -> bool {
-    name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight") || name == "lm_head.weight"
 }
 
 /// The mean of the rows plus noise; sums in f64 and in row order, so that it does not depend on threads.

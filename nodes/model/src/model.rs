@@ -14,9 +14,10 @@ use crate::error::ModelError;
 use crate::host::copied;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::objective::Objective;
-use crate::parameter::{Parameter, initial};
+use crate::parameter::{Leaf, Parameter, initial};
+use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::tensor_files::TensorFiles;
-use crate::tensor_writer::{SavedFile, write_bytes, write_tensors};
+use crate::tensor_writer::{SavedFile, lossless, names, write_bytes, write_tensors};
 
 /// Arithmetic of matrix products and attention. Master weights, norms, losses and optimizer state are fp32 either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +28,8 @@ pub enum Precision {
 }
 
 /// Files beside the weights that are carried from the base model to every checkpoint.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 9] = [
+    RECIPE_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -37,6 +39,9 @@ const COMPANIONS: [&str; 8] = [
     "merges.txt",
     "tokenizer.model",
 ];
+
+/// Gives the values of the n-th leaf, and the element type that each of its parts had in the files.
+type Values<'a> = dyn FnMut(u64, &Leaf) -> Result<(Tensor, Vec<Kind>), ModelError> + 'a;
 
 /// A decoder-only language model in memory.
 #[derive(Debug)]
@@ -57,17 +62,31 @@ impl Model {
     /// # Errors
     /// Names the tensor, the file, what was found and what was wanted.
     pub fn load(dir: &Path, device: Device) -> Result<Self, ModelError> {
-        let config = ModelConfig::load(dir)?;
+        Self::load_as(ModelConfig::load(dir)?, dir, device)
+    }
+
+    /// As [`Model::load`], with the text of a model recipe (docs of the `recipe` module) instead of the directory's own. The
+    /// recipe travels with every checkpoint.
+    pub fn load_with_recipe(dir: &Path, recipe: &str, device: Device) -> Result<Self, ModelError> {
+        let parsed = Recipe::from_json(recipe.as_bytes(), Path::new(RECIPE_FILE))?;
+        let mut model = Self::load_as(ModelConfig::load_with(dir, Some(parsed))?, dir, device)?;
+        model.companions.insert(RECIPE_FILE.to_owned(), recipe.as_bytes().to_vec());
+        Ok(model)
+    }
+
+    fn load_as(config: ModelConfig, dir: &Path, device: Device) -> Result<Self, ModelError> {
         let files = TensorFiles::open_model(dir)?;
         let model = Self::build(config, dir, device, &mut |_, leaf| {
             let whole = Tensor::f_empty(leaf.shape(), (Kind::Float, tch::Device::Cpu))?;
-            let mut start = 0;
+            let (mut start, mut stored) = (0, Vec::with_capacity(leaf.parts.len()));
             for part in &leaf.parts {
                 let tensor = find(&files, &part.name, &part.shape)?;
-                whole.f_narrow(0, start, part.shape[0])?.f_copy_(&tensor)?;
+                stored.push(tensor.kind());
+                // Not every element type can be copied into fp32 directly.
+                whole.f_narrow(0, start, part.shape[0])?.f_copy_(&tensor.f_to_kind(Kind::Float)?)?;
                 start += part.shape[0];
             }
-            Ok(whole)
+            Ok((whole, stored))
         })?;
         model.refuse_extras(&files)?;
         Ok(model)
@@ -78,15 +97,12 @@ impl Model {
     pub fn initialise(dir: &Path, seed: u64, device: Device) -> Result<Self, ModelError> {
         let config = ModelConfig::load(dir)?;
         let (std, layers) = (config.initializer_range, config.layers);
-        Self::build(config, dir, device, &mut |index, leaf| initial(leaf, seed, index, std, layers))
+        Self::build(config, dir, device, &mut |index, leaf| {
+            Ok((initial(leaf, seed, index, std, layers)?, vec![Kind::Float; leaf.parts.len()]))
+        })
     }
 
-    fn build(
-        config: ModelConfig,
-        dir: &Path,
-        device: Device,
-        values: &mut dyn FnMut(u64, &crate::parameter::Leaf) -> Result<Tensor, ModelError>,
-    ) -> Result<Self, ModelError> {
+    fn build(config: ModelConfig, dir: &Path, device: Device, values: &mut Values) -> Result<Self, ModelError> {
         let mut companions = BTreeMap::new();
         for name in COMPANIONS {
             let path = dir.join(name);
@@ -96,10 +112,14 @@ impl Model {
         }
         let mut parameters = Vec::new();
         let decoder = Decoder::new(&config, &mut |leaf| {
-            let tensor = values(parameters.len() as u64, &leaf)?.f_to_device(device.torch())?;
-            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone() });
+            let (tensor, stored) = values(parameters.len() as u64, &leaf)?;
+            let tensor = tensor.f_to_device(device.torch())?;
+            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone(), stored });
             Ok(tensor)
         })?;
+        if let Some(recipe) = &config.recipe {
+            recipe.check_tensors(parameters.iter().flat_map(|p| &p.leaf.own_names).map(String::as_str))?;
+        }
         Ok(Self { config, decoder, parameters, companions, device, chunk_elements: CHUNK_ELEMENTS })
     }
 
@@ -115,7 +135,8 @@ impl Model {
             if buffer || known.iter().any(|k| *k == name || without_base(k) == name) {
                 continue;
             }
-            if self.config.tied && name == "lm_head.weight" {
+            let head = self.config.recipe.as_ref().map_or_else(|| HEAD.to_owned(), |recipe| recipe.name(HEAD));
+            if self.config.tied && name == head {
                 let embedding = &self.parameters[0].tensor.f_to_device(tch::Device::Cpu)?;
                 let same = match files.get(name, &embedding.size())? {
                     Some(head) => head.f_to_kind(Kind::Float)?.f_equal(embedding)?,
@@ -135,17 +156,31 @@ impl Model {
     }
 
     /// Writes config.json, model.safetensors and the tokenizer's files into an existing directory, each synced to disk. The
-    /// same model gives the same bytes.
+    /// same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
+    /// in fp32.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
+        self.save_values(dir, |_, parameter| parameter.tensor.shallow_clone())
+    }
+
+    /// As [`Model::save`], with other values for the parameters.
+    pub(crate) fn save_values(
+        &self,
+        dir: &Path,
+        value: impl Fn(usize, &Parameter) -> Tensor,
+    ) -> Result<Vec<SavedFile>, ModelError> {
         let mut tensors = BTreeMap::new();
-        for parameter in &self.parameters {
-            for (part, view) in parameter.split(&parameter.tensor)? {
-                tensors.insert(part.name.clone(), view);
+        for (at, parameter) in self.parameters.iter().enumerate() {
+            for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
+                let kind = lossless(&view, *stored)?;
+                tensors.insert(part.name.clone(), (view, kind));
             }
         }
+        let mut kinds = tensors.values().map(|(_, kind)| *kind);
+        let first = kinds.next().unwrap_or(Kind::Float);
+        let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
         let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let mut saved = vec![
-            write_bytes(dir, "config.json", self.config.to_json().as_bytes())?,
+            write_bytes(dir, "config.json", self.config.to_json(dtype).as_bytes())?,
             write_tensors(dir, "model.safetensors", &tensors, &notes)?,
         ];
         for (name, bytes) in &self.companions {
@@ -173,6 +208,23 @@ impl Model {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
         };
+    }
+
+    /// Activation checkpointing from now on: blocks are computed again in the backward pass, which saves the memory of their
+    /// activations. The gradients are the same.
+    pub fn set_activation_checkpointing(&mut self, on: bool) {
+        self.decoder.recompute = on;
+    }
+
+    /// Logits that the loss holds at once, in values; more than the batch has is the naive form, with all of them at once.
+    pub fn set_logit_chunk(&mut self, values: usize) {
+        self.chunk_elements = values.max(1);
+    }
+
+    /// Whether difflow's own CPU kernels are used (by default they are, on the CPU). Off, everything is torch operations: to
+    /// measure one against the other. Without effect on other devices, which have no kernels of ours.
+    pub fn set_cpu_kernels(&mut self, on: bool) {
+        self.decoder.fused = on && self.device == Device::Cpu;
     }
 
     /// Marks what the weights are trained for; written to config.json. A model without a mask token has no mark.
@@ -209,6 +261,9 @@ impl Model {
         Ok(Tensor::f_from_slice(&wide)?.f_view((rows as i64, columns))?.f_to_device(self.device.torch())?)
     }
 }
+
+/// The output head, in both families.
+const HEAD: &str = "lm_head.weight";
 
 /// Files of a bare model (`GPT2Model`, `LlamaModel`) name tensors without the base's prefix.
 fn without_base(name: &str) -> &str {

@@ -88,13 +88,23 @@ impl OptimizerState {
         Ok(())
     }
 
-    /// Writes the moments, named after the files' tensors, and the step.
-    pub fn save(&self, dir: &Path, parameters: &[Parameter]) -> Result<SavedFile, ModelError> {
+    /// What the file holds of one parameter: the moments and, where the model's file has something else, the weights.
+    fn kept<'a>(
+        parameter: &'a Parameter,
+        (m, v): &'a (Tensor, Tensor),
+        weights: bool,
+    ) -> impl Iterator<Item = (&'static str, &'a Tensor)> {
+        let weight = weights.then_some(("weight", &parameter.tensor));
+        [("exp_avg", m), ("exp_avg_sq", v)].into_iter().chain(weight)
+    }
+
+    /// Writes the moments, named after the files' tensors, the step and, if asked, the weights.
+    pub fn save(&self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<SavedFile, ModelError> {
         let mut tensors = BTreeMap::new();
-        for (parameter, (m, v)) in parameters.iter().zip(&self.moments) {
-            for (moment, tensor) in [("exp_avg", m), ("exp_avg_sq", v)] {
+        for (parameter, moments) in parameters.iter().zip(&self.moments) {
+            for (moment, tensor) in Self::kept(parameter, moments, weights) {
                 for (part, view) in parameter.split(tensor)? {
-                    tensors.insert(format!("{moment}.{}", part.name), view);
+                    tensors.insert(format!("{moment}.{}", part.name), (view, Kind::Float));
                 }
             }
         }
@@ -104,16 +114,16 @@ impl OptimizerState {
     }
 
     /// Reads what `save` wrote.
-    pub fn load(&mut self, dir: &Path, parameters: &[Parameter]) -> Result<(), ModelError> {
+    pub fn load(&mut self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<(), ModelError> {
         let path = dir.join(OPTIMIZER_FILE);
         let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
         let wrong = |detail: String| ModelError::OptimizerState { file: path.clone(), detail };
         let step = files.note("step").and_then(|step| step.parse().ok());
         let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
         let mut used = 0;
-        for (parameter, (m, v)) in parameters.iter().zip(&self.moments) {
-            for (moment, tensor) in [("exp_avg", m), ("exp_avg_sq", v)] {
-                for (part, mut view) in parameter.split(tensor)? {
+        for (parameter, moments) in parameters.iter().zip(&self.moments) {
+            for (moment, tensor) in Self::kept(parameter, moments, weights) {
+                for (part, mut view) in parameter.split(&tensor.f_detach()?)? {
                     let name = format!("{moment}.{}", part.name);
                     let found = files.get(&name, &part.shape)?;
                     let found = found.ok_or_else(|| wrong(format!("tensor `{name}` is missing")))?;

@@ -34,11 +34,22 @@ pub(crate) struct Part {
 pub(crate) struct Leaf {
     pub parts: Vec<Part>,
     pub init: Init,
+    /// Rows are tokens: the leaf grows with the vocabulary.
+    pub vocabulary: bool,
+    /// Names of the parts before a recipe changed them.
+    pub own_names: Vec<String>,
 }
 
 impl Leaf {
     pub fn new(init: Init, parts: impl IntoIterator<Item = (String, Vec<i64>)>) -> Self {
-        Self { init, parts: parts.into_iter().map(|(name, shape)| Part { name, shape }).collect() }
+        let parts: Vec<Part> = parts.into_iter().map(|(name, shape)| Part { name, shape }).collect();
+        let own_names = parts.iter().map(|part| part.name.clone()).collect();
+        Self { init, parts, vocabulary: false, own_names }
+    }
+
+    /// A matrix with a row for each token.
+    pub fn of_tokens(name: String, shape: Vec<i64>) -> Self {
+        Self { vocabulary: true, ..Self::new(Init::Normal, [(name, shape)]) }
     }
 
     /// Shape of the stacked parts.
@@ -54,6 +65,8 @@ impl Leaf {
 pub(crate) struct Parameter {
     pub leaf: Leaf,
     pub tensor: Tensor,
+    /// Element type of each part in the files that it was read from.
+    pub stored: Vec<Kind>,
 }
 
 impl Parameter {

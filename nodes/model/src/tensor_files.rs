@@ -74,6 +74,14 @@ impl TensorFiles {
         self.places.keys().map(String::as_str)
     }
 
+    /// Element type, number of values and bytes of every tensor.
+    pub fn contents(&self) -> impl Iterator<Item = (String, u64, u64)> {
+        self.files.iter().flat_map(|file| file.metadata.tensors().into_values()).map(|info| {
+            let count = info.shape.iter().map(|&n| n as u64).product();
+            (format!("{:?}", info.dtype), count, (info.data_offsets.1 - info.data_offsets.0) as u64)
+        })
+    }
+
     /// `__metadata__` of the first file.
     pub fn note(&self, key: &str) -> Option<&str> {
         self.files.first()?.metadata.metadata().as_ref()?.get(key).map(String::as_str)
@@ -94,6 +102,8 @@ impl TensorFiles {
             Dtype::F32 => Kind::Float,
             Dtype::F16 => Kind::Half,
             Dtype::BF16 => Kind::BFloat16,
+            Dtype::F8_E4M3 => Kind::Float8e4m3fn,
+            Dtype::F8_E5M2 => Kind::Float8e5m2,
             other => return Err(ModelError::Dtype { tensor, file: file_path, found: format!("{other:?}") }),
         };
         let (start, end) = info.data_offsets;

@@ -1,5 +1,5 @@
-//! Writing safetensors so that the same tensors always give the same bytes: names sorted, fp32, contiguous, header padded
-//! to 8 bytes, one tensor in host memory at a time, synced to disk.
+//! Writing safetensors so that the same tensors always give the same bytes: names sorted, contiguous, header padded to 8
+//! bytes, one tensor in host memory at a time, synced to disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -56,20 +56,40 @@ pub(crate) fn write_bytes(dir: &Path, name: &str, data: &[u8]) -> Result<SavedFi
     with_file(dir, name, |out, path| out.put(data).map_err(ModelError::write(path)))
 }
 
-/// Writes and syncs `DIR/NAME` with the given tensors as fp32, and `notes` as its metadata.
+/// The element type to write a tensor in: the one it was read from when that loses nothing, else fp32. So a model that is
+/// only loaded and saved keeps its bytes, and a trained one keeps its bits.
+pub(crate) fn lossless(tensor: &Tensor, stored: Kind) -> Result<Kind, ModelError> {
+    let exact = stored == Kind::Float || tensor.f_to_kind(stored)?.f_to_kind(Kind::Float)?.f_equal(tensor)?;
+    Ok(if exact { stored } else { Kind::Float })
+}
+
+/// The name of an element type in safetensors and in config.json.
+pub(crate) fn names(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::Double => ("F64", "float64"),
+        Kind::Half => ("F16", "float16"),
+        Kind::BFloat16 => ("BF16", "bfloat16"),
+        Kind::Float8e4m3fn => ("F8_E4M3", "float8_e4m3fn"),
+        Kind::Float8e5m2 => ("F8_E5M2", "float8_e5m2"),
+        _ => ("F32", "float32"),
+    }
+}
+
+/// Writes and syncs `DIR/NAME` with the given tensors, each in the given element type, and `notes` as its metadata.
 pub(crate) fn write_tensors(
     dir: &Path,
     name: &str,
-    tensors: &BTreeMap<String, Tensor>,
+    tensors: &BTreeMap<String, (Tensor, Kind)>,
     notes: &BTreeMap<String, String>,
 ) -> Result<SavedFile, ModelError> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(notes));
     let mut end = 0;
-    for (name, tensor) in tensors {
+    for (name, (tensor, kind)) in tensors {
         let start = end;
-        end += 4 * tensor.numel();
-        header.insert(name.clone(), json!({"dtype": "F32", "shape": tensor.size(), "data_offsets": [start, end]}));
+        end += kind.elt_size_in_bytes() * tensor.numel();
+        let dtype = names(*kind).0;
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end]}));
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -77,9 +97,9 @@ pub(crate) fn write_tensors(
         out.put(&(header.len() as u64).to_le_bytes()).map_err(ModelError::write(path))?;
         out.put(&header).map_err(ModelError::write(path))?;
         let mut bytes = Vec::new();
-        for tensor in tensors.values() {
-            let host = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-            bytes.resize(4 * host.numel(), 0);
+        for (tensor, kind) in tensors.values() {
+            let host = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(*kind)?.f_contiguous()?;
+            bytes.resize(kind.elt_size_in_bytes() * host.numel(), 0);
             host.f_copy_data_u8(&mut bytes, host.numel())?;
             out.put(&bytes).map_err(ModelError::write(path))?;
         }

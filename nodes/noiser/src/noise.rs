@@ -1,27 +1,69 @@
 //! Sequences in, noised sequences out: a pure function of the batch, its number and the configuration.
 
 use difflow_diffusion::masking::masked_positions;
+use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
+use difflow_schema::sequences::PADDING;
 use difflow_schema::{Noised, Sequences};
 
 use crate::config::Config;
 
-/// Noises micro-batch `seq`.
-pub fn noise(config: &Config, seq: u64, sequences: Sequences) -> Noised {
-    let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
-    let rows = sequences.rows as u64;
-    let (mut masked, mut ts, mut weights) = (Vec::with_capacity(sequences.tokens.len()), Vec::new(), Vec::new());
-    for row in 0..rows {
-        let t = config.timesteps.draw(config.seed, step, micro * rows + row, rows * config.accumulation, config.min_t);
-        let from = row as usize * sequences.length;
-        let maskable = &sequences.maskable[from..from + sequences.length];
-        masked.extend(masked_positions(maskable, config.noise_schedule.alpha(t), config.seed, seq * rows + row));
-        ts.push(t);
-        weights.push(config.noise_schedule.weight(t));
+/// The schedule and the transforms, ready for any batch.
+pub struct Noiser {
+    config: Config,
+    schedule: NoiseSchedule,
+    transforms: Transforms,
+}
+
+impl Noiser {
+    /// Opens the plug-ins that the configuration names.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn open(config: Config) -> Result<Self, Problems> {
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
+            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()));
+        let transforms = Transforms::open::<Noised>(&config.transforms)
+            .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
+        match (schedule, transforms) {
+            (Ok(schedule), Ok(transforms)) => Ok(Self { config, schedule, transforms }),
+            (schedule, transforms) => Err(Problems(schedule.err().into_iter().chain(transforms.err()).collect())),
+        }
     }
-    Noised { sequences, masked, t: ts, weight: weights }
+
+    /// Noises micro-batch `seq`.
+    ///
+    /// # Errors
+    /// When a plug-in fails.
+    pub fn noise(&mut self, seq: u64, mut sequences: Sequences) -> Result<Noised, PluginError> {
+        let config = &self.config;
+        if config.masks_first() {
+            open_first(&mut sequences);
+        }
+        let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
+        let rows = sequences.rows as u64;
+        let all = rows * config.accumulation;
+        let timesteps = config.timestep_draw();
+        let draw = |row| timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
+        let t: Vec<f64> = (0..rows).map(draw).collect();
+        let (alpha, weight) = (self.schedule.alpha(&t)?, self.schedule.weight(&t)?);
+        let mut masked = Vec::with_capacity(sequences.tokens.len());
+        for (row, (maskable, &alpha)) in sequences.maskable.chunks(sequences.length.max(1)).zip(&alpha).enumerate() {
+            masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
+        }
+        self.transforms.apply(seq, config.seed, Noised { sequences, masked, t, weight })
+    }
+}
+
+/// Makes the first position of each row maskable, unless it is padding.
+fn open_first(sequences: &mut Sequences) {
+    for first in (0..sequences.tokens.len()).step_by(sequences.length.max(1)) {
+        sequences.maskable[first] = sequences.documents[first] != PADDING;
+    }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -36,6 +78,10 @@ mod tests {
         }
     }
 
+    fn noise(config: &Config, seq: u64, sequences: Sequences) -> Noised {
+        Noiser::open(config.clone()).unwrap().noise(seq, sequences).unwrap()
+    }
+
     /// A row's noise may not depend on how the global batch is cut into micro-batches.
     #[test]
     fn two_micro_batches_of_four_are_one_of_eight() {
@@ -45,6 +91,22 @@ mod tests {
         assert_eq!(whole.t, [first.t, second.t].concat());
         assert_eq!(whole.masked, [first.masked, second.masked].concat());
         assert_eq!(whole.weight, [first.weight, second.weight].concat());
+    }
+
+    #[test]
+    fn presets_differ_in_t_and_in_the_first_position() {
+        use crate::config::{Anchor, Preset, Timesteps};
+        let parity = Config { preset: Preset::Parity, ..Config::default() };
+        let own = Config { timesteps: Timesteps::Stratified, anchor: Anchor::Clean, ..parity.clone() };
+        let mut batch = sequences(64);
+        batch.documents[32..64].fill(PADDING);
+        let [recommended, parity, own] =
+            [Config::default(), parity, own].map(|config| noise(&config, 4, batch.clone()));
+        assert_eq!(own, recommended, "keys of their own go before the preset");
+        assert_ne!(parity.t, recommended.t);
+        let firsts = |noised: &Noised| noised.masked.iter().step_by(32).filter(|&&on| on).count();
+        assert_eq!(firsts(&recommended), 0);
+        assert!(firsts(&parity) > 10 && !parity.masked[32] && !parity.sequences.maskable[32]);
     }
 
     #[test]
@@ -60,5 +122,30 @@ mod tests {
         let config = Config::default();
         assert_eq!(noise(&config, 9, sequences(4)), noise(&config, 9, sequences(4)));
         assert_ne!(noise(&config, 9, sequences(4)).masked, noise(&config, 10, sequences(4)).masked);
+    }
+
+    #[test]
+    fn a_transform_changes_the_batch_on_its_way() {
+        let with = Config { transforms: r#"["builtin:span-mask"]"#.into(), ..Config::default() };
+        let (plain, spans) = (noise(&Config::default(), 1, sequences(8)), noise(&with, 1, sequences(8)));
+        assert_eq!((&plain.sequences, &plain.t, &plain.weight), (&spans.sequences, &spans.t, &spans.weight));
+        assert_ne!(plain.masked, spans.masked);
+        let count = |noised: &Noised| noised.masked.iter().filter(|&&on| on).count();
+        assert_eq!(count(&plain), count(&spans));
+    }
+
+    /// A researcher who mends one key per start would give up.
+    #[test]
+    fn every_wrong_key_is_named_with_what_would_be_right() {
+        let config = Config {
+            noise_schedule: "polynomial".into(),
+            noise_schedule_config: r#"{"power": -1}"#.into(),
+            transforms: r#"["builtin:span"]"#.into(),
+            ..Config::default()
+        };
+        let text = Noiser::open(config).err().unwrap().to_string();
+        for part in ["NOISE_SCHEDULE_CONFIG: found", "/power", "exclusiveMinimum", "TRANSFORMS: found", "span-mask"] {
+            assert!(text.contains(part), "{part} not in\n{text}");
+        }
     }
 }

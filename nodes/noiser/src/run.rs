@@ -5,10 +5,11 @@ use difflow_schema::{Demand, Noised, Sequences};
 use eyre::Result;
 
 use crate::config::Config;
-use crate::noise::noise;
+use crate::noise::Noiser;
 
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
+    let mut noiser = Noiser::open(config)?;
     let mut demands = 0;
     loop {
         match node.next(None)? {
@@ -18,7 +19,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             }
             Event::Message(message) if message.fin => node.send_fin::<Noised>("noised", message.seq)?,
             Event::Message(message) => {
-                let noised = noise(&config, message.seq, message.read::<Sequences>()?);
+                let noised = noiser.noise(message.seq, message.read::<Sequences>()?)?;
                 node.send("noised", message.seq, &noised)?;
             }
             Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(()),

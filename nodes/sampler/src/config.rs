@@ -1,6 +1,5 @@
 //! The node's keys.
 
-use difflow_diffusion::NoiseSchedule;
 use difflow_model::Score as ModelScore;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
@@ -9,26 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::lengths::Lengths;
-
-/// How α falls from 1 to 0.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// α = 1 − t.
-    #[default]
-    Linear,
-    /// α = cos(πt/2)².
-    Cosine,
-}
-
-impl From<Schedule> for NoiseSchedule {
-    fn from(schedule: Schedule) -> Self {
-        match schedule {
-            Schedule::Linear => Self::Linear,
-            Schedule::Cosine => Self::Cosine,
-        }
-    }
-}
 
 /// Which positions become known first.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -116,7 +95,9 @@ pub struct Config {
     #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub top_p: f64,
     /// With DECODER random: the noise schedule that is run backwards, as in training.
-    pub noise_schedule: Schedule,
+    pub noise_schedule: String,
+    /// Its options, as a JSON object.
+    pub noise_schedule_config: String,
     /// Who judges the texts.
     pub checker: Checker,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
@@ -149,7 +130,8 @@ impl Default for Config {
             diffusion_steps: 64,
             temperature: 0.95,
             top_p: 0.9,
-            noise_schedule: Schedule::Linear,
+            noise_schedule: "linear".into(),
+            noise_schedule_config: "{}".into(),
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
             infill_samples: 4,
@@ -195,6 +177,7 @@ impl Config {
             "TEMPERATURE": self.temperature,
             "TOP_P": self.top_p,
             "NOISE_SCHEDULE": self.noise_schedule,
+            "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
             "CHECKER": self.checker,
             "INFILL": self.infill,
             "INFILL_SAMPLES": self.infill_samples,

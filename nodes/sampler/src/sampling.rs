@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_diffusion::NoiseSchedule;
 use difflow_model::{
     Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling, Score,
 };
 use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::NoiseSchedule;
 use difflow_schema::Checkpoint;
 use difflow_world::Gap;
 use eyre::{Context, Result};
@@ -24,6 +24,7 @@ use crate::words::Words;
 pub struct Sampler {
     config: Config,
     lengths: Lengths,
+    schedule: NoiseSchedule,
     device: Device,
     words: Words,
     gaps: Vec<Gap>,
@@ -38,6 +39,8 @@ impl Sampler {
         let device = Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths)
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
+        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
+            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))?;
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token)?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
@@ -45,7 +48,7 @@ impl Sampler {
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, device, words, gaps })
+        Ok(Self { config, lengths, schedule, device, words, gaps })
     }
 
     /// Texts of a checkpoint; `go_on` is asked before every batch.
@@ -115,9 +118,8 @@ impl Sampler {
         let sampling = if infilling { Sampling::GREEDY } else { self.sampling() };
         let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
         let options = DiffusionDecoding { reveals, sampling, seed: config.seed, shift };
-        let schedule = NoiseSchedule::from(config.noise_schedule);
         let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
-        Ok(model.decode(&canvases, &options, &|t| schedule.alpha(t))?)
+        Ok(self.schedule.as_function(|alpha| model.decode(&canvases, &options, alpha))??)
     }
 
     /// The same texts from a model that was trained left to right; a text may then end early, and is at most as long as the longest.

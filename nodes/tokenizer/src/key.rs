@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::config::Config;
 
 /// Keys of the corpus that may stand in the dataflow's shared `env:` instead of the node's own.
-const CORPUS_KEYS: [&str; 5] = ["SOURCES", "TEXT_COLUMN", "SQL", "TEXT_SEPARATOR", "SEED"];
+const CORPUS_KEYS: [&str; 6] = ["SOURCES", "TEXT_COLUMN", "SQL", "TEXT_SEPARATOR", "SEED", "TRANSFORMS"];
 /// A key of the corpus that does not change the documents.
 const WITHOUT_EFFECT: &str = "DOCUMENTS_PER_BATCH";
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use difflow_diffusion::AnnealingSchedule;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::preset::{MaskedPositions, Normalisation, Preset};
 
 /// What the model learns.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -30,17 +31,8 @@ pub enum DecayKind {
     Cosine,
     /// A straight line down to FINAL_SHARE.
     Linear,
-}
-
-/// Two ways to count the loss; see method.md's table.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Normalisation {
-    /// Per maskable token of the global batch: the bound itself, whatever the split into micro-batches.
-    #[default]
-    Global,
-    /// Per masked token of the micro-batch, as the paper's code does.
-    MaskedTokens,
+    /// Warm-up, stable, decay: constant, then a straight line down to FINAL_SHARE over the last DECAY_STEPS.
+    Wsd,
 }
 
 /// Arithmetic of the forward and backward passes; weights and optimizer state are always fp32.
@@ -66,21 +58,41 @@ pub struct Config {
     pub seed: u64,
     /// Hugging Face directory of the model to start from.
     pub base_model: String,
+    /// A model recipe of a plug-in, by path or component id, for a base model that difflow does not know by name. Set it for all
+    /// nodes: the evaluator reads the base model, too. Empty for none.
+    pub model_recipe: String,
+    /// Options of the model recipe, as a JSON object.
+    pub model_recipe_config: String,
     /// tokenizer.json; checked against the model's vocabulary.
     pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
     pub from_scratch: bool,
+    /// Where keys that say `preset` (or are not set) get their value: recommended, or parity for what the paper's code does.
+    /// Set it for all nodes: the noiser has such keys, too.
+    pub preset: Preset,
     /// diffusion or ar.
     pub objective: ObjectiveKind,
     /// true: the hidden state at i predicts token i+1, as in the base model. false: token i.
     pub shift: bool,
-    /// true: attention stays inside a document.
-    pub document_attention: bool,
+    /// true: attention stays inside a document. Not set: true by recommended, false by parity.
+    pub document_attention: Option<bool>,
+    /// Which positions count as masked.
+    pub masked_positions: MaskedPositions,
+    /// The mask token of a base model without one: `added` for one more row of the embedding, the id of a token of the
+    /// vocabulary, or `preset`: added by recommended; by parity 10541 for GPT-2 small, 811 for LLaMA-2, else added.
+    pub mask_token: String,
+    /// Share of activations dropped in training, at GPT-2's places. Not set: 0 by recommended; by parity what the base model's
+    /// config.json says (0.1 for GPT-2).
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub dropout: Option<f64>,
     /// How the loss is divided.
     pub normalisation: Normalisation,
-    /// How attention goes from causal to full.
-    pub annealing_schedule: AnnealingSchedule,
-    /// Optimizer steps until attention is full.
+    /// How attention goes from causal to full: an annealing schedule of difflow (linear, cosine, step, exponential, none, band,
+    /// blocks), or one of a plug-in, by path (`lib.so` or `lib.so#component`) or component id. `difflow plugin list` shows what there is.
+    pub annealing_schedule: String,
+    /// Options of the annealing schedule, as a JSON object; `difflow plugin show` explains them.
+    pub annealing_schedule_config: String,
+    /// Optimizer steps until attention is full, for schedules with an option `anneal_steps` that the configuration does not set.
     #[schemars(range(min = 1))]
     pub anneal_steps: u64,
     /// Optimizer steps of the run.
@@ -96,6 +108,9 @@ pub struct Config {
     pub decay: DecayKind,
     /// Steps of linear rise to the peak.
     pub warmup_steps: u64,
+    /// Steps of the fall at the end of the run; only for DECAY: wsd.
+    #[schemars(range(min = 1))]
+    pub decay_steps: u64,
     /// Learning rate at the end, as a share of the peak.
     #[schemars(range(min = 0, max = 1))]
     pub final_share: f64,
@@ -111,6 +126,13 @@ pub struct Config {
     /// Largest gradient norm; 0 does not clip.
     #[schemars(range(min = 0))]
     pub clip: f64,
+    /// Keep an exponential moving average of the weights with this decay per step, and publish it in place of the weights;
+    /// 0 keeps none. 0.999 is usual for long runs.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub ema_decay: f64,
+    /// true: blocks are computed again in the backward pass instead of keeping their activations: a third more arithmetic for
+    /// much less memory, and the same gradients.
+    pub activation_checkpointing: bool,
     /// fp32 or bf16.
     pub precision: PrecisionKind,
     /// auto, cpu or cuda:N.
@@ -142,24 +164,34 @@ impl Default for Config {
             runs: "runs".into(),
             seed: 0,
             base_model: "data/tiny/model".into(),
+            model_recipe: String::new(),
+            model_recipe_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             from_scratch: false,
+            preset: Preset::default(),
             objective: ObjectiveKind::default(),
             shift: true,
-            document_attention: true,
+            document_attention: None,
+            masked_positions: MaskedPositions::default(),
+            mask_token: "preset".into(),
+            dropout: None,
             normalisation: Normalisation::default(),
-            annealing_schedule: AnnealingSchedule::default(),
+            annealing_schedule: "linear".into(),
+            annealing_schedule_config: "{}".into(),
             anneal_steps: 10_000,
             steps: 1_000,
             accumulation: 1,
             learning_rate: 3e-4,
             decay: DecayKind::default(),
             warmup_steps: 100,
+            decay_steps: 100,
             final_share: 0.1,
             beta1: 0.9,
             beta2: 0.999,
             weight_decay: 0.0,
             clip: 1.0,
+            ema_decay: 0.0,
+            activation_checkpointing: false,
             precision: PrecisionKind::default(),
             device: "auto".into(),
             threads: 2,
@@ -194,6 +226,17 @@ impl NodeConfig for Config {
                     "no such file; paths are relative to the dataflow file",
                 ));
             }
+        }
+        if !matches!(self.mask_token.as_str(), "preset" | "added") && self.mask_token.parse::<u32>().is_err() {
+            problems.push(Problem::new("MASK_TOKEN", &self.mask_token, "allowed: preset, added, or the id of a token"));
+        }
+        if self.activation_checkpointing && self.dropout.is_some_and(|dropout| dropout > 0.0) {
+            let allowed = "allowed: 0 (or not set) with ACTIVATION_CHECKPOINTING: true";
+            problems.push(Problem::new("DROPOUT", self.dropout.unwrap_or_default(), allowed));
+        }
+        if self.from_scratch && !self.model_recipe.is_empty() {
+            let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";
+            problems.push(Problem::new("MODEL_RECIPE", &self.model_recipe, allowed));
         }
         if self.warmup_steps > self.steps {
             problems.push(Problem::new(

@@ -1,6 +1,9 @@
 //! The trainer node: see README.md.
 
+mod annealing;
 mod config;
+mod plugins;
+mod preset;
 mod record;
 mod run;
 mod save;

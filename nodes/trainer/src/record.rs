@@ -9,6 +9,8 @@ use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::plugins::{self, Plugins};
+
 /// Keys that change how a run goes, but not what comes out: they may differ when a run is resumed.
 const FREE_KEYS: [&str; 6] =
     ["PREFETCH", "PATIENCE_SECONDS", "SLOW_DOWN_SECONDS", "PROGRESS_SECONDS", "RUNS", "DOCUMENTS_PER_BATCH"];
@@ -22,11 +24,14 @@ pub struct Record {
     pub configuration: BTreeMap<String, Value>,
     /// sha256 of the base model's and the tokenizer's files.
     pub inputs: BTreeMap<String, String>,
+    /// The plug-ins that the run began with.
+    #[serde(default)]
+    pub plugins: Plugins,
 }
 
 /// Takes the run: locks its folder and compares its configuration with the one that began it. Keep the file: dropping it
 /// gives the run back.
-pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>) -> Result<File> {
+pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugins: &Plugins) -> Result<File> {
     fs::create_dir_all(dir.root())
         .map_err(|e| Problem::new("RUNS", dir.root().display(), format!("cannot make this folder: {e}")))
         .map_err(Problems::from)?;
@@ -39,13 +44,17 @@ pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>) -> Res
         }
         Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", dir.lock().display())),
     }
-    let now = Record { difflow: env!("CARGO_PKG_VERSION").into(), configuration: flatten(&node.dataflow()?), inputs };
+    let (difflow, configuration) = (env!("CARGO_PKG_VERSION").into(), flatten(&node.dataflow()?));
+    let now = Record { difflow, configuration, inputs, plugins: plugins.clone() };
     let path = dir.record();
     if path.exists() {
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let before: Record = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not a run record; move the folder away", path.display()))?;
         Problems(differences(&before, &now)).into_result()?;
+        for change in plugins::changes(&before.plugins, &now.plugins) {
+            eprintln!("warning: {change}");
+        }
     } else {
         write_atomically(&path, &serde_json::to_vec_pretty(&now)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
@@ -103,7 +112,12 @@ mod tests {
     use super::*;
 
     fn record(dataflow: Value) -> Record {
-        Record { difflow: "0".into(), configuration: flatten(&dataflow), inputs: BTreeMap::new() }
+        Record {
+            difflow: "0".into(),
+            configuration: flatten(&dataflow),
+            inputs: BTreeMap::new(),
+            plugins: Plugins::new(),
+        }
     }
 
     fn dataflow(learning_rate: f64, prefetch: u64) -> Value {

@@ -10,6 +10,7 @@ use difflow_schema::{Metrics, Noised};
 use eyre::{Result, bail};
 
 use crate::config::Config;
+use crate::plugins::{self, Plugins};
 use crate::record;
 use crate::save::{self, Position};
 use crate::training::{self, StepReport, Training};
@@ -34,7 +35,8 @@ enum Wait {
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     difflow_model::set_num_threads(config.threads);
     let dir = config.run_dir();
-    let _lock = record::claim(&dir, &node, inputs(&config)?)?;
+    let plugins = plugins::of_dataflow(&node.dataflow()?, &config, &node.id());
+    let _lock = record::claim(&dir, &node, inputs(&config)?, &plugins)?;
     let (mut training, mut position) = match save::last_good(&dir)? {
         Some(position) => (training::resume(&config, &dir.checkpoint(position.step))?, position),
         None => (training::begin(&config)?, Position::default()),
@@ -43,7 +45,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     if position.step > 0 && dir.checkpoint(0).exists() {
         announce(&mut node, &dir, 0, &mut sent)?;
     }
-    checkpoint(&mut node, &dir, &training, position, &mut sent)?;
+    checkpoint(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
     let window = config.prefetch.max(config.accumulation as u32);
     let patience = Duration::from_secs_f64(config.patience_seconds);
     let mut puller = Puller::<Noised>::new("noised", position.next_seq, window, patience);
@@ -56,9 +58,9 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             let from = Instant::now();
             match wait(&mut node, &mut puller)? {
                 Wait::Batch(batch) => batches.push(batch),
-                Wait::Stop => return finish(&mut node, &dir, &training, position, &mut sent),
+                Wait::Stop => return finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent),
                 Wait::NoData => {
-                    finish(&mut node, &dir, &training, position, &mut sent)?;
+                    finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
                     eprintln!("warning: the data ended at step {} of {}", position.step, config.steps);
                     return Ok(());
                 }
@@ -83,10 +85,10 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             );
         }
         if position.step % config.checkpoint_every == 0 {
-            checkpoint(&mut node, &dir, &training, position, &mut sent)?;
+            checkpoint(&mut node, &dir, (&mut training, &plugins), position, &mut sent)?;
         }
     }
-    finish(&mut node, &dir, &training, position, &mut sent)
+    finish(&mut node, &dir, (&mut training, &plugins), position, &mut sent)
 }
 
 /// The next batch, asking for it as long as needed.
@@ -119,8 +121,11 @@ fn wait(node: &mut Node, puller: &mut Puller<Noised>) -> Result<Wait> {
     }
 }
 
-fn checkpoint(node: &mut Node, dir: &RunDir, training: &Training, position: Position, sent: &mut Sent) -> Result<()> {
-    save::save(dir, &training.learner, position)?;
+/// The model at work and the plug-ins it works with.
+type Work<'a> = (&'a mut Training, &'a Plugins);
+
+fn checkpoint(node: &mut Node, dir: &RunDir, work: Work, position: Position, sent: &mut Sent) -> Result<()> {
+    save::save(dir, work.0, work.1, position)?;
     announce(node, dir, position.step, sent)
 }
 
@@ -130,8 +135,8 @@ fn announce(node: &mut Node, dir: &RunDir, step: u64, sent: &mut Sent) -> Result
     Ok(())
 }
 
-fn finish(node: &mut Node, dir: &RunDir, training: &Training, position: Position, sent: &mut Sent) -> Result<()> {
-    if dir.checkpoint(position.step).exists() { Ok(()) } else { checkpoint(node, dir, training, position, sent) }
+fn finish(node: &mut Node, dir: &RunDir, work: Work, position: Position, sent: &mut Sent) -> Result<()> {
+    if dir.checkpoint(position.step).exists() { Ok(()) } else { checkpoint(node, dir, work, position, sent) }
 }
 
 fn measured(

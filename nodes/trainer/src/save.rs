@@ -3,10 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use difflow_model::Learner;
 use difflow_schema::Checkpoint;
 use difflow_schema::run::{FileRecord, MANIFEST, Manifest, RunDir, bytes_sha256, sync_folder, write_atomically};
 use eyre::{Context, Result};
+
+use crate::plugins::Plugins;
+use crate::training::Training;
+
+/// The plug-ins that trained the checkpoint.
+const PLUGINS: &str = "plugins.json";
+/// State of the annealing schedule, where it has any.
+pub const ANNEALING_STATE: &str = "annealing.state";
 
 /// Where training stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -20,7 +27,7 @@ pub struct Position {
 }
 
 /// Writes the checkpoint of `position`, or finds it already there, and describes it.
-pub fn save(dir: &RunDir, learner: &Learner, position: Position) -> Result<Checkpoint> {
+pub fn save(dir: &RunDir, training: &mut Training, plugins: &Plugins, position: Position) -> Result<Checkpoint> {
     let path = dir.checkpoint(position.step);
     if path.exists() {
         return describe(dir, position.step);
@@ -28,16 +35,23 @@ pub fn save(dir: &RunDir, learner: &Learner, position: Position) -> Result<Check
     let mut partial = path.clone().into_os_string();
     partial.push(".partial");
     let partial = std::path::PathBuf::from(partial);
-    let write = || -> Result<()> {
+    let mut write = || -> Result<()> {
         if partial.exists() {
             fs::remove_dir_all(&partial)?;
         }
         fs::create_dir_all(&partial)?;
-        let files: BTreeMap<String, FileRecord> = learner
+        let mut files: BTreeMap<String, FileRecord> = training
+            .learner
             .save(&partial)?
             .into_iter()
             .map(|file| (file.name, FileRecord { sha256: file.sha256, bytes: file.bytes }))
             .collect();
+        let state = training.annealing.instance_mut().save_state()?;
+        let beside = [(PLUGINS, Some(serde_json::to_vec_pretty(plugins)?)), (ANNEALING_STATE, state)];
+        for (name, bytes) in beside.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))) {
+            write_atomically(&partial.join(name), &bytes)?;
+            files.insert(name.into(), FileRecord { sha256: bytes_sha256(&bytes), bytes: bytes.len() as u64 });
+        }
         let Position { step, tokens_seen, next_seq } = position;
         let manifest = Manifest { step, tokens_seen, next_seq, files };
         write_atomically(&partial.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;

@@ -1,20 +1,28 @@
 //! The model at work: what one optimizer step does with its micro-batches.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Decay, Device, Learner, LearningRate, MaskedSet, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions,
-    Pattern, Precision,
+    AdamW, Decay, Device, Learner, LearningRate, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
+    Precision,
 };
+use difflow_node_kit::{Problem, Problems};
+use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
 use difflow_schema::Noised;
-use eyre::{Context, Result};
+use eyre::{Context, Result, eyre};
 
-use crate::config::{Config, DecayKind, Normalisation, ObjectiveKind, PrecisionKind};
+use crate::annealing;
+use crate::config::{Config, DecayKind, ObjectiveKind, PrecisionKind};
+use crate::preset::MaskToken;
+use crate::save::ANNEALING_STATE;
 
 /// A learner and how it is led through the steps.
 pub struct Training {
     /// The model and its optimizer.
     pub learner: Learner,
+    /// How attention goes from causal to full.
+    pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
 }
 
@@ -42,13 +50,32 @@ pub struct StepReport {
 /// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0.
 pub fn begin(config: &Config) -> Result<Training> {
     let (dir, device) = (Path::new(&config.base_model), Device::open(&config.device)?);
-    let mut model =
-        if config.from_scratch { Model::initialise(dir, config.seed, device) } else { Model::load(dir, device) }
-            .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let recipe = recipe(config)?;
+    let mut model = match &recipe {
+        _ if config.from_scratch => Model::initialise(dir, config.seed, device),
+        Some(recipe) => Model::load_with_recipe(dir, recipe, device),
+        None => Model::load(dir, device),
+    }
+    .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
     if config.objective == ObjectiveKind::Diffusion {
-        model.add_mask_token(config.seed)?;
+        match config.mask_token_for(model.config()) {
+            Some(MaskToken::Added) => model.add_mask_token(config.seed)?,
+            Some(MaskToken::Existing(id)) => model.use_mask_token(id)?,
+            None => return Err(eyre!("MASK_TOKEN: found `{}`, wanted preset, added or a token id", config.mask_token)),
+        };
     }
     training(config, model)
+}
+
+/// The recipe for the base model, if there is one.
+fn recipe(config: &Config) -> Result<Option<String>, Problems> {
+    if config.model_recipe.is_empty() {
+        return Ok(None);
+    }
+    match ModelRecipe::open(&config.model_recipe, &config.model_recipe_config) {
+        Ok(recipe) => Ok(Some(recipe.text())),
+        Err(e) => Err(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()).into()),
+    }
 }
 
 /// Loads the checkpoint in `dir`.
@@ -56,6 +83,11 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
     let model = Model::load(dir, Device::open(&config.device)?)?;
     let mut training = training(config, model)?;
     training.learner.load_optimizer(dir)?;
+    match std::fs::read(dir.join(ANNEALING_STATE)) {
+        Ok(bytes) => training.annealing.instance_mut().load_state(&bytes)?,
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| dir.join(ANNEALING_STATE).display().to_string()),
+    }
     Ok(training)
 }
 
@@ -64,12 +96,14 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         PrecisionKind::Fp32 => Precision::Fp32,
         PrecisionKind::Bf16 => Precision::Bf16,
     });
+    model.set_activation_checkpointing(config.activation_checkpointing);
+    let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
         ObjectiveKind::Ar => Objective::Ar,
     };
-    let options =
-        ObjectiveOptions { objective, masked_set: MaskedSet::Explicit, document_attention: config.document_attention };
+    let (masked_set, document_attention) = (choices.masked_set, choices.document_attention);
+    let options = ObjectiveOptions { objective, masked_set, document_attention };
     let optimizer = AdamW {
         beta1: config.beta1,
         beta2: config.beta2,
@@ -83,12 +117,19 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
             DecayKind::Constant => Decay::Constant,
             DecayKind::Cosine => Decay::Cosine,
             DecayKind::Linear => Decay::Linear,
+            DecayKind::Wsd => Decay::Wsd { decay_steps: config.decay_steps },
         },
         warmup_steps: config.warmup_steps,
         total_steps: config.steps,
         final_share: config.final_share,
     };
-    Ok(Training { learner: Learner::new(model, options, optimizer)?, learning_rate })
+    let annealing = annealing::open(config)?;
+    let mut learner = Learner::new(model, options, optimizer)?;
+    learner.set_dropout(dropout, config.seed)?;
+    if config.ema_decay > 0.0 {
+        learner.keep_average(config.ema_decay)?;
+    }
+    Ok(Training { learner, annealing, learning_rate })
 }
 
 impl Training {
@@ -96,19 +137,18 @@ impl Training {
     pub fn step(&mut self, config: &Config, step: u64, batches: Vec<Noised>) -> Result<StepReport> {
         let batches: Vec<MicroBatch> = batches.into_iter().map(micro_batch).collect();
         let ar = config.objective == ObjectiveKind::Ar;
-        let attn_mask_ratio =
-            if ar { 0.0 } else { config.annealing_schedule.attn_mask_ratio(step, config.anneal_steps) };
+        let attn_mask_ratio = if ar { 0.0 } else { self.annealing.attn_mask_ratio(step)? };
         let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
-        let normaliser = match config.normalisation {
-            Normalisation::Global => Normaliser::Global(maskable.max(1) as f64),
-            Normalisation::MaskedTokens => Normaliser::MaskedTokens { micro_batches: batches.len() as u32 },
+        let normaliser = match config.choices().per_masked_token {
+            false => Normaliser::Global(maskable.max(1) as f64),
+            true => Normaliser::MaskedTokens { micro_batches: batches.len() as u32 },
         };
         let (mut weighted, mut unweighted, mut positions) = (0.0, 0.0, 0);
         for (micro, batch) in batches.iter().enumerate() {
             let draw = step * config.accumulation + micro as u64;
             let pattern = match () {
                 () if ar => Pattern::Causal,
-                () => Pattern::Annealed { ratio: attn_mask_ratio, seed: config.seed, draw },
+                () => annealing::pattern(&self.annealing, (attn_mask_ratio, step), (config.seed, draw), batch.length)?,
             };
             let sums = self.learner.micro_step(batch, &pattern, normaliser)?;
             weighted += sums.weighted;

@@ -1,8 +1,10 @@
 //! Whole dataflows through the real dora command: `difflow run` on the repository's own dataflow files, shortened.
+#![allow(clippy::unwrap_used)]
 
 mod bad_input;
 mod default_run;
 mod order;
+mod plugins;
 mod real_data;
 mod resume;
 

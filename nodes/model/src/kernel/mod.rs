@@ -8,6 +8,49 @@ mod gemm;
 pub(crate) mod pointwise;
 mod simd;
 
+/// An instruction set that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Avx512,
+    Avx2,
+    Plain,
+}
+
+/// The best instruction set of this machine.
+#[cfg(not(test))]
+pub(crate) fn level() -> Level {
+    best()
+}
+
+/// In tests, the one asked for by [`ASKED`] where this machine has it, so that all of them are tested.
+#[cfg(test)]
+pub(crate) fn level() -> Level {
+    match (ASKED.load(std::sync::atomic::Ordering::Relaxed), best()) {
+        (1, Level::Avx512) => Level::Avx2,
+        (2, _) => Level::Plain,
+        (_, best) => best,
+    }
+}
+
+/// 0: the best, 1: AVX2, 2: no special instructions.
+#[cfg(test)]
+pub(crate) static ASKED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+#[cfg(target_arch = "x86_64")]
+fn best() -> Level {
+    let fma = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    match fma {
+        true if std::is_x86_feature_detected!("avx512f") => Level::Avx512,
+        true => Level::Avx2,
+        false => Level::Plain,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best() -> Level {
+    Level::Plain
+}
+
 /// Compiles a body for AVX-512, AVX2 and neither, and calls the best that this machine has. `S` names the vector type.
 macro_rules! dispatch {
     ($name:ident<$s:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
@@ -27,12 +70,12 @@ macro_rules! dispatch {
         }
 
         #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx512f") {
+        match $crate::kernel::level() {
             // SAFETY: the instructions are there; the caller answers for the pointers.
-            return unsafe { avx512($($arg),*) };
-        } else if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            $crate::kernel::Level::Avx512 => return unsafe { avx512($($arg),*) },
             // SAFETY: as above.
-            return unsafe { avx2($($arg),*) };
+            $crate::kernel::Level::Avx2 => return unsafe { avx2($($arg),*) },
+            $crate::kernel::Level::Plain => {}
         }
         // SAFETY: no special instructions; the caller answers for the pointers.
         unsafe { generic::<$crate::kernel::simd::Plain>($($arg),*) }

@@ -45,6 +45,24 @@ CASES = {
     "qwen3": llama(architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=8),
     "gpt2 tied": GPT2,
     "gpt2 untied, inner size": {**GPT2, "tie_word_embeddings": False, "n_inner": 17},
+    "mistral with a window": llama(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=7),
+    "phi3 by recipe": llama(architectures=["Phi3ForCausalLM"], model_type="phi3", pad_token_id=0),
+    "starcoder2 by recipe": {**LLAMA, "architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2",
+                             "norm_epsilon": 1e-5, "use_bias": True, "hidden_act": "gelu_pytorch_tanh",
+                             "tie_word_embeddings": True, "sliding_window": None},
+}
+
+ATTENTION, MLP = "model.layers.{layer}.self_attn.", "model.layers.{layer}.mlp."
+RECIPES = {
+    "phi3 by recipe": {
+        "difflow_recipe": 1, "base": "LlamaForCausalLM", "description": "one matrix for q, k, v and one for gate, up",
+        "tensors": {**{ATTENTION + f"{x}_proj": ATTENTION + "qkv_proj" for x in "qkv"},
+                    **{MLP + f"{x}_proj": MLP + "gate_up_proj" for x in ("gate", "up")}}},
+    "starcoder2 by recipe": {
+        "difflow_recipe": 1, "base": "LlamaForCausalLM", "description": "layer norms, a plain feed-forward block, biases",
+        "keys": {"rms_norm_eps": "norm_epsilon"},
+        "values": {"norm": "layer", "mlp": "plain", "qkv_bias": True, "attention_output_bias": True, "mlp_bias": True},
+        "tensors": {MLP + "up_proj": MLP + "c_fc", MLP + "down_proj": MLP + "c_proj"}},
 }
 
 
@@ -80,7 +98,12 @@ for title, config in CASES.items():
             names[name] = list(tensor.shape)
         ids = torch.tensor([IDS])
         causal = model(input_ids=ids, use_cache=False).logits[0]
-        full = model(input_ids=ids, use_cache=False, attention_mask=torch.zeros(1, 1, LENGTH, LENGTH).double()).logits[0]
+        # Every pair visible, except what lies a window or more to the left (method.md has no windows; difflow keeps them).
+        far = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)[None] >= (config.get("sliding_window") or LENGTH)
+        bias = torch.zeros(LENGTH, LENGTH).double().masked_fill(far, float("-inf"))
+        full = model(input_ids=ids, use_cache=False, attention_mask=bias[None, None]).logits[0]
     keep = lambda logits: [[round(x, 5) for x in logits[at].tolist()] for at in KEPT]
     out["cases"].append({"title": title, "config": config, "tensors": names, "causal": keep(causal), "full": keep(full)})
+    if title in RECIPES:
+        out["cases"][-1]["recipe"] = RECIPES[title]
 print(json.dumps(out, separators=(",", ":")).replace('{"title"', '\n{"title"'))

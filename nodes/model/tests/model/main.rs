@@ -3,7 +3,12 @@
 
 mod adaptation;
 mod decoding;
+mod dtypes;
 mod files;
 mod goldens;
+mod objective;
 mod pretrained;
+mod recipes;
 mod support;
+mod training;
+mod transformers;

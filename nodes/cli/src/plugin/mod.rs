@@ -1,0 +1,120 @@
+//! `difflow plugin`: make, list, show and check plug-ins.
+
+mod check;
+mod child;
+mod list;
+mod new;
+mod plot;
+mod show;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use difflow_plugin_host::Kind;
+use eyre::Result;
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Write a new plug-in: a folder with its source, its build file and a README.
+    New {
+        /// Its name; the folder NAME is made.
+        name: String,
+        /// What it is.
+        #[arg(long)]
+        kind: KindName,
+        /// In which language.
+        #[arg(long, default_value = "rust")]
+        lang: Language,
+        /// The folder `plugins` of difflow, with `sdk` and `include` in it; default: the one of this program's checkout.
+        #[arg(long)]
+        sdk: Option<PathBuf>,
+    },
+    /// List what there is: built in, and in the folders that are searched.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a component: what it is, its options, and a plot.
+    Show {
+        /// builtin:NAME, a library (`lib.so` or `lib.so#component`) or a component id.
+        component: String,
+        /// Its configuration, for the plot.
+        #[arg(long, default_value = "{}")]
+        config: String,
+        /// Steps of an annealing schedule's plot; also its anneal_steps where the configuration does not set them.
+        #[arg(long, default_value_t = 1000)]
+        steps: u64,
+        /// Write the plot into this SVG file.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
+    /// Check whether components do what they must; each test in a process of its own.
+    #[command(after_help = "Exit codes: 0 every test passed, 1 some failed.")]
+    Check {
+        /// Libraries, component ids or builtin:NAME; default: all built-in components.
+        components: Vec<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a library holds, as JSON: how `list` and `check` look at one without loading it themselves.
+    #[command(hide = true)]
+    Describe {
+        /// The library.
+        library: String,
+    },
+    /// One test on one component: how `check` runs it.
+    #[command(hide = true)]
+    RunTest {
+        /// The library, or `builtin`.
+        library: String,
+        /// Id of the component.
+        component: String,
+        /// Name of the test.
+        test: String,
+    },
+}
+
+/// Kinds on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KindName {
+    NoiseSchedule,
+    AnnealingSchedule,
+    BatchTransform,
+    ModelRecipe,
+}
+
+impl From<KindName> for Kind {
+    fn from(name: KindName) -> Self {
+        match name {
+            KindName::NoiseSchedule => Self::NoiseSchedule,
+            KindName::AnnealingSchedule => Self::AnnealingSchedule,
+            KindName::BatchTransform => Self::BatchTransform,
+            KindName::ModelRecipe => Self::ModelRecipe,
+        }
+    }
+}
+
+/// Languages of `plugin new`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    Rust,
+    C,
+}
+
+/// Runs a subcommand; the exit code.
+///
+/// # Errors
+/// What to tell the person at the screen.
+pub fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::New { name, kind, lang, sdk } => new::run(&name, kind, lang, sdk),
+        Command::List { json } => list::run(json),
+        Command::Show { component, config, steps, svg } => show::run(&component, &config, steps, svg.as_deref()),
+        Command::Check { components, json } => check::run(&components, json),
+        Command::Describe { library } => child::describe(&library),
+        Command::RunTest { library, component, test } => child::run_test(&library, &component, &test),
+    }
+}

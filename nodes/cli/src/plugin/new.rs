@@ -1,0 +1,114 @@
+//! `difflow plugin new`: a project that builds, passes the check and runs, outside this repository.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use difflow_plugin_host::Kind;
+use eyre::{Context, Result, bail, eyre};
+
+use crate::plugin::{KindName, Language};
+
+const HEADER: &str = include_str!("../../../../plugins/include/difflow_plugin.h");
+
+/// Writes the project NAME.
+pub fn run(name: &str, kind: KindName, language: Language, sdk: Option<PathBuf>) -> Result<u8> {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if !plain {
+        bail!("`{name}` cannot name a plug-in; allowed: lower-case letters, digits and -, a letter first");
+    }
+    let dir = Path::new(name);
+    if dir.exists() {
+        bail!("{name} is already there; choose another name or move it away");
+    }
+    let files = match language {
+        Language::Rust => rust(name, kind, &plugins_folder(sdk)?),
+        Language::C => c(name, kind)?,
+    };
+    for (path, text) in &files {
+        let path = dir.join(path);
+        let folder = path.parent().unwrap_or(dir);
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("{name}/ is made: a {}. README.md there says how to build, check and use it.", Kind::from(kind).name());
+    Ok(0)
+}
+
+/// The folder `plugins` with the SDK: the given one, that of the checkout this program lies in, or that it was built in.
+fn plugins_folder(given: Option<PathBuf>) -> Result<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.parent()?.join("plugins")));
+    let built = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins"));
+    let tried: Vec<PathBuf> = match given {
+        Some(given) => vec![given],
+        None => beside.into_iter().chain([built]).collect(),
+    };
+    let found = tried.iter().find(|path| path.join("sdk/Cargo.toml").is_file());
+    let found = found.ok_or_else(|| {
+        let places: Vec<String> = tried.iter().map(|path| path.join("sdk").display().to_string()).collect();
+        eyre!("the SDK is not in {}; name difflow's folder `plugins` with --sdk", places.join(" or "))
+    })?;
+    found.canonicalize().with_context(|| found.display().to_string())
+}
+
+/// What a template says of a kind: (key of the dataflow, node, value for the key, whether difflow's own file has the key).
+fn usage(kind: KindName, library: &str) -> (&'static str, String) {
+    match kind {
+        KindName::NoiseSchedule => ("noiser", format!("NOISE_SCHEDULE: {library}")),
+        KindName::AnnealingSchedule => ("trainer", format!("ANNEALING_SCHEDULE: {library}")),
+        KindName::BatchTransform => ("noiser", format!("TRANSFORMS: '[\"{library}\"]'")),
+        KindName::ModelRecipe => ("trainer` and of the node `evaluator", format!("MODEL_RECIPE: {library}")),
+    }
+}
+
+fn readme(name: &str, kind: KindName, build: &str, library: &str) -> String {
+    let (node, line) = usage(kind, &format!("PATH/TO/{name}/{library}"));
+    include_str!("templates/README.md")
+        .replace("{{name}}", name)
+        .replace("{{kind}}", Kind::from(kind).name())
+        .replace("{{build}}", build)
+        .replace("{{library}}", library)
+        .replace("{{node}}", node)
+        .replace("{{line}}", &line)
+}
+
+fn rust(name: &str, kind: KindName, plugins: &Path) -> Vec<(&'static str, String)> {
+    let source = match kind {
+        KindName::NoiseSchedule => include_str!("templates/noise.rs.txt"),
+        KindName::AnnealingSchedule => include_str!("templates/annealing.rs.txt"),
+        KindName::BatchTransform => include_str!("templates/transform.rs.txt"),
+        KindName::ModelRecipe => include_str!("templates/recipe.rs.txt"),
+    };
+    let manifest = include_str!("templates/Cargo.toml.txt").replace("{{name}}", name);
+    let sdk = plugins.join("sdk").display().to_string();
+    let library = format!("target/release/lib{}.so", name.replace('-', "_"));
+    vec![
+        ("Cargo.toml", manifest.replace("{{sdk}}", &sdk.replace('\\', "\\\\").replace('"', "\\\""))),
+        ("src/lib.rs", source.replace("{{name}}", name)),
+        ("README.md", readme(name, kind, "cargo build --release", &library)),
+        (".gitignore", "/target/\n".into()),
+    ]
+}
+
+fn c(name: &str, kind: KindName) -> Result<Vec<(&'static str, String)>> {
+    let (functions, macro_name) = match kind {
+        KindName::NoiseSchedule => (include_str!("templates/noise.c.txt"), "DIFFLOW_NOISE_SCHEDULE_V1"),
+        KindName::AnnealingSchedule => (include_str!("templates/annealing.c.txt"), "DIFFLOW_ANNEALING_SCHEDULE_V1"),
+        KindName::ModelRecipe => (include_str!("templates/recipe.c.txt"), "DIFFLOW_MODEL_RECIPE_V1"),
+        KindName::BatchTransform => {
+            bail!("{} is not offered in C; use --lang rust", Kind::from(kind).name())
+        }
+    };
+    let source = include_str!("templates/plugin.c.txt")
+        .replace("{{functions}}", functions)
+        .replace("{{kind}}", macro_name)
+        .replace("{{name}}", name);
+    let library = format!("{name}.so");
+    Ok(vec![
+        ("plugin.c", source),
+        ("difflow_plugin.h", HEADER.into()),
+        ("Makefile", include_str!("templates/Makefile.txt").replace("{{name}}", name)),
+        ("README.md", readme(name, kind, "make", &library)),
+        (".gitignore", "*.so\n".into()),
+    ])
+}

@@ -1,0 +1,41 @@
+//! EMA weights: an exponential moving average of the weights over the updates, kept beside them in fp32.
+//!
+//! A checkpoint's model.safetensors then holds the average, which is what samples and scores are made from, and
+//! optimizer.safetensors holds the weights that training goes on with.
+
+use tch::Tensor;
+
+use crate::error::ModelError;
+use crate::parameter::Parameter;
+
+/// The averages, one for each parameter.
+#[derive(Debug)]
+pub(crate) struct Average {
+    /// average ← decay · average + (1 − decay) · weight.
+    decay: f64,
+    pub values: Vec<Tensor>,
+}
+
+impl Average {
+    /// Begins with the weights as they are.
+    pub fn new(decay: f64, parameters: &[Parameter]) -> Result<Self, ModelError> {
+        if !(0.0..1.0).contains(&decay) {
+            return Err(ModelError::input("decay of the averaged weights", decay, "0 or more, below 1"));
+        }
+        let copy = |parameter: &Parameter| {
+            let mut copy = parameter.tensor.f_detach()?.f_zeros_like()?;
+            copy.f_copy_(&parameter.tensor.f_detach()?)?;
+            Ok::<_, ModelError>(copy)
+        };
+        let values = parameters.iter().map(copy).collect::<Result<_, _>>()?;
+        Ok(Self { decay, values })
+    }
+
+    /// Takes in the weights of one more update.
+    pub fn add(&mut self, parameters: &[Parameter]) -> Result<(), ModelError> {
+        for (average, parameter) in self.values.iter_mut().zip(parameters) {
+            let _ = average.f_lerp_(&parameter.tensor.f_detach()?, 1.0 - self.decay)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! What a model folder holds, read from its headers only, and how much memory it takes to train.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::loss::CHUNK_ELEMENTS;
+use crate::tensor_files::TensorFiles;
+
+/// A model folder in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    pub config: ModelConfig,
+    /// Values in the files, buffers of old files included.
+    pub parameters: u64,
+    /// Values of each element type, by safetensors' name.
+    pub dtypes: BTreeMap<String, u64>,
+    /// Bytes of all tensors in the files.
+    pub bytes: u64,
+}
+
+impl Summary {
+    /// Reads config.json and the headers of the safetensors of `dir`.
+    pub fn read(dir: &Path) -> Result<Self, ModelError> {
+        let (config, files) = (ModelConfig::load(dir)?, TensorFiles::open_model(dir)?);
+        let (mut dtypes, mut parameters, mut bytes) = (BTreeMap::new(), 0, 0);
+        for (dtype, count, size) in files.contents() {
+            *dtypes.entry(dtype).or_insert(0) += count;
+            parameters += count;
+            bytes += size;
+        }
+        Ok(Self { config, parameters, dtypes, bytes })
+    }
+}
+
+/// Bytes that training needs, without torch itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// fp32 weights, gradients and both moments: 16 bytes a parameter (and 2 for a bf16 copy of the layer at work).
+    pub parameters: u64,
+    /// What the blocks keep for the backward pass.
+    pub activations: u64,
+    /// Logits and their gradient, one chunk at a time.
+    pub logits: u64,
+}
+
+impl Memory {
+    /// Everything.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.activations + self.logits
+    }
+
+    /// An estimate for micro-batches of `rows` × `length` tokens on difflow's own kernels, from the sizes of what a block keeps:
+    /// its input, both norms' results, q, k and v, attention's result, the sum before the feed-forward block, and that block's
+    /// two inner results. With `checkpointing` a block keeps its input only, and one block at a time has the rest.
+    pub fn of_training(config: &ModelConfig, parameters: u64, rows: u64, length: u64, checkpointing: bool) -> Self {
+        let (d, f) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
+        let attended = (config.heads * config.head_dim) as u64;
+        let inner = if config.gated { 3 * f } else { 2 * f };
+        let block = 4 * d + heads + attended + inner;
+        let layers = config.layers as u64;
+        let values = if checkpointing { layers * d + block } else { layers * block };
+        let tokens = rows * length;
+        let logits = (tokens * config.vocab_size as u64).min(CHUNK_ELEMENTS as u64);
+        Self { parameters: 16 * parameters, activations: 4 * tokens * (values + 2 * d), logits: 4 * logits }
+    }
+}

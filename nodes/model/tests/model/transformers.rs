@@ -1,0 +1,57 @@
+//! Checkpoints read by `transformers`. `DIFFLOW_PYTHON` names a Python that has it; without one this says what it skips.
+
+use std::path::Path;
+use std::process::Command;
+
+use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{GPT2, LLAMA, QWEN3, config_dir, noised, tokens};
+
+fn read_by_transformers(dir: &Path, ids: &[u32]) -> Option<Value> {
+    let Some(python) = std::env::var_os("DIFFLOW_PYTHON") else {
+        println!("skipped: checkpoints read by transformers: DIFFLOW_PYTHON is not set");
+        return None;
+    };
+    let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/check.py");
+    let output = Command::new(python).arg(script).arg(dir).arg(list).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// A trained checkpoint with its mask row, from each family: the same class, the same logits, the marks of a diffusion model.
+#[test]
+fn transformers_loads_our_checkpoints_and_gives_our_logits() {
+    for (json, class) in [(LLAMA, "LlamaForCausalLM"), (GPT2, "GPT2LMHeadModel"), (QWEN3, "Qwen3ForCausalLM")] {
+        let base = config_dir(json);
+        let vocab: serde_json::Map<String, Value> = (0..37).map(|i| (format!("t{i}"), i.into())).collect();
+        let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "t0"}});
+        std::fs::write(base.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(base.path().join("tokenizer_config.json"), "{\"unk_token\": \"t0\"}").unwrap();
+        let mut model = Model::initialise(base.path(), 7, Device::Cpu).unwrap();
+        model.add_mask_token(7).unwrap();
+        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: false });
+        let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
+        learner.micro_step(&noised(4, 16, 1), &Pattern::Full, Normaliser::Global(60.0)).unwrap();
+        assert!(learner.apply(1e-2).unwrap().updated);
+        let dir = TempDir::new().unwrap();
+        learner.save(dir.path()).unwrap();
+        let mut ids = tokens(20, 5);
+        ids[7] = 37;
+        let Some(found) = read_by_transformers(dir.path(), &ids) else { return };
+        assert_eq!(found["class"], class);
+        assert_eq!(found["mask_token_id"], 37);
+        assert_eq!(found["difflow"], json!({"mask_token_id": 37, "shift": false, "objective": "diffusion"}));
+        assert_eq!(found["mask_token"], json!(["<mask>", 37]));
+        let ours = learner.model().logits(&ids, &Pattern::Causal).unwrap();
+        let theirs = found["logits"].as_array().unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        for (a, b) in ours.iter().zip(theirs) {
+            assert!((f64::from(*a) - b.as_f64().unwrap()).abs() < 1e-4, "{class}: {a} {b}");
+        }
+    }
+}

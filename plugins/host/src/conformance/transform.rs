@@ -1,0 +1,88 @@
+//! Tests of batch transforms.
+
+use arrow::array::{Array, StructArray};
+use difflow_schema::{Documents, Message, Noised, Sequences};
+
+use super::{Stop, Test, ensure};
+use crate::error::PluginError;
+use crate::find::Found;
+use crate::transform::BatchTransform;
+
+pub const TESTS: &[Test] = &[
+    Test { name: "accepts", what: "it works on the batches of some edge and keeps their schema", run: accepts },
+    Test { name: "release", what: "its input is released exactly once, its output is sound", run: release },
+    Test {
+        name: "same-batch",
+        what: "the same (seq, seed, batch) gives the same, whatever came between",
+        run: same_batch,
+    },
+    Test { name: "no-rows", what: "a batch without rows passes", run: no_rows },
+];
+
+/// A message of each edge that can carry a transform.
+fn examples() -> Result<Vec<StructArray>, Stop> {
+    let (rows, length) = (5, 37);
+    let cells = rows * length;
+    let sequences = Sequences {
+        rows,
+        length,
+        tokens: (0..cells as u32).map(|i| i * 7 % 50).collect(),
+        documents: (0..cells).map(|i| (i % length / 20) as u32).collect(),
+        maskable: (0..cells).map(|i| i % length > 0).collect(),
+    };
+    let noised = Noised {
+        masked: (0..cells).map(|i| i % length > 0 && i % 3 == 0).collect(),
+        t: (1..=rows).map(|row| row as f64 / rows as f64).collect(),
+        weight: (1..=rows).map(|row| rows as f64 / row as f64).collect(),
+        sequences: sequences.clone(),
+    };
+    let texts = ["A cat.", "", "Zwei Hunde bellen.", "αβγ", "A cat and a dog."];
+    let documents = Documents { doc: (10..15).collect(), text: texts.map(str::to_owned).to_vec() };
+    let arrays = [noised.to_array(), sequences.to_array(), documents.to_array()];
+    arrays.into_iter().map(|array| array.map_err(|e| Stop::Fail(e.to_string()))).collect()
+}
+
+/// The transform on each kind of message that it accepts, with such a message.
+fn open(found: &Found) -> Result<Vec<(BatchTransform, StructArray)>, Stop> {
+    let (mut open, mut refusals) = (Vec::new(), Vec::new());
+    for example in examples()? {
+        match BatchTransform::of(found, "{}", example.fields().clone()) {
+            Ok(transform) => open.push((transform, example)),
+            Err(PluginError::Call { function: "output_schema", message, .. }) => refusals.push(message),
+            Err(other) => return Err(other.into()),
+        }
+    }
+    ensure(!open.is_empty(), || format!("it refuses the batches of every edge: {}", refusals.join("; ")))?;
+    Ok(open)
+}
+
+fn accepts(found: &Found) -> Result<(), Stop> {
+    open(found).map(drop)
+}
+
+fn release(found: &Found) -> Result<(), Stop> {
+    for (mut transform, example) in open(found)? {
+        for seq in 0..20 {
+            transform.process(seq, 1, &example)?;
+        }
+    }
+    Ok(())
+}
+
+fn same_batch(found: &Found) -> Result<(), Stop> {
+    for (mut transform, example) in open(found)? {
+        let first = transform.process(7, 3, &example)?;
+        transform.process(8, 3, &example.slice(1, 3))?;
+        let again = transform.process(7, 3, &example)?;
+        ensure(first == again, || "batch 7 came out differently the second time".into())?;
+    }
+    Ok(())
+}
+
+fn no_rows(found: &Found) -> Result<(), Stop> {
+    for (mut transform, example) in open(found)? {
+        let rows = transform.process(0, 0, &example.slice(0, 0))?.len();
+        ensure(rows == 0, || format!("{rows} rows came out"))?;
+    }
+    Ok(())
+}

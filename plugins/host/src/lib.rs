@@ -1,0 +1,37 @@
+//! Finds, loads, describes and calls plug-ins, and checks what they answer. Built-in components go the same way: see
+//! `difflow-plugin-builtin`.
+//!
+//! | to | use |
+//! |---|---|
+//! | find what a key of a dataflow file names | [`find`] |
+//! | look at a library | [`Library::open`], [`Library::components`] |
+//! | use a component | [`NoiseSchedule`], [`AnnealingSchedule`], [`BatchTransform`], [`ModelRecipe`] |
+//! | put a plug-in through its paces | [`conformance`] |
+//!
+//! Nothing a plug-in answers is believed: every number is checked, and the message names the component, the function and the value.
+
+mod annealing;
+mod arrow_export;
+mod arrow_import;
+mod call;
+pub mod conformance;
+mod crash;
+mod elf;
+mod error;
+mod find;
+mod instance;
+mod library;
+mod noise;
+mod recipe;
+mod record;
+mod transform;
+
+pub use annealing::AnnealingSchedule;
+pub use error::PluginError;
+pub use find::{Found, candidates, find, search_path};
+pub use instance::Instance;
+pub use library::{Component, Kind, Library};
+pub use noise::NoiseSchedule;
+pub use recipe::ModelRecipe;
+pub use record::Record;
+pub use transform::{BatchTransform, Transforms};

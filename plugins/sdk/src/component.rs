@@ -1,0 +1,15 @@
+//! What every component has, whatever its kind.
+
+use crate::{Config, Error};
+
+/// A component: what `create` makes of a configuration. The kind's trait says what it can do.
+pub trait Component: Sized + Send + 'static {
+    /// Its options, made with [`config!`](crate::config!); `()` for none.
+    type Config: Config;
+
+    /// Makes an instance.
+    ///
+    /// # Errors
+    /// [`Error::config`] when options that are each right do not go together.
+    fn create(config: Self::Config) -> Result<Self, Error>;
+}

@@ -1,0 +1,189 @@
+//! The default dataflow with one line changed, for every example plug-in; and what becomes of a run whose plug-in crashes.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::{json, scores};
+use difflow_tests::{Dataflow, Outcome, program, root};
+
+/// An example that `make build` put into bin/plugins.
+fn example(name: &str) -> String {
+    let path = root().join("bin/plugins").join(name);
+    assert!(path.exists(), "{} is missing; run `make build` first", path.display());
+    path.display().to_string()
+}
+
+/// Runs the dataflow with one key of one node changed. The plug-in must be in run.json and in the last checkpoint under `recorded`.
+fn runs_with(node: &str, key: &str, value: &str, recorded: &str, id: &str) {
+    let steps = 4;
+    let dataflow = Dataflow::small(steps).set(node, key, value);
+    dataflow.run().well();
+    let last = dataflow.run_folder().join(format!("checkpoints/step-{steps:08}"));
+    let manifest = json(&last.join("manifest.json"));
+    assert!(manifest["files"]["plugins.json"]["sha256"].is_string(), "{manifest:#}");
+    for plugins in [&json(&dataflow.run_folder().join("run.json"))["plugins"], &json(&last.join("plugins.json"))] {
+        let record = &plugins[recorded];
+        assert_eq!(record["id"], id, "{plugins:#}");
+        assert_eq!(record["sha256"].as_str().map(str::len), Some(64), "{record:#}");
+        assert!(value.contains(record["path"].as_str().unwrap()), "{record:#}");
+    }
+}
+
+#[test]
+fn cosine_noise() {
+    let id = "org.difflow.examples.cosine-noise";
+    runs_with("noiser", "NOISE_SCHEDULE", &example("libcosine_noise.so"), "noiser.NOISE_SCHEDULE", id);
+}
+
+#[test]
+fn quadratic_noise_in_c() {
+    let id = "org.difflow.examples.quadratic-noise";
+    let value = format!("{}#{id}", example("quadratic_noise.so"));
+    runs_with("noiser", "NOISE_SCHEDULE", &value, "noiser.NOISE_SCHEDULE", id);
+}
+
+#[test]
+fn step_annealing() {
+    let id = "org.difflow.examples.step-annealing";
+    // Its own default of half_at lies behind the small run's ANNEAL_STEPS.
+    let dataflow = Dataflow::small(4).set("trainer", "ANNEALING_SCHEDULE", example("libstep_annealing.so")).set(
+        "trainer",
+        "ANNEALING_SCHEDULE_CONFIG",
+        r#"{"half_at": 1}"#,
+    );
+    dataflow.run().well();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["trainer.ANNEALING_SCHEDULE"].clone();
+    assert_eq!((record["id"].as_str(), record["config"]["half_at"].as_u64()), (Some(id), Some(1)), "{record:#}");
+}
+
+#[test]
+fn span_mask() {
+    let id = "org.difflow.examples.span-mask";
+    let value = format!("[{:?}]", example("libspan_mask.so"));
+    runs_with("noiser", "TRANSFORMS", &value, "noiser.TRANSFORMS.0", id);
+}
+
+/// data/tiny/model under the names that the recipe example knows: sizes in config.json, tensors in the header of model.safetensors.
+fn renamed(dir: &Path) {
+    let tiny = root().join("data/tiny/model");
+    let mut config = json(&tiny.join("config.json"));
+    let keys = config.as_object_mut().unwrap();
+    for (theirs, ours) in [
+        ("hidden_size", "n_embd"),
+        ("intermediate_size", "n_ffn"),
+        ("num_hidden_layers", "n_layer"),
+        ("num_attention_heads", "n_head"),
+        ("num_key_value_heads", "n_kv_head"),
+    ] {
+        let value = keys.remove(theirs).unwrap();
+        keys.insert(ours.into(), value);
+    }
+    keys.insert("architectures".into(), serde_json::json!(["ShortLlama"]));
+    keys.insert("model_type".into(), "short".into());
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let bytes = std::fs::read(tiny.join("model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
+    for (theirs, ours) in [
+        ("\"model.embed_tokens.", "\"embed."),
+        ("\"model.norm.", "\"norm."),
+        ("\"model.layers.", "\"blocks."),
+        (".input_layernorm.", ".norm1."),
+        (".post_attention_layernorm.", ".norm2."),
+        (".self_attn.q_proj.", ".attn.q."),
+        (".self_attn.k_proj.", ".attn.k."),
+        (".self_attn.v_proj.", ".attn.v."),
+        (".self_attn.o_proj.", ".attn.out."),
+        (".mlp.gate_proj.", ".ffn.gate."),
+        (".mlp.up_proj.", ".ffn.up."),
+        (".mlp.down_proj.", ".ffn.down."),
+    ] {
+        text = text.replace(theirs, ours);
+    }
+    assert!(!text.contains("model.layers") && !text.contains("proj"), "{text}");
+    let renamed = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes[header..]].concat();
+    std::fs::write(dir.join("model.safetensors"), renamed).unwrap();
+}
+
+/// The same weights under other names must give the same run, and the same scores of the base model.
+#[test]
+fn renamed_llama_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    renamed(dir.path());
+    let plain = Dataflow::small(2);
+    plain.run().well();
+    let dataflow = Dataflow::small(2).set("", "BASE_MODEL", dir.path().display().to_string()).set(
+        "",
+        "MODEL_RECIPE",
+        example("librenamed_llama_recipe.so"),
+    );
+    dataflow.run().well();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["MODEL_RECIPE"].clone();
+    assert_eq!(record["id"], "org.difflow.examples.renamed-llama", "{record:#}");
+    assert_eq!(scores(&plain.run_folder(), 0), scores(&dataflow.run_folder(), 0));
+}
+
+/// nodes/cli/tests/plugins/bad.c with macros.
+fn bad(path: &Path, macros: &[&str]) {
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-std=gnu11", "-I"])
+        .arg(root().join("plugins/include"))
+        .args(macros.iter().map(|one| format!("-D{one}")))
+        .arg("-o")
+        .args([path, &root().join("nodes/cli/tests/plugins/bad.c")])
+        .arg("-lm")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A crash in the middle of a run: the plug-in is named, the checkpoint before it is whole, and the run goes on from there with a
+/// mended plug-in, saying that it is another one.
+#[test]
+fn a_crash_names_the_plugin_and_the_run_goes_on_with_a_mended_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let library: PathBuf = dir.path().join("fragile.so");
+    let dataflow = Dataflow::small(6)
+        .set("trainer", "ANNEALING_SCHEDULE", library.display().to_string())
+        .set("trainer", "ANNEAL_STEPS", 2)
+        .set("trainer", "CHECKPOINT_EVERY", 1);
+    bad(&library, &["KIND=ANNEALING", "RATIO=(step >= 3 ? *(volatile double *)8 : 1)"]);
+    let outcome = dataflow.run();
+    assert_ne!(outcome.code, 0);
+    outcome.says(&["plug-in component `org.example.bad` crashed in attn_mask_ratio (segmentation fault)"]);
+    let steps = dataflow.run_folder().join("checkpoints");
+    assert!(steps.join("step-00000003/manifest.json").is_file() && !steps.join("step-00000004").exists());
+    // A new file, as a compiler makes it: the old one may still be mapped.
+    std::fs::remove_file(&library).unwrap();
+    bad(&library, &["KIND=ANNEALING", "RATIO=1"]);
+    dataflow.run().well().says(&["is not the `org.example.bad`"]);
+    assert!(steps.join("step-00000006/manifest.json").is_file());
+}
+
+/// Of copies at another place, so that each is a foreign image.
+#[test]
+fn every_example_and_built_in_component_passes_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program("difflow"));
+    command.args(["plugin", "check", "builtin"]);
+    let examples = [
+        "libcosine_noise.so",
+        "quadratic_noise.so",
+        "libstep_annealing.so",
+        "libspan_mask.so",
+        "librenamed_llama_recipe.so",
+    ];
+    for name in examples {
+        let copy = dir.path().join(name);
+        std::fs::copy(example(name), &copy).unwrap();
+        command.arg(copy);
+    }
+    let outcome = Outcome::of(command, Duration::from_secs(120)).well();
+    let ids = ["cosine-noise", "quadratic-noise", "step-annealing", "span-mask", "renamed-llama"];
+    outcome
+        .says(&ids.map(|id| format!("org.difflow.examples.{id}")).each_ref().map(String::as_str))
+        .says(&[" 0 failed"]);
+}
