@@ -150,10 +150,9 @@ impl World {
             }
             Kind::EndPainted => {
                 let to = ending.must(Slot::D);
-                let told = ending.get(Slot::P);
                 self.any(|deed| match *deed {
                     Deed::Painted { person, thing: t, from, to: new } => {
-                        (t, from, new) == (thing, colour, to) && told.is_none_or(|p| p == person)
+                        (person, t, from, new) == (p, thing, colour, to)
                     }
                     _ => false,
                 })

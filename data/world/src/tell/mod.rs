@@ -41,9 +41,10 @@ impl Split {
 pub fn tell(seed: u64, split: Split, index: u64) -> String {
     let mut dice = Dice::new(seed, split.stream(), index);
     loop {
-        let text = Tale::tell(&mut dice);
-        // Too short or too long is rare; the dice roll on, so the next attempt is another story.
-        if WORDS.contains(&text.split_whitespace().count()) {
+        // The dice roll on, so the next attempt is another story.
+        if let Some(text) = Tale::tell(&mut dice)
+            && WORDS.contains(&text.split_whitespace().count())
+        {
             return text;
         }
     }
