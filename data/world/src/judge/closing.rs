@@ -144,6 +144,10 @@ impl World {
                 let back = self.deeds.contains(&Deed::CameBack { person: p, thing });
                 coloured && back && is(&|object| object.holder == Some(p))
             }
+            Kind::EndThief => {
+                let stole = self.deeds.contains(&Deed::Stole { animal: ending.must(Slot::Animal), thing });
+                coloured && stole && is(&|object| object.owner == p)
+            }
             Kind::EndMended => {
                 coloured
                     && self.deeds.contains(&Deed::Mended { person: p, thing, material: ending.must(Slot::Material) })

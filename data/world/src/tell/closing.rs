@@ -33,7 +33,7 @@ fn still_true(tale: &Tale, kind: Kind, slots: &Slots) -> bool {
     let coloured = slots.get(Slot::C) == Some(item.colour);
     match kind {
         Kind::EndGot => coloured && slots.get(Slot::Q) == Some(item.owner),
-        Kind::EndBack => coloured && slots.get(Slot::P) == Some(item.owner),
+        Kind::EndBack | Kind::EndThief => coloured && slots.get(Slot::P) == Some(item.owner),
         Kind::EndMended => coloured,
         Kind::EndTrade => {
             let got = slots.get(Slot::U).and_then(|thing| tale.item(thing));

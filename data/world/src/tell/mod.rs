@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use tale::Tale;
 
 /// Fewest and most words of a story, title and last line included.
-pub const WORDS: std::ops::RangeInclusive<usize> = 60..=100;
+pub const WORDS: std::ops::RangeInclusive<usize> = 60..=110;
 
 /// The purposes for which stories are made; each has its own random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
