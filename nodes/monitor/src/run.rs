@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::figures::Figures;
+use crate::files;
 use crate::history::History;
 use crate::inputs::Inputs;
 use crate::progress::Progress;
@@ -120,6 +121,10 @@ impl Monitor {
     fn finish(mut self, node: &mut Node) -> Result<()> {
         if let Some(line) = self.progress.line() {
             say(&line);
+        }
+        for (input, folder) in [("sampling", self.dir.samples(0)), ("scores", self.dir.scores(0))] {
+            let (node, folder) = (self.inputs.sender(input), folder.parent().unwrap_or(&folder));
+            self.store.add(files::complete(&mut self.history, folder, node));
         }
         self.store.save()?;
         self.write_report()?;
