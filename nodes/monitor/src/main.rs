@@ -4,13 +4,20 @@ mod charts;
 mod config;
 mod figures;
 mod format;
+mod health;
 mod history;
 mod inputs;
+mod origin;
+mod page;
+mod processes;
 mod progress;
 mod report;
 mod run;
 mod screen;
+mod series;
+mod show;
 mod store;
+mod tensorboard;
 
 use std::process::ExitCode;
 
