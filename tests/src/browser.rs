@@ -117,10 +117,12 @@ impl Browser {
         answer["result"]["value"].clone()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression is true; one that fails, on a page that is not there yet, is not.
     pub fn wait(&mut self, expression: &str, limit: Duration) {
         let started = Instant::now();
-        while self.eval(&format!("Boolean({expression})")) != true {
+        while self.eval(&format!("(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"))
+            != true
+        {
             let page = || "document.body ? document.body.innerText.slice(0, 2000) : ''";
             assert!(
                 started.elapsed() < limit,

@@ -110,5 +110,6 @@ impl Page {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "page/tests.rs"]
 mod tests;

@@ -119,5 +119,6 @@ fn masked_crc(data: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "tensorboard/tests.rs"]
 mod tests;

@@ -38,7 +38,7 @@ pub fn refusal(status: StatusCode, reason: impl Into<String>) -> Answer {
 ///
 /// # Errors
 /// When the connection fails, or nothing comes.
-pub async fn read(stream: &mut TcpStream) -> io::Result<Result<Request<()>, Answer>> {
+pub async fn read(stream: &mut TcpStream) -> io::Result<Result<Request<()>, Box<Answer>>> {
     let mut head = Vec::new();
     let all = async {
         while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -52,13 +52,14 @@ pub async fn read(stream: &mut TcpStream) -> io::Result<Result<Request<()>, Answ
         Ok(true)
     };
     if !timeout(PATIENCE, all).await?? {
-        return Ok(Err(refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too long")));
+        let long = refusal(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too long");
+        return Ok(Err(long.into()));
     }
     Ok(parse(&head))
 }
 
-fn parse(head: &[u8]) -> Result<Request<()>, Answer> {
-    let bad = || refusal(StatusCode::BAD_REQUEST, "this is no HTTP request");
+fn parse(head: &[u8]) -> Result<Request<()>, Box<Answer>> {
+    let bad = || Box::new(refusal(StatusCode::BAD_REQUEST, "this is no HTTP request"));
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     if !parsed.parse(head).is_ok_and(|status| status.is_complete()) {
@@ -74,7 +75,7 @@ fn parse(head: &[u8]) -> Result<Request<()>, Answer> {
     }
     let mut answer = refusal(StatusCode::METHOD_NOT_ALLOWED, "this page is only read: GET");
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    Err(answer)
+    Err(answer.into())
 }
 
 /// Sends an answer and ends the connection; `head`: without its body.

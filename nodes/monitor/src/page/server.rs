@@ -138,12 +138,12 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watc
 async fn serve_one(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let request = match wire::read(&mut stream).await? {
         Ok(request) => request,
-        Err(refused) => return wire::write(&mut stream, strict(refused), false).await,
+        Err(refused) => return wire::write(&mut stream, strict(*refused), false).await,
     };
     let head = request.method() == Method::HEAD;
     let admitted = admit(shared, &request);
     if let Err(refused) = admitted {
-        return wire::write(&mut stream, strict(refused), head).await;
+        return wire::write(&mut stream, strict(*refused), head).await;
     }
     if request.uri().path() != "/events" || head {
         return wire::write(&mut stream, strict(find(shared, request.uri().path())), head).await;
@@ -158,10 +158,10 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// Lets in who may read; the others get an answer that says why not, or how.
-fn admit(shared: &Shared, request: &Request<()>) -> Result<(), Answer> {
+fn admit(shared: &Shared, request: &Request<()>) -> Result<(), Box<Answer>> {
     match shared.access.judge(request.uri(), request.headers()) {
         Verdict::Enter => Ok(()),
-        Verdict::Refuse(reason) => Err(refusal(StatusCode::FORBIDDEN, reason)),
+        Verdict::Refuse(reason) => Err(refusal(StatusCode::FORBIDDEN, reason).into()),
         Verdict::Keep(cookie) => {
             let mut answer = refusal(StatusCode::SEE_OTHER, "");
             let values = [(SET_COOKIE, cookie), (LOCATION, request.uri().path().to_owned())];
@@ -169,7 +169,7 @@ fn admit(shared: &Shared, request: &Request<()>) -> Result<(), Answer> {
                 // A path of a request that was read, and a token of letters: both are good values.
                 answer.headers_mut().extend(HeaderValue::from_str(&value).map(|value| (name, value)));
             }
-            Err(answer)
+            Err(answer.into())
         }
     }
 }
