@@ -15,5 +15,6 @@ else
     say "cargo-nextest is not installed, so cargo test runs one test at a time; faster: cargo install cargo-nextest --locked"
     cargo test --release --workspace --locked --lib --bins --tests -- --test-threads=1 9>&-
 fi
-# nextest does not run the examples in documentation comments.
-cargo test --quiet --release --workspace --locked --doc 9>&-
+# nextest does not run the examples in documentation comments. Theirs are programs in a temporary folder, from where the
+# run paths of .cargo/config.toml lead nowhere.
+RUSTDOCFLAGS="-C link-arg=-Wl,-rpath,$PWD/.difflow/libtorch/torch/lib" cargo test --quiet --release --workspace --locked --doc 9>&-

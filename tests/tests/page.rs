@@ -119,6 +119,8 @@ fn the_page_follows_a_run_and_says_when_it_is_over() {
 
     browser.screen(1440, 1000, false);
     browser.wait("document.getElementById('state').textContent === 'finished'", LONG);
+    // The last texts are there too.
+    browser.wait("document.getElementById('sample-where').textContent.startsWith('step 50')", LONG);
     browser.picture("page-finished");
     let (code, said) = running.end();
     assert_eq!(code, 0, "{said:?}");

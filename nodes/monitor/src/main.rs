@@ -3,6 +3,7 @@
 mod charts;
 mod config;
 mod figures;
+mod files;
 mod format;
 mod health;
 mod history;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::figures::Figures;
+use crate::files;
 use crate::health::Health;
 use crate::history::History;
 use crate::inputs::Inputs;
@@ -215,6 +216,14 @@ impl Monitor {
     fn finish(mut self, node: &mut Node) -> Result<()> {
         if let Some(line) = self.progress.line() {
             say(&line);
+        }
+        for (input, folder) in [("sampling", self.dir.samples(0)), ("scores", self.dir.scores(0))] {
+            let (node, folder) = (self.inputs.sender(input), folder.parent().unwrap_or(&folder));
+            let rows = files::complete(&mut self.history, folder, node);
+            if let Some(events) = &mut self.events {
+                events.scalars(section(input), &rows)?;
+            }
+            self.store.add(rows);
         }
         self.save()?;
         self.write_report()?;

@@ -69,6 +69,8 @@ impl Show {
 
     /// Shows the end.
     pub fn end(mut self, known: Known) {
+        // The message of the last ones may be lost.
+        self.sampled(known.dir);
         let news = self.news(known);
         self.page.end(news);
     }

@@ -125,7 +125,7 @@ impl Default for Config {
             eos_token: "<eos>".into(),
             samples: 16,
             samples_final: 64,
-            lengths: "80..125".into(),
+            lengths: "75..110".into(),
             sample_batch: 8,
             decoder: Decoder::Random,
             score: Score::Probability,

@@ -102,7 +102,7 @@ impl Shared {
     }
 }
 
-/// Serves until `stopped`, and then until the readers have taken their leave.
+/// Serves until `stopped`, and a moment longer if there are readers.
 ///
 /// # Errors
 /// When the system takes the listener back.
@@ -126,12 +126,17 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watc
             }
         }
     };
+    let leaving = async {
+        _ = stopped.wait_for(|stop| *stop).await;
+        // One place is taken by whoever comes next. Somebody who is reading comes back for the last texts.
+        if connections.available_permits() + 1 < CONNECTIONS {
+            tokio::time::sleep(GOODBYE).await;
+        }
+    };
     tokio::select! {
         () = accepting => {}
-        _ = stopped.wait_for(|stop| *stop) => {}
+        () = leaving => {}
     }
-    let all = connections.acquire_many(CONNECTIONS as u32);
-    _ = tokio::time::timeout(GOODBYE, all).await;
     Ok(())
 }
 

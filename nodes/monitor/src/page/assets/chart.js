@@ -121,7 +121,7 @@ export class Chart {
     }
     pen.save();
     pen.beginPath();
-    pen.rect(PAD.left, PAD.top - 4, width - PAD.left - PAD.right + 6, height - PAD.top - PAD.bottom + 8);
+    pen.rect(PAD.left - 5, PAD.top - 4, width - PAD.left - PAD.right + 10, height - PAD.top - PAD.bottom + 8);
     pen.clip();
     pen.lineJoin = "round";
     for (const [line, points] of this.points) {

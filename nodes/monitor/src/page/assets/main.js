@@ -74,7 +74,7 @@ function show(changed) {
   const { status, series } = model;
   at("state").textContent = STATES[status.state] ?? status.state;
   at("state").dataset.state = status.state;
-  at("report").hidden = !status.report;
+  at("report").hidden = !status.report || model.ended;
   const done = status.total ? Math.min(1, (status.step ?? 0) / status.total) : 0;
   at("bar").firstElementChild.style.width = `${done * 100}%`;
   at("bar").setAttribute("aria-valuemax", status.total ?? 0);

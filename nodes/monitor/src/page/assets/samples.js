@@ -28,8 +28,8 @@ export class Samples {
   /** steps: of the checkpoints that have samples. The newest is shown unless an older one was chosen. */
   update(steps) {
     const newest = this.steps.length === 0 || Number(this.at("step").value) === this.steps.at(-1);
+    if (steps.length === 0 || String(steps) === String(this.steps)) return;
     this.steps = steps;
-    if (steps.length === 0) return;
     const chosen = newest ? steps.at(-1) : Number(this.at("step").value);
     this.at("step").replaceChildren(...steps.map((step) => option(step, step === 0 ? "before training" : `step ${step}`)));
     this.at("step").value = String(chosen);
@@ -37,12 +37,14 @@ export class Samples {
   }
 
   async load(step) {
-    const answer = await fetch(`samples/${step}`);
-    if (!answer.ok) {
-      this.at("note").textContent = `The samples of step ${step} cannot be read: ${await answer.text()}`;
+    let why = "the run is over, and this page is not served any more; they are in its report";
+    const answer = await fetch(`samples/${step}`).catch(() => null);
+    if (answer?.ok) this.texts = (await answer.json()).samples;
+    else {
+      if (answer) why = await answer.text();
+      this.at("note").textContent = `The samples of step ${step} cannot be read: ${why}.`;
       return;
     }
-    this.texts = (await answer.json()).samples;
     const kinds = [...new Set(this.texts.map((text) => text.kind))];
     const before = this.at("kind").value;
     this.at("kind").replaceChildren(...kinds.map((kind) => option(kind, KINDS[kind] ?? kind)));
