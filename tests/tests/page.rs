@@ -99,6 +99,8 @@ fn the_page_follows_a_run_and_says_when_it_is_over() {
     );
     browser.picture("page-desktop");
     browser.dark(true);
+    // Colours fade from one to the other.
+    thread::sleep(Duration::from_secs(1));
     browser.picture("page-dark");
     browser.dark(false);
 

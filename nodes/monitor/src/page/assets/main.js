@@ -36,6 +36,7 @@ const charts = [
     empty: "Scores come with the first checkpoint that is finished.",
     lines: [{ key: "infill_exact_match", name: "gaps", color: "blue", marks: true }, { key: "pass_rate", name: "samples", color: "orange", marks: true }] },
 ].map((chart) => new Chart(at("charts"), chart));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.draw()));
 const cards = { batch: new Batch(), attention: new Attention(), samples: new Samples(), health: new Health() };
 
 /** The base model's loss does not move: a level line over the steps that were scored. */
