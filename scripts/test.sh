@@ -6,6 +6,7 @@
 # shellcheck disable=SC1091 # made by setup.sh
 . bin/env.sh
 [ -n "${DIFFLOW_DATA_DIR:-}" ] || say "DIFFLOW_DATA_DIR is not set: tests on real data will say that they are skipped"
+scripts/test-tools.sh
 claim_target
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --release --workspace --locked 9>&-

@@ -1,12 +1,14 @@
-//! Tests of the whole: the direction of dependencies, and dataflows run through the real dora command.
+//! Tests of the whole: the direction of dependencies, dataflows run through the real dora command, and the page in a browser.
 //!
 //! A test takes a real dataflow file of the repository, changes some keys, and runs it with the programs in `bin/` (`make build`)
 //! in a folder of its own, so that runs, logs and reports of tests never meet those of people or of each other.
 
+mod browser;
 mod dataflow;
 mod outcome;
 mod parquet_file;
 
+pub use browser::Browser;
 pub use dataflow::Dataflow;
 pub use outcome::Outcome;
 pub use parquet_file::write_parquet;

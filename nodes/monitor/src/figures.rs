@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::history::History;
+use crate::series::Series;
 
 /// What the final screen and the report show.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -46,14 +47,13 @@ impl Figures {
         // Of the same checkpoint, or it would belong to another number.
         let beside = |name: &str, of: &str| {
             let (step, _) = history.after(of)?;
-            history.series(name).into_iter().find(|(at, _)| *at == step).map(|(_, value)| value)
+            history.metric(name)?.at(step)
         };
-        let (seconds, waited) = (history.series("step_s"), history.series("data_wait_s"));
-        let sum = |series: &[(u64, f64)]| series.iter().map(|(_, value)| value).sum::<f64>();
         // Repeated steps are counted once in both sums.
-        let whole = sum(&seconds);
+        let sum = |name: &str| history.metric(name).map(Series::sum);
+        let (whole, waited) = (sum("step_s").unwrap_or(0.0), sum("data_wait_s"));
         Self {
-            last_step: history.series("loss").last().map(|(step, _)| *step),
+            last_step: history.metric("loss").map(|series| series.last().0),
             nelbo_before: history.before("nelbo"),
             nelbo_after: after("nelbo"),
             nelbo_after_stderr: beside("nelbo_stderr", "nelbo"),
@@ -65,7 +65,7 @@ impl Figures {
             pass_rate_after: after("pass_rate"),
             samples_checked: beside("samples_checked", "pass_rate").map(|n| n as u64),
             distinct_2: after("distinct_2"),
-            data_wait_share: (whole > 0.0 && !waited.is_empty()).then(|| sum(&waited) / whole),
+            data_wait_share: waited.filter(|_| whole > 0.0).map(|waited| waited / whole),
             tokens_seen: after("tokens_seen"),
             training_seconds: (whole > 0.0).then_some(whole),
         }
@@ -124,7 +124,7 @@ pub(crate) mod tests {
             ("data_wait_s", 599, 0.004),
             ("data_wait_s", 600, 0.004),
         ];
-        rows.into_iter().for_each(|(name, step, value)| history.add(row(name, step, value)));
+        rows.into_iter().for_each(|(name, step, value)| history.add(&row(name, step, value)));
         history
     }
 
@@ -140,9 +140,9 @@ pub(crate) mod tests {
     #[test]
     fn a_count_belongs_to_the_checkpoint_of_its_rate() {
         let mut history = history();
-        history.add(row("samples_checked", 900, 7.0));
+        history.add(&row("samples_checked", 900, 7.0));
         assert_eq!(Figures::of(&history).samples_checked, Some(200));
-        history.add(row("pass_rate", 1000, 0.7));
+        history.add(&row("pass_rate", 1000, 0.7));
         assert_eq!(Figures::of(&history).samples_checked, None);
     }
 

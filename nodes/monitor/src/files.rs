@@ -43,7 +43,7 @@ pub fn complete(history: &mut History, folder: &Path, node: &str) -> Vec<Row> {
         for (name, value) in metrics {
             if history.series(&name).iter().all(|(known, _)| *known != step) {
                 let row = Row { node: node.to_owned(), name, step, value: value.unwrap_or(f64::NAN) };
-                history.add(row.clone());
+                history.add(&row);
                 added.push(row);
             }
         }
@@ -88,7 +88,7 @@ mod tests {
         file(2, "b");
         fs::write(dir.path().join("step-00000003.json"), "{").unwrap();
         let mut history = History::default();
-        history.add(Row { node: "sampler".into(), name: "pass_rate".into(), step: 1, value: 0.25 });
+        history.add(&Row { node: "sampler".into(), name: "pass_rate".into(), step: 1, value: 0.25 });
         let added = complete(&mut history, dir.path(), "sampler");
         assert_eq!(history.series("pass_rate"), [(1, 0.25), (2, 0.5)], "a message's word counts");
         assert_eq!(

@@ -1,8 +1,10 @@
-//! Everything the monitor was told, in memory: metrics by (node, name, step), samples by (kind, step, index).
+//! Everything the monitor was told, in bounded memory: a series of each metric, and the texts of the last checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use difflow_schema::{Metrics, Sample};
+
+use crate::series::Series;
 
 /// One metric and who measured it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,63 +22,74 @@ pub struct Row {
 /// Metrics and samples. What comes twice (a resumed run repeats steps) is kept once; the last word counts.
 #[derive(Debug, Default)]
 pub struct History {
-    metrics: BTreeMap<(String, String), BTreeMap<u64, f64>>,
-    samples: BTreeMap<(String, u64, u64), Sample>,
+    metrics: BTreeMap<String, Series>,
+    /// By kind and number, of the last checkpoint that has the kind.
+    samples: BTreeMap<(String, u64), Sample>,
 }
 
 impl History {
     /// Keeps one metric.
-    pub fn add(&mut self, row: Row) {
-        self.metrics.entry((row.name, row.node)).or_default().insert(row.step, row.value);
+    pub fn add(&mut self, row: &Row) {
+        match self.metrics.get_mut(&row.name) {
+            Some(series) => series.add(row.step, row.value),
+            None => _ = self.metrics.insert(row.name.clone(), Series::new(row.step, row.value)),
+        }
     }
 
     /// Keeps the metrics of a message from `node`; returns them as rows.
     pub fn add_metrics(&mut self, node: &str, metrics: Metrics) -> Vec<Row> {
         let row = |m: difflow_schema::Metric| Row { node: node.into(), name: m.name, step: m.step, value: m.value };
         let rows: Vec<Row> = metrics.0.into_iter().map(row).collect();
-        rows.iter().cloned().for_each(|row| self.add(row));
+        rows.iter().for_each(|row| self.add(row));
         rows
     }
 
-    /// Keeps samples.
+    /// Keeps samples. Those of earlier checkpoints are in the run's folder.
     pub fn add_samples(&mut self, samples: Vec<Sample>) {
         for sample in samples {
-            self.samples.insert((sample.kind.clone(), sample.step, sample.index), sample);
+            let newest = self.samples.values().filter(|kept| kept.kind == sample.kind).map(|kept| kept.step).max();
+            if newest.is_some_and(|newest| newest > sample.step) {
+                continue;
+            }
+            self.samples.retain(|_, kept| kept.kind != sample.kind || kept.step == sample.step);
+            self.samples.insert((sample.kind.clone(), sample.index), sample);
         }
     }
 
-    /// The values of a metric by step, in order.
+    /// A metric, if it was measured.
+    pub fn metric(&self, name: &str) -> Option<&Series> {
+        self.metrics.get(name)
+    }
+
+    /// The values of a metric by step, in order; means of spans of steps in a long run.
     pub fn series(&self, name: &str) -> Vec<(u64, f64)> {
-        let nodes = self.metrics.range((name.to_owned(), String::new())..).take_while(|((n, _), _)| n == name);
-        let merged: BTreeMap<u64, f64> = nodes.flat_map(|(_, values)| values).map(|(s, v)| (*s, *v)).collect();
-        merged.into_iter().collect()
+        let points = self.metrics.get(name).map(Series::points).unwrap_or_default();
+        points.iter().map(|point| (point.step(), point.mean())).collect()
     }
 
     /// The value of a metric at step 0: of the base model, before any training.
     pub fn before(&self, name: &str) -> Option<f64> {
-        self.series(name).first().filter(|(step, _)| *step == 0).map(|(_, value)| *value)
+        self.metrics.get(name).map(Series::first).filter(|(step, _)| *step == 0).map(|(_, value)| value)
     }
 
     /// The last value of a metric after step 0, with its step.
     pub fn after(&self, name: &str) -> Option<(u64, f64)> {
-        self.series(name).last().copied().filter(|(step, _)| *step > 0)
+        self.metrics.get(name).map(Series::last).filter(|(step, _)| *step > 0)
     }
 
     /// Kinds of samples that there are.
     pub fn sample_kinds(&self) -> BTreeSet<&str> {
-        self.samples.keys().map(|(kind, _, _)| kind.as_str()).collect()
+        self.samples.keys().map(|(kind, _)| kind.as_str()).collect()
     }
 
     /// The step of the last checkpoint that has samples.
     pub fn last_sample_step(&self) -> Option<u64> {
-        self.samples.keys().map(|(_, step, _)| *step).max()
+        self.samples.values().map(|sample| sample.step).max()
     }
 
     /// The samples of a kind from the last checkpoint that has some.
     pub fn last_samples(&self, kind: &str) -> Vec<&Sample> {
-        let of_kind = || self.samples.values().filter(|sample| sample.kind == kind);
-        let last = of_kind().map(|sample| sample.step).max();
-        of_kind().filter(|sample| Some(sample.step) == last).collect()
+        self.samples.values().filter(|sample| sample.kind == kind).collect()
     }
 }
 
@@ -97,9 +110,9 @@ pub(crate) mod tests {
     fn a_repeated_step_is_kept_once_and_the_last_value_counts() {
         let mut history = History::default();
         for (step, value) in [(1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5)] {
-            history.add(row("loss", step, value));
+            history.add(&row("loss", step, value));
         }
-        history.add(row("loss_unweighted", 9, 1.0));
+        history.add(&row("loss_unweighted", 9, 1.0));
         assert_eq!(history.series("loss"), [(1, 5.0), (2, 4.5), (3, 3.0)]);
     }
 
@@ -107,10 +120,10 @@ pub(crate) mod tests {
     #[test]
     fn before_is_step_zero_and_after_is_not() {
         let mut history = History::default();
-        history.add(row("nelbo", 100, 3.0));
+        history.add(&row("nelbo", 100, 3.0));
         assert_eq!((history.before("nelbo"), history.after("nelbo")), (None, Some((100, 3.0))));
         let mut history = History::default();
-        history.add(row("nelbo", 0, 6.0));
+        history.add(&row("nelbo", 0, 6.0));
         assert_eq!((history.before("nelbo"), history.after("nelbo")), (Some(6.0), None));
     }
 

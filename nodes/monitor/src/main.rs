@@ -5,13 +5,20 @@ mod config;
 mod figures;
 mod files;
 mod format;
+mod health;
 mod history;
 mod inputs;
+mod origin;
+mod page;
+mod processes;
 mod progress;
 mod report;
 mod run;
 mod screen;
+mod series;
+mod show;
 mod store;
+mod tensorboard;
 
 use std::process::ExitCode;
 

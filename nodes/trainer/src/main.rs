@@ -4,6 +4,7 @@ mod annealing;
 mod config;
 mod plugins;
 mod preset;
+mod preview;
 mod record;
 mod run;
 mod save;

@@ -12,8 +12,20 @@ use serde_json::Value;
 use crate::plugins::{self, Plugins};
 
 /// Keys that change how a run goes, but not what comes out: they may differ when a run is resumed.
-const FREE_KEYS: [&str; 6] =
-    ["PREFETCH", "PATIENCE_SECONDS", "SLOW_DOWN_SECONDS", "PROGRESS_SECONDS", "RUNS", "DOCUMENTS_PER_BATCH"];
+/// They are not recorded either, so that the page's token stands in no file of the run.
+const FREE_KEYS: [&str; 11] = [
+    "PREFETCH",
+    "PATIENCE_SECONDS",
+    "SLOW_DOWN_SECONDS",
+    "PROGRESS_SECONDS",
+    "RUNS",
+    "DOCUMENTS_PER_BATCH",
+    "PAGE",
+    "PAGE_HOST",
+    "PAGE_PORT",
+    "PAGE_TOKEN",
+    "TENSORBOARD",
+];
 
 /// What run.json holds.
 #[derive(Debug, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use eyre::{Result, bail};
 
 use crate::config::Config;
 use crate::plugins::{self, Plugins};
+use crate::preview::Previews;
 use crate::record;
 use crate::save::{self, Position};
 use crate::training::{self, StepReport, Training};
@@ -49,6 +50,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let window = config.prefetch.max(config.accumulation as u32);
     let patience = Duration::from_secs_f64(config.patience_seconds);
     let mut puller = Puller::<Noised>::new("noised", position.next_seq, window, patience);
+    let mut previews = Previews::new(&node)?;
     let mut bad_steps = 0;
     while position.step < config.steps {
         let started = Instant::now();
@@ -68,12 +70,15 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             waited += from.elapsed();
         }
         puller.ask(&mut node)?;
+        if let Some(batch) = batches.first() {
+            previews.offer(&mut node, (&training, &config), position.step, batch)?;
+        }
         let report = training.step(&config, position.step, batches)?;
         position.step += 1;
         position.tokens_seen += report.tokens;
         position.next_seq = puller.next_seq();
         bad_steps = if report.finite { 0 } else { bad_steps + 1 };
-        let metrics = measured(&config, &report, position, started.elapsed(), waited, bad_steps);
+        let metrics = measured(&config, &report, position, (started.elapsed(), waited), (bad_steps, puller.repeats));
         node.send("metrics", sent.metrics, &metrics)?;
         sent.metrics += 1;
         if bad_steps >= config.max_bad_steps {
@@ -143,9 +148,8 @@ fn measured(
     config: &Config,
     report: &StepReport,
     position: Position,
-    took: Duration,
-    waited: Duration,
-    bad: u64,
+    (took, waited): (Duration, Duration),
+    (bad, asked_again): (u64, u64),
 ) -> Metrics {
     let seconds = took.as_secs_f64();
     Metrics::of_step(
@@ -162,6 +166,7 @@ fn measured(
             ("step_s", seconds),
             ("data_wait_s", waited.as_secs_f64()),
             ("bad_steps", bad as f64),
+            ("asked_again", asked_again as f64),
             ("steps_total", config.steps as f64),
         ],
     )
