@@ -1,7 +1,6 @@
 //! The monitor node: see README.md.
 
 mod charts;
-mod config;
 mod figures;
 mod format;
 mod history;
@@ -13,6 +12,8 @@ mod screen;
 mod store;
 
 use std::process::ExitCode;
+
+use difflow_monitor::config;
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

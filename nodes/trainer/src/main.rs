@@ -1,15 +1,15 @@
 //! The trainer node: see README.md.
 
 mod annealing;
-mod config;
 mod plugins;
-mod preset;
 mod record;
 mod run;
 mod save;
 mod training;
 
 use std::process::ExitCode;
+
+use difflow_trainer::{config, preset};
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {
