@@ -126,7 +126,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let code = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if !matches!(command, Command::Run { .. }) {
+        signals::end_on_broken_pipe();
+    }
+    let code = match command {
         Command::Run { file, dora, options } => run::run(&file, dora, &options),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),

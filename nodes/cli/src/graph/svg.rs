@@ -1,49 +1,40 @@
 //! The graph as an SVG document.
 
-use crate::graph::Graph;
 use crate::graph::layout::places;
+use crate::graph::{Edge, Graph};
+
+/// Column and row, or x and y.
+type Place = (usize, usize);
 
 /// A box, and the room between two of them.
 const BOX: (usize, usize) = (150, 54);
 const ROOM: (usize, usize) = (190, 70);
 const MARGIN: usize = 30;
+/// Above the first row: where edges over several columns go.
+const TOP: usize = 130;
+/// Between edges of the same two nodes.
+const BESIDE: usize = 13;
 
 /// A document of its own.
 pub fn draw(graph: &Graph) -> String {
     let places = places(graph);
     let corner = |node: usize| {
         let (column, row) = places[node];
-        (MARGIN + column * (BOX.0 + ROOM.0), MARGIN + row * (BOX.1 + ROOM.1))
+        (MARGIN + column * (BOX.0 + ROOM.0), TOP + row * (BOX.1 + ROOM.1))
     };
     let columns = places.iter().map(|place| place.0).max().unwrap_or(0) + 1;
     let rows = places.iter().map(|place| place.1).max().unwrap_or(0) + 1;
     let width = 2 * MARGIN + columns * BOX.0 + (columns - 1) * ROOM.0;
-    let height = 2 * MARGIN + rows * BOX.1 + (rows - 1) * ROOM.1 + 60;
+    let height = TOP + rows * BOX.1 + (rows - 1) * ROOM.1 + TOP;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\">\n\
          <defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto-start-reverse\"><path d=\"M0 0L8 4L0 8z\" fill=\"#456\"/></marker></defs>\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
-    for edge in &graph.edges {
-        let ((x1, y1), (x2, y2)) = (corner(edge.from), corner(edge.to));
-        // Data leaves on the right; demand goes back below, from the lower left to the lower right.
-        let (x1, y1, x2, y2) = match edge.demand {
-            false => (x1 + BOX.0, y1 + BOX.1 / 3, x2, y2 + BOX.1 / 3),
-            true => (x1, y1 + BOX.1 * 3 / 4, x2 + BOX.0, y2 + BOX.1 * 3 / 4),
-        };
-        let bend = ROOM.0 / 2;
-        let (b1, b2) =
-            if edge.demand { (x1.saturating_sub(bend), x2 + bend) } else { (x1 + bend, x2.saturating_sub(bend)) };
-        let dashes = if edge.demand { " stroke-dasharray=\"5 4\"" } else { "" };
-        text.push_str(&format!(
-            "<path d=\"M{x1} {y1}C{b1} {y1} {b2} {y2} {x2} {y2}\" fill=\"none\" stroke=\"#456\"{dashes} marker-end=\"url(#a)\"/>\n"
-        ));
-        let (x, y) = (usize::midpoint(x1, x2), usize::midpoint(y1, y2));
-        let y = if edge.demand { y + 14 } else { y.saturating_sub(5) };
-        text.push_str(&format!(
-            "<text x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"middle\" fill=\"#234\" stroke=\"#fff\" stroke-width=\"3\" paint-order=\"stroke\">{}</text>\n",
-            escaped(&edge.label())
-        ));
+    for (number, edge) in graph.edges.iter().enumerate() {
+        let same = |other: &&Edge| (other.from, other.to) == (edge.from, edge.to);
+        let beside = BESIDE * graph.edges[..number].iter().filter(same).count();
+        text.push_str(&curve(edge, (places[edge.from], places[edge.to]), (corner(edge.from), corner(edge.to)), beside));
     }
     for (number, node) in graph.nodes.iter().enumerate() {
         let (x, y) = corner(number);
@@ -62,6 +53,32 @@ pub fn draw(graph: &Graph) -> String {
     }
     text.push_str("</svg>\n");
     text
+}
+
+/// An edge with its label. Data leaves on the right and comes in on the left; demand goes back below; what passes over a column goes around it,
+/// above the first row and below the others.
+fn curve(edge: &Edge, (from, to): (Place, Place), (start, end): (Place, Place), beside: usize) -> String {
+    let at = |share: usize| BOX.1 * share / 4;
+    let (x1, y1, x2, y2) = match edge.demand {
+        false => (start.0 + BOX.0, start.1 + at(1) + beside, end.0, end.1 + at(1) + beside),
+        true => (start.0, start.1 + at(3), end.0 + BOX.0, end.1 + at(3)),
+    };
+    let (bend, over) = (ROOM.0 / 2, to.0.abs_diff(from.0).saturating_sub(1));
+    let (b1, b2) =
+        if edge.demand { (x1.saturating_sub(bend), x2 + bend) } else { (x1 + bend, x2.saturating_sub(bend)) };
+    let lift = if over == 0 { 0 } else { 60 + 25 * over };
+    let (c1, c2) =
+        if from.1 == 0 { (y1.saturating_sub(lift), y2.saturating_sub(lift)) } else { (y1 + lift, y2 + lift) };
+    let dashes = if edge.demand { " stroke-dasharray=\"5 4\"" } else { "" };
+    // The middle of a cubic curve: an eighth of each end and three eighths of each handle.
+    let middle = |ends: usize, handles: usize| (ends + 3 * handles) / 8;
+    let (x, y) = (middle(x1 + x2, b1 + b2), middle(y1 + y2, c1 + c2));
+    let y = if edge.demand { y + 14 } else { y.saturating_sub(4) };
+    format!(
+        "<path d=\"M{x1} {y1}C{b1} {c1} {b2} {c2} {x2} {y2}\" fill=\"none\" stroke=\"#456\"{dashes} marker-end=\"url(#a)\"/>\n\
+         <text x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"middle\" fill=\"#234\" stroke=\"#fff\" stroke-width=\"3\" paint-order=\"stroke\">{}</text>\n",
+        escaped(&edge.label())
+    )
 }
 
 fn escaped(text: &str) -> String {

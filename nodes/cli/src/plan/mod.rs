@@ -107,7 +107,7 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
     let t = &work.trainer;
     let mask = match cost.mask_rows {
         0 => "an existing token is the mask".to_owned(),
-        rows => format!("and {rows} mask row{} of {}", if rows == 1 { "" } else { "s" }, cost.hidden_size),
+        rows => format!("{rows} mask row{} of {} more", if rows == 1 { "" } else { "s" }, cost.hidden_size),
     };
     let kind = |share: f64| {
         if share < 1.0 {
@@ -117,7 +117,7 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
         }
     };
     let mut lines = vec![
-        ("parameters", format!("{} {mask}", grouped(cost.base_parameters))),
+        ("parameters", format!("{}; {mask}", grouped(cost.base_parameters))),
         (
             "a step",
             format!(
