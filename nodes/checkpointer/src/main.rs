@@ -1,10 +1,11 @@
 //! The checkpointer node: see README.md.
 
-mod config;
 mod prune;
 mod run;
 
 use std::process::ExitCode;
+
+use difflow_checkpointer::config;
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

@@ -1,7 +1,6 @@
 //! The monitor node: see README.md.
 
 mod charts;
-mod config;
 mod figures;
 mod files;
 mod format;
@@ -21,6 +20,8 @@ mod store;
 mod tensorboard;
 
 use std::process::ExitCode;
+
+use difflow_monitor::config;
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

@@ -11,6 +11,7 @@ pub mod error;
 pub mod meta;
 pub mod metrics;
 pub mod noised;
+pub mod ports;
 pub mod preview;
 pub mod run;
 pub mod samples;

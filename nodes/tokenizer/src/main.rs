@@ -1,10 +1,8 @@
 //! Documents to packed sequences of token ids, kept on disk. See README.md.
 
 mod build;
-mod config;
 mod key;
 mod order;
-mod packing;
 mod run;
 mod sequencer;
 mod store;
@@ -14,6 +12,7 @@ mod words;
 use std::process::ExitCode;
 
 use difflow_node_kit::About;
+use difflow_tokenizer::{config, packing};
 
 use crate::config::Config;
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use difflow_model::{Decay, LearningRate};
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -216,6 +218,22 @@ impl Config {
     pub fn run_dir(&self) -> RunDir {
         RunDir::new(&self.runs, &self.run)
     }
+
+    /// The learning rate over the run.
+    pub fn learning_rate(&self) -> LearningRate {
+        LearningRate {
+            peak: self.learning_rate,
+            decay: match self.decay {
+                DecayKind::Constant => Decay::Constant,
+                DecayKind::Cosine => Decay::Cosine,
+                DecayKind::Linear => Decay::Linear,
+                DecayKind::Wsd => Decay::Wsd { decay_steps: self.decay_steps },
+            },
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+            final_share: self.final_share,
+        }
+    }
 }
 
 impl NodeConfig for Config {
@@ -227,11 +245,10 @@ impl NodeConfig for Config {
         for (key, path, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
             let path = if file.is_empty() { Path::new(path).to_owned() } else { Path::new(path).join(file) };
             if !path.is_file() {
-                problems.push(Problem::new(
-                    key,
-                    path.display(),
-                    "no such file; paths are relative to the dataflow file",
-                ));
+                problems.push(
+                    Problem::new(key, path.display(), "no such file; paths are relative to the dataflow file")
+                        .of_kind(Kind::File),
+                );
             }
         }
         if !matches!(self.mask_token.as_str(), "preset" | "added") && self.mask_token.parse::<u32>().is_err() {

@@ -1,9 +1,7 @@
 //! The trainer node: see README.md.
 
 mod annealing;
-mod config;
 mod plugins;
-mod preset;
 mod preview;
 mod record;
 mod run;
@@ -11,6 +9,8 @@ mod save;
 mod training;
 
 use std::process::ExitCode;
+
+use difflow_trainer::{config, preset};
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Decay, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions,
-    Pattern, Precision, TorchPlugin,
+    AdamW, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
+    Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -13,7 +13,7 @@ use difflow_schema::Noised;
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{Config, DecayKind, ObjectiveKind, PrecisionKind};
+use crate::config::{Config, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
 use crate::save::ANNEALING_STATE;
 
@@ -113,18 +113,7 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         clip: (config.clip > 0.0).then_some(config.clip),
         ..AdamW::default()
     };
-    let learning_rate = LearningRate {
-        peak: config.learning_rate,
-        decay: match config.decay {
-            DecayKind::Constant => Decay::Constant,
-            DecayKind::Cosine => Decay::Cosine,
-            DecayKind::Linear => Decay::Linear,
-            DecayKind::Wsd => Decay::Wsd { decay_steps: config.decay_steps },
-        },
-        warmup_steps: config.warmup_steps,
-        total_steps: config.steps,
-        final_share: config.final_share,
-    };
+    let learning_rate = config.learning_rate();
     let annealing = annealing::open(config)?;
     let mut learner = Learner::new(model, options, optimizer)?;
     learner.set_dropout(dropout, config.seed)?;

@@ -1,13 +1,13 @@
 //! `difflow plugin`: make, list, show and check plug-ins.
 
 mod check;
-mod child;
+pub mod child;
 mod list;
 mod new;
-mod plot;
+pub mod plot;
 mod png;
 mod show;
-mod table;
+pub mod table;
 
 use std::path::PathBuf;
 
@@ -19,6 +19,10 @@ use eyre::Result;
 #[derive(Subcommand)]
 pub enum Command {
     /// Write a new plug-in: a folder with its source, its build file and a README.
+    #[command(after_help = "\
+Examples:
+  difflow plugin new my-noise --kind noise-schedule
+  difflow plugin new my-annealing --kind annealing-schedule --lang c")]
     New {
         /// Its name; the folder NAME is made.
         name: String,
@@ -33,12 +37,20 @@ pub enum Command {
         sdk: Option<PathBuf>,
     },
     /// List what there is: built in, and in the folders that are searched.
+    #[command(after_help = "\
+Examples:
+  difflow plugin list
+  DIFFLOW_PLUGIN_PATH=my-noise/target/release difflow plugin list --json")]
     List {
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// Show a component: what it is, its options, and a plot.
+    #[command(after_help = "\
+Examples:
+  difflow plugin show builtin:cosine
+  difflow plugin show ./libmy_noise.so --config '{\"power\": 2}' --svg plot.svg")]
     Show {
         /// builtin:NAME, a library (`lib.so` or `lib.so#component`) or a component id.
         component: String,
@@ -56,7 +68,12 @@ pub enum Command {
         png: Option<PathBuf>,
     },
     /// Check whether components do what they must; each test in a process of its own.
-    #[command(after_help = "Exit codes: 0 every test passed, 1 some failed.")]
+    #[command(after_help = "\
+Examples:
+  difflow plugin check                    all built-in components
+  difflow plugin check ./libmy_noise.so
+
+Exit codes: 0 every test passed, 1 some failed.")]
     Check {
         /// Libraries, component ids or builtin:NAME; default: all built-in components.
         components: Vec<String>,
@@ -72,6 +89,18 @@ pub enum Command {
     Describe {
         /// The library.
         library: String,
+    },
+    /// Open what a key of a dataflow file names, in this process: how `difflow validate` tries a library.
+    #[command(hide = true)]
+    Open {
+        /// What the key names.
+        named: crate::validate::Named,
+        /// The value of the key.
+        value: String,
+        /// Its configuration.
+        config: String,
+        /// Steps of an annealing schedule.
+        steps: u64,
     },
     /// Tests on one component in this process, until one does not pass: how `check` runs each of them.
     #[command(hide = true)]
@@ -134,6 +163,7 @@ pub fn run(command: Command) -> Result<u8> {
         }
         Command::Check { components, test, json } => check::run(&components, &test, json),
         Command::Describe { library } => child::describe(&library),
+        Command::Open { named, value, config, steps } => crate::validate::open(named, &value, &config, steps),
         Command::RunTest { library, component, tests } => child::run_tests(&library, &component, &tests),
     }
 }
