@@ -5,7 +5,8 @@
 . "$(dirname "$0")/lib.sh"
 claim_target
 cargo bench --workspace --locked --bench '*' 9>&-
-cargo build --release --locked -p difflow-model --example train_step 9>&-
+# The whole workspace, so that dependencies have the features that they were built with.
+cargo build --quiet --release --workspace --locked --example train_step 9>&-
 step=.difflow/target/release/examples/train_step
 python=${DIFFLOW_PYTHON:-python3}
 peer=()

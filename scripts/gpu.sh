@@ -11,7 +11,8 @@
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" = pack ] || die "usage: scripts/gpu.sh pack"
 claim_target
-cargo build --release --locked -p difflow-model --example train_step 9>&-
+# The whole workspace, so that dependencies have the features that they were built with.
+cargo build --quiet --release --workspace --locked --example train_step 9>&-
 mkdir -p bin/gpu
 cp .difflow/target/release/examples/train_step nodes/model/benches/training.py bin/gpu/
 [ -z "${DIFFLOW_BENCH_DIR:-}" ] || cp "$(absolute "$DIFFLOW_BENCH_DIR")/peer_train.py" bin/gpu/

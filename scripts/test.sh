@@ -6,6 +6,7 @@
 # shellcheck disable=SC1091 # made by setup.sh
 . bin/env.sh
 [ -n "${DIFFLOW_DATA_DIR:-}" ] || say "DIFFLOW_DATA_DIR is not set: tests on real data will say that they are skipped"
+scripts/test-tools.sh
 claim_target
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --release --workspace --locked 9>&-
@@ -14,5 +15,6 @@ else
     say "cargo-nextest is not installed, so cargo test runs one test at a time; faster: cargo install cargo-nextest --locked"
     cargo test --release --workspace --locked --lib --bins --tests -- --test-threads=1 9>&-
 fi
-# nextest does not run the examples in documentation comments.
-cargo test --quiet --release --workspace --locked --doc 9>&-
+# nextest does not run the examples in documentation comments. Theirs are programs in a temporary folder, from where the
+# run paths of .cargo/config.toml lead nowhere.
+RUSTDOCFLAGS="-C link-arg=-Wl,-rpath,$PWD/.difflow/libtorch/torch/lib" cargo test --quiet --release --workspace --locked --doc 9>&-

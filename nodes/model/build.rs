@@ -15,6 +15,13 @@ fn main() {
     // A cargo configuration may give it relative to the workspace; build scripts run in the crate.
     let torch = torch.canonicalize().unwrap_or(torch);
     let include = torch.join("include");
+    let header = include.join("torch/headeronly/version.h");
+    println!("cargo:rerun-if-changed={}", header.display());
+    let Some(version) = std::fs::read_to_string(&header).ok().and_then(|text| version(&text)) else {
+        println!("cargo::error={} does not say which libtorch this is; run `make setup`", header.display());
+        return;
+    };
+    println!("cargo:rustc-env=DIFFLOW_LIBTORCH={version}");
     if !include.join("ATen/Parallel.h").exists() {
         println!("cargo::error={} has no libtorch headers; run `make setup`", include.display());
         return;
@@ -34,4 +41,13 @@ fn main() {
     for library in ["torch_cpu", "c10", "gomp"] {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
+}
+
+/// The version that libtorch's headers say, compared with that of every torch model of a plug-in.
+fn version(header: &str) -> Option<String> {
+    let number = |name: &str| {
+        let line = header.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name));
+        line.map(|rest| rest.trim().to_owned())
+    };
+    Some(format!("{}.{}.{}", number("MAJOR ")?, number("MINOR ")?, number("PATCH ")?))
 }

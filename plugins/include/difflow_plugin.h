@@ -78,7 +78,7 @@ typedef int32_t difflow_status;
 #define DIFFLOW_ERR_NOT_IMPLEMENTED 3
 #define DIFFLOW_ERR_INVALID_STATE 4   /* called out of order, or the instance was poisoned by an earlier panic */
 #define DIFFLOW_ERR_IO 5
-#define DIFFLOW_ERR_INCOMPATIBLE 6    /* ABI or Arrow schema do not fit */
+#define DIFFLOW_ERR_INCOMPATIBLE 6    /* ABI, Arrow schema or libtorch do not fit */
 #define DIFFLOW_ERR_PANIC 7           /* something was thrown inside and caught at the boundary */
 
 typedef struct difflow_str {
@@ -203,6 +203,47 @@ typedef struct difflow_model_recipe_v1 {
   /* A JSON object; docs/PLUGINS.md has its keys. *out_json is borrowed and valid until `destroy`. [main] [pure] */
   difflow_status (*recipe)(const difflow_instance *instance, difflow_str *out_json, difflow_error *error);
 } difflow_model_recipe_v1;
+
+/* ---- Kind: torch model -------------------------------------------------------------------------------------------------- */
+
+/* A base model with a forward pass of its own, in libtorch. Tensors cross as the addresses of at::Tensor objects, so the library must be
+ * built against the very libtorch that difflow has; this is compared before a tensor crosses. The plug-in owns the modules, the host
+ * the optimizer: it writes the parameters in place. */
+#define DIFFLOW_TORCH_MODEL_V1 "difflow.torch-model/1"
+typedef struct difflow_tensor difflow_tensor; /* an at::Tensor */
+typedef struct difflow_torch_build {
+  uint32_t struct_size;
+  const char *libtorch_version; /* TORCH_VERSION of the headers that it was compiled with, "2.11.0" for example; compared exactly */
+  int32_t cxx11_abi;            /* _GLIBCXX_USE_CXX11_ABI, 0 or 1; compared exactly */
+} difflow_torch_build;
+/* Takes a parameter during `parameters`; the name is borrowed. */
+typedef difflow_status (*difflow_parameter_visitor)(void *ctx, difflow_str name, const difflow_tensor *parameter,
+                                                    int32_t trainable);
+typedef struct difflow_torch_model_v1 {
+  uint32_t struct_size;
+  /* Asked before `create`; static. [any] [pure] */
+  const difflow_torch_build *(*built_against)(void);
+  /* Called once, right after `create`. `weights_dir` holds a config.json and the weights, those of a base model or what `save` wrote;
+   * when it is empty, the model is a small one of the size that the options say, with random weights from `seed`. `device`: "cpu",
+   * "cuda:0". `dtype`: "f32" or "bf16", for matrix products and attention; parameters are fp32 either way. [main] */
+  difflow_status (*load)(difflow_instance *instance, difflow_str weights_dir, difflow_str device, difflow_str dtype, uint64_t seed,
+                         difflow_error *error);
+  /* Shows every parameter once, always in the same order and under the same name: fp32, contiguous, of one dimension at least, on the
+   * device of `load`. Handles are borrowed; the host keeps tensors that share their storage until `set_vocab_size` or `destroy`. Gives up
+   * with the visitor's status when it is not DIFFLOW_OK. [main] */
+  difflow_status (*parameters)(difflow_instance *instance, difflow_parameter_visitor visit, void *ctx, difflow_error *error);
+  /* input_ids: i64 [B, L]. attn_bias: [1 or B, 1, L, L] in the dtype of `load`, 0 where position i (row) sees position j, else
+   * -infinity; it goes into every attention as it is. *out: logits [B, L, V], owned by the host, part of the autograd graph where
+   * gradients are on; logits of position i are those for the token at i + 1. `train` is 0 or 1, for dropout and the like. [main] */
+  difflow_status (*forward)(difflow_instance *instance, const difflow_tensor *input_ids, const difflow_tensor *attn_bias,
+                            int32_t train, difflow_tensor **out, difflow_error *error);
+  /* Writes config.json and the weights into `dir`, an existing folder. The host adds its own keys to config.json, and the tokenizer's
+   * files. [main] */
+  difflow_status (*save)(difflow_instance *instance, difflow_str dir, difflow_error *error);
+  /* Makes the vocabulary larger: every parameter with a row for each token gets new rows at its end, which the host fills. Needed for
+   * the mask token; NULL: only a token of the vocabulary can be the mask token. [main] */
+  difflow_status (*set_vocab_size)(difflow_instance *instance, uint64_t size, difflow_error *error);
+} difflow_torch_model_v1;
 
 /* ---- On any kind: state that a checkpoint keeps ------------------------------------------------------------------------- */
 

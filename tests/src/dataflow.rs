@@ -33,7 +33,8 @@ impl Dataflow {
         }
         absolute(&base, &mut dataflow.value);
         let runs = dataflow.folder.path().join("runs").display().to_string();
-        dataflow.set("", "RUNS", runs)
+        // Tests run side by side, and only one of them could have the page's port.
+        dataflow.set("", "RUNS", runs).set("monitor", "PAGE", false)
     }
 
     /// The default dataflow made small: seconds instead of minutes, but every node at work. Trained steps: `steps`.

@@ -1,8 +1,9 @@
-//! Tests of the whole: the direction of dependencies, and dataflows run through the real dora command.
+//! Tests of the whole: the direction of dependencies, dataflows run through the real dora command, and the page in a browser.
 //!
 //! A test takes a real dataflow file of the repository, changes some keys, and runs it with the programs in `bin/` (`make build`)
 //! in a folder of its own, so that runs, logs and reports of tests never meet those of people or of each other.
 
+mod browser;
 mod dataflow;
 mod disk;
 mod life;
@@ -12,6 +13,7 @@ mod processes;
 mod random;
 mod tiny;
 
+pub use browser::Browser;
 pub use dataflow::Dataflow;
 pub use disk::Disk;
 pub use life::{Life, all_gone};

@@ -3,6 +3,7 @@
 use crate::bpe;
 use crate::error::WorldError;
 use crate::gaps::choose_gaps;
+use crate::skeleton::skeleton;
 use crate::tell::{Split, tell};
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use parquet::arrow::ArrowWriter;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// The seed of data/tiny. Another seed makes another corpus of the same world.
 pub const SEED: u64 = 2_041_017_891;
 /// Stories to train on; their `doc_id`s are 0 to this, exclusive.
-pub const TRAIN: usize = 30_000;
+pub const TRAIN: usize = 60_000;
 /// Stories held out; their `doc_id`s follow those of the training stories.
 pub const HELDOUT: usize = 1_000;
 /// Gaps for infilling, one in each of as many held-out stories.
@@ -25,23 +26,27 @@ pub const GAPS: usize = 500;
 /// The files that [`write_all`] makes, in the order it makes them.
 pub const FILES: [&str; 4] = ["train.parquet", "heldout.parquet", "tokenizer.json", "infill.jsonl"];
 
-/// Every story of the corpus: no two are the same, within or across the two parts.
+/// Every story of the corpus: no two have the same skeleton, within or across the two parts.
 pub struct Corpus {
     pub train: Vec<String>,
     pub heldout: Vec<String>,
+    /// Stories left out because an earlier one had their skeleton.
+    pub repeats: usize,
 }
 
 impl Corpus {
     /// Tells all stories; takes a few seconds.
     pub fn tell(seed: u64) -> Corpus {
         let mut seen = BTreeSet::new();
+        let mut told = 0;
         let mut part = |split, count| {
-            let stories = (0..).map(|index| tell(seed, split, index)).filter(|text| seen.insert(text.clone()));
-            stories.take(count).collect()
+            let stories = (0..).map(|index| tell(seed, split, index)).inspect(|_| told += 1);
+            stories.filter(|text| seen.insert(skeleton(text))).take(count).collect()
         };
         // Held-out stories first: which they are then depends on nothing that is told for training.
         let heldout = part(Split::Heldout, HELDOUT);
-        Corpus { train: part(Split::Train, TRAIN), heldout }
+        let train = part(Split::Train, TRAIN);
+        Corpus { train, heldout, repeats: told - TRAIN - HELDOUT }
     }
 }
 

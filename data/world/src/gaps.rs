@@ -81,7 +81,8 @@ impl Span {
         let left = &text[..bytes.start];
         let fresh = text[bytes.clone()].split(' ').all(|word| {
             let known = |other: &str| other.trim_matches(['.', ',']).eq_ignore_ascii_case(word);
-            !left.split([' ', '\n']).any(known) || ["in", "on", "the", "under", "behind"].contains(&word)
+            !left.split([' ', '\n']).any(known)
+                || ["in", "on", "the", "under", "behind", "beside", "between"].contains(&word)
         });
         if !fresh {
             return false;

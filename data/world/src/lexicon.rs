@@ -134,8 +134,9 @@ pub const WIND: u8 = 1;
 
 const ANIMALS: &[&str] = &["dog", "cat", "goat", "fox", "crow", "monkey"];
 
+/// Each begins with another word: which one it is shows at once.
 const SPOTS: &[&str] =
-    &["under the bench", "under the rug", "behind the door", "behind the tree", "in the grass", "on the roof"];
+    &["under the bench", "behind the door", "in the grass", "on the roof", "beside the well", "between the rocks"];
 
 const MATERIALS: &[&str] = &["glue", "string", "tape", "wire", "wax"];
 

@@ -1,7 +1,7 @@
 //! The self-made little world of `data/tiny`: a story generator, a checker that reads stories back, gaps for infilling, a tokenizer.
 //!
-//! A story is a title line, one to three lines of body, and a last line that names what happened; about 85 words of a closed vocabulary of
-//! some 310. Facts (people, places, things, colours, counts, causes) agree across it.
+//! A story is a title line, one to three lines of body, and a last line that names what happened; about 75 words of a closed vocabulary of
+//! some 280. Facts (people, places, things, colours, counts, causes) agree across it.
 //!
 //! For other crates: [`check()`] scores a generated text without a judge model, [`read_gaps`] reads `infill.jsonl`.
 //!

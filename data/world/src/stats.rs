@@ -55,7 +55,11 @@ pub fn describe(seed: u64) -> Result<String, WorldError> {
     let seen: BTreeSet<String> = corpus.train.iter().map(|text| skeleton(text)).collect();
     let known = corpus.heldout.iter().filter(|text| seen.contains(&skeleton(text))).count();
     let share = percent(known, corpus.heldout.len());
-    lines.push(format!("skeletons: {} distinct in training, {share:.1} % of the held-out ones among them", seen.len()));
+    lines.push(format!(
+        "skeletons: {} distinct in training, {share:.1} % of the held-out ones among them; {} stories left out for a skeleton told before",
+        seen.len(),
+        corpus.repeats
+    ));
 
     let mut dice = Dice::new(seed, 5, 0);
     let (mut tried, mut refused) = (0, 0);

@@ -4,6 +4,7 @@
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
 use difflow_world::corpus::{Corpus, FILES, GAPS, HELDOUT, SEED, TRAIN, write_all};
+use difflow_world::skeleton::skeleton;
 use difflow_world::{check, read_gaps};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeSet;
@@ -28,10 +29,10 @@ fn remaking_the_files_gives_the_bytes_and_the_sums_that_are_in_the_repository() 
 }
 
 #[test]
-fn no_story_is_told_twice_and_no_held_out_story_is_trained_on() {
+fn no_two_stories_have_the_same_skeleton_so_no_held_out_one_is_trained_on() {
     let corpus = Corpus::tell(SEED);
     assert_eq!((corpus.train.len(), corpus.heldout.len()), (TRAIN, HELDOUT));
-    let all: BTreeSet<&String> = corpus.train.iter().chain(&corpus.heldout).collect();
+    let all: BTreeSet<String> = corpus.train.iter().chain(&corpus.heldout).map(|text| skeleton(text)).collect();
     assert_eq!(all.len(), TRAIN + HELDOUT);
 }
 

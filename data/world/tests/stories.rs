@@ -123,7 +123,7 @@ fn no_held_out_story_has_the_skeleton_of_many_others() {
 
 /// A story by hand in which every kind of corruption has its place.
 const STORY: &str = "Mia and the kite
-It was a windy day. Mia wished for a kite. One day she went to the market. Mia had nine coins. She paid four coins for a red kite. She had five coins left. It was just what Mia wanted. There Mia met Tom. Then Mia and Tom went to the hill. Mia lost the kite. The wind had blown the kite away. Tom looked in the grass and found the red kite. Then Tom gave Mia the kite back. Mia thanked Tom.
+It was a windy day from morning until night. For a long time Mia had wanted a kite. One day she got up early and went to the market. Mia had nine coins from home to spend that day. She saw a red kite and got it for four coins. After that she had just five coins left to spend. It was just what Mia had wanted for so long. Soon Mia met Tom, who had the whole day free. After that Mia and Tom walked all the way to the hill. Mia looked for the kite, but it was not there any more. The wind was very strong and had blown the kite away. At last Tom looked in the grass and saw the red kite there. A little later Tom gave the kite back to Mia with a smile. Mia said thank you to Tom again and again.
 That was the day Mia bought the red kite at the market.";
 
 #[test]
@@ -132,17 +132,21 @@ fn each_kind_of_wrong_fact_is_refused_for_its_reason() {
     let cases = [
         ("went to the market", "went to the park", ProblemKind::Contradiction),
         ("had nine coins", "had eight coins", ProblemKind::Contradiction),
-        ("paid four coins", "paid three coins", ProblemKind::Contradiction),
-        ("for a red kite", "for a blue kite", ProblemKind::Contradiction),
-        ("wished for a kite", "wished for a drum", ProblemKind::Contradiction),
-        ("Then Mia and Tom", "Then Mia and Ben", ProblemKind::Contradiction),
-        ("There Mia met Tom", "There Mia met Ben", ProblemKind::Contradiction),
+        ("for four coins", "for three coins", ProblemKind::Contradiction),
+        ("saw a red kite", "saw a blue kite", ProblemKind::Contradiction),
+        ("wanted a kite", "wanted a drum", ProblemKind::Contradiction),
+        ("After that Mia and Tom", "After that Mia and Ben", ProblemKind::Contradiction),
+        ("Soon Mia met Tom", "Soon Mia met Ben", ProblemKind::Contradiction),
         ("One day she", "One day he", ProblemKind::Contradiction),
         ("a windy day", "a rainy day", ProblemKind::Contradiction),
-        ("Mia thanked Tom", "Tom thanked Mia", ProblemKind::Contradiction),
-        (" Mia lost the kite.", "", ProblemKind::Contradiction),
-        (" There Mia met Tom.", "", ProblemKind::Contradiction),
-        (" Then Tom gave Mia the kite back. Mia thanked Tom.", "", ProblemKind::Unresolved),
+        ("Mia said thank you to Tom", "Tom said thank you to Mia", ProblemKind::Contradiction),
+        (" Mia looked for the kite, but it was not there any more.", "", ProblemKind::Contradiction),
+        (" Soon Mia met Tom, who had the whole day free.", "", ProblemKind::Contradiction),
+        (
+            " A little later Tom gave the kite back to Mia with a smile. Mia said thank you to Tom again and again.",
+            "",
+            ProblemKind::Unresolved,
+        ),
         ("Mia and the kite", "Mia and the drum", ProblemKind::Title),
         ("Mia bought the red kite at the market", "Mia bought the red kite at the fair", ProblemKind::Ending),
         ("Mia bought the red", "Tom bought the red", ProblemKind::Ending),

@@ -1,11 +1,12 @@
 //! The checkpointer node: see README.md.
 
-mod config;
 mod prune;
 mod run;
 mod scores;
 
 use std::process::ExitCode;
+
+use difflow_checkpointer::config;
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

@@ -12,8 +12,16 @@ use crate::inspect_run::RunArguments;
 #[derive(Subcommand)]
 pub enum Inspect {
     /// Architecture, parameters, element types, mask token, and memory for training; reads only the headers.
+    #[command(after_help = "\
+Examples:
+  difflow inspect model data/tiny/model
+  difflow inspect model openai-community/gpt2 --batch 8 --seq-len 1024 --json")]
     Model(ModelArguments),
     /// Logits of a sequence of token ids under an attention pattern.
+    #[command(after_help = "\
+Examples:
+  difflow inspect logits --model data/tiny/model --ids 0,17,42 --pattern causal
+  difflow inspect logits --model runs/default/checkpoints/step-00001800 --ids 0,17,42 --pattern full --json")]
     Logits(LogitsArguments),
     /// Checkpoints of a run, and the proof that each batch was trained on once and in order.
     Run(RunArguments),

@@ -34,9 +34,10 @@ impl RunArguments {
     /// # Errors
     /// When there is no such run, or its records prove nothing.
     pub fn run(self) -> Result<()> {
-        let dir = match Path::new(&self.run) {
-            path if path.is_dir() => RunDir::new(path, ""),
-            _ => RunDir::new(&self.runs, &self.run),
+        // A name among the runs goes first, as in `difflow report`.
+        let dir = match RunDir::new(&self.runs, &self.run) {
+            inside if inside.root().is_dir() => inside,
+            _ => RunDir::new(Path::new(&self.run), ""),
         };
         ensure!(dir.root().is_dir(), "there is no run {}", dir.root().display());
         let found = found(&dir)?;
@@ -81,7 +82,8 @@ impl Found {
             match checkpoint {
                 Ok((manifest, sha256)) => {
                     let mib = manifest.bytes() as f64 / f64::from(1 << 20);
-                    println!("checkpoint {step:<10} good, {mib:.1} MiB, sha256 {}", &sha256[..16]);
+                    let old = if manifest.format() == 1 { ", of format 1 (an older difflow)" } else { "" };
+                    println!("checkpoint {step:<10} good, {mib:.1} MiB, sha256 {}{old}", &sha256[..16]);
                 }
                 Err(problem) => println!("checkpoint {step:<10} damaged: {problem}"),
             }
@@ -103,7 +105,8 @@ impl Found {
     fn as_json(&self) -> serde_json::Value {
         let checkpoint = |(step, found): &(u64, Result<(Manifest, String), String>)| match found {
             Ok((manifest, sha256)) => {
-                json!({"step": step, "sha256": sha256, "bytes": manifest.bytes(), "next_seq": manifest.next_seq})
+                json!({"step": step, "sha256": sha256, "bytes": manifest.bytes(), "next_seq": manifest.next_seq,
+                       "format": manifest.format()})
             }
             Err(problem) => json!({"step": step, "damaged": problem}),
         };

@@ -1,24 +1,33 @@
 //! `difflow`: runs difflow's dataflows for people. See README.md.
 
+mod dataflow;
+mod docs;
+mod doctor;
 mod dora;
 mod experiment;
+mod graph;
 mod history;
 mod inspect;
 mod inspect_run;
 mod line;
 mod outcome;
+mod plan;
 mod plugin;
+mod records;
 mod run;
 mod sample;
+mod schema;
 mod score;
 mod signals;
 mod terminal;
 mod texts;
+mod validate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,11 +37,20 @@ Examples:
   difflow run --from 600                          go back to the checkpoint of step 600
   difflow run other.yml --fork warmer             another experiment from this run's last checkpoint
   difflow inspect run default                     what a run has trained on, with proof
+  difflow validate my.yml                         everything that is wrong with a file, at once
+  difflow plan my.yml                             what it would take
+  difflow runs                                    what ran, and what came out
   difflow plugin new my-noise --kind noise-schedule
 
 Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage, 78 a node refused its configuration.
 Ctrl-C stops the run cleanly: the trainer writes a checkpoint first, and the same command goes on from there.
 NO_COLOR=1 switches colours off.";
+
+const COMPLETIONS: &str = "\
+Examples:
+  difflow completions bash > ~/.local/share/bash-completion/completions/difflow
+  difflow completions zsh > ~/.zfunc/_difflow
+  difflow completions fish > ~/.config/fish/completions/difflow.fish";
 
 /// Turns an autoregressive language model into a diffusion language model, as a dora dataflow.
 #[derive(Parser)]
@@ -64,6 +82,30 @@ enum Command {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Find everything that is wrong with a dataflow file, at once, without running it.
+    #[command(after_help = validate::EXAMPLES)]
+    Validate(validate::Arguments),
+    /// Say what a run would take: parameters, tokens, FLOPs, memory, disk and time, with its schedules as curves.
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(plan::Arguments),
+    /// Draw a dataflow file, with the message on every edge.
+    #[command(after_help = graph::EXAMPLES)]
+    Graph(graph::Arguments),
+    /// Look whether this machine has what a run needs.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Arguments),
+    /// List runs with their last numbers.
+    #[command(after_help = records::list::EXAMPLES)]
+    Runs(records::list::Arguments),
+    /// Compare two runs: what differs, and what came of it.
+    #[command(after_help = records::diff::EXAMPLES)]
+    Diff(records::diff::Arguments),
+    /// Tell what a run was and what came out, as Markdown.
+    #[command(after_help = records::report::EXAMPLES)]
+    Report(records::report::Arguments),
+    /// Ask the metrics of all runs with SQL.
+    #[command(after_help = records::sql::EXAMPLES)]
+    Sql(records::sql::Arguments),
     /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
     #[command(after_help = sample::EXAMPLES)]
     Sample(Box<sample::Arguments>),
@@ -71,16 +113,56 @@ enum Command {
     #[command(subcommand)]
     Inspect(inspect::Inspect),
     /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
+    #[command(after_help = score::EXAMPLES)]
     Score(score::Score),
     /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Print a JSON schema of dataflow files, for editors.
+    #[command(after_help = schema::EXAMPLES)]
+    Schema,
+    /// Print completions for a shell.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Make the pages of the documentation that come from the program.
+    #[command(hide = true)]
+    Docs {
+        /// Print this one; without it, list them.
+        page: Option<docs::Page>,
+        /// Write all of them below this checkout.
+        #[arg(long, conflicts_with = "page")]
+        write: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
-    let code = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if !matches!(command, Command::Run { .. }) {
+        signals::end_on_broken_pipe();
+    }
+    let code = match command {
         Command::Run { file, from, fork, dora, options } => history::prepare(&file, from, fork.as_deref())
             .and_then(|own| run::run(&file, dora, &[own, options].concat())),
+        Command::Validate(arguments) => validate::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Graph(arguments) => graph::run(&arguments).map(|()| 0),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Runs(arguments) => records::list::run(&arguments).map(|()| 0),
+        Command::Diff(arguments) => records::diff::run(&arguments).map(|()| 0),
+        Command::Report(arguments) => records::report::run(&arguments).map(|()| 0),
+        Command::Sql(arguments) => records::sql::run(&arguments).map(|()| 0),
+        Command::Schema => {
+            schema::run();
+            Ok(0)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "difflow", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::Docs { page, write } => docs::run(page, write.as_deref(), Arguments::command()).map(|()| 0),
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),

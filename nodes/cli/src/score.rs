@@ -18,6 +18,11 @@ use crate::texts;
 /// Tokens of a batch, padding included: enough to keep the machine busy, little enough for any.
 const BATCH_TOKENS: usize = 16_384;
 
+pub const EXAMPLES: &str = "\
+Examples:
+  difflow score --model data/tiny/model --parquet data/tiny/heldout.parquet --mode ar --limit 64
+  difflow score --model runs/default/checkpoints/step-00001800 --parquet data/tiny/heldout.parquet --mode nelbo";
+
 #[derive(Args)]
 pub struct Score {
     /// Hugging Face directory, or a hub id (owner/name).

@@ -11,6 +11,12 @@ static CHILD: AtomicI32 = AtomicI32::new(0);
 static ASKED: AtomicBool = AtomicBool::new(false);
 static LAST: AtomicI64 = AtomicI64::new(0);
 
+/// Ends this process quietly when nobody reads its output any more (`| head`), as other commands do. Not for `run`, which has a child to stop.
+pub fn end_on_broken_pipe() {
+    // SAFETY: the default action needs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 /// Catches the signals from now on; [`hand_on_to`] says to whom they go.
 pub fn catch() {
     for signal in [SIGINT, SIGTERM, SIGHUP] {

@@ -1,8 +1,9 @@
 //! `difflow inspect` and `difflow score` as others call them.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use difflow_model::{Device, Model, Pattern};
 use serde_json::{Value, json};
@@ -115,4 +116,22 @@ fn stories260k_scores_as_computed_with_transformers() {
     let found = found(&[&words[..], &["--mode", "ar", "--limit", "150", "--json"]].concat());
     assert_eq!(found["tokens"], 54_716);
     assert!((found["nats_per_token"].as_f64().unwrap() - 1.3226).abs() < 0.0005, "{found}");
+}
+
+/// `difflow … | head` is no crash.
+#[test]
+fn nobody_reading_the_output_is_no_error_message() {
+    let ids = vec!["1"; 200].join(",");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tiny/model");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_difflow"))
+        .args(["inspect", "logits", "--model", model, "--ids", &ids, "--pattern", "causal", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+    assert!(!child.wait().unwrap().success());
 }

@@ -1,19 +1,17 @@
 //! Selects, filters, mixes and orders the documents of the training corpus. See README.md.
 
 mod batches;
-mod config;
 mod corpus;
-mod files;
 mod mix;
 mod query;
 mod run;
-mod source;
 mod split;
 mod tables;
 mod text_files;
 
 use std::process::ExitCode;
 
+use difflow_corpus::{config, files, source};
 use difflow_node_kit::About;
 
 use crate::config::Config;

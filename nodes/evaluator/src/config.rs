@@ -20,6 +20,10 @@ pub struct Config {
     pub model_recipe: String,
     /// Its options, as a JSON object.
     pub model_recipe_config: String,
+    /// A torch model of a plug-in that base model and checkpoints are read with, as in training. Empty for none.
+    pub torch_model: String,
+    /// Its options, as a JSON object.
+    pub torch_model_config: String,
     /// tokenizer.json of the model.
     pub tokenizer: String,
     /// The token that begins a document.
@@ -68,6 +72,8 @@ impl Default for Config {
             base_model: "data/tiny/model".into(),
             model_recipe: String::new(),
             model_recipe_config: "{}".into(),
+            torch_model: String::new(),
+            torch_model_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             bos_token: "<bos>".into(),
             eos_token: "<eos>".into(),
@@ -99,6 +105,8 @@ impl Config {
     pub fn settings(&self) -> Value {
         json!({
             "BASE_MODEL": self.base_model,
+            "TORCH_MODEL": self.torch_model,
+            "TORCH_MODEL_CONFIG": self.torch_model_config,
             "TOKENIZER": self.tokenizer,
             "BOS_TOKEN": self.bos_token,
             "EOS_TOKEN": self.eos_token,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_model::{Device, Model};
+use difflow_model::{Device, Loader, Model, TorchPlugin};
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
 use difflow_schema::Checkpoint;
@@ -20,10 +20,8 @@ use crate::scores::Scores;
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
     config: Config,
-    device: Device,
+    loader: Loader,
     schedule: NoiseSchedule,
-    /// For the base model.
-    recipe: Option<String>,
     words: Words,
     heldout: Heldout,
     questions: Vec<Question>,
@@ -42,10 +40,13 @@ impl Evaluation {
         })?;
         let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
             .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
+        let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
+            .map_err(|e| Problems::from(Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string())))?;
+        let loader = Loader { recipe, torch_model, ..Loader::new(device) };
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let heldout = Heldout::read(&config, &words)?;
         let questions = questions(&config, &words)?;
-        Ok(Self { config, device, schedule, recipe, words, heldout, questions })
+        Ok(Self { config, loader, schedule, words, heldout, questions })
     }
 
     /// Scores a checkpoint; `go_on` is asked before every batch.
@@ -55,7 +56,9 @@ impl Evaluation {
     pub fn score(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {
         let start = Instant::now();
         let mut metrics = BTreeMap::new();
-        let model = Model::load(Path::new(&checkpoint.path), self.device)
+        let model = self
+            .loader
+            .checkpoint(Path::new(&checkpoint.path))
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         let left_to_right = model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar");
@@ -67,10 +70,7 @@ impl Evaluation {
         drop(model);
         if checkpoint.step == 0 {
             let path = &self.config.base_model;
-            let base = match &self.recipe {
-                Some(recipe) => Model::load_with_recipe(Path::new(path), recipe, self.device),
-                None => Model::load(Path::new(path), self.device),
-            };
+            let base = self.loader.base(Path::new(path));
             let base = base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
             self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
             self.left_to_right(&base, &mut metrics, go_on)?;

@@ -1,6 +1,5 @@
 //! difflow-evaluator: see README.md.
 
-mod config;
 mod evaluation;
 mod heldout;
 mod infill;
@@ -12,6 +11,7 @@ mod tiny;
 
 use std::process::ExitCode;
 
+use difflow_evaluator::config;
 use difflow_node_kit::About;
 
 fn main() -> ExitCode {

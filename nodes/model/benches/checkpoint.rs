@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let dir = folder.path().join(format!("checkpoint-{round}"));
         std::fs::create_dir(&dir)?;
         let started = Instant::now();
-        let snapshot = learner.snapshot()?;
+        let snapshot = learner.snapshot(&dir)?;
         let writer = std::thread::spawn(move || write(&dir, &snapshot).map(|took| (took, snapshot.bytes())));
         stalls.push(started.elapsed());
         while !writer.is_finished() {

@@ -23,6 +23,28 @@ pub(crate) enum Storage {
     Host(Vec<Slab>),
     /// For torch, per layer keys and values `[lanes · capacity, Hkv, d]`.
     Torch(Vec<(Tensor, Tensor)>),
+    /// For a plug-in's model, which keeps no keys and values: what has been read, by lane.
+    Texts(Vec<Text>),
+}
+
+/// What has been read of a lane.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Text {
+    pub tokens: Vec<i64>,
+    /// Which positions each one attends to.
+    pub seen: Vec<Range<usize>>,
+}
+
+impl Text {
+    /// Takes a token; positions come in order, or are there already.
+    pub fn set(&mut self, position: usize, token: i64, seen: Range<usize>) {
+        if position >= self.tokens.len() {
+            self.tokens.resize(position + 1, 0);
+            self.seen.resize(position + 1, 0..0);
+        }
+        self.tokens[position] = token;
+        self.seen[position] = seen;
+    }
 }
 
 impl Cache {
@@ -45,6 +67,12 @@ impl Cache {
             }
         };
         Ok(Self { shape, storage })
+    }
+
+    /// Room for the texts of some lanes.
+    pub fn of_texts((lanes, capacity): (usize, usize)) -> Self {
+        let shape = Shape { lanes, capacity, heads: 0, kv_heads: 0, head_dim: 0 };
+        Self { shape, storage: Storage::Texts(vec![Text::default(); lanes]) }
     }
 }
 

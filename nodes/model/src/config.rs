@@ -50,6 +50,8 @@ pub enum Family {
     Llama,
     /// `transformer.h.N.attn.c_attn.weight` `[in, out]` (Conv1D), plain feed-forward.
     Gpt2,
+    /// What a plug-in's torch model makes of it.
+    Foreign,
 }
 
 /// What marks a model as a diffusion language model: the `difflow` object of config.json.
@@ -61,6 +63,15 @@ pub struct Adapted {
     pub shift: bool,
     /// `diffusion` or `ar`: what the weights were last trained for.
     pub objective: String,
+}
+
+/// Which plug-in computes a model: the `difflow.torch_model` object of config.json.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TorchMark {
+    /// Id of the component.
+    pub id: String,
+    /// Its configuration, JSON.
+    pub config: String,
 }
 
 /// Shape of a decoder-only transformer. Sizes are counts, never bytes.
@@ -104,6 +115,7 @@ pub struct ModelConfig {
     /// Set once the model has a mask token.
     pub adapted: Option<Adapted>,
     pub(crate) recipe: Option<Recipe>,
+    pub(crate) torch_model: Option<TorchMark>,
     source: Map<String, Value>,
 }
 
@@ -137,16 +149,16 @@ impl ModelConfig {
             spelled.insert("architectures".into(), json!([recipe.base]));
         }
         let r = Reader { map: &spelled, file: path };
+        if let Some(mark) = r.torch_model()? {
+            return Self::of_plugin(&r, mark);
+        }
         let architecture = r.architecture()?;
-        let family = if architecture.starts_with("GPT2") { Family::Gpt2 } else { Family::Llama };
+        let gpt2 = architecture.starts_with("GPT2");
         let (vocab_size, initializer_range) = (r.size("vocab_size")?, r.number_or("initializer_range", 0.02)?);
         let adapted = r.adapted(vocab_size)?;
         let (bos_token_id, eos_token_ids) = (r.token("bos_token_id")?, r.tokens("eos_token_id")?);
         let shared = Shared { architecture, vocab_size, initializer_range, adapted, bos_token_id, eos_token_ids };
-        let config = match family {
-            Family::Llama => Self::llama(&r, shared)?,
-            Family::Gpt2 => Self::gpt2(&r, shared)?,
-        };
+        let config = if gpt2 { Self::gpt2(&r, shared)? } else { Self::llama(&r, shared)? };
         r.require(config.heads % config.kv_heads == 0, "num_key_value_heads", "a divisor of num_attention_heads")?;
         r.require(
             config.head_dim % 2 == 0 || config.positions == Positions::Learned,
@@ -154,6 +166,41 @@ impl ModelConfig {
             "an even number (rotary embedding turns pairs)",
         )?;
         Ok(Self { source, recipe, ..config })
+    }
+
+    /// Reads `DIR/config.json` for a plug-in's torch model: its vocabulary, special tokens and longest sequence.
+    pub(crate) fn load_torch(dir: &Path, mark: TorchMark) -> Result<Self, ModelError> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(ModelError::read(&path))?;
+        let source: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|source| ModelError::Json { path: path.clone(), source })?;
+        Self::of_plugin(&Reader { map: &source, file: &path }, mark)
+    }
+
+    fn of_plugin(r: &Reader, mark: TorchMark) -> Result<Self, ModelError> {
+        let (vocab_size, initializer_range) = (r.size("vocab_size")?, 0.0);
+        let architecture = format!("the torch model {}", mark.id);
+        let adapted = r.adapted(vocab_size)?;
+        let (bos_token_id, eos_token_ids) = (r.token("bos_token_id")?, r.tokens("eos_token_id")?);
+        let shared = Shared { architecture, vocab_size, initializer_range, adapted, bos_token_id, eos_token_ids };
+        let longest = match r.size_opt("max_position_embeddings")? {
+            Some(longest) => Some(longest),
+            None => r.size_opt("n_positions")?,
+        };
+        Ok(Self {
+            family: Family::Foreign,
+            // How positions enter is the plug-in's; what its config.json says is the longest sequence is held to.
+            max_positions: longest.unwrap_or(u32::MAX as usize),
+            positions: Positions::Learned,
+            torch_model: Some(mark),
+            source: r.map.clone(),
+            ..shared.start()
+        })
+    }
+
+    /// Takes over the keys of a config.json that a plug-in wrote.
+    pub(crate) fn merge(&mut self, written: Map<String, Value>) {
+        self.source.extend(written);
     }
 
     fn llama(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
@@ -234,6 +281,7 @@ impl ModelConfig {
         let mut map = self.source.clone();
         let vocab_size = match &self.recipe {
             Some(recipe) => recipe.keys.get("vocab_size").map_or("vocab_size", String::as_str),
+            None if self.torch_model.is_some() => "vocab_size",
             None => {
                 map.insert("architectures".into(), json!([self.architecture]));
                 // Without it `transformers` does not know what it reads.
@@ -251,6 +299,11 @@ impl ModelConfig {
             marks.insert("objective".into(), json!(adapted.objective));
             map.insert("difflow".into(), Value::Object(marks));
             map.insert("mask_token_id".into(), json!(adapted.mask_token_id));
+        }
+        if let Some(TorchMark { id, config }) = &self.torch_model {
+            let mut marks = map.get("difflow").and_then(Value::as_object).cloned().unwrap_or_default();
+            marks.insert("torch_model".into(), json!({"id": id, "config": config}));
+            map.insert("difflow".into(), Value::Object(marks));
         }
         let mut text = serde_json::to_string_pretty(&map).unwrap_or_default();
         text.push('\n');
@@ -299,6 +352,7 @@ impl Shared {
             trained_dropout: 0.0,
             adapted: self.adapted,
             recipe: None,
+            torch_model: None,
             source: Map::new(),
         }
     }

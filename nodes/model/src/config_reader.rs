@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Activation, Adapted};
+use crate::config::{Activation, Adapted, TorchMark};
 use crate::error::ModelError;
 use crate::rope::{Rope, RopeScaling};
 
@@ -125,6 +125,14 @@ impl Reader<'_> {
             Some("relu") => Ok(Activation::Relu),
             _ => Err(self.wrong(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
         }
+    }
+
+    /// `difflow.torch_model`: the plug-in that a checkpoint was trained with.
+    pub fn torch_model(&self) -> Result<Option<TorchMark>, ModelError> {
+        let Some(mark) = self.get("difflow").and_then(|marks| marks.get("torch_model")) else { return Ok(None) };
+        let text = |key: &str| mark.get(key).and_then(Value::as_str).map(str::to_owned);
+        let wrong = || self.wrong("difflow", "an object whose `torch_model` has the texts `id` and `config`");
+        Ok(Some(TorchMark { id: text("id").ok_or_else(wrong)?, config: text("config").ok_or_else(wrong)? }))
     }
 
     /// The `difflow` object, or a bare `mask_token_id` as other diffusion models write it.

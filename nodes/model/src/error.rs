@@ -50,6 +50,9 @@ pub enum ModelError {
     /// A model recipe does not parse or does not fit its base.
     #[error("{file}: {detail}")]
     Recipe { file: PathBuf, detail: String },
+    /// A plug-in's torch model cannot be used, or did something wrong.
+    #[error(transparent)]
+    Plugin(#[from] difflow_plugin_host::PluginError),
     /// An optimizer state does not belong to the model it is loaded into.
     #[error("{file}: {detail}; the optimizer state belongs to another model or optimizer")]
     OptimizerState { file: PathBuf, detail: String },

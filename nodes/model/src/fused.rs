@@ -198,7 +198,7 @@ mod tests {
                 for crossing in [false, true] {
                     let batch = batch(3, length);
                     let mut plain = model(json, heads, dim);
-                    plain.decoder.fused = false;
+                    plain.set_cpu_kernels(false);
                     let (wanted, wanted_slopes) = slopes(plain, &batch, pattern, crossing);
                     let (found, found_slopes) = slopes(model(json, heads, dim), &batch, pattern, crossing);
                     let what = format!("{heads} heads of {dim}, {pattern:?}, length {length}, crossing {crossing}");
@@ -223,7 +223,7 @@ mod tests {
         for fused in [true, false] {
             let with = |elements: usize| {
                 let mut model = model(LLAMA, 4, 8);
-                model.decoder.fused = fused;
+                model.set_cpu_kernels(fused);
                 model.chunk_elements = elements;
                 slopes(model, &batch, &pattern, false)
             };

@@ -92,7 +92,7 @@ impl<'a> Plan<'a> {
                 let rotary = decoder.with_rotary(capacity, |rotary| Ok(rotary.host.clone()))?;
                 Self::Host { rotary, queries: all, lanes: active.lanes.iter().map(whole).collect() }
             }
-            Storage::Torch(_) => {
+            Storage::Torch(_) | Storage::Texts(_) => {
                 let target = (decoder.kind, decoder.device());
                 let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, target)?;
                 Self::Torch { rotary: decoder.rotary_tables(capacity, Some(positions))?, padded }
@@ -141,7 +141,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         std::fs::write(dir.path().join("config.json"), json).unwrap();
         let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
-        model.decoder.fused = fused;
+        model.set_cpu_kernels(fused);
         model
     }
 
@@ -172,7 +172,7 @@ mod tests {
             for &length in &lengths {
                 let attention = Attention::new(pattern, (1, length), None, None, model.decoder.target()).unwrap();
                 let ids = model.ids(&tokens(length), 1).unwrap();
-                let whole = copied(&model.decoder.hidden(&ids, &attention).unwrap()).unwrap();
+                let whole = copied(&model.decoder.hidden(&ids, &attention, false).unwrap()).unwrap();
                 let width = model.config().hidden_size;
                 for at in (part.start.min(length)..part.end.min(length)).filter(|at| at % 3 == 0) {
                     let (a, b) = (&whole[at * width..(at + 1) * width], &found[row * width..(row + 1) * width]);

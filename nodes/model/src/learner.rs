@@ -77,10 +77,17 @@ impl Learner {
         if !(0.0..1.0).contains(&share) {
             return Err(ModelError::input("dropout", share, "0 or more, below 1"));
         }
-        if share > 0.0 && self.model.decoder.recompute {
+        self.dropout_seed = seed;
+        let Some(decoder) = self.model.decoder.own_mut() else {
+            return match share {
+                0.0 => Ok(()),
+                _ => Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own")),
+            };
+        };
+        if share > 0.0 && decoder.recompute {
             return Err(ModelError::input("dropout with activation checkpointing", share, "one of the two"));
         }
-        (self.model.decoder.dropout, self.dropout_seed) = (share, seed);
+        decoder.dropout = share;
         Ok(())
     }
 
@@ -91,7 +98,8 @@ impl Learner {
         pattern: &Pattern,
         normaliser: Normaliser,
     ) -> Result<StepSums, ModelError> {
-        if self.model.decoder.dropout > 0.0 {
+        // A plug-in's model may drop something, too.
+        if self.model.decoder.own().is_none_or(|decoder| decoder.dropout > 0.0) {
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, self.micro_steps);
             tch::manual_seed(rng.next_u64() as i64);
         }
@@ -148,22 +156,23 @@ impl Learner {
     /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
     /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        self.content()?.write(dir)
+        self.content(dir)?.write(dir)
     }
 
-    /// A copy of what [`Learner::save`] writes, in host memory: training may go on while another thread writes it.
+    /// A copy of what [`Learner::save`] writes, in host memory: training may go on while another thread writes it into `dir`, an empty
+    /// folder. A plug-in's torch model is written there before this returns.
     ///
     /// # Errors
-    /// When there is no memory for it: as much again as weights, moments and average take.
-    pub fn snapshot(&self) -> Result<Snapshot, ModelError> {
-        self.content()?.copied()
+    /// When there is no memory for it: as much again as weights, moments and average take; or what the plug-in says.
+    pub fn snapshot(&self, dir: &Path) -> Result<Snapshot, ModelError> {
+        self.content(dir)?.copied()
     }
 
-    fn content(&self) -> Result<Snapshot, ModelError> {
+    fn content(&self, dir: &Path) -> Result<Snapshot, ModelError> {
         let optimizer = self.optimizer.content(&self.model.parameters, self.average.is_some())?;
         let model = match &self.average {
-            None => self.model.content(|_, parameter| parameter.tensor.shallow_clone())?,
-            Some(average) => self.model.content(|at, _| average.values[at].shallow_clone())?,
+            None => self.model.content(dir, |_, parameter| parameter.tensor.shallow_clone())?,
+            Some(average) => self.model.content(dir, |at, _| average.values[at].shallow_clone())?,
         };
         Ok(Snapshot { optimizer: Some(optimizer), ..model })
     }

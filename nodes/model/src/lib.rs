@@ -4,7 +4,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | load, make, save | [`hub::folder`], [`Model::load`], [`Model::load_with_recipe`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
+//! | load, make, save | [`hub::folder`], [`Model::load`], [`Model::load_with_recipe`], [`Model::load_torch`], [`Loader`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
@@ -47,6 +47,7 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod foreign;
 mod fused;
 mod host;
 pub mod hub;
@@ -56,12 +57,15 @@ mod kernel;
 mod layers;
 mod learner;
 mod learning_rate;
+mod loader;
 mod loss;
 mod mask_token;
 mod model;
+mod network;
 mod objective;
 mod optimizer;
 mod parameter;
+pub mod plugin_tests;
 mod recipe;
 mod recompute;
 mod rope;
@@ -70,6 +74,7 @@ mod snapshot;
 mod summary;
 mod tensor_files;
 mod tensor_writer;
+mod torch_model;
 
 pub use attention::Pattern;
 pub use batch::{MicroBatch, PADDING};
@@ -82,6 +87,7 @@ pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;
 pub use learner::{Applied, Learner};
 pub use learning_rate::{Decay, LearningRate};
+pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
 pub use model::{Model, Precision};
 pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};

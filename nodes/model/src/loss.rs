@@ -105,7 +105,7 @@ impl Model {
         let size = (batch.rows, batch.length);
         let (window, target) = (self.config.sliding_window, self.decoder.target());
         let attention = Attention::new(pattern, size, documents, window, target)?;
-        let hidden = self.decoder.hidden(&self.ids(&xt, batch.rows)?, &attention)?;
+        let hidden = self.decoder.hidden(&self.ids(&xt, batch.rows)?, &attention, backward.is_some())?;
         let index = Tensor::f_from_slice(&selection.hidden)?.f_to_device(self.device.torch())?;
         let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, normaliser)?;
         Ok(StepSums::new(batch, &selection, &losses))
@@ -122,9 +122,9 @@ impl Model {
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         let scale: Option<Vec<f32>> =
             normaliser.map(|normaliser| selection.weight.iter().map(|w| (w / normaliser) as f32).collect());
-        if self.decoder.fused {
-            let how = (chunk, self.decoder.kind);
-            let (normed, head) = (self.decoder.normed(rows)?, self.decoder.head_weight());
+        if let Some(decoder) = self.decoder.own().filter(|decoder| decoder.fused) {
+            let how = (chunk, decoder.kind);
+            let (normed, head) = (decoder.normed(rows)?, decoder.head_weight());
             let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), how)?;
             if scale.is_some() {
                 total.f_backward()?;

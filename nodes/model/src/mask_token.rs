@@ -10,6 +10,7 @@ use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::host::copied;
 use crate::model::Model;
+use crate::network::Network;
 use crate::parameter::normals;
 
 /// Standard deviation of the noise on the new row, as a share of the embeddings' own: large enough to tell the row from
@@ -30,6 +31,12 @@ impl Model {
         let mut config = self.config.clone();
         config.vocab_size = id + 1;
         config.adapted = Some(Adapted { mask_token_id, shift: true, objective: "diffusion".to_owned() });
+        if matches!(self.decoder, Network::Foreign(_)) {
+            self.grow_torch(seed)?;
+            self.config = config;
+            self.name_mask_token(mask_token_id)?;
+            return Ok(mask_token_id);
+        }
         for (place, parameter) in self.parameters.iter_mut().enumerate() {
             if !parameter.leaf.vocabulary {
                 continue;
@@ -45,8 +52,10 @@ impl Model {
             Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
             _ => Err(ModelError::Torch("the decoder changed while its vocabulary grew".to_owned())),
         })?;
-        decoder.set_arithmetic(&self.decoder);
-        self.decoder = decoder;
+        if let Some(before) = self.decoder.own() {
+            decoder.set_arithmetic(before);
+        }
+        self.decoder = Network::Own(Box::new(decoder));
         self.config = config;
         self.name_mask_token(mask_token_id)?;
         Ok(mask_token_id)
@@ -110,7 +119,7 @@ impl Model {
 }
 
 /// The mean of the rows plus noise; sums in f64 and in row order, so that it does not depend on threads.
-fn new_row(rows: &[f32], width: usize, seed: u64, place: u64) -> Vec<f32> {
+pub(crate) fn new_row(rows: &[f32], width: usize, seed: u64, place: u64) -> Vec<f32> {
     let count = (rows.len() / width) as f64;
     let mut mean = vec![0f64; width];
     for row in rows.chunks(width) {

@@ -12,11 +12,13 @@ use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::host::copied;
+use crate::loader::TorchPlugin;
 use crate::loss::CHUNK_ELEMENTS;
+use crate::network::Network;
 use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
 use crate::recipe::{RECIPE_FILE, Recipe};
-use crate::snapshot::{Snapshot, TensorFile};
+use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::SavedFile;
 
@@ -48,7 +50,7 @@ type Values<'a> = dyn FnMut(u64, &Leaf) -> Result<(Tensor, Vec<Kind>), ModelErro
 #[derive(Debug)]
 pub struct Model {
     pub(crate) config: ModelConfig,
-    pub(crate) decoder: Decoder,
+    pub(crate) decoder: Network,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) companions: BTreeMap<String, Vec<u8>>,
     pub(crate) device: Device,
@@ -58,12 +60,20 @@ pub struct Model {
 
 impl Model {
     /// Loads a Hugging Face directory: config.json, safetensors (one file or an index), and the tokenizer's files beside
-    /// them. Any float dtype becomes fp32.
+    /// them. Any float dtype becomes fp32. The checkpoint of a plug-in's torch model says which component it needs; its library is
+    /// looked for as docs/PLUGINS.md says of component ids.
     ///
     /// # Errors
     /// Names the tensor, the file, what was found and what was wanted.
     pub fn load(dir: &Path, device: Device) -> Result<Self, ModelError> {
-        Self::load_as(ModelConfig::load(dir)?, dir, device)
+        let config = ModelConfig::load(dir)?;
+        match &config.torch_model {
+            None => Self::load_as(config, dir, device),
+            Some(mark) => {
+                let plugin = TorchPlugin::of_checkpoint(&mark.id, &mark.config)?;
+                Self::load_torch(dir, &plugin, device, Precision::Fp32)
+            }
+        }
     }
 
     /// As [`Model::load`], with the text of a model recipe (docs of the `recipe` module) instead of the directory's own. The
@@ -106,13 +116,7 @@ impl Model {
     }
 
     fn build(config: ModelConfig, dir: &Path, device: Device, values: &mut Values) -> Result<Self, ModelError> {
-        let mut companions = BTreeMap::new();
-        for name in COMPANIONS {
-            let path = dir.join(name);
-            if path.exists() {
-                companions.insert(name.to_owned(), std::fs::read(&path).map_err(ModelError::read(&path))?);
-            }
-        }
+        let companions = companions(dir)?;
         let mut parameters = Vec::new();
         let decoder = Decoder::new(&config, &mut |leaf| {
             let (tensor, stored) = values(parameters.len() as u64, &leaf)?;
@@ -123,6 +127,7 @@ impl Model {
         if let Some(recipe) = &config.recipe {
             recipe.check_tensors(parameters.iter().flat_map(|p| &p.leaf.own_names).map(String::as_str))?;
         }
+        let decoder = Network::Own(Box::new(decoder));
         Ok(Self { config, decoder, parameters, companions, device, chunk_elements: CHUNK_ELEMENTS })
     }
 
@@ -162,11 +167,19 @@ impl Model {
     /// same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
     /// in fp32.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        self.content(|_, parameter| parameter.tensor.shallow_clone())?.write(dir)
+        self.content(dir, |_, parameter| parameter.tensor.shallow_clone())?.write(dir)
     }
 
-    /// What [`Model::save`] writes, with other values for the parameters. It shares their memory.
-    pub(crate) fn content(&self, value: impl Fn(usize, &Parameter) -> Tensor) -> Result<Snapshot, ModelError> {
+    /// What [`Model::save`] writes, with other values for the parameters. It shares their memory. A plug-in's torch model, which only the
+    /// plug-in can write, is written into `dir` now.
+    pub(crate) fn content(
+        &self,
+        dir: &Path,
+        value: impl Fn(usize, &Parameter) -> Tensor,
+    ) -> Result<Snapshot, ModelError> {
+        if let Network::Foreign(foreign) = &self.decoder {
+            return Ok(Snapshot { written: self.save_torch(foreign, dir, value)?, own: None, optimizer: None });
+        }
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate() {
             for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
@@ -174,9 +187,9 @@ impl Model {
             }
         }
         let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let model = TensorFile { name: "model.safetensors", tensors, notes };
-        let (config, companions) = (self.config.clone(), self.companions.clone());
-        Ok(Snapshot { config, model, companions, optimizer: None })
+        let weights = TensorFile { name: "model.safetensors", tensors, notes };
+        let own = OwnFiles { config: self.config.clone(), weights, companions: self.companions.clone() };
+        Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -192,18 +205,22 @@ impl Model {
         self.parameters.iter().map(|p| p.tensor.numel() as u64).sum()
     }
 
-    /// Arithmetic of everything computed from now on.
+    /// Arithmetic of everything computed from now on. A plug-in's torch model keeps what it was loaded with.
     pub fn set_precision(&mut self, precision: Precision) {
-        self.decoder.kind = match precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        };
+        if let Some(decoder) = self.decoder.own_mut() {
+            decoder.kind = match precision {
+                Precision::Fp32 => Kind::Float,
+                Precision::Bf16 => Kind::BFloat16,
+            };
+        }
     }
 
     /// Activation checkpointing from now on: blocks are computed again in the backward pass, which saves the memory of their
-    /// activations. The gradients are the same.
+    /// activations. The gradients are the same. Without effect on a plug-in's torch model.
     pub fn set_activation_checkpointing(&mut self, on: bool) {
-        self.decoder.recompute = on;
+        if let Some(decoder) = self.decoder.own_mut() {
+            decoder.recompute = on;
+        }
     }
 
     /// Logits that the loss holds at once, in values; more than the batch has is the naive form, with all of them at once.
@@ -214,7 +231,10 @@ impl Model {
     /// Whether difflow's own CPU kernels are used (by default they are, on the CPU). Off, everything is torch operations: to
     /// measure one against the other. Without effect on other devices, which have no kernels of ours.
     pub fn set_cpu_kernels(&mut self, on: bool) {
-        self.decoder.fused = on && self.device == Device::Cpu;
+        let device = self.device;
+        if let Some(decoder) = self.decoder.own_mut() {
+            decoder.fused = on && device == Device::Cpu;
+        }
     }
 
     /// Marks what the weights are trained for; written to config.json. A model without a mask token has no mark.
@@ -234,7 +254,7 @@ impl Model {
         tch::no_grad(|| {
             let attention =
                 Attention::new(pattern, (1, tokens.len()), None, self.config.sliding_window, self.decoder.target())?;
-            let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention)?;
+            let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention, false)?;
             copied(&self.decoder.logits(&self.decoder.normed(&hidden)?)?)
         })
     }
@@ -250,6 +270,18 @@ impl Model {
         let columns = (tokens.len() / rows.max(1)) as i64;
         Ok(Tensor::f_from_slice(&wide)?.f_view((rows as i64, columns))?.f_to_device(self.device.torch())?)
     }
+}
+
+/// The companions that a folder has.
+pub(crate) fn companions(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, ModelError> {
+    let mut companions = BTreeMap::new();
+    for name in COMPANIONS {
+        let path = dir.join(name);
+        if path.exists() {
+            companions.insert(name.to_owned(), std::fs::read(&path).map_err(ModelError::read(&path))?);
+        }
+    }
+    Ok(companions)
 }
 
 /// The output head, in both families.

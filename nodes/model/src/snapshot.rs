@@ -21,32 +21,41 @@ pub(crate) struct TensorFile {
     pub notes: BTreeMap<String, String>,
 }
 
+/// The files of difflow's own models.
+#[derive(Debug)]
+pub(crate) struct OwnFiles {
+    pub config: ModelConfig,
+    pub weights: TensorFile,
+    pub companions: BTreeMap<String, Vec<u8>>,
+}
+
 /// Files before they are written.
 #[derive(Debug)]
 pub struct Snapshot {
-    pub(crate) config: ModelConfig,
-    pub(crate) model: TensorFile,
-    pub(crate) companions: BTreeMap<String, Vec<u8>>,
+    /// Those of a plug-in's torch model, which are written already: only the plug-in knows how.
+    pub(crate) written: Vec<SavedFile>,
+    pub(crate) own: Option<OwnFiles>,
     pub(crate) optimizer: Option<TensorFile>,
 }
 
 impl Snapshot {
-    /// Writes the files into an existing folder, each synced to disk. The same content gives the same bytes. A tensor is written
+    /// Writes the files into an existing folder (for a snapshot: the one that it was made for), each synced to disk. The same content gives the same bytes. A tensor is written
     /// in the element type that it was read from if that loses nothing, else in fp32.
     ///
     /// # Errors
     /// When the folder cannot be written to, or the disk is full.
     pub fn write(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
-        let tensors = self.model.in_stored_types()?;
-        let mut kinds = tensors.values().map(|(_, kind)| *kind);
-        let first = kinds.next().unwrap_or(Kind::Float);
-        let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
-        let mut saved = vec![
-            write_bytes(dir, "config.json", self.config.to_json(dtype).as_bytes())?,
-            write_tensors(dir, self.model.name, &tensors, &self.model.notes)?,
-        ];
-        for (name, bytes) in &self.companions {
-            saved.push(write_bytes(dir, name, bytes)?);
+        let mut saved = self.written.clone();
+        if let Some(own) = &self.own {
+            let tensors = own.weights.in_stored_types()?;
+            let mut kinds = tensors.values().map(|(_, kind)| *kind);
+            let first = kinds.next().unwrap_or(Kind::Float);
+            let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
+            saved.push(write_bytes(dir, "config.json", own.config.to_json(dtype).as_bytes())?);
+            saved.push(write_tensors(dir, own.weights.name, &tensors, &own.weights.notes)?);
+            for (name, bytes) in &own.companions {
+                saved.push(write_bytes(dir, name, bytes)?);
+            }
         }
         if let Some(file) = &self.optimizer {
             saved.push(write_tensors(dir, file.name, &file.in_stored_types()?, &file.notes)?);
@@ -56,14 +65,14 @@ impl Snapshot {
 
     /// Bytes of the tensors as they are held.
     pub fn bytes(&self) -> u64 {
-        let files = std::iter::once(&self.model).chain(&self.optimizer);
+        let files = self.own.iter().map(|own| &own.weights).chain(&self.optimizer);
         let tensors = files.flat_map(|file| file.tensors.values());
         tensors.map(|(tensor, _)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
     }
 
     /// The same content in host memory of its own.
     pub(crate) fn copied(mut self) -> Result<Self, ModelError> {
-        for file in std::iter::once(&mut self.model).chain(&mut self.optimizer) {
+        for file in self.own.iter_mut().map(|own| &mut own.weights).chain(&mut self.optimizer) {
             for (tensor, _) in file.tensors.values_mut() {
                 let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), tch::Device::Cpu))?;
                 copy.f_copy_(&tensor.f_detach()?)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NormKind, Positions};
 use crate::error::ModelError;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::tensor_files::TensorFiles;
@@ -31,6 +31,24 @@ impl Summary {
             bytes += size;
         }
         Ok(Self { config, parameters, dtypes, bytes })
+    }
+}
+
+impl ModelConfig {
+    /// Values of all parameters, a tied head counted once: what [`Summary::read`] counts in a model's files, from its shape alone.
+    pub fn parameter_count(&self) -> u64 {
+        let size = |n: usize| n as u64;
+        let (v, d, f) = (size(self.vocab_size), size(self.hidden_size), size(self.intermediate_size));
+        let (attended, kept) = (size(self.heads * self.head_dim), size(2 * self.kv_heads * self.head_dim));
+        let norm = if self.norm == NormKind::Layer { 2 * d } else { d };
+        let positions = if self.positions == Positions::Learned { size(self.max_positions) * d } else { 0 };
+        let embeddings = v * d * if self.tied { 1 } else { 2 } + positions;
+        let qkv = d * (attended + kept) + if self.qkv_bias { attended + kept } else { 0 };
+        let output = attended * d + if self.attention_output_bias { d } else { 0 };
+        let inner = if self.gated { 2 } else { 1 };
+        let mlp = (inner + 1) * d * f + if self.mlp_bias { inner * f + d } else { 0 };
+        let heads_norm = if self.qk_norm { 2 * size(self.head_dim) } else { 0 };
+        embeddings + size(self.layers) * (qkv + output + mlp + 2 * norm + heads_norm) + norm
     }
 }
 
@@ -65,5 +83,32 @@ impl Memory {
         let tokens = rows * length;
         let logits = (tokens * config.vocab_size as u64).min(CHUNK_ELEMENTS as u64);
         Self { parameters: 16 * parameters, activations: 4 * tokens * (values + 2 * d), logits: 4 * logits }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn root() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    /// The published counts of gpt2, gpt2-medium and Llama-2-7b.
+    #[test]
+    fn the_papers_base_models_have_as_many_parameters_as_are_published() {
+        for (name, published) in [("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("Llama-2-7b-hf", 6_738_415_616)]
+        {
+            let path = root().join(format!("data/experiments/shapes/{name}.json"));
+            let config = ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
+            assert_eq!(config.parameter_count(), published, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_count_from_the_shape_is_the_count_in_the_files() {
+        let summary = Summary::read(&root().join("data/tiny/model")).unwrap();
+        assert_eq!(summary.config.parameter_count(), summary.parameters);
     }
 }

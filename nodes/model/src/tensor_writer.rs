@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -54,6 +54,25 @@ fn with_file(
 /// Writes and syncs a small file.
 pub(crate) fn write_bytes(dir: &Path, name: &str, data: &[u8]) -> Result<SavedFile, ModelError> {
     with_file(dir, name, |out, path| out.put(data).map_err(ModelError::write(path)))
+}
+
+/// Syncs and describes a file that something else wrote.
+pub(crate) fn sync_file(dir: &Path, name: &str) -> Result<SavedFile, ModelError> {
+    let path = dir.join(name);
+    let mut file = File::open(&path).map_err(ModelError::read(&path))?;
+    let mut hash = Sha256::new();
+    let (mut bytes, mut chunk) = (0, vec![0; 1 << 20]);
+    loop {
+        let count = file.read(&mut chunk).map_err(ModelError::read(&path))?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&chunk[..count]);
+        bytes += count as u64;
+    }
+    file.sync_all().map_err(ModelError::write(&path))?;
+    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(SavedFile { name: name.to_owned(), bytes, sha256 })
 }
 
 /// The element type to write a tensor in: the one it was read from when that loses nothing, else fp32. So a model that is

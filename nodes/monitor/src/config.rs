@@ -1,9 +1,14 @@
 //! The monitor's keys.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use difflow_node_kit::Problem;
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The shortest token of a page that others can reach.
+const TOKEN: usize = 16;
 
 /// What the monitor's `env:` block may hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -13,19 +18,117 @@ pub struct Config {
     pub run: String,
     /// Folder of all runs, relative to the dataflow file. Usually set for the whole dataflow.
     pub runs: String,
+    /// tokenizer.json, with which the page shows a batch as text. Usually set for the whole dataflow.
+    pub tokenizer: String,
     /// Seconds between two progress lines.
     #[schemars(range(min = 1))]
     pub progress_seconds: u64,
+    /// Whether the run is shown on a live page, whose address is printed when the run starts.
+    pub page: bool,
+    /// Address of this machine that the page listens on. Others than this machine itself reach it only on one that is not a
+    /// loopback address (0.0.0.0: on every one), and such a page needs PAGE_TOKEN.
+    pub page_host: String,
+    /// Port of the page; 0 lets the system choose a free one. When the port is taken the run goes on without its page.
+    pub page_port: u16,
+    /// What a reader must add to the page's address once, as `?token=…`; empty: nothing, on a loopback address. Letters, digits,
+    /// - and _, at least 16, the first a letter. Take it from the environment (`$NAME`), so that it stands in no file.
+    pub page_token: String,
+    /// Whether the metrics are also written for TensorBoard, into the folder `tensorboard` of the run.
+    pub tensorboard: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { run: "default".into(), runs: "runs".into(), progress_seconds: 5 }
+        Self {
+            run: "default".into(),
+            runs: "runs".into(),
+            tokenizer: "data/tiny/tokenizer.json".into(),
+            progress_seconds: 5,
+            page: true,
+            page_host: Ipv4Addr::LOCALHOST.to_string(),
+            page_port: 8600,
+            page_token: String::new(),
+            tensorboard: true,
+        }
+    }
+}
+
+impl Config {
+    /// Where the page listens; `None` when PAGE_HOST is no address.
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        let host = match self.page_host.as_str() {
+            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            host => host.parse::<IpAddr>().ok(),
+        };
+        host.map(|host| SocketAddr::new(host, self.page_port))
+    }
+
+    fn page_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let token = &self.page_token;
+        let letters = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        // dora turns what looks like a number into one, so a token may not begin like one.
+        let fits = letters && token.len() >= TOKEN && token.starts_with(|c: char| c.is_ascii_alphabetic());
+        // The value stays unsaid: messages end up in logs.
+        let found = format!("{} characters", token.chars().count());
+        if !token.is_empty() && !fits {
+            let allowed = "allowed: at least 16 letters, digits, - and _, the first a letter";
+            problems.push(Problem::new("PAGE_TOKEN", &found, allowed));
+        }
+        match self.page_address() {
+            None => {
+                let allowed = "allowed: an address of this machine, such as 127.0.0.1 (this machine only) or 0.0.0.0";
+                problems.push(Problem::new("PAGE_HOST", &self.page_host, allowed));
+            }
+            Some(address) if !address.ip().is_loopback() && token.is_empty() => {
+                let allowed = "others can reach this page, so give it a PAGE_TOKEN, or leave PAGE_HOST at 127.0.0.1";
+                problems.push(Problem::new("PAGE_HOST", &self.page_host, allowed));
+            }
+            Some(_) => {}
+        }
+        problems
     }
 }
 
 impl difflow_node_kit::Config for Config {
     fn validate(&self) -> Vec<Problem> {
-        RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+        let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
+        let page = if self.page { self.page_problems() } else { Vec::new() };
+        name.into_iter().chain(page).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use difflow_node_kit::Config as _;
+
+    use super::*;
+
+    fn problems(host: &str, token: &str) -> Vec<String> {
+        let config = Config { page_host: host.into(), page_token: token.into(), ..Config::default() };
+        config.validate().iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn a_page_that_others_can_reach_needs_a_token() {
+        let token = "a-long-enough-token_1";
+        for (host, token) in [("127.0.0.1", ""), ("localhost", ""), ("::1", token), ("0.0.0.0", token)] {
+            assert!(problems(host, token).is_empty(), "{host} {token}: {:?}", problems(host, token));
+        }
+        for host in ["0.0.0.0", "192.168.1.4", "::"] {
+            assert!(problems(host, "")[0].contains("PAGE_TOKEN"), "{host}");
+        }
+        let off = Config { page: false, page_host: "0.0.0.0".into(), ..Config::default() };
+        assert!(off.validate().is_empty());
+    }
+
+    /// A weak token, or one that dora rewrites on its way, would lock the reader out or let others in; it may not be printed.
+    #[test]
+    fn a_token_that_does_not_hold_is_refused_unsaid() {
+        for token in ["short", "1234567890123456", "with spaces in it 1", "ümlautümlautümlaut"] {
+            let found = problems("127.0.0.1", token);
+            assert!(found.len() == 1 && !found[0].contains(token), "{found:?}");
+        }
+        assert_eq!(problems("a.machine", "short").len(), 2);
     }
 }

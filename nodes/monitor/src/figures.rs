@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::history::History;
+use crate::series::Series;
 
 /// What the final screen and the report show.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -46,12 +47,13 @@ impl Figures {
         // Of the same checkpoint, or it would belong to another number.
         let beside = |name: &str, of: &str| {
             let (step, _) = history.after(of)?;
-            history.series(name).into_iter().find(|(at, _)| *at == step).map(|(_, value)| value)
+            history.metric(name)?.at(step)
         };
         // Repeated steps are counted once in both sums.
-        let (whole, waited) = (history.sum("step_s").unwrap_or_default(), history.sum("data_wait_s"));
+        let sum = |name: &str| history.metric(name).map(Series::sum);
+        let (whole, waited) = (sum("step_s").unwrap_or(0.0), sum("data_wait_s"));
         Self {
-            last_step: history.series("loss").last().map(|(step, _)| *step),
+            last_step: history.metric("loss").map(|series| series.last().0),
             nelbo_before: history.before("nelbo"),
             nelbo_after: after("nelbo"),
             nelbo_after_stderr: beside("nelbo_stderr", "nelbo"),
@@ -122,7 +124,7 @@ pub(crate) mod tests {
             ("data_wait_s", 599, 0.004),
             ("data_wait_s", 600, 0.004),
         ];
-        rows.into_iter().for_each(|(name, step, value)| history.add(row(name, step, value)));
+        rows.into_iter().for_each(|(name, step, value)| history.add(&row(name, step, value)));
         history
     }
 
@@ -138,9 +140,9 @@ pub(crate) mod tests {
     #[test]
     fn a_count_belongs_to_the_checkpoint_of_its_rate() {
         let mut history = history();
-        history.add(row("samples_checked", 900, 7.0));
+        history.add(&row("samples_checked", 900, 7.0));
         assert_eq!(Figures::of(&history).samples_checked, Some(200));
-        history.add(row("pass_rate", 1000, 0.7));
+        history.add(&row("pass_rate", 1000, 0.7));
         assert_eq!(Figures::of(&history).samples_checked, None);
     }
 

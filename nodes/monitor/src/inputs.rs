@@ -6,7 +6,7 @@ use difflow_node_kit::Problem;
 use serde_json::Value;
 
 /// The message inputs that the monitor understands; `tick` is its timer.
-pub const KNOWN: [&str; 4] = ["training", "scores", "sampling", "samples"];
+pub const KNOWN: [&str; 5] = ["training", "preview", "scores", "sampling", "samples"];
 
 /// The monitor's connected inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +33,7 @@ impl Inputs {
             if !KNOWN.contains(&name.as_str()) {
                 problems.push(Problem::new("inputs", name, &allowed));
             }
-            sources.insert(name.clone(), sender(input));
+            sources.insert(name.clone(), source(input).to_owned());
         }
         if sources.is_empty() {
             problems.push(Problem::new("inputs", "nothing to monitor", &allowed));
@@ -44,7 +44,12 @@ impl Inputs {
 
     /// The node that sends `input`.
     pub fn sender<'a>(&'a self, input: &'a str) -> &'a str {
-        self.sources.get(input).map_or(input, String::as_str)
+        self.sources.get(input).map_or(input, |source| source.split('/').next().unwrap_or_default())
+    }
+
+    /// The inputs with what is connected to them, as (input, `NODE/OUTPUT`).
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().map(|(input, source)| (input.as_str(), source.as_str()))
     }
 
     /// Notes that nothing comes on `input` any more.
@@ -69,10 +74,9 @@ impl Inputs {
     }
 }
 
-/// `NODE/OUTPUT`, or the same under `source`, as NODE.
-fn sender(input: &Value) -> String {
-    let source = input.as_str().or_else(|| input.get("source")?.as_str()).unwrap_or_default();
-    source.split('/').next().unwrap_or_default().to_owned()
+/// `NODE/OUTPUT`, which stands for itself or under `source`.
+pub fn source(input: &Value) -> &str {
+    input.as_str().or_else(|| input.get("source")?.as_str()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -92,6 +96,7 @@ mod tests {
         let inputs = json!({"tick": "dora/timer/millis/1000", "training": "trainer/metrics", "samples": {"source": "sampler/samples", "queue_size": 50}});
         let mut inputs = Inputs::of(&dataflow(inputs), "monitor").unwrap();
         assert_eq!(inputs.open_senders(), ["sampler", "trainer"]);
+        assert_eq!(inputs.sources().next(), Some(("samples", "sampler/samples")));
         inputs.close("training");
         assert!(!inputs.all_closed() && !inputs.is_open("training"));
         inputs.close("samples");

@@ -15,6 +15,8 @@ pub struct Progress {
     step: Option<u64>,
     total: Option<u64>,
     since_last: BTreeMap<String, (f64, u32)>,
+    /// The values of the last [`PACE_STEPS`] steps.
+    recent: BTreeMap<String, VecDeque<f64>>,
     attn_mask_ratio: Option<f64>,
     /// (seconds, step) when steps of this process came in.
     pace: VecDeque<(f64, u64)>,
@@ -32,6 +34,11 @@ impl Progress {
                     let (sum, count) = self.since_last.entry(name.to_owned()).or_default();
                     *sum += row.value;
                     *count += 1;
+                    let recent = self.recent.entry(name.to_owned()).or_default();
+                    recent.push_back(row.value);
+                    if recent.len() > PACE_STEPS {
+                        recent.pop_front();
+                    }
                 }
             }
         }
@@ -46,8 +53,19 @@ impl Progress {
         }
     }
 
+    /// The last step that was reported, and the last that there will be.
+    pub fn steps(&self) -> (Option<u64>, Option<u64>) {
+        (self.step, self.total)
+    }
+
+    /// The mean of a metric over the last [`PACE_STEPS`] steps, as far as they are numbers.
+    pub fn recent(&self, name: &str) -> Option<f64> {
+        let finite: Vec<f64> = self.recent.get(name)?.iter().copied().filter(|value| value.is_finite()).collect();
+        (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
+    }
+
     /// Seconds until the last step at the pace of the last steps; `None` before two steps are in, and at the end.
-    fn eta(&self) -> Option<f64> {
+    pub fn eta(&self) -> Option<f64> {
         let ((start, first), (end, last)) = (*self.pace.front()?, *self.pace.back()?);
         let left = self.total?.checked_sub(last).filter(|left| *left > 0)?;
         let steps = last.checked_sub(first).filter(|steps| *steps > 0)?;
@@ -117,6 +135,15 @@ mod tests {
         assert_eq!(progress.eta(), Some(401.0));
         progress.add(2000.0, &step(600, 1.0));
         assert_eq!(progress.eta(), None);
+    }
+
+    #[test]
+    fn recent_means_are_of_the_last_steps_and_of_numbers_only() {
+        let mut progress = Progress::default();
+        (0..100).for_each(|n| progress.add(n as f64, &[row("loss", n, if n < 50 { 9.0 } else { 2.0 })]));
+        assert_eq!((progress.recent("loss"), progress.recent("other")), (Some(2.0), None));
+        progress.add(100.0, &[row("loss", 100, f64::NAN)]);
+        assert_eq!(progress.recent("loss"), Some(2.0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::charts::{ChartError, Line, chart};
 use crate::figures::Figures;
 use crate::format::{duration, percent, si};
 use crate::history::History;
+use crate::origin::Origin;
 
 /// Samples shown of each kind.
 const SAMPLES: usize = 6;
@@ -32,11 +33,18 @@ pub enum ReportError {
 struct Page<'a> {
     run: &'a str,
     failed: Option<&'a str>,
+    summary: Option<String>,
     facts: Vec<(&'static str, String)>,
     table: Vec<[String; 4]>,
     charts: Vec<Card>,
     kinds: Vec<(&'a str, Vec<Shown<'a>>)>,
+    /// When and where.
+    origin: Vec<(&'static str, String)>,
+    /// Files that the run began with, with their sha256.
+    inputs: Vec<(String, String)>,
+    plugins: Vec<(String, String)>,
     configuration: Vec<(String, String)>,
+    dataflow: &'a str,
 }
 
 #[derive(Serialize)]
@@ -57,17 +65,25 @@ struct Shown<'a> {
     cost: String,
 }
 
-/// The page of run `run`; `record` is its run.json, if there is one; `unmaskings` are of the last samples; `failed` names the node that ended the run.
+/// A run, apart from what was measured.
+#[derive(Default)]
+pub struct Run<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// run.json, if there is one.
+    pub record: Option<&'a Value>,
+    /// When, where and from which dataflow file.
+    pub origin: Option<&'a Origin>,
+    /// The node that ended it, if one failed.
+    pub failed: Option<&'a str>,
+}
+
+/// The page of a run; `unmaskings` are of the last samples.
 ///
 /// # Errors
 /// When a curve or the page cannot be made.
-pub fn report(
-    run: &str,
-    history: &History,
-    record: Option<&Value>,
-    unmaskings: &Unmaskings,
-    failed: Option<&str>,
-) -> Result<String, ReportError> {
+pub fn report(run: &Run, history: &History, unmaskings: &Unmaskings) -> Result<String, ReportError> {
+    let Run { name, record, origin, failed } = *run;
     let figures = Figures::of(history);
     let mut environment = Environment::new();
     // The name ends in .html: minijinja then escapes every value, so that a sample cannot break the page.
@@ -84,9 +100,48 @@ pub fn report(
     let title = |kind| titles.get(kind).copied().unwrap_or(kind);
     let kinds =
         history.sample_kinds().into_iter().map(|kind| (title(kind), shown(history, kind, unmaskings))).collect();
-    let configuration = record.map(flatten).unwrap_or_default();
-    let page = Page { run, failed, facts, table: figures.table(), charts: cards(history)?, kinds, configuration };
+    let part = |key: &str| record.and_then(|record| record.get(key)).map(flatten).unwrap_or_default();
+    let page = Page {
+        run: name,
+        failed,
+        summary: record.and_then(|record| summary(record.get("configuration")?)),
+        facts,
+        table: figures.table(),
+        charts: cards(history)?,
+        kinds,
+        origin: origin.map(place).unwrap_or_default(),
+        inputs: part("inputs"),
+        plugins: part("plugins"),
+        configuration: part("configuration"),
+        dataflow: origin.map_or("", |origin| &origin.dataflow),
+    };
     Ok(environment.get_template("report.html")?.render(Serde(&page))?)
+}
+
+/// What was done, in a sentence, as far as the keys say it.
+fn summary(configuration: &Value) -> Option<String> {
+    let value = |key: &str| configuration.get(key);
+    let text = |key: &str| value(key).and_then(Value::as_str);
+    let base = text("BASE_MODEL")?;
+    let steps = value("STEPS")?.as_u64()?;
+    let ar = text("trainer.OBJECTIVE") == Some("ar");
+    let goal = if ar { "as an autoregressive model" } else { "into a diffusion language model" };
+    let verb = if ar { "was trained" } else { "was turned" };
+    let rows = value("MICRO_BATCH").and_then(Value::as_u64);
+    let rows = rows.map(|rows| rows * value("ACCUMULATION").and_then(Value::as_u64).unwrap_or(1));
+    let length = value("SEQUENCE_LENGTH").and_then(Value::as_u64);
+    let each = match (rows, length) {
+        (Some(rows), Some(length)) => format!(" of {rows} rows of {length} tokens"),
+        _ => String::new(),
+    };
+    Some(format!("The base model {base} {verb} {goal}: {steps} optimizer steps{each}."))
+}
+
+/// When and where a run was made.
+fn place(origin: &Origin) -> Vec<(&'static str, String)> {
+    let time = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M UTC").to_string();
+    let times = [("started", time(origin.started)), ("this report", time(chrono::Utc::now()))];
+    times.into_iter().chain(origin.facts.iter().cloned()).collect()
 }
 
 fn shown<'a>(history: &'a History, kind: &str, unmaskings: &'a Unmaskings) -> Vec<Shown<'a>> {
@@ -167,7 +222,7 @@ mod tests {
         let mut history = history();
         for step in 0..50 {
             for name in ["loss", "loss_unweighted", "learning_rate", "grad_norm", "attn_mask_ratio", "tokens_per_s"] {
-                history.add(row(name, step, 1.0 / (step + 1) as f64));
+                history.add(&row(name, step, 1.0 / (step + 1) as f64));
             }
         }
         history.add_samples(vec![
@@ -180,7 +235,8 @@ mod tests {
     #[test]
     fn the_report_holds_the_numbers_it_was_given() {
         let record = json!({"difflow": "0.1.0", "configuration": {"trainer.LEARNING_RATE": 0.0015}});
-        let page = report("tiny", &full(), Some(&record), &Unmaskings::new(), None).unwrap();
+        let page = report(&Run { name: "tiny", record: Some(&record), ..Run::default() }, &full(), &Unmaskings::new())
+            .unwrap();
         for part in [
             "6.231",
             "2.310 ± 0.021",
@@ -202,7 +258,7 @@ mod tests {
     /// It must open on a machine without a network, and a sample must not become markup.
     #[test]
     fn the_report_needs_nothing_from_elsewhere_and_escapes_samples() {
-        let page = report("tiny", &full(), None, &Unmaskings::new(), None).unwrap();
+        let page = report(&Run { name: "tiny", ..Run::default() }, &full(), &Unmaskings::new()).unwrap();
         for part in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<b>bought"] {
             assert!(!page.contains(part), "{part} in the report");
         }
@@ -211,9 +267,47 @@ mod tests {
 
     #[test]
     fn a_failed_run_says_so_and_an_empty_one_shows_no_numbers() {
-        let page = report("tiny", &History::default(), None, &Unmaskings::new(), Some("trainer")).unwrap();
+        let page = report(
+            &Run { name: "tiny", failed: Some("trainer"), ..Run::default() },
+            &History::default(),
+            &Unmaskings::new(),
+        )
+        .unwrap();
         assert!(page.contains("trainer") && page.contains("failed"), "{page}");
         assert!(!page.contains("<svg") && !page.contains("<table"), "{page}");
+    }
+
+    /// Somebody who gets the file alone must be able to say what was run, with what, and to run it again.
+    #[test]
+    fn the_report_says_what_ran_with_what_and_how_to_repeat_it() {
+        let configuration =
+            json!({"BASE_MODEL": "a/model", "STEPS": 600, "MICRO_BATCH": 4, "ACCUMULATION": 2, "SEQUENCE_LENGTH": 64});
+        let plugins =
+            json!({"noiser.NOISE_SCHEDULE": {"id": "difflow.noise.linear", "version": "1.0.0", "sha256": null}});
+        let record =
+            json!({"configuration": configuration, "inputs": {"a/model/config.json": "0123abcd"}, "plugins": plugins});
+        let origin = Origin {
+            facts: vec![("processor", "a fast one".into()), ("source revision", "abc123".into())],
+            dataflow: "nodes:\n  - id: <trainer>\n".into(),
+            ..Origin::default()
+        };
+        let run = Run { name: "tiny", record: Some(&record), origin: Some(&origin), failed: None };
+        let page = report(&run, &full(), &Unmaskings::new()).unwrap();
+        // The escaped slash of paths reads as one.
+        let page = page.replace("&#x2f;", "/");
+        for part in [
+            "The base model a/model was turned into a diffusion language model: 600 optimizer steps of 8 rows of 64 tokens.",
+            "started",
+            "a fast one",
+            "abc123",
+            "a/model/config.json",
+            "0123abcd",
+            "difflow.noise.linear",
+            "id: &lt;trainer&gt;",
+            "difflow run repeat.yml",
+        ] {
+            assert!(page.contains(part), "{part} not in the report");
+        }
     }
 
     /// Each token appears at the step that revealed it; what was given is there from the start.
@@ -222,7 +316,7 @@ mod tests {
         let token = |text: &str, step| Unmasked { text: text.into(), step, probability: None };
         let tokens = vec![token("Mia ", Some(7)), token("<b>", Some(2)), token(" given", None)];
         let unmaskings = Unmaskings::from([(("unconditional".to_owned(), 0), tokens)]);
-        let page = report("tiny", &full(), None, &unmaskings, None).unwrap();
+        let page = report(&Run { name: "tiny", ..Run::default() }, &full(), &unmaskings).unwrap();
         for part in ["<span style=\"--s:7\">Mia </span>", "<span style=\"--s:2\">&lt;b&gt;</span>", " given"] {
             assert!(page.contains(part), "{part} not in the report");
         }

@@ -109,9 +109,9 @@ mod tests {
     fn missing_numbers_are_left_out() {
         let mut history = History::default();
         assert_eq!(show(&history), "\nreport: runs/default/report.html\n");
-        history.add(row("loss", 7, 3.0));
+        history.add(&row("loss", 7, 3.0));
         assert_eq!(show(&history), "\ntrained 7 steps\n\nreport: runs/default/report.html\n");
-        history.add(row("nelbo", 0, 6.0));
+        history.add(&row("nelbo", 0, 6.0));
         let text = show(&history);
         assert!(
             text.contains("6.000") && !text.contains("gaps") && !text.contains("NaN") && !text.contains("checker"),

@@ -56,18 +56,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in `folder` and reads what earlier processes of the run left, oldest first.
+    /// Opens the store in `folder` and gives `take` what earlier processes of the run left, oldest first.
     ///
     /// # Errors
     /// When the folder or a part cannot be read.
-    pub fn open(folder: &Path) -> Result<(Self, Vec<Row>), StoreError> {
+    pub fn open(folder: &Path, mut take: impl FnMut(Row)) -> Result<Self, StoreError> {
         let parts = parts(folder).map_err(|source| StoreError::Io { path: folder.to_owned(), source })?;
         let number = parts.last().map_or(0, |(number, _)| number + 1);
-        let mut rows = Vec::new();
         for (_, path) in &parts {
-            read_part(path, &mut rows)?;
+            read_part(path, &mut take)?;
         }
-        Ok((Self { folder: folder.to_owned(), number, rows: Vec::new(), unsaved: false }, rows))
+        Ok(Self { folder: folder.to_owned(), number, rows: Vec::new(), unsaved: false })
     }
 
     /// Takes rows; [`Store::save`] writes them.
@@ -134,7 +133,7 @@ fn encode(rows: &[Row]) -> Result<Vec<u8>, ParquetError> {
     Ok(bytes)
 }
 
-fn read_part(path: &Path, rows: &mut Vec<Row>) -> Result<(), StoreError> {
+fn read_part(path: &Path, take: &mut impl FnMut(Row)) -> Result<(), StoreError> {
     let part = |problem: String| StoreError::Part { path: path.to_owned(), problem };
     let file = File::open(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
@@ -146,12 +145,14 @@ fn read_part(path: &Path, rows: &mut Vec<Row>) -> Result<(), StoreError> {
         let values = column("value")?.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong("value"))?;
         let names = column("name")?.as_string_opt::<i32>().ok_or_else(|| wrong("name"))?;
         let nodes = column("node")?.as_string_opt::<i32>().ok_or_else(|| wrong("node"))?;
-        rows.extend((0..batch.num_rows()).map(|i| Row {
-            node: nodes.value(i).to_owned(),
-            name: names.value(i).to_owned(),
-            step: steps.value(i),
-            value: values.value(i),
-        }));
+        (0..batch.num_rows()).for_each(|i| {
+            take(Row {
+                node: nodes.value(i).to_owned(),
+                name: names.value(i).to_owned(),
+                step: steps.value(i),
+                value: values.value(i),
+            });
+        });
     }
     Ok(())
 }
@@ -163,22 +164,28 @@ mod tests {
     use crate::history::History;
     use crate::history::tests::row;
 
+    /// The store and all rows that it has.
+    fn open(folder: &Path) -> (Store, Vec<Row>) {
+        let mut rows = Vec::new();
+        (Store::open(folder, |row| rows.push(row)).unwrap(), rows)
+    }
+
     #[test]
     fn a_resumed_run_keeps_its_history_and_repeated_steps_are_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("metrics");
-        let (mut first, rows) = Store::open(&folder).unwrap();
+        let (mut first, rows) = open(&folder);
         assert!(rows.is_empty());
         first.add(vec![row("loss", 1, 5.0), row("loss", 2, 4.0)]);
         first.save().unwrap();
         first.add(vec![row("loss", 3, 3.0)]);
         first.save().unwrap();
-        let (mut second, rows) = Store::open(&folder).unwrap();
+        let (mut second, rows) = open(&folder);
         assert_eq!(rows.len(), 3);
         second.add(vec![row("loss", 3, 3.5), row("loss", 4, f64::INFINITY)]);
         second.save().unwrap();
         let mut history = History::default();
-        Store::open(&folder).unwrap().1.into_iter().for_each(|row| history.add(row));
+        Store::open(&folder, |row| history.add(&row)).unwrap();
         assert_eq!(history.series("loss"), [(1, 5.0), (2, 4.0), (3, 3.5), (4, f64::INFINITY)]);
     }
 
@@ -186,14 +193,14 @@ mod tests {
     #[test]
     fn a_full_part_is_left_alone_and_a_new_one_begun() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(dir.path()).unwrap();
+        let mut store = open(dir.path()).0;
         store.add((0..PART_ROWS as u64).map(|step| row("loss", step, 1.0)).collect());
         store.save().unwrap();
         store.add(vec![row("loss", 1 << 40, 1.0)]);
         store.save().unwrap();
         store.save().unwrap();
         assert_eq!(parts(dir.path()).unwrap().len(), 2);
-        assert_eq!(Store::open(dir.path()).unwrap().1.len(), PART_ROWS + 1);
+        assert_eq!(open(dir.path()).1.len(), PART_ROWS + 1);
     }
 
     #[test]
@@ -201,7 +208,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("part-000000.parquet"), b"nonsense").unwrap();
         fs::write(dir.path().join("part-000001.parquet.partial"), b"half").unwrap();
-        let error = Store::open(dir.path()).unwrap_err().to_string();
+        let error = Store::open(dir.path(), |_| ()).unwrap_err().to_string();
         assert!(error.contains("part-000000.parquet: not a part"), "{error}");
     }
 }

@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::problem::Kind;
 use crate::{Problem, Problems};
 
 /// A node's configuration struct. Derive `Serialize`, `Deserialize`, `JsonSchema`, with
@@ -33,62 +34,99 @@ pub fn keys(schema: &Schema) -> Vec<(String, Value)> {
     properties.into_iter().collect()
 }
 
+/// What was found in a node's `env:` block.
+pub struct Checked<C> {
+    /// The configuration, with the defaults in the places of keys that cannot be read.
+    pub config: C,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+    /// The keys that cannot be read.
+    pub unread: Vec<String>,
+}
+
 /// Reads a configuration. `own` is the node's own `env:` block, in which every key must be known; `lookup` finds a value
 /// for a known key (the process environment, into which dora has merged the dataflow's shared `env:`).
 ///
 /// # Errors
 /// Every problem with every key at once.
 pub fn read<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Result<C, Problems> {
+    let checked = check::<C>(own, lookup);
+    Problems(checked.problems).into_result()?;
+    Ok(checked.config)
+}
+
+/// As [`read`], with a configuration also where something is wrong. Rules that involve a key that cannot be read are not judged.
+pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Checked<C> {
     let keys: BTreeMap<String, Value> = keys(&schema::<C>()).into_iter().collect();
     let mut problems: Vec<Problem> =
         own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown(key, &keys)).collect();
-    let mut values = Map::new();
+    let (mut values, mut unread) = (Map::new(), Vec::new());
     for (key, schema) in &keys {
         let Some(text) = lookup(key) else { continue };
         match parse(&text, schema) {
             Ok(value) => _ = values.insert(key.clone(), value),
-            Err(allowed) => problems.push(Problem::new(key, text, allowed)),
+            Err((kind, allowed)) => {
+                problems.push(Problem::new(key, text, allowed).of_kind(kind));
+                unread.push(key.clone());
+            }
         }
     }
-    Problems(problems).into_result()?;
-    let config: C = serde_json::from_value(Value::Object(values))
-        .map_err(|e| Problem::new("env", e, "every key of the type that --help shows"))?;
-    Problems(config.validate()).into_result()?;
-    Ok(config)
+    match serde_json::from_value::<C>(Value::Object(values)) {
+        Ok(config) => {
+            let names = |text: &str, key: &str| {
+                text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == key)
+            };
+            let judged = |problem: &Problem| {
+                !unread
+                    .iter()
+                    .any(|key| problem.key == *key || names(&problem.allowed, key) || names(&problem.found, key))
+            };
+            problems.extend(config.validate().into_iter().filter(judged));
+            Checked { config, problems, unread }
+        }
+        Err(e) => {
+            problems.push(Problem::new("env", e, "every key of the type that --help shows").of_kind(Kind::Type));
+            Checked { config: C::default(), problems, unread }
+        }
+    }
 }
 
 fn unknown(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
-    let nearest = keys.keys().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
-    let nearest = nearest.map(|k| format!("did you mean {k}? ")).unwrap_or_default();
     let all: Vec<&str> = keys.keys().map(String::as_str).collect();
-    Problem::new(key, "an unknown key", format!("{nearest}known keys: {}", all.join(", ")))
+    let nearest = nearest(key, all.iter().copied()).map(|k| format!("did you mean {k}? ")).unwrap_or_default();
+    Problem::new(key, "an unknown key", format!("{nearest}known keys: {}", all.join(", "))).of_kind(Kind::UnknownKey)
+}
+
+/// The known name that is most like `found`.
+pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |name: &str| strsim::jaro_winkler(found, name);
+    known.into_iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))
 }
 
 /// A value of the schema's type from its text; the error says what is allowed.
-fn parse(text: &str, schema: &Value) -> Result<Value, String> {
+fn parse(text: &str, schema: &Value) -> Result<Value, (Kind, String)> {
+    let wrong = |allowed: &str| (Kind::Type, format!("allowed: {allowed}"));
     let choices = choices(schema);
     if !choices.is_empty() {
         let found = choices.iter().any(|c| c == text);
-        return if found { Ok(Value::from(text)) } else { Err(format!("allowed: {}", choices.join(", "))) };
+        return if found { Ok(Value::from(text)) } else { Err(wrong(&choices.join(", "))) };
     }
     let optional = type_names(schema).contains(&"null");
     if optional && text.is_empty() {
         return Ok(Value::Null);
     }
     match type_names(schema).first().copied().unwrap_or("string") {
-        "integer" => {
-            in_range(text.parse::<i64>().map(Value::from).map_err(|_| "allowed: a whole number".to_owned())?, schema)
-        }
+        "integer" => in_range(text.parse::<i64>().map(Value::from).map_err(|_| wrong("a whole number"))?, schema),
         "number" => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => in_range(Value::from(number), schema),
-            _ => Err("allowed: a finite number".to_owned()),
+            _ => Err(wrong("a finite number")),
         },
-        "boolean" => text.parse::<bool>().map(Value::from).map_err(|_| "allowed: true or false".to_owned()),
+        "boolean" => text.parse::<bool>().map(Value::from).map_err(|_| wrong("true or false")),
         _ => Ok(Value::from(text)),
     }
 }
 
-fn in_range(value: Value, schema: &Value) -> Result<Value, String> {
+fn in_range(value: Value, schema: &Value) -> Result<Value, (Kind, String)> {
     let number = value.as_f64().unwrap_or(f64::NAN);
     let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
     let (low, high) = (bound("minimum"), bound("maximum"));
@@ -97,7 +135,7 @@ fn in_range(value: Value, schema: &Value) -> Result<Value, String> {
         && high.is_none_or(|high| number <= high)
         && above.is_none_or(|low| number > low)
         && below.is_none_or(|high| number < high);
-    if fits { Ok(value) } else { Err(format!("allowed: {}", range(schema))) }
+    if fits { Ok(value) } else { Err((Kind::Range, format!("allowed: {}", range(schema)))) }
 }
 
 /// The range of a numeric key in words.
@@ -239,6 +277,13 @@ mod tests {
             assert!(text.contains(part), "{part} not in\n{text}");
         }
         assert!(from(&[("LEARNING_RATE", "0")]).unwrap_err().to_string().contains("more than 0"));
+    }
+
+    /// With STEPS unreadable, a rule about STEPS would be judged on its default; a rule about PATH stands by itself.
+    #[test]
+    fn a_rule_is_judged_beside_a_wrong_key_unless_it_is_about_that_key() {
+        let text = from(&[("PATH", "nowhere"), ("STEPS", "many")]).unwrap_err().to_string();
+        assert!(text.contains("a folder that exists") && text.contains("a whole number"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! flow control.
 
 pub mod config;
+pub mod dataflow;
 pub mod demand;
 pub mod entry;
 pub mod inbox;

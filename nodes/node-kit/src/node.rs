@@ -107,11 +107,22 @@ impl Node {
 
     /// The keys of this node's own `env:` block.
     pub fn own_keys(&self) -> Result<Vec<String>> {
+        let own = self.own_entry()?;
+        Ok(own.get("env").and_then(Value::as_object).into_iter().flat_map(|env| env.keys().cloned()).collect())
+    }
+
+    /// Whether the dataflow file gives this node the output `output`; dora refuses messages on any other.
+    pub fn has_output(&self, output: &str) -> Result<bool> {
+        let own = self.own_entry()?;
+        Ok(own.get("outputs").and_then(Value::as_array).is_some_and(|all| all.iter().any(|name| name == output)))
+    }
+
+    /// This node's entry in the dataflow file.
+    fn own_entry(&self) -> Result<Value> {
         let (dataflow, id) = (self.dataflow()?, self.id());
         let nodes = dataflow.get("nodes").and_then(Value::as_array).into_iter().flatten();
-        let own = nodes.filter(|node| node.get("id").and_then(Value::as_str) == Some(id.as_str()));
-        let keys = own.filter_map(|node| node.get("env")?.as_object()).flat_map(|env| env.keys().cloned());
-        Ok(keys.collect())
+        let mut own = nodes.filter(|node| node.get("id").and_then(Value::as_str) == Some(id.as_str()));
+        Ok(own.next().cloned().unwrap_or_default())
     }
 
     /// The next event. Blocks for at most `timeout`, for ever with `None`; `Some(Duration::ZERO)` only looks.

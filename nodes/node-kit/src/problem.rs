@@ -2,9 +2,27 @@
 
 use std::fmt;
 
+/// What sort of thing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// The key is none of the node's.
+    UnknownKey,
+    /// The value has another type, or is no choice of the list.
+    Type,
+    /// The value has the right type and is outside its range.
+    Range,
+    /// The value breaks a rule of the node.
+    #[default]
+    Value,
+    /// The value names a file that is not there or is not what it should be.
+    File,
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
+    /// What sort of thing it is.
+    pub kind: Kind,
     /// The key of the node's `env:` block.
     pub key: String,
     /// What was found there.
@@ -16,7 +34,12 @@ pub struct Problem {
 impl Problem {
     /// A problem with `key`, whose value is `found`; `allowed` says what would be right or what to do.
     pub fn new(key: impl Into<String>, found: impl fmt::Display, allowed: impl Into<String>) -> Self {
-        Self { key: key.into(), found: found.to_string(), allowed: allowed.into() }
+        Self { kind: Kind::Value, key: key.into(), found: found.to_string(), allowed: allowed.into() }
+    }
+
+    /// The same problem, of another sort.
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The noiser node: see README.md.
 
-mod config;
 mod noise;
 mod run;
 
 use std::process::ExitCode;
+
+use difflow_noiser::config;
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

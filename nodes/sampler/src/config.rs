@@ -100,6 +100,10 @@ pub struct Config {
     pub model_recipe: String,
     /// Its options, as a JSON object.
     pub model_recipe_config: String,
+    /// A torch model of a plug-in that base model and checkpoints are read with, as in training. Empty for none.
+    pub torch_model: String,
+    /// Its options, as a JSON object.
+    pub torch_model_config: String,
     /// Who checks the texts.
     pub checker: Checker,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
@@ -125,7 +129,7 @@ impl Default for Config {
             eos_token: "<eos>".into(),
             samples: 16,
             samples_final: 64,
-            lengths: "80..125".into(),
+            lengths: "75..110".into(),
             sample_batch: 8,
             decoder: Decoder::Random,
             score: Score::Probability,
@@ -142,6 +146,8 @@ impl Default for Config {
             base_model: "data/tiny/model".into(),
             model_recipe: String::new(),
             model_recipe_config: "{}".into(),
+            torch_model: String::new(),
+            torch_model_config: "{}".into(),
             checker: Checker::World,
             infill: "data/tiny/infill.jsonl".into(),
             infill_samples: 4,
@@ -200,6 +206,8 @@ impl Config {
             "REPETITION_PENALTY": self.repetition_penalty,
             "NOISE_SCHEDULE": self.noise_schedule,
             "BASE_MODEL": self.base_model,
+            "TORCH_MODEL": self.torch_model,
+            "TORCH_MODEL_CONFIG": self.torch_model_config,
             "MODEL_RECIPE": self.model_recipe,
             "MODEL_RECIPE_CONFIG": self.model_recipe_config,
             "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,

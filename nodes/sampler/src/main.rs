@@ -1,6 +1,5 @@
 //! difflow-sampler: see README.md.
 
-mod config;
 mod jobs;
 mod run;
 mod sampling;
@@ -12,6 +11,7 @@ mod verdict;
 use std::process::ExitCode;
 
 use difflow_node_kit::About;
+use difflow_sampler::config;
 
 fn main() -> ExitCode {
     let about = About {

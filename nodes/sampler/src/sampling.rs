@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use difflow_model::{
-    Budget, Decoded, Device, DiffusionDecoding, Generation, Model, Positions, Prompt, Reveals, Sampling,
+    Budget, Decoded, Device, DiffusionDecoding, Generation, Loader, Model, Positions, Prompt, Reveals, Sampling,
+    TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
@@ -24,8 +25,7 @@ pub struct Sampler {
     config: Config,
     lengths: Lengths,
     schedule: NoiseSchedule,
-    recipe: Option<String>,
-    device: Device,
+    loader: Loader,
     words: Words,
     gaps: Vec<Gap>,
 }
@@ -43,6 +43,9 @@ impl Sampler {
             .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))?;
         let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
             .map_err(|e| Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()))?;
+        let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
+            .map_err(|e| Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string()))?;
+        let loader = Loader { recipe, torch_model, ..Loader::new(device) };
         let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
@@ -50,7 +53,7 @@ impl Sampler {
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, schedule, recipe, device, words, gaps })
+        Ok(Self { config, lengths, schedule, loader, words, gaps })
     }
 
     /// Texts of a checkpoint; `go_on` is asked before every batch.
@@ -59,7 +62,9 @@ impl Sampler {
     /// When the checkpoint cannot be loaded, a key does not fit it, or `go_on` fails.
     pub fn write(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
         let start = Instant::now();
-        let model = Model::load(Path::new(&checkpoint.path), self.device)
+        let model = self
+            .loader
+            .checkpoint(Path::new(&checkpoint.path))
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         self.fit(&model)?;
@@ -190,12 +195,10 @@ impl Sampler {
         if written.is_empty() || !has_weights.into_iter().any(|name| Path::new(path).join(name).exists()) {
             return Ok(None);
         }
-        let base = match &self.recipe {
-            Some(recipe) => Model::load_with_recipe(Path::new(path), recipe, self.device),
-            None => Model::load(Path::new(path), self.device),
-        };
-        let base =
-            base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, format!("{e}; empty for no judge"))))?;
+        let base = self
+            .loader
+            .base(Path::new(path))
+            .map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, format!("{e}; empty for no judge"))))?;
         self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         Ok(Some(base.perplexity(written, self.config.sample_batch)?))
     }

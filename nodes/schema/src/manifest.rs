@@ -27,8 +27,9 @@ pub struct Manifest {
     pub next_seq: u64,
     /// Every other file of the folder.
     pub files: BTreeMap<String, FileRecord>,
-    /// sha256 of this manifest's text with this value empty.
-    sha256: String,
+    /// sha256 of this manifest's text with this value empty; format 1 has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
 }
 
 /// One file of a checkpoint.
@@ -83,8 +84,13 @@ pub enum CheckpointError {
 impl Manifest {
     /// The manifest of a checkpoint with these files.
     pub fn new(step: u64, tokens_seen: u64, next_seq: u64, files: BTreeMap<String, FileRecord>) -> Self {
-        let open = Self { step, tokens_seen, next_seq, files, sha256: String::new() };
-        Self { sha256: bytes_sha256(&open.text()), ..open }
+        let open = Self { step, tokens_seen, next_seq, files, sha256: Some(String::new()) };
+        Self { sha256: Some(bytes_sha256(&open.text())), ..open }
+    }
+
+    /// 1: by a difflow whose manifests had no sha256 of their own, and whose checkpoints no lineage; 2: as described here.
+    pub fn format(&self) -> u8 {
+        if self.sha256.is_some() { 2 } else { 1 }
     }
 
     /// The content of the manifest's file.
@@ -105,17 +111,31 @@ impl Manifest {
             return Err(damaged(format!("{bytes} bytes"), format!("at most {LONGEST}")));
         }
         let bytes = fs::read(&path).map_err(|source| CheckpointError::Read { path: path.clone(), source })?;
-        let manifest: Self = serde_json::from_slice(&bytes)
-            .map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        Ok((Self::parse(&path, &bytes)?, bytes_sha256(&bytes)))
+    }
+
+    /// Reads the content of the manifest's file `path`.
+    ///
+    /// # Errors
+    /// When it is not as it was written, or names files outside of the folder.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let path = path.to_owned();
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
         // Also blanks count: two texts of one manifest would be two names of one checkpoint.
-        let sealed = Self::new(manifest.step, manifest.tokens_seen, manifest.next_seq, manifest.files.clone());
-        if sealed.text() != bytes {
-            return Err(damaged(format!("sha256 {}", sealed.sha256), manifest.sha256.clone()));
+        let Self { step, tokens_seen, next_seq, ref files, .. } = manifest;
+        let wanted = match &manifest.sha256 {
+            Some(_) => Self::new(step, tokens_seen, next_seq, files.clone()),
+            None => manifest.clone(),
+        };
+        if wanted.text() != bytes {
+            let name = |manifest: &Self| format!("sha256 {}", manifest.sha256.as_deref().unwrap_or("none"));
+            return Err(CheckpointError::Damaged { path, found: name(&wanted), wanted: name(&manifest) });
         }
         let plain = |name: &str| !matches!(name, "" | "." | ".." | MANIFEST) && !name.contains(['/', '\\', '\0']);
         match manifest.files.keys().find(|name| !plain(name)) {
             Some(name) => Err(CheckpointError::Outside { path, name: name.clone() }),
-            None => Ok((manifest, bytes_sha256(&bytes))),
+            None => Ok(manifest),
         }
     }
 
@@ -195,6 +215,50 @@ mod tests {
         assert!(Manifest::verify(dir.path()).is_ok());
         fs::remove_file(dir.path().join("model.safetensors")).unwrap();
         assert!(matches!(Manifest::verify(dir.path()), Err(CheckpointError::Read { .. })));
+    }
+
+    /// Written by difflow of early November 2026, word for word.
+    #[test]
+    fn a_manifest_of_format_1_is_read_and_its_files_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), b"x").unwrap();
+        let text = format!(
+            "{{\n  \"step\": 3,\n  \"tokens_seen\": 4,\n  \"next_seq\": 5,\n  \"files\": {{\n    \"a\": {{\n      \"sha256\": \"{}\",\n      \
+             \"bytes\": 1\n    }}\n  }}\n}}",
+            bytes_sha256(b"x")
+        );
+        fs::write(dir.path().join(MANIFEST), &text).unwrap();
+        let (manifest, _) = Manifest::verify(dir.path()).unwrap();
+        assert_eq!((manifest.format(), manifest.next_seq), (1, 5));
+        assert_eq!(Manifest::new(3, 4, 5, manifest.files).format(), 2);
+        fs::write(dir.path().join("a"), b"y").unwrap();
+        assert!(matches!(Manifest::verify(dir.path()), Err(CheckpointError::Damaged { .. })));
+    }
+
+    /// 20,000 mutations, the same ones each time; fuzz/ has the same with a fuzzer's choices.
+    #[test]
+    fn no_text_makes_the_reader_panic_and_none_but_the_written_one_is_taken() {
+        let record = FileRecord { sha256: bytes_sha256(b"x"), bytes: 1 };
+        let good = Manifest::new(1, 2, 3, BTreeMap::from([("a".to_owned(), record)])).text();
+        let pieces =
+            ["null", "-1", "18446744073709551616", "[", "{", "\"", "\\u0000", "é", ",", "\"sha256\": \"\",", " "];
+        let mut state = 5u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + below(3) {
+                let at = below(bytes.len());
+                match below(3) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => drop(bytes.drain(at..(at + 1 + below(9)).min(bytes.len() - 1).max(at))),
+                    _ => drop(bytes.splice(at..at, pieces[below(pieces.len())].bytes())),
+                }
+            }
+            assert!(Manifest::parse(Path::new("m"), &bytes).is_err() || bytes == good);
+        }
     }
 
     /// Whoever writes a manifest can give it a right sha256, too.

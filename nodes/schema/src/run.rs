@@ -85,6 +85,11 @@ impl RunDir {
         self.0.join("scores").join(format!("{}.json", step_name(step)))
     }
 
+    /// Event files for TensorBoard.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join("tensorboard")
+    }
+
     /// The final report.
     pub fn report(&self) -> PathBuf {
         self.0.join("report.html")

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use difflow_plugin_host::Transforms;
 use difflow_schema::run::{bytes_sha256, file_sha256};
 use eyre::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -15,8 +16,8 @@ const CORPUS_KEYS: [&str; 6] = ["SOURCES", "TEXT_COLUMN", "SQL", "TEXT_SEPARATOR
 /// A key of the corpus that does not change the documents.
 const WITHOUT_EFFECT: &str = "DOCUMENTS_PER_BATCH";
 
-/// The key: sha256 of the tokenizer's file, this node's keys that shape rows, and the configuration and files of the node that
-/// sends the documents. `dataflow` is the parsed dataflow file, `id` this node's id in it, `lookup` the process environment.
+/// The key: sha256 of the tokenizer's file, this node's keys that shape rows, and the configuration, files and plug-ins of the node
+/// that sends the documents. `dataflow` is the parsed dataflow file, `id` this node's id in it, `lookup` the process environment.
 ///
 /// # Errors
 /// When the tokenizer's file cannot be read.
@@ -39,6 +40,7 @@ pub fn store_key(
         "packing": config.packing,
         "sender": sender(dataflow, id).and_then(|node| node.get("path")),
         "files": files,
+        "transforms": transforms(&keys),
         "keys": keys,
     });
     Ok(bytes_sha256(content.to_string().as_bytes()))
@@ -71,6 +73,14 @@ fn sender<'a>(dataflow: &'a Value, id: &str) -> Option<&'a Value> {
     let input = named(id)?.get("inputs")?.get("documents")?;
     let source = input.as_str().or_else(|| input.get("source")?.as_str())?;
     named(source.split_once('/')?.0)
+}
+
+/// Id, version and content of every transform that the documents went through: another library under the same name makes others.
+fn transforms(keys: &Map<String, Value>) -> Vec<Value> {
+    let text = keys.get("TRANSFORMS").and_then(Value::as_str).unwrap_or_default();
+    // One that cannot be found is reported by the corpus, which needs it.
+    let records = Transforms::records(text).unwrap_or_default();
+    records.into_iter().map(|record| json!([record.id, record.version, record.sha256, record.config])).collect()
 }
 
 /// Every file that SOURCES can mean; of a pattern, all files below its fixed part.
@@ -148,5 +158,45 @@ mod tests {
         keys.sort();
         keys.dedup();
         assert_eq!(keys.len(), count);
+    }
+
+    /// nodes/cli/tests/plugins/bad.c as a transform.
+    fn transform(path: &Path, more: &[&str]) {
+        // A new file, as a compiler should make it: the old one is mapped.
+        fs::remove_file(path).ok();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let output = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-std=gnu11", "-DKIND=TRANSFORM", "-DRELEASES=1"])
+            .args(more)
+            .arg("-I")
+            .args([&root.join("plugins/include"), Path::new("-o"), path, &root.join("nodes/cli/tests/plugins/bad.c")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// A transform that was compiled again must not be served the tokens of the old one.
+    #[test]
+    fn the_key_changes_with_the_content_of_a_transform() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = world(dir.path(), 29);
+        let key = |path: &Path| {
+            let env = json!({"SOURCES": "[]", "TRANSFORMS": format!("[{:?}]", path.display().to_string())});
+            let tokenizer = json!({"id": "words", "inputs": {"documents": "texts/documents"}});
+            let dataflow = json!({"nodes": [{"id": "texts", "path": "bin/corpus", "env": env}, tokenizer]});
+            store_key(&config, &dataflow, "words", |_| None).unwrap()
+        };
+        let library = dir.path().join("transform.so");
+        transform(&library, &[]);
+        let first = key(&library);
+        assert_eq!(first, key(&library));
+        transform(&library, &["-DID=\"org.example.other\""]);
+        let renamed = key(&library);
+        transform(&library, &["-DCHANGES_SCHEMA"]);
+        let changed = key(&library);
+        transform(&library, &[]);
+        assert_eq!(first, key(&library), "the same content again");
+        assert!(first != renamed && first != changed && renamed != changed);
+        assert!(Transforms::records(&format!("[{:?}]", library.display().to_string())).unwrap()[0].sha256.is_some());
     }
 }

@@ -1,11 +1,9 @@
 //! Documents to packed sequences of token ids, kept on disk. See README.md.
 
 mod build;
-mod config;
 mod corpus_files;
 mod key;
 mod order;
-mod packing;
 mod run;
 mod sequencer;
 mod store;
@@ -15,6 +13,7 @@ mod words;
 use std::process::ExitCode;
 
 use difflow_node_kit::About;
+use difflow_tokenizer::{config, packing};
 
 use crate::config::Config;
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use difflow_model::{Decay, LearningRate};
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -63,6 +65,11 @@ pub struct Config {
     pub model_recipe: String,
     /// Options of the model recipe, as a JSON object.
     pub model_recipe_config: String,
+    /// A torch model of a plug-in, by path or component id: the base model then has the plug-in's own forward pass. Set it for all nodes:
+    /// sampler and evaluator read its checkpoints. Empty for none.
+    pub torch_model: String,
+    /// Options of the torch model, as a JSON object.
+    pub torch_model_config: String,
     /// tokenizer.json; checked against the model's vocabulary.
     pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
@@ -166,6 +173,8 @@ impl Default for Config {
             base_model: "data/tiny/model".into(),
             model_recipe: String::new(),
             model_recipe_config: "{}".into(),
+            torch_model: String::new(),
+            torch_model_config: "{}".into(),
             tokenizer: "data/tiny/tokenizer.json".into(),
             from_scratch: false,
             preset: Preset::default(),
@@ -209,6 +218,22 @@ impl Config {
     pub fn run_dir(&self) -> RunDir {
         RunDir::new(&self.runs, &self.run)
     }
+
+    /// The learning rate over the run.
+    pub fn learning_rate(&self) -> LearningRate {
+        LearningRate {
+            peak: self.learning_rate,
+            decay: match self.decay {
+                DecayKind::Constant => Decay::Constant,
+                DecayKind::Cosine => Decay::Cosine,
+                DecayKind::Linear => Decay::Linear,
+                DecayKind::Wsd => Decay::Wsd { decay_steps: self.decay_steps },
+            },
+            warmup_steps: self.warmup_steps,
+            total_steps: self.steps,
+            final_share: self.final_share,
+        }
+    }
 }
 
 impl NodeConfig for Config {
@@ -220,11 +245,10 @@ impl NodeConfig for Config {
         for (key, path, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
             let path = if file.is_empty() { Path::new(path).to_owned() } else { Path::new(path).join(file) };
             if !path.is_file() {
-                problems.push(Problem::new(
-                    key,
-                    path.display(),
-                    "no such file; paths are relative to the dataflow file",
-                ));
+                problems.push(
+                    Problem::new(key, path.display(), "no such file; paths are relative to the dataflow file")
+                        .of_kind(Kind::File),
+                );
             }
         }
         if !matches!(self.mask_token.as_str(), "preset" | "added") && self.mask_token.parse::<u32>().is_err() {
@@ -237,6 +261,18 @@ impl NodeConfig for Config {
         if self.from_scratch && !self.model_recipe.is_empty() {
             let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";
             problems.push(Problem::new("MODEL_RECIPE", &self.model_recipe, allowed));
+        }
+        if !self.torch_model.is_empty() {
+            for (key, set, allowed) in [
+                ("MODEL_RECIPE", !self.model_recipe.is_empty(), "the torch model reads the weights itself"),
+                ("FROM_SCRATCH", self.from_scratch, "it begins with the weights of BASE_MODEL"),
+                ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
+                ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
+            ] {
+                if set {
+                    problems.push(Problem::new(key, "a value", format!("not together with TORCH_MODEL: {allowed}")));
+                }
+            }
         }
         if self.warmup_steps > self.steps {
             problems.push(Problem::new(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_schema::Noised;
@@ -35,14 +36,19 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// That of the checkpoint in `dir`.
+    /// That of the verified checkpoint in `dir`; checkpoints of format 1 have none.
     ///
     /// # Errors
-    /// When there is none, or it is not one.
-    pub fn read(dir: &Path) -> Result<Self> {
+    /// When it cannot be read, or is not one.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(LINEAGE);
-        let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+        match fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            bytes => {
+                let bytes = bytes.with_context(|| path.display().to_string())?;
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?))
+            }
+        }
     }
 }
 
@@ -60,9 +66,10 @@ impl Trained {
         Self { first_seq: 0, batches: 0, chain: audit::nothing() }
     }
 
-    /// Nothing since the checkpoint with this lineage, whose next batch is `next_seq`.
-    pub fn since(lineage: &Lineage, next_seq: u64) -> Self {
-        Self { first_seq: next_seq, batches: 0, chain: lineage.chain.clone() }
+    /// Nothing since the checkpoint with this lineage, whose next batch is `next_seq`. Without one, what came before it is left out
+    /// of the digest.
+    pub fn since(lineage: Option<Lineage>, next_seq: u64) -> Self {
+        Self { first_seq: next_seq, batches: 0, chain: lineage.map_or_else(audit::nothing, |lineage| lineage.chain) }
     }
 
     /// Counts batch `seq`, which is about to be trained on.

@@ -1,11 +1,10 @@
 //! The trainer node: see README.md.
 
 mod annealing;
-mod config;
 mod lineage;
 mod measured;
 mod plugins;
-mod preset;
+mod preview;
 mod record;
 mod run;
 mod save;
@@ -13,6 +12,8 @@ mod saver;
 mod training;
 
 use std::process::ExitCode;
+
+use difflow_trainer::{config, preset};
 
 fn main() -> ExitCode {
     let about = difflow_node_kit::About {

@@ -8,14 +8,14 @@ use crate::config::Config;
 use crate::save::Position;
 use crate::training::StepReport;
 
-/// What is sent of a step that `took` so long, `waited` of it for data, and is the `bad`-th in a row without finite numbers.
+/// What is sent of a step that `took` so long, `waited` of it for data, and is the `bad`-th in a row without finite numbers; batches were
+/// `asked_again` so often since the start.
 pub fn measured(
     config: &Config,
     report: &StepReport,
     position: Position,
-    took: Duration,
-    waited: Duration,
-    bad: u64,
+    (took, waited): (Duration, Duration),
+    (bad, asked_again): (u64, u64),
 ) -> Metrics {
     let seconds = took.as_secs_f64();
     Metrics::of_step(
@@ -32,6 +32,7 @@ pub fn measured(
             ("step_s", seconds),
             ("data_wait_s", waited.as_secs_f64()),
             ("bad_steps", bad as f64),
+            ("asked_again", asked_again as f64),
             ("steps_total", config.steps as f64),
         ],
     )

@@ -11,10 +11,11 @@ use crate::config::Config;
 pub type Plugins = BTreeMap<String, Record>;
 
 /// The keys that name one plug-in; each has its `…_CONFIG` beside it.
-const KEYS: [(&str, Kind); 3] = [
+const KEYS: [(&str, Kind); 4] = [
     ("NOISE_SCHEDULE", Kind::NoiseSchedule),
     ("ANNEALING_SCHEDULE", Kind::AnnealingSchedule),
     ("MODEL_RECIPE", Kind::ModelRecipe),
+    ("TORCH_MODEL", Kind::TorchModel),
 ];
 
 /// The plug-ins that the dataflow names. One that cannot be found is left out here: the node that needs it says so and ends.

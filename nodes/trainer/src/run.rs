@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::lineage::{Lineage, Trained};
 use crate::measured::measured;
 use crate::plugins;
+use crate::preview::Previews;
 use crate::record;
 use crate::save::{self, Position};
 use crate::saver::Saver;
@@ -36,6 +37,7 @@ struct Trainer {
     position: Position,
     trained: Trained,
     saver: Saver,
+    previews: Previews,
     /// Messages sent so far on the pushed outputs.
     checkpoints_sent: u64,
     metrics_sent: u64,
@@ -51,15 +53,17 @@ pub fn run(config: Config, node: Node) -> Result<()> {
     let (training, position, trained, last) = match save::last_good(&dir)? {
         Some(good) => {
             let path = dir.checkpoint(good.position.step);
-            let trained = Trained::since(&Lineage::read(&path)?, good.position.next_seq);
+            let trained = Trained::since(Lineage::read(&path)?, good.position.next_seq);
             (training::resume(&config, &path)?, good.position, trained, Some(good.sha256))
         }
         None => (training::begin(&config)?, Position::default(), Trained::nothing(), None),
     };
     record::started(&dir, position, last.clone())?;
     let saver = Saver::new(dir.clone(), record, plugins, last);
+    let previews = Previews::new(&node)?;
     let (checkpoints_sent, metrics_sent) = (0, 0);
-    let mut trainer = Trainer { config, node, dir, training, position, trained, saver, checkpoints_sent, metrics_sent };
+    let mut trainer =
+        Trainer { config, node, dir, training, position, trained, saver, previews, checkpoints_sent, metrics_sent };
     let ended = trainer.train();
     // Whatever went wrong: a checkpoint that is almost there is not given up.
     let written = trainer.saver.wait();
@@ -101,6 +105,9 @@ impl Trainer {
                 waited += from.elapsed();
             }
             puller.ask(&mut self.node)?;
+            if let Some(batch) = batches.first() {
+                self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, batch)?;
+            }
             let first = puller.next_seq() - batches.len() as u64;
             for (seq, batch) in (first..).zip(&batches) {
                 self.trained.count(seq, batch)?;
@@ -110,7 +117,8 @@ impl Trainer {
             self.position.tokens_seen += report.tokens;
             self.position.next_seq = puller.next_seq();
             bad_steps = if report.finite { 0 } else { bad_steps + 1 };
-            self.measure(measured(&self.config, &report, self.position, started.elapsed(), waited, bad_steps))?;
+            let (times, counts) = ((started.elapsed(), waited), (bad_steps, puller.repeats));
+            self.measure(measured(&self.config, &report, self.position, times, counts))?;
             if bad_steps >= self.config.max_bad_steps {
                 let last = self.dir.checkpoint_steps()?.last().map(|&step| self.dir.checkpoint(step));
                 bail!(

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use difflow_model::Snapshot;
 use difflow_schema::Checkpoint;
@@ -42,22 +42,35 @@ pub struct Content {
     pub link: Link,
 }
 
-/// Writes the checkpoint and describes it.
+/// Makes the folder in which the checkpoint of `step` is written, empty.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn prepare(dir: &RunDir, step: u64) -> Result<PathBuf> {
+    let partial = partial(dir, step);
+    let make = || {
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)
+    };
+    make().with_context(|| format!("cannot make the folder {}; is the disk full?", partial.display()))?;
+    Ok(partial)
+}
+
+fn partial(dir: &RunDir, step: u64) -> PathBuf {
+    dir.checkpoint(step).with_extension("partial")
+}
+
+/// Writes the checkpoint into the folder that was prepared for it, gives it its name, and describes it.
 ///
 /// # Errors
 /// When the disk does not take it; nothing of it is left then.
 pub fn write(dir: &RunDir, content: &Content) -> Result<Checkpoint> {
     let Position { step, tokens_seen, next_seq } = content.position;
-    let path = dir.checkpoint(step);
-    let mut partial = path.clone().into_os_string();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
+    let (path, partial) = (dir.checkpoint(step), partial(dir, step));
     let fill = || -> Result<()> {
-        if partial.exists() {
-            fs::remove_dir_all(partial)?;
-        }
-        fs::create_dir_all(partial)?;
-        let saved = content.snapshot.write(partial)?.into_iter();
+        let saved = content.snapshot.write(&partial)?.into_iter();
         let mut files: BTreeMap<String, FileRecord> =
             saved.map(|file| (file.name, FileRecord { sha256: file.sha256, bytes: file.bytes })).collect();
         for (name, bytes) in &content.beside {
@@ -69,12 +82,12 @@ pub fn write(dir: &RunDir, content: &Content) -> Result<Checkpoint> {
         // Before the name: a checkpoint without its record could not be proved, a record without its checkpoint does no harm.
         let link = Link { checkpoint: bytes_sha256(&manifest), ..content.link.clone() };
         audit::append(&dir.audit(), &Event::Checkpoint(link))?;
-        fs::rename(partial, &path)?;
+        fs::rename(&partial, &path)?;
         Ok(sync_folder(&dir.checkpoints())?)
     };
     if let Err(e) = fill() {
         // Half a checkpoint is of no use, and a full disk needs the space.
-        _ = fs::remove_dir_all(partial);
+        _ = fs::remove_dir_all(&partial);
         return Err(e.wrap_err(format!("cannot write checkpoint {}; is the disk full?", path.display())));
     }
     describe(dir, step)
@@ -124,7 +137,14 @@ pub fn last_good(dir: &RunDir) -> Result<Option<Good>> {
 }
 
 fn verify(path: &Path, wanted: u64) -> Result<Good, CheckpointError> {
-    let (Manifest { step, tokens_seen, next_seq, .. }, sha256) = Manifest::verify(path)?;
+    let (manifest, sha256) = Manifest::verify(path)?;
+    let Manifest { step, tokens_seen, next_seq, .. } = manifest;
+    if manifest.format() == 1 {
+        eprintln!(
+            "warning: the checkpoint of step {step} is of format 1, by an older difflow: its files are as they were written, but what it was \
+             trained on is not on record, so `difflow inspect run` will not be able to prove that of this run"
+        );
+    }
     if step != wanted {
         let (found, wanted) = (format!("step {step}"), format!("step {wanted} by its folder's name"));
         return Err(CheckpointError::Damaged { path: path.join(MANIFEST), found, wanted });

@@ -150,7 +150,7 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
         names,
         ["config.json", "lineage.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "plugins.json"]
     );
-    let lineage = Lineage::read(&last).unwrap();
+    let lineage = Lineage::read(&last).unwrap().unwrap();
     let (_, before) = Manifest::verify(&run.dir.checkpoint(2)).unwrap();
     assert_eq!((lineage.parent, lineage.first_seq, lineage.batches), (Some(before), 2, 2));
     let (_, newest) = Manifest::verify(&last).unwrap();
@@ -170,6 +170,39 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
     for name in ["model.safetensors", "optimizer.safetensors"] {
         assert!(fs::read(folder.path().join(name)).unwrap() == fs::read(other.path().join(name)).unwrap(), "{name}");
     }
+}
+
+/// Their manifest.
+#[derive(serde::Serialize)]
+struct Format1<'a> {
+    step: u64,
+    tokens_seen: u64,
+    next_seq: u64,
+    files: BTreeMap<&'a String, &'a FileRecord>,
+}
+
+/// Checkpoints of before the manifest had a sha256 of its own and lineage.json beside it: runs of then go on.
+#[test]
+fn a_checkpoint_of_format_1_is_taken_and_what_follows_is_whole() {
+    let mut run = Run::begin();
+    run.step();
+    run.step();
+    run.save();
+    run.saver.wait().unwrap();
+    let path = run.dir.checkpoint(2);
+    fs::remove_file(path.join("lineage.json")).unwrap();
+    let old = Manifest::read(&path).unwrap().0;
+    let files: BTreeMap<&String, &FileRecord> = old.files.iter().filter(|(name, _)| *name != "lineage.json").collect();
+    let text = Format1 { step: 2, tokens_seen: old.tokens_seen, next_seq: 2, files };
+    fs::write(path.join(MANIFEST), serde_json::to_vec_pretty(&text).unwrap()).unwrap();
+    let good = last_good(&run.dir).unwrap().unwrap();
+    assert_eq!(good.position, Position { step: 2, next_seq: 2, tokens_seen: 48 });
+    let mut trained = Trained::since(Lineage::read(&path).unwrap(), 2);
+    trained.count(2, &batch(2)).unwrap();
+    assert_eq!(trained.close(3).first_seq, 2);
+    // It is checked as far as it can be.
+    fs::write(path.join("config.json"), "{}").unwrap();
+    assert!(last_good(&run.dir).unwrap().is_none());
 }
 
 #[test]

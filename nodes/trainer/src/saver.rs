@@ -1,5 +1,6 @@
 //! Checkpoints beside training: the trainer waits for a copy of its state, a thread writes it.
 
+use std::fs;
 use std::thread::{self, JoinHandle};
 
 use difflow_schema::Checkpoint;
@@ -40,7 +41,9 @@ impl Saver {
         trained: &mut Trained,
     ) -> Result<Option<Checkpoint>> {
         let before = self.wait()?;
-        let snapshot = training.learner.snapshot()?;
+        let partial = save::prepare(&self.dir, position.step)?;
+        let snapshot = training.learner.snapshot(&partial);
+        let snapshot = snapshot.inspect_err(|_| _ = fs::remove_dir_all(&partial))?;
         let mut link = trained.close(position.step);
         link.parent = self.last.clone();
         let lineage = Lineage {

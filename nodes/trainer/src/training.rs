@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Decay, Device, Learner, LearningRate, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
-    Precision,
+    AdamW, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
+    Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -13,7 +13,7 @@ use difflow_schema::Noised;
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{Config, DecayKind, ObjectiveKind, PrecisionKind};
+use crate::config::{Config, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
 use crate::save::ANNEALING_STATE;
 
@@ -49,12 +49,11 @@ pub struct StepReport {
 
 /// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0.
 pub fn begin(config: &Config) -> Result<Training> {
-    let (dir, device) = (Path::new(&config.base_model), Device::open(&config.device)?);
-    let recipe = recipe(config)?;
-    let mut model = match &recipe {
-        _ if config.from_scratch => Model::initialise(dir, config.seed, device),
-        Some(recipe) => Model::load_with_recipe(dir, recipe, device),
-        None => Model::load(dir, device),
+    let dir = Path::new(&config.base_model);
+    let loader = loader(config)?;
+    let mut model = match config.from_scratch {
+        true => Model::initialise(dir, config.seed, loader.device),
+        false => loader.base(dir),
     }
     .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
     if config.objective == ObjectiveKind::Diffusion {
@@ -67,20 +66,26 @@ pub fn begin(config: &Config) -> Result<Training> {
     training(config, model)
 }
 
-/// The recipe for the base model, if there is one.
-fn recipe(config: &Config) -> Result<Option<String>, Problems> {
-    if config.model_recipe.is_empty() {
-        return Ok(None);
-    }
-    match ModelRecipe::open(&config.model_recipe, &config.model_recipe_config) {
-        Ok(recipe) => Ok(Some(recipe.text())),
-        Err(e) => Err(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()).into()),
+/// How the base model and the checkpoints are read.
+fn loader(config: &Config) -> Result<Loader> {
+    let device = Device::open(&config.device)?;
+    let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
+        .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
+    let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
+        .map_err(|e| Problems::from(Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string())))?;
+    Ok(Loader { device, recipe, torch_model, precision: precision(config) })
+}
+
+fn precision(config: &Config) -> Precision {
+    match config.precision {
+        PrecisionKind::Fp32 => Precision::Fp32,
+        PrecisionKind::Bf16 => Precision::Bf16,
     }
 }
 
 /// Loads the checkpoint in `dir`.
 pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
-    let model = Model::load(dir, Device::open(&config.device)?)?;
+    let model = loader(config)?.checkpoint(dir)?;
     let mut training = training(config, model)?;
     training.learner.load_optimizer(dir)?;
     match std::fs::read(dir.join(ANNEALING_STATE)) {
@@ -92,10 +97,7 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
 }
 
 fn training(config: &Config, mut model: Model) -> Result<Training> {
-    model.set_precision(match config.precision {
-        PrecisionKind::Fp32 => Precision::Fp32,
-        PrecisionKind::Bf16 => Precision::Bf16,
-    });
+    model.set_precision(precision(config));
     model.set_activation_checkpointing(config.activation_checkpointing);
     let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
@@ -111,18 +113,7 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         clip: (config.clip > 0.0).then_some(config.clip),
         ..AdamW::default()
     };
-    let learning_rate = LearningRate {
-        peak: config.learning_rate,
-        decay: match config.decay {
-            DecayKind::Constant => Decay::Constant,
-            DecayKind::Cosine => Decay::Cosine,
-            DecayKind::Linear => Decay::Linear,
-            DecayKind::Wsd => Decay::Wsd { decay_steps: config.decay_steps },
-        },
-        warmup_steps: config.warmup_steps,
-        total_steps: config.steps,
-        final_share: config.final_share,
-    };
+    let learning_rate = config.learning_rate();
     let annealing = annealing::open(config)?;
     let mut learner = Learner::new(model, options, optimizer)?;
     learner.set_dropout(dropout, config.seed)?;

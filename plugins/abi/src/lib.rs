@@ -23,6 +23,8 @@ pub const ANNEALING_SCHEDULE: &CStr = c"difflow.annealing-schedule/1";
 pub const BATCH_TRANSFORM: &CStr = c"difflow.batch-transform/1";
 /// Kind: model recipe, [`ModelRecipe`].
 pub const MODEL_RECIPE: &CStr = c"difflow.model-recipe/1";
+/// Kind: torch model, [`TorchModel`].
+pub const TORCH_MODEL: &CStr = c"difflow.torch-model/1";
 /// Extension of any kind: [`State`].
 pub const STATE: &CStr = c"difflow.state/1";
 
@@ -40,7 +42,7 @@ pub const ERR_NOT_IMPLEMENTED: Status = 3;
 pub const ERR_INVALID_STATE: Status = 4;
 /// Reading or writing failed.
 pub const ERR_IO: Status = 5;
-/// ABI or Arrow schema do not fit.
+/// ABI, Arrow schema or libtorch do not fit.
 pub const ERR_INCOMPATIBLE: Status = 6;
 /// A panic was caught at the boundary.
 pub const ERR_PANIC: Status = 7;
@@ -196,6 +198,47 @@ pub struct ModelRecipe {
     pub recipe: Option<unsafe extern "C-unwind" fn(*const Instance, *mut Str, *mut Error) -> Status>,
 }
 
+/// An `at::Tensor`. Opaque.
+#[repr(C)]
+pub struct Tensor {
+    _opaque: [u8; 0],
+}
+
+/// Which libtorch a torch model was built against.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TorchBuild {
+    pub struct_size: u32,
+    pub libtorch_version: *const c_char,
+    pub cxx11_abi: i32,
+}
+
+/// Takes a parameter: context, name, tensor, whether it is trained.
+pub type ParameterVisitor = unsafe extern "C-unwind" fn(*mut c_void, Str, *const Tensor, i32) -> Status;
+
+/// Table of a torch model.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TorchModel {
+    pub struct_size: u32,
+    pub built_against: Option<unsafe extern "C-unwind" fn() -> *const TorchBuild>,
+    pub load: Option<unsafe extern "C-unwind" fn(*mut Instance, Str, Str, Str, u64, *mut Error) -> Status>,
+    pub parameters:
+        Option<unsafe extern "C-unwind" fn(*mut Instance, Option<ParameterVisitor>, *mut c_void, *mut Error) -> Status>,
+    pub forward: Option<
+        unsafe extern "C-unwind" fn(
+            *mut Instance,
+            *const Tensor,
+            *const Tensor,
+            i32,
+            *mut *mut Tensor,
+            *mut Error,
+        ) -> Status,
+    >,
+    pub save: Option<unsafe extern "C-unwind" fn(*mut Instance, Str, *mut Error) -> Status>,
+    pub set_vocab_size: Option<unsafe extern "C-unwind" fn(*mut Instance, u64, *mut Error) -> Status>,
+}
+
 /// Takes a piece of an instance's state.
 pub type StateWriter = unsafe extern "C-unwind" fn(*mut c_void, *const c_void, usize) -> Status;
 
@@ -263,5 +306,7 @@ sized! {
     AnnealingSchedule up to attn_mask_ratio,
     BatchTransform up to process,
     ModelRecipe up to recipe,
+    TorchBuild up to cxx11_abi,
+    TorchModel up to save,
     State up to load,
 }

@@ -29,6 +29,8 @@ fn layout() -> Layout {
         AnnealingSchedule as "difflow_annealing_schedule_v1" { struct_size, attn_mask_ratio, attn_mask }
         BatchTransform as "difflow_batch_transform_v1" { struct_size, output_schema, process }
         ModelRecipe as "difflow_model_recipe_v1" { struct_size, recipe }
+        TorchBuild as "difflow_torch_build" { struct_size, libtorch_version, cxx11_abi }
+        TorchModel as "difflow_torch_model_v1" { struct_size, built_against, load, parameters, forward, save, set_vocab_size }
         State as "difflow_state_v1" { struct_size, save, load }
         ArrowSchema as "struct ArrowSchema" { format, name, metadata, flags, n_children, children, dictionary, release, private_data }
         ArrowArray as "struct ArrowArray" { length, null_count, offset, n_buffers, n_children, buffers, children, dictionary, release, private_data }
@@ -94,6 +96,7 @@ fn the_ids_and_codes_are_those_of_the_header() {
         ("DIFFLOW_ANNEALING_SCHEDULE_V1", abi::ANNEALING_SCHEDULE),
         ("DIFFLOW_BATCH_TRANSFORM_V1", abi::BATCH_TRANSFORM),
         ("DIFFLOW_MODEL_RECIPE_V1", abi::MODEL_RECIPE),
+        ("DIFFLOW_TORCH_MODEL_V1", abi::TORCH_MODEL),
         ("DIFFLOW_STATE_V1", abi::STATE),
     ];
     for (name, value) in strings {

@@ -51,6 +51,12 @@ pub fn names_entry(bytes: &[u8]) -> bool {
     bytes.windows(name.len()).any(|window| window == name)
 }
 
+/// Whether the name of libtorch's library, which a torch model is linked with, occurs in the file.
+pub fn needs_libtorch(bytes: &[u8]) -> bool {
+    let name = b"libtorch_cpu.so";
+    bytes.windows(name.len()).any(|window| window == name)
+}
+
 fn machine(code: u16) -> String {
     match code {
         3 => "x86 (32 bits)".into(),

@@ -42,6 +42,12 @@ pub enum PluginError {
     /// A function answered an error.
     #[error("component `{id}`: {function} failed: {message}")]
     Call { id: String, function: &'static str, message: String },
+    /// A torch model for another libtorch.
+    #[error(
+        "component `{id}`: built against libtorch {found}, this difflow has {wanted}, and tensors of two cannot be shared; build it again \
+         with LIBTORCH naming this difflow's libtorch (`. bin/env.sh`)"
+    )]
+    Libtorch { id: String, found: String, wanted: String },
     /// A function answered something impossible.
     #[error("component `{id}`: {function} gave {found}; wanted {wanted}")]
     Answer { id: String, function: &'static str, found: String, wanted: String },

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | find what a key of a dataflow file names | [`find`] |
 //! | look at a library | [`Library::open`], [`Library::components`] |
-//! | use a component | [`NoiseSchedule`], [`AnnealingSchedule`], [`BatchTransform`], [`ModelRecipe`] |
+//! | use a component | [`NoiseSchedule`], [`AnnealingSchedule`], [`BatchTransform`], [`ModelRecipe`], [`TorchModel`] |
 //! | put a plug-in through its paces | [`conformance`] |
 //!
 //! Nothing a plug-in answers is believed: every number is checked, and the message names the component, the function and the value.
@@ -24,6 +24,7 @@ mod library;
 mod noise;
 mod recipe;
 mod record;
+mod torch;
 mod transform;
 
 pub use annealing::AnnealingSchedule;
@@ -34,4 +35,5 @@ pub use library::{Component, Kind, Library};
 pub use noise::NoiseSchedule;
 pub use recipe::ModelRecipe;
 pub use record::Record;
+pub use torch::{Libtorch, TorchModel};
 pub use transform::{BatchTransform, Transforms};

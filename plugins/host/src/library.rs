@@ -19,11 +19,13 @@ pub enum Kind {
     AnnealingSchedule,
     BatchTransform,
     ModelRecipe,
+    TorchModel,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::NoiseSchedule, Self::AnnealingSchedule, Self::BatchTransform, Self::ModelRecipe];
+    pub const ALL: [Self; 5] =
+        [Self::NoiseSchedule, Self::AnnealingSchedule, Self::BatchTransform, Self::ModelRecipe, Self::TorchModel];
 
     /// The id in the ABI.
     pub fn id(self) -> &'static CStr {
@@ -32,6 +34,7 @@ impl Kind {
             Self::AnnealingSchedule => abi::ANNEALING_SCHEDULE,
             Self::BatchTransform => abi::BATCH_TRANSFORM,
             Self::ModelRecipe => abi::MODEL_RECIPE,
+            Self::TorchModel => abi::TORCH_MODEL,
         }
     }
 
@@ -42,6 +45,7 @@ impl Kind {
             Self::AnnealingSchedule => "annealing schedule",
             Self::BatchTransform => "batch transform",
             Self::ModelRecipe => "model recipe",
+            Self::TorchModel => "torch model",
         }
     }
 
@@ -52,6 +56,7 @@ impl Kind {
             Self::AnnealingSchedule => "difflow.annealing.",
             Self::BatchTransform => "difflow.transform.",
             Self::ModelRecipe => "difflow.recipe.",
+            Self::TorchModel => "difflow.torch.",
         }
     }
 }
@@ -118,7 +123,16 @@ impl Library {
         if !elf::names_entry(&bytes) {
             return Err(PluginError::NoEntry { path: absolute });
         }
-        let load = |e: libloading::Error| PluginError::Load { path: absolute.clone(), problem: e.to_string() };
+        let load = |e: libloading::Error| {
+            let mut problem = e.to_string();
+            // The names of libtorch's symbols change from version to version, so the loader may see it before difflow can compare.
+            if elf::needs_libtorch(&bytes) {
+                problem.push_str(
+                    "; it needs libtorch: only programs that compute with models load it, and it must be built against the libtorch that they have",
+                );
+            }
+            PluginError::Load { path: absolute.clone(), problem }
+        };
         // RTLD_LOCAL keeps its symbols apart from those of other plug-ins, RTLD_NODELETE keeps it loaded.
         let flags = libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_NODELETE;
         // SAFETY: loading runs the library's constructors. That is what choosing a plug-in means.

@@ -90,8 +90,8 @@ pub const fn schema<const N: usize>(properties: &[Property]) -> [u8; N] {
 /// Exports components as a plug-in: defines the symbol that difflow looks up. Once per library.
 ///
 /// Each component is `KIND Type { id, name, vendor, license, description }`, where KIND is `noise_schedule`, `annealing_schedule`,
-/// `batch_transform` or `model_recipe`; `KIND Type with state { … }` when it has [`State`](crate::State). The version
-/// is that of the crate.
+/// `batch_transform`, `model_recipe` or `torch_model` (which needs the crate `difflow-plugin-torch`); `KIND Type with state { … }` when
+/// it has [`State`](crate::State). The version is that of the crate.
 #[macro_export]
 macro_rules! plugin {
     ($($components:tt)+) => {
@@ -225,6 +225,9 @@ macro_rules! __kind {
     (model_recipe) => {
         $crate::abi::MODEL_RECIPE
     };
+    (torch_model) => {
+        $crate::abi::TORCH_MODEL
+    };
 }
 
 #[doc(hidden)]
@@ -249,6 +252,9 @@ macro_rules! __table {
     };
     (model_recipe, $type:ty) => {
         (&raw const *$crate::recipe::table::<$type>()).cast()
+    };
+    (torch_model, $type:ty) => {
+        (&raw const *::difflow_plugin_torch::table::<$type>()).cast()
     };
     (state, $type:ty) => {
         (&raw const *$crate::state::table::<$type>()).cast()

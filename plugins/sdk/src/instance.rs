@@ -60,7 +60,7 @@ unsafe fn destroy_as<T>(instance: *mut abi::Instance) {
 ///
 /// # Safety
 /// `instance` came from [`create`] for the same `T` and is alive; `error` is NULL or a valid error struct.
-pub(crate) unsafe fn call<T>(
+pub unsafe fn call<T>(
     instance: *const abi::Instance,
     error: *mut abi::Error,
     body: impl FnOnce(&T, &Boxed<T>) -> Result<(), Error>,
@@ -76,7 +76,7 @@ pub(crate) unsafe fn call<T>(
 ///
 /// # Safety
 /// As [`call`], and no other call is at work on the instance.
-pub(crate) unsafe fn call_mut<T>(
+pub unsafe fn call_mut<T>(
     instance: *mut abi::Instance,
     error: *mut abi::Error,
     body: impl FnOnce(&mut T, &[Field]) -> Result<(), Error>,
@@ -127,7 +127,7 @@ fn payload(panic: &(dyn Any + Send)) -> &str {
 ///
 /// # Safety
 /// `text` points to `len` bytes that stay as they are during `'a`, or `len` is 0.
-pub(crate) unsafe fn text<'a>(text: abi::Str) -> Result<&'a str, Error> {
+pub unsafe fn text<'a>(text: abi::Str) -> Result<&'a str, Error> {
     if text.len == 0 {
         return Ok("");
     }

@@ -24,6 +24,8 @@ fn the_default_run_ends_well_and_its_last_screen_holds_the_figures() {
     ]);
     assert!(!outcome.text.contains("DEBUG") && !outcome.text.contains("zenoh"), "dora's chatter:\n{}", outcome.text);
     assert!(outcome.text.contains("step 6/6"), "no progress line:\n{}", outcome.text);
+    // Not on a terminal: progress is lines like any others.
+    assert!(!outcome.text.contains(['\u{1b}', '\r']), "control characters:\n{:?}", outcome.text);
 
     let run = dataflow.run_folder();
     // 0, every CHECKPOINT_EVERY, and the last.

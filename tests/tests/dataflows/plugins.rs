@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::{json, scores};
+use crate::{json, scores, weights};
 use difflow_tests::{Dataflow, Outcome, program, root};
 
 /// An example that `make build` put into bin/plugins.
@@ -126,6 +126,63 @@ fn renamed_llama_recipe() {
     assert_eq!(scores(&plain.run_folder(), 0), scores(&dataflow.run_folder(), 0));
 }
 
+/// A LLaMA in a plug-in's own forward is the LLaMA of difflow: the base model gets the same scores, with the mask token and without, and
+/// so does what a few steps of training make of it. The checkpoints are the plug-in's, and `difflow` reads them.
+#[test]
+fn plain_llama_torch_model() {
+    let steps = 4;
+    let plain = Dataflow::small(steps);
+    plain.run().well();
+    let dataflow = Dataflow::small(steps).set("", "TORCH_MODEL", example("libplain_llama.so"));
+    dataflow.run().well();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["TORCH_MODEL"].clone();
+    assert_eq!(record["id"], "org.difflow.examples.plain-llama", "{record:#}");
+    for step in [0, steps] {
+        let (wanted, found) = (scores(&plain.run_folder(), step), scores(&dataflow.run_folder(), step));
+        assert!(found.contains_key("nelbo") && found.len() == wanted.len(), "{found:?}");
+        for (name, wanted) in wanted {
+            let gap = (wanted - found[&name]).abs();
+            // The same sums in another order.
+            assert!(gap < 2e-3 * wanted.abs().max(1.0), "{name} of step {step}: {wanted} and {}", found[&name]);
+        }
+    }
+    let last = dataflow.run_folder().join(format!("checkpoints/step-{steps:08}"));
+    assert_eq!(json(&last.join("config.json"))["difflow"]["torch_model"]["id"], "org.difflow.examples.plain-llama");
+    let sample = |folders: &Path| {
+        let mut command = Command::new(program("difflow"));
+        command.args(["sample", "--count", "1", "--length", "40", "--steps", "4"]).arg("--checkpoint").arg(&last);
+        command.env("DIFFLOW_PLUGIN_PATH", folders).current_dir(dataflow.folder());
+        Outcome::of(command, Duration::from_secs(60))
+    };
+    sample(&root().join("bin/plugins")).well();
+    sample(dataflow.folder()).refused(1, &["there is no torch model `org.difflow.examples.plain-llama`", "tried"]);
+}
+
+/// A resumed run goes on with the plug-in's checkpoint and the optimizer's state beside it.
+#[test]
+fn a_run_with_a_torch_model_that_is_stopped_ends_with_the_same_weights() {
+    let dataflow = || {
+        let small = Dataflow::small(4).set("", "TORCH_MODEL", example("libplain_llama.so"));
+        small.set("trainer", "CHECKPOINT_EVERY", 2)
+    };
+    let (whole, broken) = (dataflow(), dataflow());
+    whole.run().well();
+    broken.run().well();
+    let checkpoints = broken.run_folder().join("checkpoints");
+    std::fs::remove_dir_all(checkpoints.join("step-00000004")).unwrap();
+    broken.run().well();
+    assert!(weights(&whole.run_folder(), 4) == weights(&broken.run_folder(), 4), "the final weights differ");
+}
+
+#[test]
+fn a_torch_model_for_another_libtorch_is_a_wrong_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = dir.path().join("other.so");
+    bad(&library, &["KIND=TORCH"]);
+    let dataflow = Dataflow::small(2).set("", "TORCH_MODEL", library.display().to_string());
+    dataflow.run().refused(78, &["TORCH_MODEL", "built against libtorch 0.0.0", "LIBTORCH"]);
+}
+
 /// nodes/cli/tests/plugins/bad.c with macros.
 fn bad(path: &Path, macros: &[&str]) {
     let output = Command::new("cc")
@@ -163,6 +220,57 @@ fn a_crash_names_the_plugin_and_the_run_goes_on_with_a_mended_one() {
     assert!(steps.join("step-00000006/manifest.json").is_file());
 }
 
+#[test]
+fn show_explains_a_component_and_writes_its_plot_as_svg_and_png() {
+    let dir = tempfile::tempdir().unwrap();
+    let show = |component: &str, more: &[&str]| {
+        let mut command = Command::new(program("difflow"));
+        command.args(["plugin", "show", component]).args(more).current_dir(dir.path());
+        Outcome::of(command, Duration::from_secs(60)).well()
+    };
+    let files = ["--svg", "plot.svg", "--png", "plot.png"];
+    show(&example("quadratic_noise.so"), &files).says(&[
+        "org.difflow.examples.quadratic-noise",
+        "sha256",
+        "option",
+        "α(t)",
+        "w(t)",
+        "written: plot.png",
+    ]);
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    assert!(read("plot.svg").starts_with(b"<svg") && read("plot.png").starts_with(b"\x89PNG"));
+    show(&example("libstep_annealing.so"), &files).says(&["attn_mask_ratio", "half_at", "anneal_steps"]);
+    // A noise and an annealing schedule are called so.
+    show("builtin:cosine", &files).says(&["written: plot.png", "written: plot-annealing-schedule.png"]);
+    show(&example("libplain_llama.so"), &[]).says(&["torch model", "libtorch 2.", "hidden_size"]);
+}
+
+/// What a plug-in remembers is in the checkpoint and comes back when the run goes on: this one remembers the first step that it was asked
+/// for, which is 0 also after a crash at step 3.
+#[test]
+fn state_of_a_plugin_is_in_the_checkpoint_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let library: PathBuf = dir.path().join("remembers.so");
+    let dataflow = Dataflow::small(5).set("trainer", "ANNEALING_SCHEDULE", library.display().to_string()).set(
+        "trainer",
+        "CHECKPOINT_EVERY",
+        1,
+    );
+    let first_step = |step: u64| -> Option<u64> {
+        let folder = dataflow.run_folder().join(format!("checkpoints/step-{step:08}"));
+        let bytes = std::fs::read(folder.join("annealing.state")).unwrap();
+        assert!(json(&folder.join("manifest.json"))["files"]["annealing.state"]["sha256"].is_string());
+        Some(u64::from_ne_bytes(bytes.try_into().unwrap())).filter(|&step| step < u64::MAX)
+    };
+    bad(&library, &["KIND=ANNEALING", "STATE", "RATIO=(step >= 3 ? *(volatile double *)8 : 1)"]);
+    assert_ne!(dataflow.run().code, 0);
+    assert_eq!((first_step(0), first_step(3)), (None, Some(0)));
+    std::fs::remove_file(&library).unwrap();
+    bad(&library, &["KIND=ANNEALING", "STATE", "RATIO=(first == 0 ? 1 : 2)"]);
+    dataflow.run().well();
+    assert_eq!(first_step(5), Some(0));
+}
+
 /// Of copies at another place, so that each is a foreign image.
 #[test]
 fn every_example_and_built_in_component_passes_the_check() {
@@ -175,6 +283,7 @@ fn every_example_and_built_in_component_passes_the_check() {
         "libstep_annealing.so",
         "libspan_mask.so",
         "librenamed_llama_recipe.so",
+        "libplain_llama.so",
     ];
     for name in examples {
         let copy = dir.path().join(name);
@@ -182,7 +291,7 @@ fn every_example_and_built_in_component_passes_the_check() {
         command.arg(copy);
     }
     let outcome = Outcome::of(command, Duration::from_secs(120)).well();
-    let ids = ["cosine-noise", "quadratic-noise", "step-annealing", "span-mask", "renamed-llama"];
+    let ids = ["cosine-noise", "quadratic-noise", "step-annealing", "span-mask", "renamed-llama", "plain-llama"];
     outcome
         .says(&ids.map(|id| format!("org.difflow.examples.{id}")).each_ref().map(String::as_str))
         .says(&[" 0 failed"]);

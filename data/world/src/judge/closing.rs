@@ -144,16 +144,19 @@ impl World {
                 let back = self.deeds.contains(&Deed::CameBack { person: p, thing });
                 coloured && back && is(&|object| object.holder == Some(p))
             }
+            Kind::EndThief => {
+                let stole = self.deeds.contains(&Deed::Stole { animal: ending.must(Slot::Animal), thing });
+                coloured && stole && is(&|object| object.owner == p)
+            }
             Kind::EndMended => {
                 coloured
                     && self.deeds.contains(&Deed::Mended { person: p, thing, material: ending.must(Slot::Material) })
             }
             Kind::EndPainted => {
                 let to = ending.must(Slot::D);
-                let told = ending.get(Slot::P);
                 self.any(|deed| match *deed {
                     Deed::Painted { person, thing: t, from, to: new } => {
-                        (t, from, new) == (thing, colour, to) && told.is_none_or(|p| p == person)
+                        (person, t, from, new) == (p, thing, colour, to)
                     }
                     _ => false,
                 })

@@ -10,6 +10,12 @@ impl World {
         if said.sentence.kind == Kind::AnimalPut {
             return self.animal_put(said);
         }
+        if said.sentence.kind == Kind::Chase {
+            let (p, plight) = (said.must(Slot::P), Plight::Lost(Clue::Stolen(said.must(Slot::Animal))));
+            let fits = self.objects.values().any(|object| object.plight == plight && object.owner == p);
+            self.require(fits, "this animal took nothing of theirs");
+            return;
+        }
         let (thing, colour) = (said.must(Slot::T), said.get(Slot::C));
         if said.sentence.kind == Kind::Lose {
             let p = said.must(Slot::P);
@@ -63,17 +69,13 @@ impl World {
     }
 
     pub(super) fn turns_up(&mut self, said: &Said) {
-        let p = said.must(Slot::P);
-        let Some(here) = self.somewhere(p) else { return };
         let spot = said.get(Slot::Spot);
-        if said.sentence.kind == Kind::Search {
-            let wrong =
-                self.objects.values().all(|object| !matches!(object.plight, Plight::Hidden(h) if Some(h) == spot));
-            let any = self.objects.values().any(|object| matches!(object.plight, Plight::Hidden(_) | Plight::Lost(_)));
-            self.require(any, "there is nothing to look for");
-            self.require(wrong, "it is there");
+        if said.sentence.kind == Kind::NotBefore {
+            self.require(spot.is_some() && spot == self.discovered, "it was not found there");
             return;
         }
+        let p = said.must(Slot::P);
+        let Some(here) = self.somewhere(p) else { return };
         let (thing, colour) = (said.must(Slot::T), said.get(Slot::C));
         if said.sentence.kind == Kind::Hide {
             if self.in_hand(p, thing, colour)
@@ -104,6 +106,7 @@ impl World {
             object.away = p != owner;
             object.places.insert(here);
         }
+        self.discovered = spot;
         if p == owner {
             self.feel(p, Mood::Glad);
             self.deeds.insert(Deed::CameBack { person: p, thing });

@@ -130,8 +130,10 @@ impl World {
             Kind::Owns | Kind::Buy | Kind::BuyFor | Kind::Find => self.appears(said),
             Kind::Use | Kind::Show | Kind::Has => self.holds(said),
             Kind::Give | Kind::Lend | Kind::GiveBack | Kind::Trade => self.changes_hands(said),
-            Kind::Lose | Kind::Stolen | Kind::AnimalPut | Kind::Blown | Kind::LeftAt => self.goes_missing(said),
-            Kind::Hide | Kind::Search | Kind::Discover | Kind::StillThere => self.turns_up(said),
+            Kind::Lose | Kind::Stolen | Kind::Chase | Kind::AnimalPut | Kind::Blown | Kind::LeftAt => {
+                self.goes_missing(said)
+            }
+            Kind::Hide | Kind::Discover | Kind::NotBefore | Kind::StillThere => self.turns_up(said),
             Kind::Break | Kind::Ask | Kind::Mend | Kind::Held | Kind::Paint | Kind::IsNow => self.is_worked_on(said),
             _ => self.no("this sentence belongs into a title or a last line"),
         }

@@ -112,6 +112,8 @@ pub(super) struct World {
     /// Material asked for and not yet used; material used last and on what.
     pub(super) asked: Option<(u8, u8)>,
     pub(super) mended: Option<(u8, u8)>,
+    /// The spot where something turned up last.
+    pub(super) discovered: Option<u8>,
     /// Thing painted last.
     pub(super) painted: Option<u8>,
     pub(super) deeds: BTreeSet<Deed>,

@@ -4,8 +4,8 @@ use super::tale::{Tale, filled};
 use crate::forms::{Kind, Slot};
 use crate::template::{Slots, templates_of};
 
-/// Writes title and last line.
-pub(super) fn close(tale: &mut Tale) -> (String, String) {
+/// Writes title and last line; None when nothing has happened that a last line could name.
+pub(super) fn close(tale: &mut Tale) -> Option<(String, String)> {
     let mut endings: Vec<(Kind, Slots)> = tale.endings.clone();
     endings.retain(|(kind, slots)| still_true(tale, *kind, slots));
     let mut titles = tale.titles.clone();
@@ -24,7 +24,7 @@ pub(super) fn close(tale: &mut Tale) -> (String, String) {
     for place in &tale.been {
         titles.push((Kind::TitlePlace, filled(&[(Slot::P, tale.hero), (Slot::Place, *place)])));
     }
-    (write_one(tale, &titles), write_one(tale, &endings))
+    Some((write_one(tale, &titles)?, write_one(tale, &endings)?))
 }
 
 /// What was true when it happened may not be so at the end: things change hands and colours.
@@ -33,7 +33,7 @@ fn still_true(tale: &Tale, kind: Kind, slots: &Slots) -> bool {
     let coloured = slots.get(Slot::C) == Some(item.colour);
     match kind {
         Kind::EndGot => coloured && slots.get(Slot::Q) == Some(item.owner),
-        Kind::EndBack => coloured && slots.get(Slot::P) == Some(item.owner),
+        Kind::EndBack | Kind::EndThief => coloured && slots.get(Slot::P) == Some(item.owner),
         Kind::EndMended => coloured,
         Kind::EndTrade => {
             let got = slots.get(Slot::U).and_then(|thing| tale.item(thing));
@@ -43,8 +43,8 @@ fn still_true(tale: &Tale, kind: Kind, slots: &Slots) -> bool {
     }
 }
 
-fn write_one(tale: &mut Tale, choices: &[(Kind, Slots)]) -> String {
-    let Some((kind, slots)) = tale.dice.pick(choices) else { return String::new() };
+fn write_one(tale: &mut Tale, choices: &[(Kind, Slots)]) -> Option<String> {
+    let (kind, slots) = tale.dice.pick(choices)?;
     let forms: Vec<_> = templates_of(kind).filter(|form| form.is_filled_by(&slots)).collect();
-    tale.dice.pick(&forms).map(|form| form.write(&slots, false, true)).unwrap_or_default()
+    tale.dice.pick(&forms).map(|form| form.write(&slots, false, true))
 }

@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use tale::Tale;
 
 /// Fewest and most words of a story, title and last line included.
-pub const WORDS: std::ops::RangeInclusive<usize> = 60..=100;
+pub const WORDS: std::ops::RangeInclusive<usize> = 60..=110;
 
 /// The purposes for which stories are made; each has its own random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +41,10 @@ impl Split {
 pub fn tell(seed: u64, split: Split, index: u64) -> String {
     let mut dice = Dice::new(seed, split.stream(), index);
     loop {
-        let text = Tale::tell(&mut dice);
-        // Too short or too long is rare; the dice roll on, so the next attempt is another story.
-        if WORDS.contains(&text.split_whitespace().count()) {
+        // The dice roll on, so the next attempt is another story.
+        if let Some(text) = Tale::tell(&mut dice)
+            && WORDS.contains(&text.split_whitespace().count())
+        {
             return text;
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn owns(tale: &mut Tale, person: u8) {
 pub(super) fn meet(tale: &mut Tale) {
     let (hero, here) = (tale.hero, tale.here);
     let friend = tale.fresh(Class::Person, &tale.people.clone());
-    tale.say(Kind::Meet, &[(Slot::P, hero), (Slot::Q, friend), (Slot::Place, here)]);
+    tale.say(Kind::Meet, &[(Slot::P, hero), (Slot::Q, friend)]);
     tale.ending(Kind::EndMet, &[(Slot::P, hero), (Slot::Q, friend), (Slot::Place, here)]);
     tale.title(Kind::TitlePeople, &[(Slot::P, hero), (Slot::Q, friend)]);
     tale.people.push(friend);

@@ -14,10 +14,6 @@ pub(super) fn settle_one(tale: &mut Tale) {
         }
         Matter::Lost { owner, thing } => lost(tale, owner, thing),
         Matter::Hidden { owner, seeker, thing, spot } => {
-            if tale.dice.chance(40) {
-                let wrong = tale.fresh(Class::Spot, &[spot]);
-                tale.say(Kind::Search, &[(Slot::P, seeker), (Slot::Spot, wrong)]);
-            }
             discover(tale, seeker, thing, spot);
             give_back(tale, seeker, owner, thing);
         }
@@ -44,6 +40,7 @@ fn give_back(tale: &mut Tale, from: u8, to: u8, thing: u8) {
 fn discover(tale: &mut Tale, person: u8, thing: u8, spot: u8) {
     let [t, c] = tale.the(thing);
     tale.say(Kind::Discover, &[(Slot::P, person), t, c, (Slot::Spot, spot)]);
+    tale.maybe(40, Kind::NotBefore, &[(Slot::Spot, spot)]);
 }
 
 fn lost(tale: &mut Tale, owner: u8, thing: u8) {
@@ -51,8 +48,8 @@ fn lost(tale: &mut Tale, owner: u8, thing: u8) {
     let been = tale.item(thing).map(|item| item.places.clone()).unwrap_or_default();
     let behind: Vec<u8> = been.into_iter().filter(|place| *place != tale.here).collect();
     let spot = tale.fresh(Class::Spot, &[]);
-    match tale.dice.below(4) {
-        0 | 1 if !behind.is_empty() => {
+    match tale.dice.below(8) {
+        0..3 if !behind.is_empty() => {
             let Some(place) = tale.dice.pick(&behind) else { return };
             tale.say(Kind::LeftAt, &[(Slot::P, owner), t, c, (Slot::Place, place)]);
             travel(tale, place);
@@ -62,12 +59,14 @@ fn lost(tale: &mut Tale, owner: u8, thing: u8) {
             tale.maybe(40, Kind::Happy, &[(Slot::P, owner)]);
             return;
         }
-        0 | 2 => {
+        0 | 3..7 => {
             let animal = tale.fresh(Class::Animal, &[]);
             let a = (Slot::Animal, animal);
             tale.say(Kind::Stolen, &[a, t, c]);
+            tale.maybe(60, Kind::Chase, &[(Slot::P, owner), a]);
             tale.say(Kind::AnimalPut, &[a, (Slot::Spot, spot)]);
             tale.title(Kind::TitleThief, &[a, t]);
+            tale.ending(Kind::EndThief, &[a, t, c, (Slot::P, owner)]);
         }
         1 if tale.weather.is_none_or(|weather| weather == lexicon::WIND) => {
             tale.weather = Some(lexicon::WIND);
@@ -103,7 +102,7 @@ fn broken(tale: &mut Tale, owner: u8, thing: u8) {
         }
     }
     tale.say(Kind::Mend, &[(Slot::P, mender), t, c, g]);
-    tale.maybe(50, Kind::Held, &[g, t, c]);
+    tale.maybe(70, Kind::Held, &[g, t, c]);
     if mender == owner {
         tale.maybe(30, Kind::Happy, &[(Slot::P, owner)]);
     } else {

@@ -63,11 +63,11 @@ pub(super) struct Tale<'a> {
 }
 
 impl Tale<'_> {
-    /// Tells one tale.
-    pub fn tell(dice: &mut Dice) -> String {
+    /// Tells one tale; None when it came to nothing that a last line could name.
+    pub fn tell(dice: &mut Dice) -> Option<String> {
         let hero = dice.below(Class::Person.words().len()) as u8;
         let here = dice.below(Class::Place.words().len()) as u8;
-        let target = usize::from(dice.between(8, 9));
+        let target = usize::from(dice.between(4, 5));
         let mut tale = Tale {
             dice,
             hero,
@@ -103,11 +103,11 @@ impl Tale<'_> {
                 tale.subject = None;
             }
         }
-        let (title, ending) = closing::close(&mut tale);
+        let (title, ending) = closing::close(&mut tale)?;
         let mut lines = vec![title];
         lines.extend(tale.paragraphs.iter().filter(|p| !p.is_empty()).map(|sentences| sentences.join(" ")));
         lines.push(ending + ".");
-        lines.join("\n")
+        Some(lines.join("\n"))
     }
 
     /// Sentences of the body so far.
@@ -122,7 +122,7 @@ impl Tale<'_> {
         let Some(form) = self.dice.pick(&forms) else { return };
         let subject = form.subject.and_then(|slot| slots.get(slot));
         let as_pronoun = subject.is_some() && subject == self.subject && self.dice.chance(60);
-        let colours = self.dice.chance(50);
+        let colours = self.dice.chance(35);
         let text = form.write(&slots, as_pronoun, colours) + ".";
         if let Some(paragraph) = self.paragraphs.last_mut() {
             paragraph.push(text);

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use difflow_plugin_host::conformance::tests;
 use difflow_plugin_host::{Kind, Library, find};
 use eyre::Result;
 use serde_json::{Value, json};
 
 use crate::plugin::child::{self, Ended};
 use crate::plugin::table::table;
+use crate::plugin::tests;
 
 /// The outcome of one test.
 struct Outcome {
@@ -36,15 +36,15 @@ impl Outcome {
     }
 }
 
-/// Checks what is named, or everything built in.
-pub fn run(components: &[String], as_json: bool) -> Result<u8> {
+/// Checks what is named, or everything built in; all tests, or only some.
+pub fn run(components: &[String], only: &[String], as_json: bool) -> Result<u8> {
     let mut outcomes = Vec::new();
     if components.is_empty() {
-        check_library("builtin", None, &mut outcomes)?;
+        check_library("builtin", None, only, &mut outcomes)?;
     }
     for value in components {
         match place(value) {
-            Ok((library, id)) => check_library(&library, id.as_deref(), &mut outcomes)?,
+            Ok((library, id)) => check_library(&library, id.as_deref(), only, &mut outcomes)?,
             Err(message) => outcomes.push(unusable(value, message)),
         }
     }
@@ -107,7 +107,7 @@ fn unusable(library: &str, message: String) -> Outcome {
     }
 }
 
-fn check_library(library: &str, id: Option<&str>, outcomes: &mut Vec<Outcome>) -> Result<()> {
+fn check_library(library: &str, id: Option<&str>, only: &[String], outcomes: &mut Vec<Outcome>) -> Result<()> {
     let begin = Instant::now();
     let components = match library {
         "builtin" => Ok(Library::builtin()?.components().to_vec()),
@@ -133,7 +133,9 @@ fn check_library(library: &str, id: Option<&str>, outcomes: &mut Vec<Outcome>) -
             took,
         };
         outcomes.push(outcome("load", Ended::Well(String::new()), begin.elapsed()));
-        for test in tests(component.kind) {
+        for test in
+            tests(component.kind).iter().filter(|test| only.is_empty() || only.iter().any(|one| one == test.name))
+        {
             let begin = Instant::now();
             let ended = child::run(None, &["plugin", "run-test", library, &component.id, test.name])?;
             outcomes.push(outcome(test.name, ended, begin.elapsed()));

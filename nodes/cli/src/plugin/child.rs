@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_plugin_host::conformance::{Stop, tests};
+use difflow_plugin_host::conformance::Stop;
 use difflow_plugin_host::{Component, Found, Kind, Library};
 use eyre::{Context, Result, eyre};
 use serde_json::{Value, json};
+
+use crate::plugin::tests;
 
 /// How long a test may take.
 const LIMIT: Duration = Duration::from_secs(60);

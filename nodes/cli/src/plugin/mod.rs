@@ -1,22 +1,28 @@
 //! `difflow plugin`: make, list, show and check plug-ins.
 
 mod check;
-mod child;
+pub mod child;
 mod list;
 mod new;
-mod plot;
+pub mod plot;
+mod png;
 mod show;
-mod table;
+pub mod table;
 
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use difflow_plugin_host::Kind;
+use difflow_plugin_host::conformance::{self, Test};
 use eyre::Result;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// Write a new plug-in: a folder with its source, its build file and a README.
+    #[command(after_help = "\
+Examples:
+  difflow plugin new my-noise --kind noise-schedule
+  difflow plugin new my-annealing --kind annealing-schedule --lang c")]
     New {
         /// Its name; the folder NAME is made.
         name: String,
@@ -31,12 +37,20 @@ pub enum Command {
         sdk: Option<PathBuf>,
     },
     /// List what there is: built in, and in the folders that are searched.
+    #[command(after_help = "\
+Examples:
+  difflow plugin list
+  DIFFLOW_PLUGIN_PATH=my-noise/target/release difflow plugin list --json")]
     List {
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// Show a component: what it is, its options, and a plot.
+    #[command(after_help = "\
+Examples:
+  difflow plugin show builtin:cosine
+  difflow plugin show ./libmy_noise.so --config '{\"power\": 2}' --svg plot.svg")]
     Show {
         /// builtin:NAME, a library (`lib.so` or `lib.so#component`) or a component id.
         component: String,
@@ -49,12 +63,23 @@ pub enum Command {
         /// Write the plot into this SVG file.
         #[arg(long)]
         svg: Option<PathBuf>,
+        /// Write the plot into this PNG file.
+        #[arg(long)]
+        png: Option<PathBuf>,
     },
     /// Check whether components do what they must; each test in a process of its own.
-    #[command(after_help = "Exit codes: 0 every test passed, 1 some failed.")]
+    #[command(after_help = "\
+Examples:
+  difflow plugin check                    all built-in components
+  difflow plugin check ./libmy_noise.so
+
+Exit codes: 0 every test passed, 1 some failed.")]
     Check {
         /// Libraries, component ids or builtin:NAME; default: all built-in components.
         components: Vec<String>,
+        /// Only this test; may be given several times.
+        #[arg(long)]
+        test: Vec<String>,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -64,6 +89,18 @@ pub enum Command {
     Describe {
         /// The library.
         library: String,
+    },
+    /// Open what a key of a dataflow file names, in this process: how `difflow validate` tries a library.
+    #[command(hide = true)]
+    Open {
+        /// What the key names.
+        named: crate::validate::Named,
+        /// The value of the key.
+        value: String,
+        /// Its configuration.
+        config: String,
+        /// Steps of an annealing schedule.
+        steps: u64,
     },
     /// Tests on one component in this process, until one does not pass: how `check` runs each of them.
     #[command(hide = true)]
@@ -85,6 +122,7 @@ pub enum KindName {
     AnnealingSchedule,
     BatchTransform,
     ModelRecipe,
+    TorchModel,
 }
 
 impl From<KindName> for Kind {
@@ -94,6 +132,7 @@ impl From<KindName> for Kind {
             KindName::AnnealingSchedule => Self::AnnealingSchedule,
             KindName::BatchTransform => Self::BatchTransform,
             KindName::ModelRecipe => Self::ModelRecipe,
+            KindName::TorchModel => Self::TorchModel,
         }
     }
 }
@@ -105,6 +144,12 @@ pub enum Language {
     C,
 }
 
+/// The tests of a kind; those that compute with torch models are the model crate's.
+fn tests(kind: Kind) -> Vec<Test> {
+    let torch = if kind == Kind::TorchModel { difflow_model::plugin_tests::TESTS } else { &[] };
+    conformance::tests(kind).into_iter().chain(torch.iter().copied()).collect()
+}
+
 /// Runs a subcommand; the exit code.
 ///
 /// # Errors
@@ -113,9 +158,12 @@ pub fn run(command: Command) -> Result<u8> {
     match command {
         Command::New { name, kind, lang, sdk } => new::run(&name, kind, lang, sdk),
         Command::List { json } => list::run(json),
-        Command::Show { component, config, steps, svg } => show::run(&component, &config, steps, svg.as_deref()),
-        Command::Check { components, json } => check::run(&components, json),
+        Command::Show { component, config, steps, svg, png } => {
+            show::run(&component, &config, steps, show::Files { svg, png })
+        }
+        Command::Check { components, test, json } => check::run(&components, &test, json),
         Command::Describe { library } => child::describe(&library),
+        Command::Open { named, value, config, steps } => crate::validate::open(named, &value, &config, steps),
         Command::RunTest { library, component, tests } => child::run_tests(&library, &component, &tests),
     }
 }

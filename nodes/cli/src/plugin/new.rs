@@ -51,24 +51,33 @@ fn plugins_folder(given: Option<PathBuf>) -> Result<PathBuf> {
     found.canonicalize().with_context(|| found.display().to_string())
 }
 
-/// What a template says of a kind: (key of the dataflow, node, value for the key, whether difflow's own file has the key).
+/// Whose `env:` takes the plug-in, and the line to put there.
 fn usage(kind: KindName, library: &str) -> (&'static str, String) {
+    let all = "dataflow itself, where all nodes see it";
     match kind {
-        KindName::NoiseSchedule => ("noiser", format!("NOISE_SCHEDULE: {library}")),
-        KindName::AnnealingSchedule => ("trainer", format!("ANNEALING_SCHEDULE: {library}")),
-        KindName::BatchTransform => ("noiser", format!("TRANSFORMS: '[\"{library}\"]'")),
-        KindName::ModelRecipe => ("trainer` and of the node `evaluator", format!("MODEL_RECIPE: {library}")),
+        KindName::NoiseSchedule => ("node `noiser`", format!("NOISE_SCHEDULE: {library}")),
+        KindName::AnnealingSchedule => ("node `trainer`", format!("ANNEALING_SCHEDULE: {library}")),
+        KindName::BatchTransform => ("node `noiser`", format!("TRANSFORMS: '[\"{library}\"]'")),
+        KindName::ModelRecipe => (all, format!("MODEL_RECIPE: {library}")),
+        KindName::TorchModel => (all, format!("TORCH_MODEL: {library}")),
     }
 }
 
 fn readme(name: &str, kind: KindName, build: &str, library: &str) -> String {
-    let (node, line) = usage(kind, &format!("PATH/TO/{name}/{library}"));
+    let (place, line) = usage(kind, &format!("PATH/TO/{name}/{library}"));
+    let needs = match kind {
+        KindName::TorchModel => {
+            " (`LIBTORCH` must name the libtorch of your difflow: `. bin/env.sh` in its checkout sets it; the first build compiles tch, which takes minutes)"
+        }
+        _ => "",
+    };
     include_str!("templates/README.md")
         .replace("{{name}}", name)
         .replace("{{kind}}", Kind::from(kind).name())
         .replace("{{build}}", build)
+        .replace("{{needs}}", needs)
         .replace("{{library}}", library)
-        .replace("{{node}}", node)
+        .replace("{{place}}", place)
         .replace("{{line}}", &line)
 }
 
@@ -78,12 +87,14 @@ fn rust(name: &str, kind: KindName, plugins: &Path) -> Vec<(&'static str, String
         KindName::AnnealingSchedule => include_str!("templates/annealing.rs.txt"),
         KindName::BatchTransform => include_str!("templates/transform.rs.txt"),
         KindName::ModelRecipe => include_str!("templates/recipe.rs.txt"),
+        KindName::TorchModel => include_str!("templates/torch.rs.txt"),
     };
-    let manifest = include_str!("templates/Cargo.toml.txt").replace("{{name}}", name);
-    let sdk = plugins.join("sdk").display().to_string();
+    let torch = if kind == KindName::TorchModel { include_str!("templates/torch.toml.txt") } else { "" };
+    let plugins = plugins.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
+    let manifest = include_str!("templates/Cargo.toml.txt").replace("{{name}}", name).replace("{{torch}}", torch);
     let library = format!("target/release/lib{}.so", name.replace('-', "_"));
     vec![
-        ("Cargo.toml", manifest.replace("{{sdk}}", &sdk.replace('\\', "\\\\").replace('"', "\\\""))),
+        ("Cargo.toml", manifest.replace("{{plugins}}", &plugins)),
         ("src/lib.rs", source.replace("{{name}}", name)),
         ("README.md", readme(name, kind, "cargo build --release", &library)),
         (".gitignore", "/target/\n".into()),
@@ -95,7 +106,7 @@ fn c(name: &str, kind: KindName) -> Result<Vec<(&'static str, String)>> {
         KindName::NoiseSchedule => (include_str!("templates/noise.c.txt"), "DIFFLOW_NOISE_SCHEDULE_V1"),
         KindName::AnnealingSchedule => (include_str!("templates/annealing.c.txt"), "DIFFLOW_ANNEALING_SCHEDULE_V1"),
         KindName::ModelRecipe => (include_str!("templates/recipe.c.txt"), "DIFFLOW_MODEL_RECIPE_V1"),
-        KindName::BatchTransform => {
+        KindName::BatchTransform | KindName::TorchModel => {
             bail!("{} is not offered in C; use --lang rust", Kind::from(kind).name())
         }
     };

@@ -1,6 +1,7 @@
-//! Curves in the terminal and as SVG.
+//! Curves in the terminal and as SVG; png.rs has PNG.
 
 use eyre::{Result, eyre};
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 /// One curve.
@@ -59,35 +60,40 @@ pub fn terminal(curve: &Curve) -> String {
     text
 }
 
+/// Width and height of the picture of some curves.
+pub fn size(curves: &[Curve]) -> (u32, u32) {
+    (640, 300 * curves.len() as u32)
+}
+
 /// The curves below each other as an SVG document.
 ///
 /// # Errors
 /// When plotters cannot draw.
 pub fn svg(title: &str, curves: &[Curve]) -> Result<String> {
     let mut text = String::new();
-    {
-        let problem = |e: DrawingAreaErrorKind<_>| eyre!("cannot draw: {e}");
-        let area = SVGBackend::with_string(&mut text, (640, 300 * curves.len() as u32)).into_drawing_area();
-        area.fill(&WHITE).map_err(problem)?;
-        for (part, curve) in area.split_evenly((curves.len(), 1)).iter().zip(curves) {
-            let (x, y) = axes(curve);
-            let mut builder = ChartBuilder::on(part);
-            builder.margin(10).margin_right(18).x_label_area_size(36).y_label_area_size(56);
-            builder.caption(format!("{title}: {}", curve.name), ("sans-serif", 16));
-            let mut chart = builder.build_cartesian_2d(x.0..x.1, y.0..y.1).map_err(problem)?;
-            let mut mesh = chart.configure_mesh();
-            mesh.x_labels(6)
-                .y_labels(6)
-                .x_desc(curve.x.as_str())
-                .light_line_style(TRANSPARENT)
-                .draw()
-                .map_err(problem)?;
-            let line = LineSeries::new(curve.points.iter().copied(), RGBColor(31, 95, 191).stroke_width(2));
-            chart.draw_series(line).map_err(problem)?;
-        }
-        area.present().map_err(problem)?;
-    }
+    draw(&SVGBackend::with_string(&mut text, size(curves)).into_drawing_area(), title, curves)?;
     Ok(text)
+}
+
+/// Draws the curves below each other.
+///
+/// # Errors
+/// When plotters cannot.
+pub fn draw<B: DrawingBackend>(area: &DrawingArea<B, Shift>, title: &str, curves: &[Curve]) -> Result<()> {
+    let problem = |e: DrawingAreaErrorKind<B::ErrorType>| eyre!("cannot draw: {e}");
+    area.fill(&WHITE).map_err(problem)?;
+    for (part, curve) in area.split_evenly((curves.len(), 1)).iter().zip(curves) {
+        let (x, y) = axes(curve);
+        let mut builder = ChartBuilder::on(part);
+        builder.margin(10).margin_right(18).x_label_area_size(36).y_label_area_size(56);
+        builder.caption(format!("{title}: {}", curve.name), ("sans-serif", 16));
+        let mut chart = builder.build_cartesian_2d(x.0..x.1, y.0..y.1).map_err(problem)?;
+        let mut mesh = chart.configure_mesh();
+        mesh.x_labels(6).y_labels(6).x_desc(curve.x.as_str()).light_line_style(TRANSPARENT).draw().map_err(problem)?;
+        let line = LineSeries::new(curve.points.iter().copied(), RGBColor(31, 95, 191).stroke_width(2));
+        chart.draw_series(line).map_err(problem)?;
+    }
+    area.present().map_err(problem)
 }
 
 #[cfg(test)]

@@ -1,19 +1,39 @@
 //! `difflow plugin show`.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use difflow_plugin_host::{AnnealingSchedule, Found, Kind, ModelRecipe, NoiseSchedule, PluginError, find};
-use eyre::{Context, Result, bail};
+use difflow_plugin_host::{AnnealingSchedule, Found, Kind, ModelRecipe, NoiseSchedule, PluginError, TorchModel, find};
+use eyre::{Context, Report, Result, bail};
 use serde_json::Value;
 
 use crate::plugin::plot::{Curve, svg, terminal};
+use crate::plugin::png::png;
 use crate::plugin::table::table;
 
 /// Points of a curve.
 const POINTS: usize = 200;
 
+/// Where the plot goes besides the terminal.
+#[derive(Debug, Default)]
+pub struct Files {
+    pub svg: Option<PathBuf>,
+    pub png: Option<PathBuf>,
+}
+
+impl Files {
+    /// For one more component of the same name: `plot.svg` becomes `plot-annealing-schedule.svg`.
+    fn of(&self, kind: Kind) -> Self {
+        let of = |path: &PathBuf| {
+            let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+            let (stem, end) = (text(path.file_stem()), text(path.extension()));
+            path.with_file_name(format!("{stem}-{}.{end}", kind.name().replace(' ', "-")))
+        };
+        Self { svg: self.svg.as_ref().map(of), png: self.png.as_ref().map(of) }
+    }
+}
+
 /// Shows every component that the value names: a built-in name may stand for several kinds.
-pub fn run(value: &str, config: &str, steps: u64, file: Option<&Path>) -> Result<u8> {
+pub fn run(value: &str, config: &str, steps: u64, files: Files) -> Result<u8> {
     let mut problems = Vec::new();
     let mut shown = 0;
     for kind in Kind::ALL {
@@ -22,8 +42,9 @@ pub fn run(value: &str, config: &str, steps: u64, file: Option<&Path>) -> Result
                 if shown > 0 {
                     println!();
                 }
+                let more = (shown > 0).then(|| files.of(kind));
                 shown += 1;
-                show(&found, config, steps, file)?;
+                show(&found, config, steps, more.as_ref().unwrap_or(&files))?;
             }
             Err(error) => problems.push(error),
         }
@@ -36,7 +57,7 @@ pub fn run(value: &str, config: &str, steps: u64, file: Option<&Path>) -> Result
     Ok(0)
 }
 
-fn show(found: &Found, config: &str, steps: u64, file: Option<&Path>) -> Result<()> {
+fn show(found: &Found, config: &str, steps: u64, files: &Files) -> Result<()> {
     let c = &found.component;
     let sha256 = found.library.sha256.as_deref().unwrap_or("that of this program");
     println!("{}: {}\n{}\n", c.name, c.kind.name(), c.description);
@@ -58,13 +79,22 @@ fn show(found: &Found, config: &str, steps: u64, file: Option<&Path>) -> Result<
             println!("\n{:#}", Value::Object(ModelRecipe::of(found, config)?.json));
             Vec::new()
         }
+        Kind::TorchModel => {
+            println!("\nlibtorch {}", TorchModel::built_against(found)?);
+            Vec::new()
+        }
         Kind::BatchTransform => Vec::new(),
     };
     for curve in &curves {
         println!("\n{}", terminal(curve));
     }
-    if let (Some(file), false) = (file, curves.is_empty()) {
-        let drawn = svg(&c.name, &curves)?;
+    if curves.is_empty() {
+        return Ok(());
+    }
+    let svg =
+        files.svg.as_ref().map(|file| Ok::<_, Report>((file, svg(&c.name, &curves)?.into_bytes()))).transpose()?;
+    let png = files.png.as_ref().map(|file| Ok::<_, Report>((file, png(&c.name, &curves)?))).transpose()?;
+    for (file, drawn) in svg.into_iter().chain(png) {
         std::fs::write(file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
         println!("\nwritten: {}", file.display());
     }

@@ -1,8 +1,10 @@
 /* A plug-in that is good until a macro makes it bad. Compiled by bad_plugins.rs, as C or as C++.
  *
  *   WHERE, HOW      what goes wrong when the function named WHERE is called: SEGV, ABORT, THROW (C++), FAIL
- *   ALPHA           expression of t, default 1 - t;  RATIO expression of step;  MASK expression of i and j
- *   KIND            NOISE (default), ANNEALING, TRANSFORM, RECIPE, or a string of its own with KIND_TEXT */
+ *   ALPHA           expression of t, default 1 - t;  SLOPE, WEIGHT the same;  RATIO expression of step;  MASK expression of i and j
+ *   STATE           an instance remembers the first step that it was asked for, as `first`; a checkpoint keeps it
+ *   KIND            NOISE (default), ANNEALING, TRANSFORM, RECIPE, TORCH (against the libtorch LIBTORCH), or a string of its own with
+ *                   KIND_TEXT */
 #include <difflow_plugin.h>
 #include <math.h>
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 #define ANNEALING 2
 #define TRANSFORM 3
 #define RECIPE 4
+#define TORCH 5
 #define SEGV 1
 #define ABORT 2
 #define THROW 3
@@ -48,7 +51,8 @@
 #define UNUSED(x) (void)(x)
 
 struct difflow_instance {
-  char unused[64];
+  uint64_t first;
+  char unused[56];
 };
 
 static difflow_status enter(const char *function) {
@@ -68,6 +72,8 @@ static difflow_status init(const difflow_host *host, const char *path, difflow_e
   return enter("init");
 }
 
+static void deinit(void) { enter("deinit"); }
+
 static difflow_status create(const char *id, difflow_str config, difflow_instance **out, difflow_error *error) {
   UNUSED(id);
   difflow_status status = enter("create");
@@ -81,6 +87,7 @@ static difflow_status create(const char *id, difflow_str config, difflow_instanc
   UNUSED(config), UNUSED(error);
 #endif
   *out = (difflow_instance *)malloc(sizeof **out);
+  (*out)->first = UINT64_MAX;
   return DIFFLOW_OK;
 }
 
@@ -105,6 +112,15 @@ static difflow_status alpha_derivative(const difflow_instance *s, const double *
   for (size_t i = 0; i < n; i++) { double t = ts[i]; UNUSED(t); out[i] = SLOPE; }
   return enter("alpha_derivative");
 }
+#ifdef WEIGHT
+static difflow_status weight(const difflow_instance *s, const double *ts, size_t n, double *out, difflow_error *error) {
+  UNUSED(s), UNUSED(error);
+  for (size_t i = 0; i < n; i++) { double t = ts[i]; out[i] = WEIGHT; }
+  return enter("weight");
+}
+#else
+#define weight NULL
+#endif
 #if defined(SHORT)
 /* As a plug-in of a version before `weight` would be. */
 static const struct { uint32_t struct_size; difflow_status (*a)(const difflow_instance *, const double *, size_t, double *, difflow_error *), (*d)(const difflow_instance *, const double *, size_t, double *, difflow_error *); }
@@ -115,13 +131,21 @@ static const struct { difflow_noise_schedule_v1 known; void *later[4]; } table =
 #elif defined(NO_ALPHA)
 static const difflow_noise_schedule_v1 table = {sizeof table, NULL, alpha_derivative, NULL};
 #else
-static const difflow_noise_schedule_v1 table = {sizeof table, alpha, alpha_derivative, NULL};
+static const difflow_noise_schedule_v1 table = {sizeof table, alpha, alpha_derivative, weight};
 #endif
 
 #elif KIND == ANNEALING
 #define KIND_ID DIFFLOW_ANNEALING_SCHEDULE_V1
 static difflow_status attn_mask_ratio(const difflow_instance *s, uint64_t step, double *out, difflow_error *error) {
-  UNUSED(s), UNUSED(error), UNUSED(step);
+  UNUSED(error), UNUSED(step);
+#ifdef STATE
+  difflow_instance *mine = (difflow_instance *)s;
+  if (mine->first == UINT64_MAX) mine->first = step;
+  uint64_t first = mine->first;
+  UNUSED(first);
+#else
+  UNUSED(s);
+#endif
   *out = RATIO;
   return enter("attn_mask_ratio");
 }
@@ -162,6 +186,49 @@ static difflow_status recipe(const difflow_instance *s, difflow_str *out, difflo
   return enter("recipe");
 }
 static const difflow_model_recipe_v1 table = {sizeof table, recipe};
+
+#elif KIND == TORCH
+#define KIND_ID DIFFLOW_TORCH_MODEL_V1
+#ifndef LIBTORCH
+#define LIBTORCH "0.0.0"
+#endif
+static const difflow_torch_build build = {sizeof build, LIBTORCH, 1};
+static const difflow_torch_build *built_against(void) {
+  enter("built_against");
+  return &build;
+}
+static difflow_status load(difflow_instance *s, difflow_str dir, difflow_str device, difflow_str dtype, uint64_t seed, difflow_error *error) {
+  UNUSED(s), UNUSED(dir), UNUSED(device), UNUSED(dtype), UNUSED(seed), UNUSED(error);
+  return enter("load");
+}
+static difflow_status parameters(difflow_instance *s, difflow_parameter_visitor visit, void *ctx, difflow_error *error) {
+  UNUSED(s), UNUSED(visit), UNUSED(ctx), UNUSED(error);
+  return enter("parameters");
+}
+static difflow_status forward(difflow_instance *s, const difflow_tensor *ids, const difflow_tensor *bias, int32_t train, difflow_tensor **out, difflow_error *error) {
+  UNUSED(s), UNUSED(ids), UNUSED(bias), UNUSED(train), UNUSED(out), UNUSED(error);
+  return enter("forward");
+}
+static difflow_status save(difflow_instance *s, difflow_str dir, difflow_error *error) {
+  UNUSED(s), UNUSED(dir), UNUSED(error);
+  return enter("save");
+}
+static const difflow_torch_model_v1 table = {sizeof table, built_against, load, parameters, forward, save, NULL};
+#endif
+
+#ifdef STATE
+static difflow_status save_state(const difflow_instance *s, void *ctx, difflow_status (*write)(void *, const void *, size_t), difflow_error *error) {
+  UNUSED(error);
+  difflow_status status = enter("save");
+  return status == DIFFLOW_OK ? write(ctx, &s->first, sizeof s->first) : status;
+}
+static difflow_status load_state(difflow_instance *s, const void *bytes, size_t n, difflow_error *error) {
+  UNUSED(error);
+  if (n != sizeof s->first) return DIFFLOW_ERR_INVALID_ARGUMENT;
+  memcpy(&s->first, bytes, n);
+  return enter("load");
+}
+static const difflow_state_v1 state = {sizeof state, save_state, load_state};
 #endif
 
 #ifdef KIND_TEXT
@@ -172,6 +239,9 @@ static const difflow_model_recipe_v1 table = {sizeof table, recipe};
 static const void *get_extension(const char *id, const char *extension) {
   UNUSED(id);
   enter("get_extension");
+#ifdef STATE
+  if (strcmp(extension, DIFFLOW_STATE_V1) == 0) return &state;
+#endif
   return strcmp(extension, KIND_ID) == 0 ? (const void *)&table : NULL;
 }
 
@@ -203,10 +273,10 @@ extern "C" {
 #ifdef LONG
 extern DIFFLOW_EXPORT const struct entry_of_later { difflow_plugin_entry known; void *later[4]; } later_entry __asm__("difflow_plugin_entry_v1");
 const struct entry_of_later later_entry = {
-    {sizeof later_entry, MAJOR, MINOR, init, NULL, components, CREATE, destroy, get_extension}, {(void *)1}};
+    {sizeof later_entry, MAJOR, MINOR, init, deinit, components, CREATE, destroy, get_extension}, {(void *)1}};
 #else
 DIFFLOW_EXPORT const difflow_plugin_entry difflow_plugin_entry_v1 = {
-    sizeof difflow_plugin_entry_v1, MAJOR, MINOR, init, NULL, components, CREATE, destroy, get_extension};
+    sizeof difflow_plugin_entry_v1, MAJOR, MINOR, init, deinit, components, CREATE, destroy, get_extension};
 #endif
 #ifdef __cplusplus
 }

@@ -2,7 +2,7 @@
 
 use difflow_diffusion::keyed;
 
-use crate::cache::{Active, Cache};
+use crate::cache::Active;
 use crate::decode::choose::Ask;
 use crate::decode::draw::Sampling;
 use crate::decode::options::Score;
@@ -84,7 +84,7 @@ impl Model {
         all: &mut [Generated],
     ) -> Result<(), ModelError> {
         let capacity = longest + options.max_new_tokens - 1;
-        let mut cache = Cache::new(&self.config, (prompts.len(), capacity), true, self.decoder.target())?;
+        let mut cache = self.decoder.cache(&self.config, (prompts.len(), capacity), true)?;
         let window = self.config.sliding_window.unwrap_or(usize::MAX);
         let mut texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
         for step in 0..options.max_new_tokens {

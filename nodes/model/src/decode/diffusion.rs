@@ -47,7 +47,7 @@ impl Model {
         tch::no_grad(|| -> Result<(), ModelError> {
             let sides = 1 + usize::from(options.guidance != 0.0);
             let keep = options.cache != Caching::None;
-            let mut cache = Cache::new(&self.config, (rows.len() * sides, capacity), keep, self.decoder.target())?;
+            let mut cache = self.decoder.cache(&self.config, (rows.len() * sides, capacity), keep)?;
             loop {
                 let wanted: Vec<Vec<Candidate>> = rows.iter_mut().map(|row| row.plan(options, alpha)).collect();
                 if wanted.iter().all(Vec::is_empty) {

@@ -43,6 +43,8 @@ pub fn tests(kind: Kind) -> Vec<Test> {
         Kind::AnnealingSchedule => annealing::TESTS,
         Kind::BatchTransform => transform::TESTS,
         Kind::ModelRecipe => recipe::TESTS,
+        // Those of torch models need libtorch: the model crate has them.
+        Kind::TorchModel => &[],
     };
     common::TESTS.iter().chain(of_kind).copied().collect()
 }

@@ -1,0 +1,138 @@
+//! docs/EDGES.md: ports, messages, columns and metrics.
+
+use difflow_node_kit::dataflow::type_name;
+use difflow_schema::ports::{PORTS, kinds};
+
+const HEAD: &str = "\
+# Edges
+
+<!-- Made by `difflow docs --write .` from nodes/schema; a test compares. -->
+
+What a node takes and gives. Every message is one Arrow struct array whose metadata has `seq` (its absolute number on the edge), `message` (its name and
+version) and `fin` (there is no batch `seq`: the data ended). Every receiver checks name, columns, types and lengths. Data is never pushed: downstream asks with
+`demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
+";
+
+/// The metrics that nodes send, with their meaning.
+const METRICS: [(&str, &str, &str); 26] = [
+    (
+        "training",
+        "loss",
+        "weighted loss, nats per maskable token: the bound itself under PRESET recommended; AR: cross-entropy",
+    ),
+    ("training", "loss_unweighted", "mean cross-entropy of the positions that carried loss, nats"),
+    ("training", "masked_share", "share of maskable tokens that carried loss"),
+    ("training", "learning_rate", "learning rate of the step"),
+    ("training", "grad_norm", "norm of the gradient before clipping"),
+    ("training", "attn_mask_ratio", "share of the right-hand side that attention may see"),
+    ("training", "tokens_seen", "training tokens so far, padding not counted"),
+    ("training", "tokens_per_s", "tokens of the step by its seconds"),
+    ("training", "step_s", "seconds of the step, waiting included"),
+    ("training", "data_wait_s", "seconds of the step in which the trainer waited for data"),
+    ("training", "bad_steps", "steps in a row whose loss or gradient was not a number"),
+    ("training", "steps_total", "STEPS"),
+    ("scores", "nelbo", "validation NELBO, nats per token: a bound on the negative log-likelihood"),
+    ("scores", "nelbo_stderr", "its standard error"),
+    ("scores", "infill_exact_match", "share of gaps filled exactly, both sides visible"),
+    ("scores", "ar_loss", "step 0: loss of the base model left to right on the same documents, nats per token"),
+    ("scores", "ar_infill_exact_match", "step 0: share of gaps that the base model fills exactly, left side only"),
+    ("sampling", "pass_rate", "share of the texts from nothing that the checker passes"),
+    ("sampling", "samples_checked", "how many were checked"),
+    ("sampling", "distinct_1", "share of distinct words in the texts from nothing"),
+    ("sampling", "distinct_2", "share of distinct word pairs"),
+    ("sampling", "distinct_3", "share of distinct word triples"),
+    ("sampling", "entropy", "entropy of their tokens, nats"),
+    ("sampling", "repetition", "share of their tokens that repeat"),
+    ("sampling", "nfe", "forward passes per text, in the mean"),
+    ("sampling", "judge_perplexity", "perplexity of the texts under the base model"),
+];
+
+/// What the columns mean.
+const COLUMNS: [(&str, &str, &str); 29] = [
+    ("demand/1", "next_seq", "first batch wanted"),
+    ("demand/1", "count", "how many, at least 1"),
+    ("documents/1", "doc", "position of the document in the corpus, from 0"),
+    ("documents/1", "text", "its text"),
+    ("sequences/1", "tokens", "clean token ids x0, `[rows, L]`"),
+    ("sequences/1", "documents", "which document of its row a token belongs to, from 0; 4294967295 for padding"),
+    ("sequences/1", "maskable", "false for the anchor of a document and for padding"),
+    ("noised/1", "tokens", "as in sequences/1"),
+    ("noised/1", "documents", "as in sequences/1"),
+    ("noised/1", "maskable", "as in sequences/1"),
+    ("noised/1", "masked", "which tokens are masked in xt"),
+    ("noised/1", "t", "t of the row, in (0, 1]"),
+    ("noised/1", "weight", "loss weight w(t) of the row"),
+    ("checkpoint/1", "step", "optimizer steps done"),
+    ("checkpoint/1", "path", "absolute path of the folder"),
+    ("checkpoint/1", "sha256", "of its manifest.json, in hex"),
+    ("checkpoint/1", "bytes", "of all its files"),
+    ("checkpoint/1", "tokens_seen", "training tokens so far"),
+    ("metrics/1", "step", "optimizer steps done when it was measured"),
+    ("metrics/1", "name", "which number, see below"),
+    ("metrics/1", "value", "the number; NaN and infinity are news, not errors"),
+    ("samples/1", "step", "optimizer steps of the checkpoint that wrote it"),
+    ("samples/1", "index", "number of the text within its checkpoint and kind"),
+    ("samples/1", "kind", "`unconditional`, `prefix` or `infill`"),
+    ("samples/1", "prompt", "what was given; a gap is `[…]`"),
+    ("samples/1", "text", "the whole text"),
+    ("samples/1", "verdict", "`ok`, or what is wrong; empty when nothing checks it"),
+    ("samples/1", "nfe", "forward passes it took"),
+    ("samples/1", "seconds", "seconds of the batch it was made in, by the batch's rows"),
+];
+
+fn meaning(message: &str, column: &str) -> &'static str {
+    COLUMNS.iter().find(|(of, name, _)| (*of, *name) == (message, column)).map_or("", |(_, _, what)| what)
+}
+
+/// The page.
+pub fn page() -> String {
+    let mut text = String::from(HEAD);
+    text.push_str("\n## Ports\n\n| program | inputs | outputs |\n|---|---|---|\n");
+    for ports in PORTS {
+        let one = |port: &difflow_schema::ports::Port| {
+            let optional = if port.needed { "" } else { ", optional" };
+            format!("`{}` ({}{optional})", port.name, port.message)
+        };
+        let inputs: Vec<String> = ports.inputs.iter().map(one).collect();
+        let outputs: Vec<String> =
+            ports.outputs.iter().map(|port| format!("`{}` ({})", port.name, port.message)).collect();
+        text.push_str(&format!("| {} | {} | {} |\n", ports.program, inputs.join(", "), outputs.join(", ")));
+    }
+    text.push_str("\n## Messages\n");
+    for kind in kinds() {
+        text.push_str(&format!(
+            "\n### {}\n\n{} (`{}`)\n\n| column | type | |\n|---|---|---|\n",
+            kind.name,
+            kind.what,
+            kind.urn()
+        ));
+        for field in kind.fields.iter() {
+            let (name, data_type) = (field.name(), type_name(field.data_type()));
+            text.push_str(&format!("| `{name}` | {data_type} | {} |\n", meaning(kind.name, name)));
+        }
+    }
+    text.push_str(
+        "\n## Metrics\n\nThe names in metrics/1, by the monitor's input.\n\n| input | name | |\n|---|---|---|\n",
+    );
+    for (input, name, what) in METRICS {
+        text.push_str(&format!("| {input} | `{name}` | {what} |\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_of_every_message_is_explained_and_no_other() {
+        let mut explained = 0;
+        for kind in kinds() {
+            for field in kind.fields.iter() {
+                assert!(!meaning(kind.name, field.name()).is_empty(), "{} {}", kind.name, field.name());
+                explained += 1;
+            }
+        }
+        assert_eq!(explained, COLUMNS.len());
+    }
+}

@@ -1,0 +1,227 @@
+//! `difflow doctor`: is this machine ready?
+
+use std::ffi::CString;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::Args;
+use difflow_model::Device;
+use difflow_schema::ports::PORTS;
+use eyre::Result;
+use serde_json::json;
+
+use crate::dora;
+
+pub const EXAMPLES: &str = "\
+Examples:
+  difflow doctor          look at toolchain, libtorch, devices, dora, ports, shared memory and disk
+  difflow doctor --json   the same for scripts
+
+Exit codes: 0 everything needed is there, 1 something is missing.";
+
+/// dora's version.
+const DORA: &str = "1.1.0";
+/// Port of dora's coordinator.
+const COORDINATOR: u16 = 6013;
+/// Free memory under /dev/shm that eight nodes' pools and some batches need.
+const SHARED_MEMORY: u64 = 128 << 20;
+/// Free disk that a short run needs.
+const DISK: u64 = 2 << 30;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Good,
+    /// A run works, something else may not.
+    Doubtful,
+    Bad,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Doubtful => "look",
+            Self::Bad => "BAD",
+        }
+    }
+}
+
+struct Check {
+    what: &'static str,
+    state: State,
+    found: String,
+}
+
+fn check(what: &'static str, state: State, found: impl Into<String>) -> Check {
+    Check { what, state, found: found.into() }
+}
+
+/// Looks at everything and prints it. Returns the exit code.
+///
+/// # Errors
+/// Never; what cannot be looked at is bad.
+pub fn run(arguments: &Arguments) -> Result<u8> {
+    let mut checks = vec![compiler(), tool("c++", "c++"), tool("make", "make"), tool("python", "python3")];
+    checks.extend(torch());
+    checks.extend([dora_program(), programs(), coordinator(), shared_memory(), disk(), plugins(), data()]);
+    if arguments.json {
+        let all = checks.iter().map(|c| json!({"what": c.what, "state": c.state.name(), "found": c.found}));
+        println!("{:#}", json!(all.collect::<Vec<_>>()));
+    } else {
+        for c in &checks {
+            println!("{:<5} {:<14} {}", c.state.name(), c.what, c.found);
+        }
+    }
+    Ok(u8::from(checks.iter().any(|c| c.state == State::Bad)))
+}
+
+/// The first line that a program prints of its version.
+fn version(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+}
+
+/// Rust is needed for building only, and this program is built.
+fn compiler() -> Check {
+    let wanted = env!("CARGO_PKG_RUST_VERSION");
+    match version(Path::new("rustc")) {
+        None => {
+            check("rustc", State::Doubtful, format!("not on PATH; building needs Rust {wanted} (https://rustup.rs)"))
+        }
+        Some(found) => {
+            let number = |text: &str| -> Vec<u32> { text.split('.').map_while(|part| part.parse().ok()).collect() };
+            let own = found.split(' ').nth(1).map(number).unwrap_or_default();
+            let state = if own >= number(wanted) { State::Good } else { State::Doubtful };
+            let note = if state == State::Good { String::new() } else { format!("; building needs {wanted}") };
+            check("rustc", state, format!("{found}{note}"))
+        }
+    }
+}
+
+fn tool(what: &'static str, program: &str) -> Check {
+    match version(Path::new(program)) {
+        Some(found) => check(what, State::Good, found),
+        None => check(what, State::Doubtful, format!("no {program} on PATH; `make setup` and building need it")),
+    }
+}
+
+fn torch() -> Vec<Check> {
+    // This program is linked to libtorch: it would not have started without.
+    let folder = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let folder = folder
+        .lines()
+        .find_map(|line| line.ends_with("/libtorch_cpu.so").then(|| line.find('/').map(|at| line[at..].to_owned())));
+    let loaded = check("libtorch", State::Good, folder.flatten().unwrap_or_else(|| "loaded".into()));
+    let device = match Device::open("cuda") {
+        Ok(device) => check("device", State::Good, device.to_string()),
+        Err(e) => {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            check("device", State::Good, format!("cpu, {threads} threads (no CUDA: {e})"))
+        }
+    };
+    vec![loaded, device]
+}
+
+fn dora_program() -> Check {
+    let program = dora::program(None);
+    match version(&program) {
+        Some(found) if found.contains(DORA) => check("dora", State::Good, format!("{found} ({})", program.display())),
+        Some(found) => check("dora", State::Bad, format!("{found}; wanted {DORA}: `make setup` fetches it")),
+        None => check("dora", State::Bad, "not there; `make setup` fetches it"),
+    }
+}
+
+/// The nodes beside this program, where dataflow files look for them.
+fn programs() -> Check {
+    let own = std::env::current_exe().ok();
+    let folder = own.as_deref().and_then(Path::parent).map_or_else(PathBuf::new, Path::to_owned);
+    let missing: Vec<&str> =
+        PORTS.iter().map(|ports| ports.program).filter(|name| !folder.join(name).is_file()).collect();
+    match missing.as_slice() {
+        [] => check("nodes", State::Good, format!("all {} in {}", PORTS.len(), folder.display())),
+        some => check(
+            "nodes",
+            State::Bad,
+            format!("no {} in {}; `make build` puts them there", some.join(", "), folder.display()),
+        ),
+    }
+}
+
+/// `difflow run` and `dora run` need no port; `dora up` does.
+fn coordinator() -> Check {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, COORDINATOR)) {
+        Ok(_) => check("port 6013", State::Good, "free for `dora up`"),
+        Err(e) => check(
+            "port 6013",
+            State::Doubtful,
+            format!("{e}: a dora coordinator is up, or another program has it; `difflow run` needs none"),
+        ),
+    }
+}
+
+/// Free bytes of the file system of a path.
+fn free(path: &str) -> Option<u64> {
+    let path = CString::new(path).ok()?;
+    // SAFETY: the path ends with a zero and lives until after the call; statvfs fills in the struct, for which zeros are valid.
+    unsafe {
+        let mut found: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &mut found) == 0).then(|| found.f_bavail * found.f_frsize)
+    }
+}
+
+fn space(what: &'static str, path: &str, wanted: u64, why: &str) -> Check {
+    match free(path) {
+        None => check(what, State::Doubtful, format!("{path} cannot be looked at")),
+        Some(bytes) => {
+            let state = if bytes >= wanted { State::Good } else { State::Doubtful };
+            let found = format!("{:.1} GB free in {path}", bytes as f64 / 1e9);
+            let note = if state == State::Good { String::new() } else { format!("; {why}") };
+            check(what, state, format!("{found}{note}"))
+        }
+    }
+}
+
+fn shared_memory() -> Check {
+    space(
+        "shared memory",
+        "/dev/shm",
+        SHARED_MEMORY,
+        "batches then travel through the heap, slower; a container may need --shm-size=1g",
+    )
+}
+
+fn disk() -> Check {
+    space("disk", ".", DISK, "`difflow plan` says what a run's checkpoints take")
+}
+
+fn plugins() -> Check {
+    let found = difflow_plugin_host::candidates().len();
+    check(
+        "plug-ins",
+        State::Good,
+        format!(
+            "{found} librar{} where plug-ins are looked for; `difflow plugin check` tries them",
+            if found == 1 { "y" } else { "ies" }
+        ),
+    )
+}
+
+fn data() -> Check {
+    match std::env::var_os("DIFFLOW_DATA_DIR") {
+        None => check("real data", State::Good, "DIFFLOW_DATA_DIR is not set; the default run needs none"),
+        Some(folder) if Path::new(&folder).is_dir() => check("real data", State::Good, folder.to_string_lossy()),
+        Some(folder) => check(
+            "real data",
+            State::Doubtful,
+            format!("DIFFLOW_DATA_DIR is {}, which is no folder", folder.to_string_lossy()),
+        ),
+    }
+}

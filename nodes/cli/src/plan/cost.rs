@@ -1,0 +1,217 @@
+//! What a run costs: parameters, tokens, floating-point operations, memory and disk. Pure arithmetic on shapes.
+
+use difflow_model::{Memory, ModelConfig};
+use difflow_trainer::config::ObjectiveKind;
+use difflow_trainer::preset::MaskToken;
+
+/// The rule of thumb that the printed FLOPs are to be compared with. N: parameters of the blocks, and of the output head as often as a
+/// position passes it; D: tokens; L: layers; A: heads × head size; S: sequence length. Attention is counted as full.
+pub const FORMULA: &str = "6·N·D + 12·L·A·S·D";
+/// The same with activation checkpointing: one forward pass of the blocks more. M: parameters of the blocks alone.
+pub const FORMULA_RECOMPUTED: &str = "6·N·D + 12·L·A·S·D + 2·M·D + 4·L·A·S·D";
+
+/// The settings that decide the work.
+pub struct Work {
+    pub trainer: difflow_trainer::config::Config,
+    pub tokenizer: difflow_tokenizer::config::Config,
+    pub noiser: difflow_noiser::config::Config,
+    pub checkpointer: difflow_checkpointer::config::Config,
+    /// Share of maskable tokens that are masked, in the mean over t.
+    pub masked_share: f64,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// Of the base model.
+    pub base_parameters: u64,
+    /// Rows that the mask token adds: one, two where the head is not tied, none where a token of the vocabulary serves.
+    pub mask_rows: u64,
+    pub hidden_size: u64,
+    pub rows_per_step: u64,
+    pub tokens_per_step: u64,
+    pub tokens: u64,
+    /// Share of the positions whose logits are computed.
+    pub head_share: f64,
+    /// Operations of all matrix products, one by one.
+    pub flops: f64,
+    /// The rule of thumb that applies, and its value.
+    pub rule: &'static str,
+    pub formula: f64,
+    pub memory: Memory,
+    /// Of the moving average of the weights.
+    pub average_bytes: u64,
+    pub checkpoint_bytes: u64,
+    /// At most at once, the one being written included.
+    pub checkpoints_kept: u64,
+    pub disk_bytes: u64,
+}
+
+/// Multiply-adds of one forward pass per token: in the blocks, and in the output head for a position that passes it.
+pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
+    let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let attended = (config.heads * config.head_dim) as f64;
+    let kept = (config.kv_heads * config.head_dim) as f64;
+    let query_key_value = d * (attended + 2.0 * kept);
+    // Scores and their sum over values, for every position of the row.
+    let attention = 2.0 * attended * length as f64;
+    let output = attended * d;
+    let feed_forward = d * f * if config.gated { 3.0 } else { 2.0 };
+    let block = query_key_value + attention + output + feed_forward;
+    (config.layers as f64 * block, config.vocab_size as f64 * d)
+}
+
+impl Cost {
+    /// The cost of some work on a base model.
+    pub fn of(work: &Work, base: &ModelConfig) -> Self {
+        let t = &work.trainer;
+        let diffusion = t.objective == ObjectiveKind::Diffusion;
+        let added = diffusion && t.mask_token_for(base) == Some(MaskToken::Added) && base.adapted.is_none();
+        let mask_rows = match (added, base.tied) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        };
+        let length = work.tokenizer.sequence_length as u64;
+        let rows_per_step = work.tokenizer.micro_batch as u64 * t.accumulation;
+        let (hidden_size, base_parameters) = (base.hidden_size as u64, base.parameter_count());
+        let parameters = base_parameters + mask_rows * hidden_size;
+        let tokens_per_step = rows_per_step * length;
+        let tokens = tokens_per_step.saturating_mul(t.steps);
+        let head_share = if diffusion { work.masked_share } else { 1.0 };
+        let (blocks, head) = forward_products(base, length);
+        // A multiply-add is two operations; backward is twice forward; recomputing is one forward of the blocks more.
+        let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
+        let flops = 2.0 * (passes * blocks + 3.0 * head_share * head) * tokens as f64;
+        let memory = Memory::of_training(
+            base,
+            parameters,
+            work.tokenizer.micro_batch as u64,
+            length,
+            t.activation_checkpointing,
+        );
+        let average_bytes = if t.ema_decay > 0.0 { 4 * parameters } else { 0 };
+        // fp32 weights and both moments; the average takes the place of the weights, which then stand beside it.
+        let checkpoint_bytes = 12 * parameters + average_bytes;
+        let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
+        Self {
+            base_parameters,
+            mask_rows,
+            hidden_size,
+            rows_per_step,
+            tokens_per_step,
+            tokens,
+            head_share,
+            flops,
+            rule: if t.activation_checkpointing { FORMULA_RECOMPUTED } else { FORMULA },
+            formula: formula(base, length, tokens, head_share, t.activation_checkpointing),
+            memory,
+            average_bytes,
+            checkpoint_bytes,
+            checkpoints_kept,
+            disk_bytes: checkpoint_bytes.saturating_mul(checkpoints_kept),
+        }
+    }
+}
+
+/// The rule of thumb, from the parameter count.
+fn formula(config: &ModelConfig, length: u64, tokens: u64, head_share: f64, recomputed: bool) -> f64 {
+    let (v, d) = (config.vocab_size as f64, config.hidden_size as f64);
+    let learned = config.positions == difflow_model::Positions::Learned;
+    let tables =
+        v * d * if config.tied { 1.0 } else { 2.0 } + if learned { config.max_positions as f64 * d } else { 0.0 };
+    let blocks = config.parameter_count() as f64 - tables;
+    let attention = config.layers as f64 * (config.heads * config.head_dim) as f64 * length as f64;
+    let again = if recomputed { 2.0 * blocks + 4.0 * attention } else { 0.0 };
+    (6.0 * (blocks + head_share * v * d) + 12.0 * attention + again) * tokens as f64
+}
+
+/// The most checkpoints that lie side by side: step 0, the newest, the multiples that stay, and the one that is being written.
+fn kept(steps: u64, every: u64, keeper: &difflow_checkpointer::config::Config) -> u64 {
+    let all = 1 + steps.div_ceil(every.max(1));
+    let staying =
+        if keeper.keep_every == 0 { 0 } else { steps / least_common_multiple(keeper.keep_every, every.max(1)) };
+    all.min(1 + keeper.keep_last as u64 + staying + 1)
+}
+
+fn least_common_multiple(a: u64, b: u64) -> u64 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    (a / x).saturating_mul(b)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn shape(name: &str) -> ModelConfig {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../data/experiments/shapes/{name}.json"));
+        ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap()
+    }
+
+    fn work(length: usize) -> Work {
+        Work {
+            trainer: difflow_trainer::config::Config { steps: 10, ..Default::default() },
+            tokenizer: difflow_tokenizer::config::Config {
+                sequence_length: length,
+                micro_batch: 4,
+                ..Default::default()
+            },
+            noiser: Default::default(),
+            checkpointer: Default::default(),
+            masked_share: 0.5,
+        }
+    }
+
+    /// Two ways to count: product by product, and by the rule of thumb that everybody knows.
+    #[test]
+    fn the_operations_are_within_two_percent_of_the_formula() {
+        for (name, length) in [("gpt2", 512), ("gpt2-medium", 1024), ("Llama-2-7b-hf", 2048)] {
+            let cost = Cost::of(&work(length), &shape(name));
+            assert!((cost.flops / cost.formula - 1.0).abs() < 0.02, "{name}: {:e} and {:e}", cost.flops, cost.formula);
+        }
+        // 6·124M·D without its tables, half the head, and attention at 512: by hand for one token of GPT-2 small.
+        let cost = Cost::of(&work(512), &shape("gpt2"));
+        let (d, v) = (768.0, 50257.0);
+        let by_hand = 6.0 * (12.0 * 12.0 * d * d + 0.5 * v * d) + 12.0 * 12.0 * d * 512.0;
+        assert!((cost.flops / cost.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn recomputing_costs_a_forward_of_the_blocks_and_saves_memory() {
+        let mut checkpointed = work(512);
+        checkpointed.trainer.activation_checkpointing = true;
+        let (plain, less) = (Cost::of(&work(512), &shape("gpt2")), Cost::of(&checkpointed, &shape("gpt2")));
+        let more = less.flops / plain.flops;
+        assert!(more > 1.2 && more < 4.0 / 3.0, "{more}");
+        assert!(less.memory.total() < plain.memory.total());
+    }
+
+    #[test]
+    fn a_mask_row_is_counted_where_one_is_added() {
+        let mut parity = work(512);
+        parity.trainer.preset = difflow_trainer::preset::Preset::Parity;
+        assert_eq!(Cost::of(&work(512), &shape("gpt2")).mask_rows, 1);
+        assert_eq!(Cost::of(&work(512), &shape("Llama-2-7b-hf")).mask_rows, 2);
+        assert_eq!(Cost::of(&parity, &shape("gpt2")).mask_rows, 0);
+        assert_eq!(Cost::of(&parity, &shape("gpt2-medium")).mask_rows, 1);
+    }
+
+    #[test]
+    fn checkpoints_that_stay_are_counted_once() {
+        let keeper = |keep_last, keep_every| difflow_checkpointer::config::Config {
+            keep_last,
+            keep_every,
+            ..Default::default()
+        };
+        assert_eq!(kept(1000, 500, &keeper(5, 0)), 3);
+        assert_eq!(kept(1000, 10, &keeper(5, 0)), 7);
+        assert_eq!(kept(1000, 10, &keeper(5, 100)), 17);
+        assert_eq!(kept(1000, 10, &keeper(5, 15)), 7 + 33);
+    }
+}

@@ -1,0 +1,112 @@
+//! The files that a dataflow file names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use difflow_corpus::{files, source};
+use tokenizers::Tokenizer;
+
+use crate::dataflow::{File, Finding, Kind, Settings};
+use crate::validate::keys::Node;
+
+/// Checks programs, tokenizers, models, documents and gaps.
+pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
+    for node in &file.nodes {
+        let Some((path, at)) = &node.path else { continue };
+        let special = ["shell", "dynamic"].contains(&path.as_str()) || path.starts_with("http");
+        if !special && !is_program(path) {
+            let allowed = "no such program; `make build` puts difflow's into bin/";
+            let found = format!("`{path}`");
+            findings.push(Finding::error(Kind::MissingFile, *at, format!("{}.path", node.id), found, allowed));
+        }
+    }
+    let mut tokenizers = BTreeMap::new();
+    for node in nodes {
+        if let Settings::Corpus(config) = &node.settings {
+            sources(node, &config.sources, findings);
+        }
+        for (key, path) in named(&node.settings) {
+            if !path.is_file() {
+                let found = format!("`{}`", path.display());
+                let allowed = "no such file; paths are relative to the dataflow file";
+                findings.push(Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed));
+            }
+        }
+        special_tokens(node, &mut tokenizers, findings);
+    }
+}
+
+/// A program by path, or by name on PATH.
+fn is_program(path: &str) -> bool {
+    if path.contains('/') || Path::new(path).is_file() {
+        return Path::new(path).is_file();
+    }
+    std::env::var_os("PATH").is_some_and(|all| std::env::split_paths(&all).any(|folder| folder.join(path).is_file()))
+}
+
+/// Keys that name one file each.
+fn named(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+    let model = |path: &str| ("BASE_MODEL", Path::new(path).join("config.json"));
+    let file = |key, path: &str| (key, PathBuf::from(path));
+    let gaps = |path: &str| (!path.is_empty()).then(|| file("INFILL", path));
+    match settings {
+        Settings::Tokenizer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
+        Settings::Trainer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
+        Settings::Sampler(c) => [file("TOKENIZER", &c.tokenizer)].into_iter().chain(gaps(&c.infill)).collect(),
+        Settings::Evaluator(c) => {
+            let all = [file("TOKENIZER", &c.tokenizer), model(&c.base_model), file("HELDOUT", &c.heldout)];
+            all.into_iter().chain(gaps(&c.infill)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn sources(node: &Node, text: &str, findings: &mut Vec<Finding>) {
+    // What cannot be read is said with the keys.
+    for source in source::parse(text).unwrap_or_default() {
+        if let Err(problem) = files::find(&source) {
+            let (key, found) = ("SOURCES", format!("`{}`", problem.found));
+            findings.push(Finding::error(
+                Kind::MissingFile,
+                node.place(key),
+                node.subject(key),
+                found,
+                problem.allowed,
+            ));
+        }
+    }
+}
+
+/// The tokens that begin and end a document must be the tokenizer's.
+fn special_tokens(node: &Node, tokenizers: &mut BTreeMap<String, Option<Tokenizer>>, findings: &mut Vec<Finding>) {
+    let (path, bos, eos) = match &node.settings {
+        Settings::Tokenizer(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
+        Settings::Sampler(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
+        Settings::Evaluator(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
+        _ => return,
+    };
+    if !Path::new(path).is_file() {
+        return;
+    }
+    let tokenizer = tokenizers.entry(path.clone()).or_insert_with(|| Tokenizer::from_file(path).ok());
+    let mut wrong = |kind, key: &str, found: String, allowed: String| {
+        findings.push(Finding::error(kind, node.place(key), node.subject(key), found, allowed));
+    };
+    let Some(tokenizer) = tokenizer else {
+        let allowed = "wanted: a tokenizer.json of Hugging Face tokenizers";
+        return wrong(Kind::WrongValue, "TOKENIZER", format!("`{path}`"), allowed.into());
+    };
+    for (key, token) in [("BOS_TOKEN", bos), ("EOS_TOKEN", eos)] {
+        if tokenizer.token_to_id(token).is_none() {
+            let mut names: Vec<String> =
+                tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+            names.sort();
+            wrong(
+                Kind::WrongValue,
+                key,
+                format!("`{token}`"),
+                format!("wanted: a token of {path}, such as {}", names.join(", ")),
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Rules across nodes and across keys.
+
+use difflow_schema::ports::TICK;
+use serde_json::Value;
+
+use crate::dataflow::{File, Finding, Input, Kind, Level, NodeEntry, Settings, Source};
+use crate::validate::keys::Node;
+
+/// dora's queue where the dataflow file says nothing.
+const QUEUE: u64 = 10;
+/// Batches of documents that the tokenizer asks for at once.
+const DOCUMENTS_ASKED: u64 = 2;
+/// Seconds that a node needs to end: a checkpoint is written, texts are finished.
+const GRACE: f64 = 60.0;
+
+/// Keys that must have one value in all nodes that have them (with those that may go their own way), and what else would happen.
+const AGREE: [(&str, &[&str], Level, &str); 13] = [
+    ("RUN", &[], Level::Error, "checkpoints would be looked for in another run"),
+    ("RUNS", &[], Level::Error, "checkpoints would be looked for in another folder"),
+    ("TOKENIZER", &[], Level::Error, "the same ids would be other texts"),
+    ("BOS_TOKEN", &[], Level::Error, "documents would begin in two ways"),
+    ("EOS_TOKEN", &[], Level::Error, "documents would end in two ways"),
+    ("BASE_MODEL", &["difflow-sampler"], Level::Error, "the vocabulary would be another one"),
+    ("MODEL_RECIPE", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
+    ("MODEL_RECIPE_CONFIG", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
+    ("ACCUMULATION", &[], Level::Error, "t is spread over the batches of one step, so both must divide it alike"),
+    ("PRESET", &[], Level::Warning, "half of a preset is neither of the two"),
+    ("STEPS", &[], Level::Warning, "the last checkpoint would not be known as the last"),
+    ("NOISE_SCHEDULE", &[], Level::Warning, "the model would be used with another noise than it was trained with"),
+    (
+        "NOISE_SCHEDULE_CONFIG",
+        &[],
+        Level::Warning,
+        "the model would be used with another noise than it was trained with",
+    ),
+];
+
+/// Checks all of them.
+pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
+    agree(nodes, findings);
+    queues(file, nodes, findings);
+    trainer(nodes, findings);
+    graces(nodes, findings);
+    let timed = file.nodes.iter().any(|node| node.inputs.iter().any(|input| input.source == Source::Timer));
+    if let (true, false, Some(at)) = (timed, file.exits == Some(true), file.nodes_at) {
+        let found = "no `exit_when_nodes_finish: true`";
+        let allowed = "wanted: it above `nodes`, or the timer keeps dora waiting when all nodes have ended";
+        findings.push(Finding::error(Kind::MissingKey, at, "the dataflow", found, allowed).warning());
+    }
+    for node in nodes.iter().filter(|node| matches!(node.settings, Settings::Monitor(_))) {
+        let ticks = node.entry.inputs.iter().any(|input| input.name == TICK);
+        let messages = node.entry.inputs.iter().filter(|input| input.name != TICK).count();
+        let elsewhere = timed && !ticks;
+        if elsewhere {
+            let allowed = "wanted: `tick: dora/timer/millis/1000`";
+            let subject = format!("{}.inputs", node.entry.id);
+            findings.push(Finding::error(
+                Kind::MissingKey,
+                node.entry.at,
+                subject,
+                "a monitor without a tick",
+                allowed,
+            ));
+        }
+        if messages == 0 {
+            let allowed = "wanted: at least one of training, scores, samples, sampling";
+            let subject = format!("{}.inputs", node.entry.id);
+            findings.push(Finding::error(Kind::MissingKey, node.entry.at, subject, "nothing to monitor", allowed));
+        }
+    }
+}
+
+fn agree(nodes: &[Node], findings: &mut Vec<Finding>) {
+    let values: Vec<Value> = nodes.iter().map(Node::values).collect();
+    for (key, free, level, otherwise) in AGREE {
+        let has = |(node, values): &(&Node, &Value)| {
+            let program = node.entry.program.map_or("", |program| program.ports.program);
+            node.read(key) && values.get(key).is_some() && !free.contains(&program)
+        };
+        // Trainer and noiser are what the others follow.
+        let all: Vec<(&Node, &Value)> = nodes.iter().zip(&values).filter(has).collect();
+        let leads = |node: &Node| matches!(node.settings, Settings::Trainer(_) | Settings::Noiser(_));
+        let Some((lead, wanted)) = all.iter().find(|(node, _)| leads(node)).or(all.first()) else { continue };
+        let wanted = &wanted[key];
+        for (node, value) in &all {
+            let value = &value[key];
+            if value == wanted || (key == "STEPS" && value.is_null()) {
+                continue;
+            }
+            // Where a node has a value of its own: that is what makes them differ.
+            let odd = if node.entry.env.contains_key(key) || !lead.entry.env.contains_key(key) { node } else { lead };
+            let found = format!("{value} for {}, {wanted} for {}", node.entry.id, lead.entry.id);
+            let allowed = format!("wanted: one value; {otherwise}");
+            let finding = Finding::error(Kind::Contradiction, odd.place(key), odd.subject(key), found, allowed);
+            findings.push(if level == Level::Warning { finding.warning() } else { finding });
+        }
+    }
+}
+
+/// What may be under way on an edge must fit into its queue, or dora drops messages.
+fn queues(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
+    let mut fits = |node: &NodeEntry, input: &Input, window: u64, why: &str| {
+        let size = input.queue_size.unwrap_or(QUEUE);
+        if size <= window {
+            let found = format!("a queue of {size} for {window} batches under way ({why})");
+            let subject = format!("{}.inputs.{}", node.id, input.name);
+            let allowed = format!("wanted: `queue_size: {}` or more", window + 1);
+            findings.push(Finding::error(Kind::Contradiction, input.source_at, subject, found, allowed));
+        }
+    };
+    let input = |node: &'_ NodeEntry, name: &str| node.inputs.iter().position(|input| input.name == name);
+    for node in nodes {
+        match &node.settings {
+            Settings::Trainer(config) if node.read("PREFETCH") && node.read("ACCUMULATION") => {
+                let window = u64::from(config.prefetch).max(config.accumulation);
+                let why = format!(
+                    "PREFETCH {} and ACCUMULATION {} of {}",
+                    config.prefetch, config.accumulation, node.entry.id
+                );
+                let Some(index) = input(node.entry, "noised") else { continue };
+                let noised = &node.entry.inputs[index];
+                fits(node.entry, noised, window, &why);
+                // The noiser hands demand on as it is.
+                let Source::Node { id, .. } = &noised.source else { continue };
+                let Some(noiser) = file.node(id) else { continue };
+                if let Some(index) = input(noiser, "sequences") {
+                    fits(noiser, &noiser.inputs[index], window, &why);
+                }
+            }
+            Settings::Tokenizer(_) => {
+                if let Some(index) = input(node.entry, "documents") {
+                    let why = format!("what {} asks for", node.entry.id);
+                    fits(node.entry, &node.entry.inputs[index], DOCUMENTS_ASKED, &why);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
+    let keeps = nodes.iter().find_map(|node| match &node.settings {
+        Settings::Checkpointer(config) if node.read("KEEP_EVERY") => Some((node, config.keep_every)),
+        _ => None,
+    });
+    for node in nodes {
+        let Settings::Trainer(config) = &node.settings else { continue };
+        let mut warn = |key: &str, found: String, allowed: &str| {
+            let finding = Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed);
+            findings.push(finding.warning());
+        };
+        let steps = node.read("STEPS").then_some(config.steps);
+        let diffusion = config.objective == difflow_trainer::config::ObjectiveKind::Diffusion;
+        let own_steps = config.annealing_schedule_config.contains("anneal_steps");
+        let anneals = diffusion && !own_steps && config.annealing_schedule != "none";
+        if let Some(steps) = steps.filter(|steps| anneals && node.read("ANNEAL_STEPS") && config.anneal_steps > *steps)
+        {
+            let found = format!("ANNEAL_STEPS {} in a run of STEPS {steps}", config.anneal_steps);
+            warn(
+                "ANNEAL_STEPS",
+                found,
+                "wanted: less than STEPS, or attention is never full and the model is used as it was never trained",
+            );
+        }
+        if let Some(steps) = steps.filter(|steps| node.read("CHECKPOINT_EVERY") && config.checkpoint_every > *steps) {
+            let found = format!("CHECKPOINT_EVERY {} in a run of STEPS {steps}", config.checkpoint_every);
+            warn("CHECKPOINT_EVERY", found, "wanted: at most STEPS; else there are two checkpoints, before and after");
+        }
+        let wsd = config.decay == difflow_trainer::config::DecayKind::Wsd;
+        if let Some(steps) = steps.filter(|steps| wsd && node.read("DECAY_STEPS") && config.decay_steps > *steps) {
+            let found = format!("DECAY_STEPS {} in a run of STEPS {steps}", config.decay_steps);
+            warn("DECAY_STEPS", found, "wanted: at most STEPS");
+        }
+        if let Some((keeper, every)) = keeps.filter(|(_, every)| *every > 0 && *every % config.checkpoint_every != 0)
+            && node.read("CHECKPOINT_EVERY")
+        {
+            let found = format!("KEEP_EVERY {every}, with a checkpoint every {} steps", config.checkpoint_every);
+            let allowed = "wanted: a multiple of CHECKPOINT_EVERY, or checkpoints are kept seldom or never";
+            let (at, subject) = (keeper.place("KEEP_EVERY"), keeper.subject("KEEP_EVERY"));
+            findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
+        }
+    }
+}
+
+/// dora kills a node soon after its inputs ended, unless the file gives it time.
+fn graces(nodes: &[Node], findings: &mut Vec<Finding>) {
+    for node in nodes {
+        if matches!(node.settings, Settings::Corpus(_) | Settings::Tokenizer(_) | Settings::Noiser(_)) {
+            continue;
+        }
+        if node.entry.finish_grace.is_none_or(|seconds| seconds < GRACE) {
+            let found = node
+                .entry
+                .finish_grace
+                .map_or_else(|| "no `finish_grace_secs`".to_owned(), |s| format!("`finish_grace_secs: {s}`"));
+            let allowed = format!(
+                "wanted: `finish_grace_secs: 600` (at least {GRACE}), or dora may end it in the middle of its last work"
+            );
+            let subject = node.entry.id.clone();
+            findings.push(Finding::error(Kind::MissingKey, node.entry.at, subject, found, allowed).warning());
+        }
+    }
+}

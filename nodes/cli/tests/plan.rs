@@ -1,0 +1,167 @@
+//! The paper's three setups: valid, and planned with the numbers that the paper and the models' authors published.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn difflow(arguments: &[&str]) -> Output {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    Command::new(env!("CARGO_BIN_EXE_difflow")).args(arguments).current_dir(root).env("NO_COLOR", "1").output().unwrap()
+}
+
+fn plan(file: &str) -> Value {
+    let output = difflow(&["plan", file, "--json", "--no-calibration"]);
+    assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A setup of the paper, in published numbers.
+struct Setup {
+    file: &'static str,
+    parameters: u64,
+    mask_rows: u64,
+    steps: u64,
+    tokens_per_step: u64,
+    layers: f64,
+    width: f64,
+    length: f64,
+    vocabulary: f64,
+    /// Values of the embedding tables that no product reads.
+    tables: f64,
+    /// Forward passes' worth of work in the blocks: 4 with recomputation.
+    passes: f64,
+}
+
+const SETUPS: [Setup; 3] = [
+    Setup {
+        file: "data/experiments/diffugpt-s.yml",
+        parameters: 124_439_808,
+        mask_rows: 0,
+        steps: 1_000_000,
+        tokens_per_step: 512 * 256,
+        layers: 12.0,
+        width: 768.0,
+        length: 512.0,
+        vocabulary: 50257.0,
+        tables: (50257.0 + 1024.0) * 768.0,
+        passes: 3.0,
+    },
+    Setup {
+        file: "data/experiments/diffugpt-m.yml",
+        parameters: 354_823_168,
+        mask_rows: 1,
+        steps: 160_000,
+        tokens_per_step: 1024 * 1280,
+        layers: 24.0,
+        width: 1024.0,
+        length: 1024.0,
+        vocabulary: 50257.0,
+        tables: (50257.0 + 1024.0) * 1024.0,
+        passes: 3.0,
+    },
+    Setup {
+        file: "data/experiments/diffullama-7b.yml",
+        parameters: 6_738_415_616,
+        mask_rows: 0,
+        steps: 2070,
+        tokens_per_step: 2048 * 15_360,
+        layers: 32.0,
+        width: 4096.0,
+        length: 2048.0,
+        vocabulary: 32000.0,
+        tables: 2.0 * 32000.0 * 4096.0,
+        passes: 4.0,
+    },
+];
+
+#[test]
+fn the_papers_setups_are_planned_with_the_published_numbers() {
+    for setup in &SETUPS {
+        let plan = plan(setup.file);
+        assert_eq!(plan["parameters"], setup.parameters, "{}", setup.file);
+        assert_eq!(plan["mask_rows"], setup.mask_rows, "{}", setup.file);
+        assert_eq!(plan["steps"], setup.steps);
+        assert_eq!(plan["tokens_per_step"], setup.tokens_per_step);
+        assert_eq!(plan["tokens"], setup.tokens_per_step * setup.steps);
+        assert!(plan["seconds"].is_null() && plan["disk_bytes"].as_u64().unwrap() > 12 * setup.parameters);
+        assert!(plan["memory_bytes"].as_u64().unwrap() > 16 * setup.parameters);
+    }
+}
+
+/// Counted here once more, from the published sizes: 6·N·D for the products of parameters, 12·L·A·S·D for attention, both with the
+/// passes of the blocks that the setup has. Half the tokens are masked in the mean over t, and only those pass the output head.
+#[test]
+fn the_operations_are_those_of_the_formula() {
+    for setup in &SETUPS {
+        let plan = plan(setup.file);
+        let flops = plan["flops"].as_f64().unwrap();
+        let share = plan["masked_share"].as_f64().unwrap();
+        assert!((share - 0.5).abs() < 0.002, "{share}");
+        let tokens = (setup.tokens_per_step * setup.steps) as f64;
+        let blocks = 2.0 * setup.passes * (setup.parameters as f64 - setup.tables);
+        let attention = 4.0 * setup.passes * setup.layers * setup.width * setup.length;
+        let head = 6.0 * share * setup.vocabulary * setup.width;
+        let wanted = (blocks + attention + head) * tokens;
+        assert!((flops / wanted - 1.0).abs() < 0.02, "{}: {flops:e}, wanted {wanted:e}", setup.file);
+        let printed = plan["formula_flops"].as_f64().unwrap();
+        assert!((flops / printed - 1.0).abs() < 0.02, "{}: {flops:e}, printed formula {printed:e}", setup.file);
+    }
+}
+
+#[test]
+fn the_papers_setups_are_valid() {
+    for setup in &SETUPS {
+        let output = difflow(&["validate", setup.file, "--no-environment", "--deny-warnings"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn a_plan_has_numbers_curves_and_a_time() {
+    let output = difflow(&["plan", "dataflow.yml", "--flops-per-second", "1e11"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for part in [
+        "parameters",
+        "FLOPs",
+        "6·N·D + 12·L·A·S·D",
+        "memory",
+        "disk",
+        "at 1.00e11 FLOP/s",
+        "learning rate",
+        "attn_mask_ratio",
+        "α(t)",
+        "┤",
+    ] {
+        assert!(text.contains(part), "`{part}` not in\n{text}");
+    }
+}
+
+/// A few real training steps, so this is the slow one: a second or two.
+#[test]
+fn this_machine_is_measured_with_real_steps() {
+    let output = difflow(&["plan", "dataflow.yml", "--json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let rate = plan["flops_per_second"].as_f64().unwrap();
+    assert!(rate > 1e8 && rate < 1e16, "{rate:e}");
+    assert!((plan["seconds"].as_f64().unwrap() * rate / plan["flops"].as_f64().unwrap() - 1.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_file_with_errors_and_an_unknown_shape_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = std::fs::read_to_string(root.join("dataflow.yml")).unwrap();
+    let file = folder.path().join("x.yml");
+    std::fs::write(&file, text.replace("difflow-trainer", "difflow-trainr")).unwrap();
+    let output = difflow(&["plan", file.to_str().unwrap(), "--no-calibration"]);
+    assert_eq!(output.status.code(), Some(78));
+    std::fs::write(&file, text).unwrap();
+    let output = difflow(&["plan", file.to_str().unwrap(), "--no-calibration"]);
+    let problem = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && problem.contains("shapes/model.json"), "{problem}");
+}

@@ -1,0 +1,87 @@
+//! What computes a model's forwards: difflow's own decoder, or the forward of a plug-in.
+//!
+//! A plug-in gives logits and no hidden states. Its "hidden states" are logits, and norm and output head leave them as they are; so
+//! losses and decoding are written once.
+
+use tch::Tensor;
+
+use crate::attention::{Attention, Target};
+use crate::cache::{Active, Cache};
+use crate::config::ModelConfig;
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use crate::foreign::Foreign;
+
+/// Either of the two.
+#[derive(Debug)]
+pub(crate) enum Network {
+    Own(Box<Decoder>),
+    Foreign(Box<Foreign>),
+}
+
+impl Network {
+    /// Where attention is computed, for [`Attention::new`].
+    pub fn target(&self) -> Target {
+        match self {
+            Self::Own(decoder) => decoder.target(),
+            Self::Foreign(foreign) => foreign.target(),
+        }
+    }
+
+    /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64). `train` is for a plug-in: our own decoder asks the
+    /// tensors.
+    pub fn hidden(&self, tokens: &Tensor, attention: &Attention, train: bool) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.hidden(tokens, attention),
+            Self::Foreign(foreign) => foreign.whole(tokens, attention, train),
+        }
+    }
+
+    /// An empty cache for `size` = (lanes, positions of each), as [`Cache::new`].
+    pub fn cache(&self, config: &ModelConfig, size: (usize, usize), keep: bool) -> Result<Cache, ModelError> {
+        match self {
+            Self::Own(decoder) => Cache::new(config, size, keep, decoder.target()),
+            Self::Foreign(_) => Ok(Cache::of_texts(size)),
+        }
+    }
+
+    /// Hidden states before the last norm, `[W, D]`, of the wanted places.
+    pub fn partial(&self, active: &Active, cache: &mut Cache) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.partial(active, cache),
+            Self::Foreign(foreign) => foreign.partial(active, cache),
+        }
+    }
+
+    /// The last norm, on rows that will meet the output head.
+    pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.normed(rows),
+            Self::Foreign(_) => Ok(rows.shallow_clone()),
+        }
+    }
+
+    /// Logits `[n, V]` (fp32) of normed rows.
+    pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.logits(normed),
+            Self::Foreign(_) => Ok(normed.shallow_clone()),
+        }
+    }
+
+    /// Our own decoder, where it is the one.
+    pub fn own(&self) -> Option<&Decoder> {
+        match self {
+            Self::Own(decoder) => Some(decoder),
+            Self::Foreign(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn own_mut(&mut self) -> Option<&mut Decoder> {
+        match self {
+            Self::Own(decoder) => Some(decoder),
+            Self::Foreign(_) => None,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What some tests need and nothing else does: TensorBoard, to read event files back, and a Chromium where none is installed.
+# Both go into .difflow. What cannot be fetched is named, and the tests that want it say that they are skipped.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+[ -d .difflow ] || die "the checkout is not set up; run: make setup"
+cache=$(cd -P .difflow && pwd)
+TENSORBOARD_VERSION=2.21.0 CHROMIUM_VERSION=153.0.0
+
+tensorboard() {
+    local venv=$cache/test-venv
+    "$venv/bin/python3" -c "import tensorboard.version as t, sys; sys.exit(t.VERSION != '$TENSORBOARD_VERSION')" 2>/dev/null &&
+        return
+    say "TensorBoard $TENSORBOARD_VERSION for the tests: 45 MB to download; usually 1-5 minutes"
+    rm -rf "$venv" "$venv.new"
+    python3 -m venv "$venv.new" &&
+        "$venv.new/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir --quiet \
+            --only-binary=:all: "tensorboard==$TENSORBOARD_VERSION" 'setuptools<81' >&2 &&
+        mv "$venv.new" "$venv"
+}
+
+chromium() {
+    local name folder=$cache/chromium
+    [ -z "${DIFFLOW_CHROMIUM:-}" ] || return 0
+    for name in chromium chromium-browser google-chrome google-chrome-stable chrome-headless-shell; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    [ ! -x "$folder/chromium" ] || return 0
+    { command -v npm && command -v node; } >/dev/null || return 1
+    # Packed for machines that have none of the libraries that a browser needs; they come along.
+    say "a headless Chromium for the tests: 75 MB to download, 0.3 GB on disk; usually 1-2 minutes"
+    rm -rf "$folder" "$folder.new"
+    mkdir -p "$folder.new/files"
+    (
+        cd "$folder.new"
+        npm install --silent --no-audit --no-fund --prefix . "@sparticuz/chromium@$CHROMIUM_VERSION" >&2
+        # It unpacks itself into the temporary folder, with its libraries where it takes the machine for such a one.
+        TMPDIR=$PWD/files AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x AWS_LAMBDA_JS_RUNTIME=nodejs20.x \
+            node --input-type=module -e 'await (await import("@sparticuz/chromium")).default.executablePath();'
+        rm -rf node_modules
+        # shellcheck disable=SC2016 # expanded when the browser is started
+        printf '#!/bin/sh\nhere=%q/files\n[ -e /etc/fonts/fonts.conf ] || export FONTCONFIG_PATH=$here/fonts\nLD_LIBRARY_PATH=$here/al2023/lib exec "$here/chromium" "$@"\n' \
+            "$folder" >chromium
+        chmod +x chromium
+    ) || return 1
+    mv "$folder.new" "$folder"
+    "$folder/chromium" --headless --no-sandbox --version >&2
+}
+
+lock "$cache/test-tools.lock" "$cache"
+tensorboard || say "TensorBoard cannot be fetched; the test that reads event files with it is skipped"
+chromium || say "there is no Chromium and none can be fetched (as root: apt-get install chromium); browser tests are skipped"
