@@ -24,6 +24,10 @@ Examples:
   difflow inspect logits --model runs/default/checkpoints/step-00001800 --ids 0,17,42 --pattern full --json")]
     Logits(LogitsArguments),
     /// Checkpoints of a run, and the proof that each batch was trained on once and in order.
+    #[command(after_help = "\
+Examples:
+  difflow inspect run default         which checkpoints are good, and which batches they were trained on
+  difflow inspect run default --json  the same for programs, with every checkpoint on the way")]
     Run(RunArguments),
 }
 
