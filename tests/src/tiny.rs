@@ -1,4 +1,5 @@
-//! For tests: a model of a few thousand random weights and a tokenizer of one token a letter.
+//! For the tests of several nodes, which take this file in by its path: a model of a few thousand random weights and a tokenizer
+//! of one token a letter.
 #![allow(clippy::unwrap_used)]
 
 use difflow_model::{Device, Model};
