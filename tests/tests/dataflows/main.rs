@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod default_run;
+mod hub;
 mod new_plugins;
 mod order;
 mod plugin_docs;
