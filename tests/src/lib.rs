@@ -11,7 +11,7 @@ mod outcome;
 mod parquet_file;
 mod processes;
 mod random;
-mod tiny;
+mod tiny_run;
 
 pub use browser::Browser;
 pub use dataflow::Dataflow;

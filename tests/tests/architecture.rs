@@ -76,6 +76,7 @@ fn the_libraries_point_one_way() {
     assert_eq!(ours("difflow-plugin-builtin"), ["difflow-diffusion", "difflow-plugin-sdk"]);
     let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
     assert_eq!(ours("difflow-plugin-host"), host);
+    assert!(ours("difflow-hub").is_empty(), "{:?}", ours("difflow-hub"));
     assert!(ours("difflow-world").is_empty(), "{:?}", ours("difflow-world"));
 }
 

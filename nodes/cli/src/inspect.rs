@@ -193,5 +193,5 @@ impl LogitsArguments {
 
 /// The folder of a model: the one that is there, or the hub's.
 pub fn folder(model: &str) -> Result<PathBuf> {
-    Ok(difflow_model::hub::folder(model)?)
+    Ok(difflow_hub::folder(model)?)
 }

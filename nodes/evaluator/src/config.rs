@@ -1,5 +1,6 @@
 //! The node's keys.
 
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -14,7 +15,7 @@ pub struct Config {
     pub run: String,
     /// Folder of all runs.
     pub runs: String,
-    /// The model before adaptation (a Hugging Face directory); it is scored left to right at step 0.
+    /// The model before adaptation (a Hugging Face directory or a hub id); it is scored left to right at step 0.
     pub base_model: String,
     /// A model recipe of a plug-in for the base model, as in training. Empty for none.
     pub model_recipe: String,
@@ -24,7 +25,7 @@ pub struct Config {
     pub torch_model: String,
     /// Its options, as a JSON object.
     pub torch_model_config: String,
-    /// tokenizer.json of the model.
+    /// tokenizer.json of the model, or the hub id of a model that has one.
     pub tokenizer: String,
     /// The token that begins a document.
     pub bos_token: String,
@@ -97,6 +98,11 @@ impl Default for Config {
 impl NodeConfig for Config {
     fn validate(&self) -> Vec<Problem> {
         RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+    }
+
+    fn fetch(&mut self) -> Result<(), Problem> {
+        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
+            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
     }
 }
 

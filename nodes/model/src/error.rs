@@ -44,9 +44,6 @@ pub enum ModelError {
         "tensor `{tensor}` in {file} differs from the embedding though config.json ties them; set \"tie_word_embeddings\": false"
     )]
     NotTied { tensor: String, file: PathBuf },
-    /// A model could not be fetched from the hub.
-    #[error("cannot fetch {id} from the hub: {reason}")]
-    Hub { id: String, reason: String },
     /// A model recipe does not parse or does not fit its base.
     #[error("{file}: {detail}")]
     Recipe { file: PathBuf, detail: String },

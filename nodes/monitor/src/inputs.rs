@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use difflow_node_kit::Problem;
+use difflow_schema::ports::{PORTS, TICK};
 use serde_json::Value;
 
 /// The message inputs that the monitor understands; `tick` is its timer.
-pub const KNOWN: [&str; 5] = ["training", "preview", "scores", "sampling", "samples"];
+fn known() -> Vec<&'static str> {
+    let own = PORTS.iter().find(|ports| ports.program == env!("CARGO_PKG_NAME"));
+    own.into_iter().flat_map(|ports| ports.inputs).filter(|port| port.message != TICK).map(|port| port.name).collect()
+}
 
 /// The monitor's connected inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,12 +29,13 @@ impl Inputs {
         let node = nodes.filter(|node| node.get("id").and_then(Value::as_str) == Some(id));
         let inputs = node.filter_map(|node| node.get("inputs")?.as_object()).flatten();
         let (mut sources, mut problems) = (BTreeMap::new(), Vec::new());
-        let allowed = format!("allowed: tick, {}", KNOWN.join(", "));
+        let known = known();
+        let allowed = format!("allowed: tick, {}", known.join(", "));
         for (name, input) in inputs {
             if name == "tick" {
                 continue;
             }
-            if !KNOWN.contains(&name.as_str()) {
+            if !known.contains(&name.as_str()) {
                 problems.push(Problem::new("inputs", name, &allowed));
             }
             sources.insert(name.clone(), source(input).to_owned());

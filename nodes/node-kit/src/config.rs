@@ -20,6 +20,14 @@ pub trait Config: DeserializeOwned + JsonSchema + Default {
     fn validate(&self) -> Vec<Problem> {
         Vec::new()
     }
+
+    /// Puts paths in the places of names that stand for something elsewhere. The node itself does it, once, before its work.
+    ///
+    /// # Errors
+    /// What cannot be had.
+    fn fetch(&mut self) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 /// The JSON schema of a configuration, with every type written in place.

@@ -65,7 +65,8 @@ fn connect_and_run<C: Config>(run: fn(C, Node) -> Result<()>) -> Result<()> {
     // Connect before anything can fail: a node that ends before it subscribed takes the others down with a riddle.
     let node = Node::connect()?;
     leave_with_daemon();
-    let config = config::read::<C>(&node.own_keys()?, |key| std::env::var(key).ok())?;
+    let mut config = config::read::<C>(&node.own_keys()?, |key| std::env::var(key).ok())?;
+    config.fetch().map_err(Problems::from)?;
     run(config, node)
 }
 

@@ -1,6 +1,7 @@
 //! The node's keys.
 
 use difflow_model::{Caching, Score};
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
 use difflow_schema::run::RunDir;
 use difflow_text::Lengths;
@@ -48,7 +49,7 @@ pub struct Config {
     pub seed: u64,
     /// Optimizer steps of the run; the checkpoint of this step is the last. Empty: no checkpoint counts as the last.
     pub steps: Option<u64>,
-    /// tokenizer.json of the model.
+    /// tokenizer.json of the model, or the hub id of a model that has one.
     pub tokenizer: String,
     /// The token that begins a document.
     pub bos_token: String,
@@ -93,7 +94,7 @@ pub struct Config {
     pub noise_schedule: String,
     /// Its options, as a JSON object.
     pub noise_schedule_config: String,
-    /// The model before adaptation (a Hugging Face directory); it judges the texts (perplexity). Empty, or one without
+    /// The model before adaptation (a Hugging Face directory or a hub id); it judges the texts (perplexity). Empty, or one without
     /// weights: no judge.
     pub base_model: String,
     /// A model recipe of a plug-in for the base model, as in training. Empty for none.
@@ -171,6 +172,11 @@ impl NodeConfig for Config {
             )
         });
         name.into_iter().chain(lengths).chain(cache).collect()
+    }
+
+    fn fetch(&mut self) -> Result<(), Problem> {
+        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
+            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
     }
 }
 

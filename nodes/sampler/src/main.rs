@@ -5,6 +5,7 @@ mod run;
 mod sampling;
 mod texts;
 #[cfg(test)]
+#[path = "../../../tests/src/tiny.rs"]
 mod tiny;
 mod verdict;
 

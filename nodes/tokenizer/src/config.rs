@@ -1,6 +1,7 @@
 //! The keys of the tokenizer node.
 
 use difflow_node_kit::Problem;
+use difflow_node_kit::problem::Kind;
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,9 +18,9 @@ pub struct Config {
     pub runs: String,
     /// Seed of the run: the order of the sequences depends on it.
     pub seed: u64,
-    /// The tokenizer's file (`tokenizer.json`).
+    /// The tokenizer's file (`tokenizer.json`), or the hub id of a model that has one.
     pub tokenizer: String,
-    /// Folder of the base model; the tokenizer's ids must fit the vocabulary in its config.json.
+    /// Folder or hub id of the base model; the tokenizer's ids must fit the vocabulary in its config.json.
     pub base_model: String,
     /// The token that begins every document.
     pub bos_token: String,
@@ -67,5 +68,10 @@ impl difflow_node_kit::Config for Config {
     fn validate(&self) -> Vec<Problem> {
         let run = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
         run.into_iter().collect()
+    }
+
+    fn fetch(&mut self) -> Result<(), Problem> {
+        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
+            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
     }
 }

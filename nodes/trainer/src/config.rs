@@ -58,7 +58,8 @@ pub struct Config {
     pub runs: String,
     /// Key of all random numbers of the run.
     pub seed: u64,
-    /// Hugging Face directory of the model to start from.
+    /// The model to start from: a Hugging Face directory, or a hub id such as `openai-community/gpt2` (`owner/name@revision`), which is
+    /// fetched into the Hugging Face cache.
     pub base_model: String,
     /// A model recipe of a plug-in, by path or component id, for a base model that difflow does not know by name. Set it for all
     /// nodes: the evaluator reads the base model, too. Empty for none.
@@ -70,7 +71,7 @@ pub struct Config {
     pub torch_model: String,
     /// Options of the torch model, as a JSON object.
     pub torch_model_config: String,
-    /// tokenizer.json; checked against the model's vocabulary.
+    /// tokenizer.json, or the hub id of a model that has one; checked against the model's vocabulary.
     pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
     pub from_scratch: bool,
@@ -242,9 +243,9 @@ impl NodeConfig for Config {
         if let Some(allowed) = RunDir::name_problem(&self.run) {
             problems.push(Problem::new("RUN", &self.run, allowed));
         }
-        for (key, path, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
-            let path = if file.is_empty() { Path::new(path).to_owned() } else { Path::new(path).join(file) };
-            if !path.is_file() {
+        for (key, value, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
+            let path = if file.is_empty() { Path::new(value).to_owned() } else { Path::new(value).join(file) };
+            if !path.is_file() && !difflow_hub::is_id(value) {
                 problems.push(
                     Problem::new(key, path.display(), "no such file; paths are relative to the dataflow file")
                         .of_kind(Kind::File),
@@ -282,5 +283,10 @@ impl NodeConfig for Config {
             ));
         }
         problems
+    }
+
+    fn fetch(&mut self) -> Result<(), Problem> {
+        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
+            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
     }
 }

@@ -26,11 +26,13 @@ impl AnnealingSchedule {
     /// # Errors
     /// What is wrong with value or configuration.
     pub fn open(value: &str, config: &str, anneal_steps: u64) -> Result<Self, PluginError> {
-        let schedule = Self::with_steps(&find(Kind::AnnealingSchedule, value)?, config, anneal_steps)?;
+        let found = find(Kind::AnnealingSchedule, value)?;
+        // Another instance is looked at: one that remembers what it was asked is handed out as new.
+        let looked_at = Self::with_steps(&found, config, anneal_steps)?;
         for step in [0, 1, anneal_steps / 2, anneal_steps] {
-            schedule.attn_mask_ratio(step)?;
+            looked_at.attn_mask_ratio(step)?;
         }
-        Ok(schedule)
+        Self::with_steps(&found, config, anneal_steps)
     }
 
     /// An instance of a found component, with `anneal_steps` as [`open`](Self::open) gives it, not looked at yet.

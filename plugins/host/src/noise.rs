@@ -29,9 +29,10 @@ impl NoiseSchedule {
     /// # Errors
     /// What is wrong with value, configuration or schedule.
     pub fn open(value: &str, config: &str) -> Result<Self, PluginError> {
-        let schedule = Self::of(&find(Kind::NoiseSchedule, value)?, config)?;
-        schedule.check()?;
-        Ok(schedule)
+        let found = find(Kind::NoiseSchedule, value)?;
+        // Another instance is looked at: one that remembers what it was asked is handed out as new.
+        Self::of(&found, config)?.check()?;
+        Self::of(&found, config)
     }
 
     /// An instance of a found component, not looked at yet.

@@ -7,6 +7,7 @@ mod default_run;
 mod disk;
 mod faults;
 mod long_run;
+mod hub;
 mod new_plugins;
 mod order;
 mod plugin_docs;

@@ -18,7 +18,7 @@ pub struct Shape {
 /// # Errors
 /// Neither is there, or it is no configuration of a model.
 pub fn find(base_model: &str) -> Result<Shape> {
-    let folder = Path::new(base_model);
+    let folder = difflow_hub::cached_folder(base_model).unwrap_or_else(|| base_model.into());
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let places: [PathBuf; 2] = [folder.join("config.json"), Path::new("shapes").join(format!("{name}.json"))];
     let path = places.iter().find(|path| path.is_file()).ok_or_else(|| {

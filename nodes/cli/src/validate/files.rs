@@ -26,7 +26,14 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
             sources(node, &config.sources, findings);
         }
         for (key, path) in named(&node.settings) {
-            if !path.is_file() {
+            if let Some(id) = hub_id(key, &path) {
+                if difflow_hub::cached_folder(&id).is_none() {
+                    let found = format!("`{id}`, which is no path here");
+                    let allowed = "it is taken for a model on the hub and fetched when the run starts";
+                    let finding = Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed);
+                    findings.push(finding.warning());
+                }
+            } else if !path.is_file() {
                 let found = format!("`{}`", path.display());
                 let allowed = "no such file; paths are relative to the dataflow file";
                 findings.push(Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed));
@@ -42,6 +49,13 @@ fn is_program(path: &str) -> bool {
         return Path::new(path).is_file();
     }
     std::env::var_os("PATH").is_some_and(|all| std::env::split_paths(&all).any(|folder| folder.join(path).is_file()))
+}
+
+/// The hub id that a key has in the place of a path.
+fn hub_id(key: &str, path: &Path) -> Option<String> {
+    let value = if key == "BASE_MODEL" { path.parent()? } else { path };
+    let value = value.to_str()?;
+    (["BASE_MODEL", "TOKENIZER"].contains(&key) && difflow_hub::is_id(value)).then(|| value.to_owned())
 }
 
 /// Keys that name one file each.

@@ -15,8 +15,8 @@ pub fn check(nodes: &[Node], findings: &mut Vec<Finding>) {
     });
     let Some((node, config)) = trainer else { return };
     let folder = Path::new(&config.base_model);
-    // A recipe spells the configuration in its own way; a file that is not there is said elsewhere.
-    if !config.model_recipe.is_empty() || !folder.join("config.json").is_file() {
+    // Recipes and torch models spell the configuration in their own way; a file that is not there is said elsewhere.
+    if !config.model_recipe.is_empty() || !config.torch_model.is_empty() || !folder.join("config.json").is_file() {
         return;
     }
     let model = match ModelConfig::load(folder) {

@@ -1,6 +1,7 @@
 //! The plug-ins that a dataflow file names: found, loaded and asked, as the nodes will do.
 
 use clap::ValueEnum;
+use difflow_model::TorchPlugin;
 use difflow_plugin_host::{AnnealingSchedule, Library, ModelRecipe, NoiseSchedule, PluginError, Transforms};
 use difflow_schema::{Documents, Noised};
 use eyre::Result;
@@ -16,6 +17,7 @@ pub enum Named {
     Noise,
     Annealing,
     Recipe,
+    Torch,
     DocumentTransforms,
     NoisedTransforms,
 }
@@ -26,6 +28,7 @@ impl Named {
             Self::Noise => "noise",
             Self::Annealing => "annealing",
             Self::Recipe => "recipe",
+            Self::Torch => "torch",
             Self::DocumentTransforms => "document-transforms",
             Self::NoisedTransforms => "noised-transforms",
         }
@@ -36,6 +39,7 @@ impl Named {
             Self::Noise => NoiseSchedule::open(value, config).map(drop),
             Self::Annealing => AnnealingSchedule::open(value, config, steps).map(drop),
             Self::Recipe => ModelRecipe::open(value, config).map(drop),
+            Self::Torch => TorchPlugin::named(value, config).map(drop),
             Self::DocumentTransforms => Transforms::open::<Documents>(value).map(drop),
             Self::NoisedTransforms => Transforms::open::<Noised>(value).map(drop),
         }
@@ -69,6 +73,7 @@ fn uses(settings: &Settings) -> Vec<Use<'_>> {
     let one = |named, key, value, config| Use { named, key, value, config, steps: 1 };
     let noise = |value, config| one(Named::Noise, "NOISE_SCHEDULE", value, config);
     let recipe = |value, config| one(Named::Recipe, "MODEL_RECIPE", value, config);
+    let torch = |value, config| one(Named::Torch, "TORCH_MODEL", value, config);
     let all = match settings {
         Settings::Corpus(c) => vec![one(Named::DocumentTransforms, "TRANSFORMS", &c.transforms, "{}")],
         Settings::Noiser(c) => vec![
@@ -78,13 +83,25 @@ fn uses(settings: &Settings) -> Vec<Use<'_>> {
         Settings::Trainer(c) => {
             let (value, config) = (&c.annealing_schedule, &c.annealing_schedule_config);
             let annealing = Use { steps: c.anneal_steps, ..one(Named::Annealing, "ANNEALING_SCHEDULE", value, config) };
-            vec![annealing, recipe(&c.model_recipe, &c.model_recipe_config)]
+            vec![
+                annealing,
+                recipe(&c.model_recipe, &c.model_recipe_config),
+                torch(&c.torch_model, &c.torch_model_config),
+            ]
         }
         Settings::Sampler(c) => {
-            vec![noise(&c.noise_schedule, &c.noise_schedule_config), recipe(&c.model_recipe, &c.model_recipe_config)]
+            vec![
+                noise(&c.noise_schedule, &c.noise_schedule_config),
+                recipe(&c.model_recipe, &c.model_recipe_config),
+                torch(&c.torch_model, &c.torch_model_config),
+            ]
         }
         Settings::Evaluator(c) => {
-            vec![noise(&c.noise_schedule, &c.noise_schedule_config), recipe(&c.model_recipe, &c.model_recipe_config)]
+            vec![
+                noise(&c.noise_schedule, &c.noise_schedule_config),
+                recipe(&c.model_recipe, &c.model_recipe_config),
+                torch(&c.torch_model, &c.torch_model_config),
+            ]
         }
         Settings::Tokenizer(_) | Settings::Checkpointer(_) | Settings::Monitor(_) => Vec::new(),
     };

@@ -14,7 +14,7 @@ const DOCUMENTS_ASKED: u64 = 2;
 const GRACE: f64 = 60.0;
 
 /// Keys that must have one value in all nodes that have them (with those that may go their own way), and what else would happen.
-const AGREE: [(&str, &[&str], Level, &str); 13] = [
+const AGREE: [(&str, &[&str], Level, &str); 15] = [
     ("RUN", &[], Level::Error, "checkpoints would be looked for in another run"),
     ("RUNS", &[], Level::Error, "checkpoints would be looked for in another folder"),
     ("TOKENIZER", &[], Level::Error, "the same ids would be other texts"),
@@ -23,6 +23,8 @@ const AGREE: [(&str, &[&str], Level, &str); 13] = [
     ("BASE_MODEL", &["difflow-sampler"], Level::Error, "the vocabulary would be another one"),
     ("MODEL_RECIPE", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
     ("MODEL_RECIPE_CONFIG", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
+    ("TORCH_MODEL", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
+    ("TORCH_MODEL_CONFIG", &["difflow-sampler"], Level::Error, "the base model would be read in two ways"),
     ("ACCUMULATION", &[], Level::Error, "t is spread over the batches of one step, so both must divide it alike"),
     ("PRESET", &[], Level::Warning, "half of a preset is neither of the two"),
     ("STEPS", &[], Level::Warning, "the last checkpoint would not be known as the last"),
@@ -63,7 +65,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
             ));
         }
         if messages == 0 {
-            let allowed = "wanted: at least one of training, scores, samples, sampling";
+            let allowed = "wanted: at least one of training, preview, scores, samples, sampling";
             let subject = format!("{}.inputs", node.entry.id);
             findings.push(Finding::error(Kind::MissingKey, node.entry.at, subject, "nothing to monitor", allowed));
         }

@@ -1,15 +1,24 @@
 //! Models by hub id (`owner/name`, or `owner/name@revision`): fetched once into the Hugging Face cache, then a folder like any
 //! other. `HF_ENDPOINT`, `HF_HOME` and the token (`HF_TOKEN`, else the one that `hf auth login` keeps) are honoured.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::error::ModelError;
-use crate::recipe::RECIPE_FILE;
+/// Why there is no folder.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// Neither a folder nor a hub id.
+    #[error("model: found {0}, wanted a folder that exists, or a hub id like owner/name or owner/name@revision")]
+    NoModel(String),
+    /// The hub does not give it, and the cache has no whole copy.
+    #[error("{id} is no folder here, and cannot be fetched from the hub: {reason}")]
+    Hub { id: String, reason: String },
+}
 
-/// Files beside the weights that are fetched where the repository has them.
+/// Files beside the weights that are fetched where the repository has them. `difflow_recipe.json` is difflow's own.
 const SMALL: [&str; 9] = [
     "config.json",
     "tokenizer.json",
@@ -19,23 +28,47 @@ const SMALL: [&str; 9] = [
     "vocab.json",
     "merges.txt",
     "generation_config.json",
-    RECIPE_FILE,
+    "difflow_recipe.json",
 ];
+
+/// True for what is no path that exists but could be a hub id.
+pub fn is_id(model: &str) -> bool {
+    !Path::new(model).exists() && parse(model).is_some()
+}
+
+/// Fetches what the keys BASE_MODEL and TOKENIZER name by hub id and puts the paths in their places; whatever else they say stays. A
+/// tokenizer's id means the `tokenizer.json` of that model.
+///
+/// # Errors
+/// The key, what it says, and why that cannot be had.
+pub fn fetch_keys(
+    base_model: &mut String,
+    tokenizer: &mut String,
+) -> Result<(), (&'static str, String, HubError)> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    if is_id(base_model) {
+        *base_model = text(folder(base_model).map_err(|e| ("BASE_MODEL", base_model.clone(), e))?);
+    }
+    if is_id(tokenizer) {
+        *tokenizer = text(folder(tokenizer).map_err(|e| ("TOKENIZER", tokenizer.clone(), e))?.join("tokenizer.json"));
+    }
+    Ok(())
+}
 
 /// The folder of a model: the path itself if it exists, else the cached files of a hub id, fetched where they are not there yet.
 ///
 /// # Errors
 /// Neither a folder nor an id; the hub cannot be reached and the cache has no whole copy; the repository has no safetensors.
-pub fn folder(model: &str) -> Result<PathBuf, ModelError> {
+pub fn folder(model: &str) -> Result<PathBuf, HubError> {
     let path = Path::new(model);
     if path.exists() {
         return Ok(path.to_owned());
     }
     let Some(repo) = parse(model) else {
-        let wanted = "a folder that exists, or a hub id like owner/name or owner/name@revision";
-        return Err(ModelError::input("model", model, wanted));
+        return Err(HubError::NoModel(model.to_owned()));
     };
-    let wrong = |error: ApiError| ModelError::Hub { id: model.to_owned(), reason: readable(&error) };
+    let wrong = |error: ApiError| HubError::Hub { id: model.to_owned(), reason: readable(&error) };
+    let _alone = lock(&repo);
     let mut builder = ApiBuilder::from_env().with_progress(true);
     if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()) {
         builder = builder.with_token(Some(token));
@@ -46,12 +79,22 @@ pub fn folder(model: &str) -> Result<PathBuf, ModelError> {
         // Off the network, or with the hub down, a whole copy in the cache is as good.
         Err(error) => return cached(&repo).ok_or_else(|| wrong(error)),
     };
-    fetch(&remote, &names).map_err(wrong)?.ok_or_else(|| ModelError::Hub {
+    fetch(&remote, &names).map_err(wrong)?.ok_or_else(|| HubError::Hub {
         id: model.to_owned(),
         reason:
             "the repository has no config.json with safetensors (model.safetensors or model.safetensors.index.json)"
                 .into(),
     })
+}
+
+/// Several nodes of a run want the same model at the same moment: one fetches, the others wait and find it in the cache. A cache
+/// that cannot be written needs no lock.
+fn lock(repo: &Repo) -> Option<File> {
+    let folder = Cache::from_env().path().clone();
+    std::fs::create_dir_all(&folder).ok()?;
+    let file = File::create(folder.join(format!(".difflow-{}.lock", repo.folder_name()))).ok()?;
+    file.lock().ok()?;
+    Some(file)
 }
 
 /// Fetches what a model needs of the repository's files; `None` when they are no model.
@@ -71,6 +114,11 @@ fn fetch(remote: &ApiRepo, names: &[String]) -> Result<Option<PathBuf>, ApiError
         }
     }
     Ok(path.parent().map(Path::to_owned))
+}
+
+/// The folder of a hub id that needs no fetching.
+pub fn cached_folder(model: &str) -> Option<PathBuf> {
+    cached(&parse(model).filter(|_| is_id(model))?)
 }
 
 /// The cache's copy, if it has a configuration and weights.
