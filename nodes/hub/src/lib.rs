@@ -41,10 +41,7 @@ pub fn is_id(model: &str) -> bool {
 ///
 /// # Errors
 /// The key, what it says, and why that cannot be had.
-pub fn fetch_keys(
-    base_model: &mut String,
-    tokenizer: &mut String,
-) -> Result<(), (&'static str, String, HubError)> {
+pub fn fetch_keys(base_model: &mut String, tokenizer: &mut String) -> Result<(), (&'static str, String, HubError)> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     if is_id(base_model) {
         *base_model = text(folder(base_model).map_err(|e| ("BASE_MODEL", base_model.clone(), e))?);

@@ -243,7 +243,8 @@ impl NodeConfig for Config {
         if let Some(allowed) = RunDir::name_problem(&self.run) {
             problems.push(Problem::new("RUN", &self.run, allowed));
         }
-        for (key, value, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")] {
+        for (key, value, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")]
+        {
             let path = if file.is_empty() { Path::new(value).to_owned() } else { Path::new(value).join(file) };
             if !path.is_file() && !difflow_hub::is_id(value) {
                 problems.push(
