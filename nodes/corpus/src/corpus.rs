@@ -7,6 +7,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use difflow_node_kit::{Problem, Problems};
 use futures::StreamExt;
 
+use crate::caught::caught;
 use crate::config::Config;
 use crate::mix;
 use crate::query::{self, Query};
@@ -35,7 +36,8 @@ impl Corpus {
     pub async fn read(&self) -> Result<Reader, Problem> {
         let mut inputs = Vec::new();
         for query in &self.queries {
-            let stream = query.frame.clone().execute_stream().await.map_err(|e| failed(self.key, &e))?;
+            let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(self.key, &e))?;
+            let stream = stream.map_err(|e| failed(self.key, &e))?;
             inputs.push(Input { key: self.key, stream, texts: None });
         }
         let weights = self.queries.iter().map(|query| query.weight).collect();
@@ -92,7 +94,8 @@ impl Input {
                     }
                 }
             }
-            let Some(batch) = self.stream.next().await else { return Ok(None) };
+            let batch = caught(self.stream.next()).await.map_err(|e| failed(self.key, &e))?;
+            let Some(batch) = batch else { return Ok(None) };
             let batch = batch.map_err(|e| failed(self.key, &e.strip_backtrace()))?;
             let texts = cast(batch.column(0), &DataType::Utf8).map_err(|e| failed(self.key, &e))?;
             self.texts = Some((texts.as_string::<i32>().clone(), 0));

@@ -1,6 +1,7 @@
 //! Selects, filters, mixes and orders the documents of the training corpus. See README.md.
 
 mod batches;
+mod caught;
 mod corpus;
 mod mix;
 mod query;

@@ -10,10 +10,11 @@ use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use difflow_node_kit::Problem;
 
+use crate::caught::caught;
 use crate::config::Config;
 use crate::files::{self, Format, Reading};
 use crate::source::Source;
@@ -42,7 +43,8 @@ pub async fn open(source: &Source, config: &Config) -> Result<Arc<dyn TableProvi
     } else {
         let urls: std::io::Result<Vec<String>> = paths.iter().map(|path| url(path)).collect();
         let urls = urls.map_err(|e| Problem::new("SOURCES", format!("path `{}`", source.path), e.to_string()))?;
-        listing(&urls, reading).await
+        let table = caught(listing(&urls, reading)).await;
+        table.unwrap_or_else(|panic| Err(DataFusionError::External(panic.into())))
     };
     table.map_err(|e| {
         let wanted = format!("wanted: {:?} files that can be read; or give another `format`", reading.format);

@@ -14,7 +14,7 @@ version) and `fin` (there is no batch `seq`: the data ended). Every receiver che
 ";
 
 /// The metrics that nodes send, with their meaning.
-const METRICS: [(&str, &str, &str); 26] = [
+const METRICS: [(&str, &str, &str); 28] = [
     (
         "training",
         "loss",
@@ -30,6 +30,8 @@ const METRICS: [(&str, &str, &str); 26] = [
     ("training", "step_s", "seconds of the step, waiting included"),
     ("training", "data_wait_s", "seconds of the step in which the trainer waited for data"),
     ("training", "bad_steps", "steps in a row whose loss or gradient was not a number"),
+    ("training", "checkpoint_stall_s", "seconds for which training stood still for the checkpoint of the step"),
+    ("training", "asked_again", "batches that the trainer asked for once more because a message was lost"),
     ("training", "steps_total", "STEPS"),
     ("scores", "nelbo", "validation NELBO, nats per token: a bound on the negative log-likelihood"),
     ("scores", "nelbo_stderr", "its standard error"),
@@ -48,7 +50,7 @@ const METRICS: [(&str, &str, &str); 26] = [
 ];
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 29] = [
+const COLUMNS: [(&str, &str, &str); 37] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
     ("documents/1", "doc", "position of the document in the corpus, from 0"),
@@ -70,6 +72,14 @@ const COLUMNS: [(&str, &str, &str); 29] = [
     ("metrics/1", "step", "optimizer steps done when it was measured"),
     ("metrics/1", "name", "which number, see below"),
     ("metrics/1", "value", "the number; NaN and infinity are news, not errors"),
+    ("preview/1", "step", "optimizer steps done before the one it shows"),
+    ("preview/1", "t", "t of the row"),
+    ("preview/1", "weight", "loss weight of the row"),
+    ("preview/1", "attn_mask_ratio", "share of the right-hand side that attention may see"),
+    ("preview/1", "length", "tokens of a whole row, L"),
+    ("preview/1", "tokens", "clean token ids of the row without its padding, the first of them when there are many"),
+    ("preview/1", "masked", "which of them are masked"),
+    ("preview/1", "attention", "the pattern made smaller, row by row: of each square the visible share, 255 for all"),
     ("samples/1", "step", "optimizer steps of the checkpoint that wrote it"),
     ("samples/1", "index", "number of the text within its checkpoint and kind"),
     ("samples/1", "kind", "`unconditional`, `prefix` or `infill`"),

@@ -112,7 +112,8 @@ fn demand(file: &File, node: &NodeEntry, findings: &mut Vec<Finding>) {
     };
     let takers: BTreeSet<&str> =
         file.nodes.iter().filter(|other| takes(other)).map(|other| other.id.as_str()).collect();
-    if !takers.is_empty() && !(takers.len() == 1 && takers.contains(asker.as_str())) && file.node(asker).is_some() {
+    let wrong = takers.iter().any(|taker| taker != asker);
+    if wrong && file.node(asker).is_some() {
         let takers: Vec<&str> = takers.into_iter().collect();
         let found = format!("demand from {asker}, while the data goes to {}", takers.join(" and "));
         let allowed = "wanted: demand from the one node that gets the data";

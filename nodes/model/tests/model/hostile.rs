@@ -96,7 +96,7 @@ fn what_config_json_claims_is_not_allocated() {
     assert!(peak() < before + 200, "{before} MiB before, {} after", peak());
 }
 
-/// 3,000 mutations, the same ones each time.
+/// 600 mutations, the same ones each time.
 #[test]
 fn no_damaged_model_folder_makes_the_loader_panic() {
     let pieces =
@@ -115,7 +115,7 @@ fn no_damaged_model_folder_makes_the_loader_panic() {
             } else {
                 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize
             };
-            for _ in 0..500 {
+            for _ in 0..100 {
                 let mut bytes = good.clone();
                 for _ in 0..1 + random.below(3) {
                     let at = random.below(header.min(bytes.len()));
@@ -130,7 +130,7 @@ fn no_damaged_model_folder_makes_the_loader_panic() {
                 fs::write(&path, &bytes).unwrap();
                 worked += usize::from(works(dir.path()));
             }
-            assert!(worked < 500, "no mutation of {name} was noticed");
+            assert!(worked < 100, "no mutation of {name} was noticed");
             fs::write(&path, good).unwrap();
             assert!(works(dir.path()));
         }
