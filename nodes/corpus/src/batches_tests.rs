@@ -188,7 +188,7 @@ fn no_file_makes_the_corpus_panic() {
     let parquet = fs::read(dir.path().join("good.parquet")).unwrap();
     let jsonl = texts
         .iter()
-        .map(|text| format!("{{\"text\": \"{text}\", \"n\": [1, {{}}]}}\n"))
+        .map(|text| format!("{{\"text\": \"{text}\", \"n\": {{\"a\": [1]}}}}\n"))
         .collect::<String>()
         .into_bytes();
     let csv = texts.iter().fold("text,n\n".to_owned(), |csv, text| csv + &format!("\"{text}\",1\n")).into_bytes();
