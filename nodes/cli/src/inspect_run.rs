@@ -20,11 +20,14 @@ pub struct RunArguments {
     json: bool,
 }
 
+/// A checkpoint that is as it was written, with the sha256 of its manifest; or what is wrong with it.
+type Verified = Result<(Manifest, String), String>;
+
 /// What was found.
 #[derive(Debug)]
 struct Found {
-    /// Step, sha256 of the manifest, and what is wrong with it.
-    checkpoints: Vec<(u64, Result<(Manifest, String), String>)>,
+    /// By step.
+    checkpoints: Vec<(u64, Verified)>,
     proof: Result<Proof, String>,
 }
 
@@ -56,8 +59,8 @@ fn found(dir: &RunDir) -> Result<Found> {
     let events = audit::read(&dir.audit()).with_context(|| format!("cannot read {}", dir.audit().display()))?;
     let verified = |step: u64| (step, Manifest::verify(&dir.checkpoint(step)).map_err(|e| e.to_string()));
     let checkpoints: Vec<_> = dir.checkpoint_steps()?.into_iter().map(verified).collect();
-    let good = checkpoints.iter().filter_map(|(step, checkpoint)| Some((*step, checkpoint.as_ref().ok()?)));
-    let proof = match good.last() {
+    let mut good = checkpoints.iter().filter_map(|(step, checkpoint)| Some((*step, checkpoint.as_ref().ok()?)));
+    let proof = match good.next_back() {
         None => Err("there is no good checkpoint yet".to_owned()),
         Some((_, (manifest, sha256))) => audit::prove(&events, sha256)
             .map_err(|e: AuditError| e.to_string())
@@ -103,7 +106,7 @@ impl Found {
     }
 
     fn as_json(&self) -> serde_json::Value {
-        let checkpoint = |(step, found): &(u64, Result<(Manifest, String), String>)| match found {
+        let checkpoint = |(step, found): &(u64, Verified)| match found {
             Ok((manifest, sha256)) => {
                 json!({"step": step, "sha256": sha256, "bytes": manifest.bytes(), "next_seq": manifest.next_seq,
                        "format": manifest.format()})
