@@ -153,6 +153,28 @@ fn every_difflow_command_and_option_of_every_page_exists() {
     assert!(seen > 20, "only {seen} commands in {pages:?}");
 }
 
+/// Continuous integration calls setup, build, test and lint; this finds a misspelt target or variable.
+#[test]
+fn every_make_target_of_every_page_exists() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root().join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .chain([root().join("README.md")])
+    {
+        let Ok(text) = std::fs::read_to_string(&entry) else { continue };
+        for block in blocks(&text).iter().filter(|block| block.language == "sh") {
+            for line in block.text.lines().filter(|line| line.starts_with("make ") && !line.starts_with("make -C")) {
+                seen += 1;
+                let dry = format!("make --dry-run {}", line.trim_start_matches("make "));
+                let output = Command::new("bash").args(["-c", &dry]).current_dir(root()).output().unwrap();
+                assert!(output.status.success(), "{}:{}: {line}: {output:?}", entry.display(), block.line);
+            }
+        }
+    }
+    assert!(seen > 6, "only {seen} calls of make");
+}
+
 /// Finds the command in the surface and each of its options below it.
 fn exists(surface: &str, name: &str, line: &str) {
     let line = line.split(" #").next().unwrap_or(line);

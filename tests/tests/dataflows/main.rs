@@ -12,6 +12,7 @@ mod new_plugins;
 mod order;
 mod plugin_docs;
 mod plugins;
+mod readme;
 mod real_data;
 mod resume;
 mod stop;
