@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod claims;
+mod clock;
 mod default_run;
 mod disk;
 mod faults;
