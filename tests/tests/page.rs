@@ -20,6 +20,16 @@ struct Running {
     said: Vec<String>,
 }
 
+/// A test that fails leaves no run behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.interrupt();
+            _ = self.child.wait();
+        }
+    }
+}
+
 impl Running {
     fn start(dataflow: &Dataflow) -> Self {
         let mut child = dataflow.command().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
@@ -41,6 +51,12 @@ impl Running {
         }
     }
 
+    /// What Ctrl-C sends.
+    fn interrupt(&self) {
+        // SAFETY: a signal to a child that has not been waited for.
+        unsafe { libc::kill(i32::try_from(self.child.id()).unwrap(), libc::SIGINT) };
+    }
+
     fn end(mut self) -> (i32, Vec<String>) {
         let started = Instant::now();
         let status = loop {
@@ -51,7 +67,7 @@ impl Running {
             thread::sleep(Duration::from_millis(50));
         };
         self.said.extend(self.lines.iter());
-        (status.code().unwrap_or(-1), self.said)
+        (status.code().unwrap_or(-1), std::mem::take(&mut self.said))
     }
 }
 
@@ -59,10 +75,12 @@ fn with_page(steps: u64) -> Dataflow {
     Dataflow::small(steps).set("monitor", "PAGE", true).set("monitor", "PAGE_PORT", 0)
 }
 
+/// The run goes on until the test stops it, so that a slow browser misses nothing.
 #[test]
-fn the_page_follows_a_run_and_says_when_it_is_over() {
+fn the_page_follows_a_run_and_says_when_it_is_stopped() {
     let Some(mut browser) = Browser::open("the live page of a run") else { return };
-    let dataflow = with_page(50).set("trainer", "SLOW_DOWN_SECONDS", 0.3).set("trainer", "ANNEAL_STEPS", 20);
+    let dataflow = with_page(100_000).set("trainer", "SLOW_DOWN_SECONDS", 0.3).set("trainer", "ANNEAL_STEPS", 20);
+    let dataflow = dataflow.set("trainer", "CHECKPOINT_EVERY", 25);
     let mut running = Running::start(&dataflow);
     let url = running.line("page: ");
     browser.screen(1440, 1000, false);
@@ -119,11 +137,8 @@ fn the_page_follows_a_run_and_says_when_it_is_over() {
     assert_eq!(browser.eval(small), 0, "buttons too small for a finger");
     browser.picture("page-phone");
 
-    browser.screen(1440, 1000, false);
-    browser.wait("document.getElementById('state').textContent === 'finished'", LONG);
-    // The last texts are there too.
-    browser.wait("document.getElementById('sample-where').textContent.startsWith('step 50')", LONG);
-    browser.picture("page-finished");
+    running.interrupt();
+    browser.wait("document.getElementById('state').textContent === 'stopped'", LONG);
     let (code, said) = running.end();
     assert_eq!(code, 0, "{said:?}");
     assert_eq!(
@@ -131,13 +146,34 @@ fn the_page_follows_a_run_and_says_when_it_is_over() {
         1,
         "the address is printed once: {said:?}"
     );
-    let outside: Vec<String> = browser.requested().into_iter().filter(|asked| !asked.starts_with(&url)).collect();
-    assert!(outside.iter().all(|asked| asked == "about:blank"), "asked elsewhere: {outside:?}");
-    assert_eq!(browser.complaints(), Vec::<String>::new());
+    nothing_bad(&mut browser, &url);
     assert!(
         dataflow.run_folder().join("tensorboard").read_dir().unwrap().count() == 1,
         "no event file for TensorBoard"
     );
+}
+
+#[test]
+fn the_page_says_when_a_run_is_over_and_shows_its_last_texts() {
+    let Some(mut browser) = Browser::open("the page at the end of a run") else { return };
+    let dataflow = with_page(20).set("trainer", "SLOW_DOWN_SECONDS", 0.5);
+    let mut running = Running::start(&dataflow);
+    let url = running.line("page: ");
+    browser.screen(1440, 1000, false);
+    browser.go(&url);
+    browser.wait("document.getElementById('state').textContent === 'finished'", LONG);
+    // Nobody serves them any more.
+    assert_eq!(running.end().0, 0);
+    browser.wait("document.getElementById('sample-where').textContent.startsWith('step 20')", LONG);
+    browser.picture("page-finished");
+    nothing_bad(&mut browser, &url);
+}
+
+/// Nothing was asked of another host, and the console is empty.
+fn nothing_bad(browser: &mut Browser, url: &str) {
+    let outside: Vec<String> = browser.requested().into_iter().filter(|asked| !asked.starts_with(url)).collect();
+    assert!(outside.iter().all(|asked| asked == "about:blank"), "asked elsewhere: {outside:?}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 
 #[test]

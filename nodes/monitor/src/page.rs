@@ -23,14 +23,14 @@ use tokio::sync::watch;
 
 pub use access::Access;
 pub use batch::Words;
-pub use samples::steps as sample_steps;
+pub use samples::{read as texts_of, steps as sample_steps};
 pub use status::Status;
 pub use view::News;
 
 use server::Shared;
 
-/// How long readers have to take the last event.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the end waits for readers who have not taken the last event.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]

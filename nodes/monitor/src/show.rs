@@ -8,7 +8,7 @@ use difflow_schema::run::RunDir;
 use crate::health::Health;
 use crate::history::History;
 use crate::inputs::Inputs;
-use crate::page::{News, Page, Status, Words, sample_steps};
+use crate::page::{News, Page, Status, Words, sample_steps, texts_of};
 use crate::progress::Progress;
 
 /// How the run stands.
@@ -77,11 +77,15 @@ impl Show {
 
     fn news(&mut self, known: Known) -> News {
         let preview = self.preview.take();
+        let samples = self.samples.take();
+        let last = samples.as_ref().and_then(|steps| steps.last());
         News {
+            // Of a file that cannot be read the page says so when it asks for it.
+            texts: last.and_then(|step| texts_of(known.dir, *step).ok()),
+            samples,
             series: News::series_of(known.history),
             row: preview.as_ref().filter(|preview| !preview.tokens.is_empty()).map(|preview| self.words.row(preview)),
             pattern: preview.filter(|preview| !preview.attention.is_empty()),
-            samples: self.samples.take(),
             status: status(known, self.started),
         }
     }

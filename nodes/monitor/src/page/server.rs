@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use difflow_schema::run::RunDir;
@@ -65,36 +65,38 @@ pub struct Shared {
     pub access: Access,
     view: Mutex<View>,
     told: broadcast::Sender<Told>,
+    /// The last update, once there is one.
+    end: OnceLock<Arc<str>>,
     readers: Semaphore,
 }
 
 impl Shared {
     pub fn new(run: &str, dir: RunDir, access: Access) -> Self {
         let (told, _) = broadcast::channel(BEHIND);
-        Self { run: run.to_owned(), dir, access, view: Mutex::default(), told, readers: Semaphore::new(READERS) }
+        let (view, end, readers) = (Mutex::default(), OnceLock::new(), Semaphore::new(READERS));
+        Self { run: run.to_owned(), dir, access, view, told, end, readers }
     }
 
     /// Takes news and tells the readers.
     pub fn publish(&self, news: News) {
-        self.tell(news, Told::Update);
+        // Sent under the lock, so that a reader who comes now gets either the state with it or the update, in this order.
+        let mut view = self.view();
+        let update = view.take(news);
+        _ = self.told.send(Told::Update(update.into()));
     }
 
     /// The same for the last time.
     pub fn end(&self, news: News) {
-        self.tell(news, Told::End);
-    }
-
-    fn tell(&self, news: News, kind: fn(Arc<str>) -> Told) {
-        // Sent under the lock, so that a reader who comes now gets either the state with it or the update, in this order.
         let mut view = self.view();
-        let update = view.take(news);
-        _ = self.told.send(kind(update.into()));
+        let update: Arc<str> = view.take(news).into();
+        _ = self.end.set(update.clone());
+        _ = self.told.send(Told::End(update));
     }
 
-    /// Everything there is, and what comes after it.
-    fn enter(&self) -> (String, broadcast::Receiver<Told>) {
+    /// Everything there is, the end if it has come, and what comes after it.
+    fn enter(&self) -> (String, Option<Arc<str>>, broadcast::Receiver<Told>) {
         let view = self.view();
-        (view.state(&self.run), self.told.subscribe())
+        (view.state(&self.run), self.end.get().cloned(), self.told.subscribe())
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -102,7 +104,7 @@ impl Shared {
     }
 }
 
-/// Serves until `stopped`, and a moment longer if there are readers.
+/// Serves until `stopped`, and until readers have what they asked for, but not longer than [`GOODBYE`].
 ///
 /// # Errors
 /// When the system takes the listener back.
@@ -128,10 +130,8 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watc
     };
     let leaving = async {
         _ = stopped.wait_for(|stop| *stop).await;
-        // One place is taken by whoever comes next. Somebody who is reading comes back for the last texts.
-        if connections.available_permits() + 1 < CONNECTIONS {
-            tokio::time::sleep(GOODBYE).await;
-        }
+        // One place is taken by whoever comes next; all others are free when the last reader has taken the last event.
+        _ = tokio::time::timeout(GOODBYE, connections.acquire_many(CONNECTIONS as u32 - 1)).await;
     };
     tokio::select! {
         () = accepting => {}
@@ -219,25 +219,31 @@ fn strict(mut answer: Answer) -> Answer {
 /// Tells one reader everything, and then what is new, until the end or until it goes away.
 async fn follow(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
     wire::begin_events(stream, strict(refusal(StatusCode::OK, ""))).await?;
-    let (state, mut told) = shared.enter();
-    wire::event(stream, "state", &state).await?;
-    loop {
+    let mut told = everything(stream, shared).await?;
+    while let Some(news) = &mut told {
         let mut nothing = [0; 64];
         tokio::select! {
-            news = told.recv() => match news {
+            news = news.recv() => match news {
                 Ok(Told::Update(update)) => wire::event(stream, "update", &update).await?,
                 Ok(Told::End(update)) => return wire::event(stream, "end", &update).await,
                 // Too far behind: everything anew.
-                Err(RecvError::Lagged(_)) => {
-                    let (state, now) = shared.enter();
-                    told = now;
-                    wire::event(stream, "state", &state).await?;
-                }
+                Err(RecvError::Lagged(_)) => told = everything(stream, shared).await?,
                 Err(RecvError::Closed) => return Ok(()),
             },
             // Nothing more is asked on this connection; its end is the reader's.
             read = stream.read(&mut nothing) => if read? == 0 { return Ok(()) },
             () = tokio::time::sleep(ALIVE) => wire::sign_of_life(stream).await?,
         }
+    }
+    Ok(())
+}
+
+/// Tells everything; what comes after it, if anything does.
+async fn everything(stream: &mut TcpStream, shared: &Shared) -> io::Result<Option<broadcast::Receiver<Told>>> {
+    let (state, end, told) = shared.enter();
+    wire::event(stream, "state", &state).await?;
+    match end {
+        Some(end) => wire::event(stream, "end", &end).await.map(|()| None),
+        None => Ok(Some(told)),
     }
 }

@@ -117,6 +117,36 @@ fn events_are_the_state_then_updates_then_the_end() {
     assert_eq!(lines.next(), None, "the stream goes on after the end");
 }
 
+/// A reader who falls behind is told everything anew; the end must not get lost in that.
+#[test]
+fn a_reader_who_is_behind_is_told_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = open(dir.path(), "");
+    let mut history = History::default();
+    history.add(&row("loss", 1, 5.0));
+    page.publish(news(&history, "training"));
+    let mut stream = TcpStream::connect(page.address).unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    while !line.starts_with("event: state") {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "no state");
+    }
+    for round in 0..100 {
+        history.add(&row("loss", 2 + round, 4.0));
+        page.publish(news(&history, "training"));
+    }
+    let texts = serde_json::json!({"step": 7, "samples": []});
+    page.end(News { samples: Some(vec![7]), texts: Some(texts), ..news(&history, "ended") });
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    let last = rest.split("event: ").last().unwrap();
+    let told = last.strip_prefix("end\ndata: ").unwrap_or_else(|| panic!("the last event is {last}"));
+    let told: serde_json::Value = serde_json::from_str(told.trim()).unwrap();
+    assert_eq!(told["texts"]["step"], 7);
+}
+
 /// A reader that never reads, and one that never asks, may not hold up the run, nor its end.
 #[test]
 fn readers_who_do_nothing_hold_up_nobody() {

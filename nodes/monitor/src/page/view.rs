@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::history::History;
 use crate::page::attention::{self, Frame};
@@ -42,6 +43,8 @@ pub struct News {
     pub pattern: Option<difflow_schema::Preview>,
     /// Steps of the checkpoints that have samples.
     pub samples: Option<Vec<u64>>,
+    /// Texts of the last of them: told, not asked for, because after the end of the run nobody answers.
+    pub texts: Option<Value>,
 }
 
 impl News {
@@ -64,6 +67,7 @@ pub struct View {
     frames: Vec<Frame>,
     row: Option<Row>,
     samples: Vec<u64>,
+    texts: Option<Value>,
 }
 
 /// A list from an index on: what stood there before is replaced.
@@ -84,6 +88,8 @@ struct Update<'a> {
     preview: Option<&'a Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     samples: Option<&'a [u64]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    texts: Option<&'a Value>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +119,8 @@ impl View {
         self.row = news.row.or(self.row.take());
         let new_samples = news.samples.as_ref().is_some_and(|steps| !steps.is_empty());
         self.samples = news.samples.unwrap_or(std::mem::take(&mut self.samples));
+        let new_texts = news.texts.is_some();
+        self.texts = news.texts.or(self.texts.take());
         let changed = self.series.iter().filter(|(name, points)| from[**name] < points.len());
         json(&Update {
             status: &self.status,
@@ -120,6 +128,7 @@ impl View {
             attention: frames.map(|from| change(&self.frames, from)),
             preview: self.row.as_ref().filter(|_| new_row),
             samples: Some(self.samples.as_slice()).filter(|_| new_samples),
+            texts: self.texts.as_ref().filter(|_| new_texts),
         })
     }
 
@@ -131,6 +140,7 @@ impl View {
             attention: Some(change(&self.frames, 0)).filter(|frames| !frames.points.is_empty()),
             preview: self.row.as_ref(),
             samples: Some(self.samples.as_slice()).filter(|samples| !samples.is_empty()),
+            texts: self.texts.as_ref(),
         };
         json(&State { run, version: env!("CARGO_PKG_VERSION"), update })
     }
@@ -153,11 +163,9 @@ fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use difflow_schema::Preview;
-    use serde_json::Value;
-
     use super::*;
     use crate::history::tests::row;
+    use difflow_schema::Preview;
 
     fn news(history: &History) -> News {
         News { series: News::series_of(history), ..News::default() }

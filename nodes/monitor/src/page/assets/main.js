@@ -86,6 +86,7 @@ function show(changed) {
   if (changed.series) for (const chart of charts) chart.update(series);
   if (changed.attention) cards.attention.update(model.attention);
   if (changed.preview) cards.batch.update(changed.preview);
+  if (changed.texts) cards.samples.keep(changed.texts);
   if (changed.samples) cards.samples.update(changed.samples);
   cards.health.update(status);
 }

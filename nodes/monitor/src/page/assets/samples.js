@@ -36,14 +36,22 @@ export class Samples {
     if (newest) this.load(chosen);
   }
 
+  /** texts: of the newest checkpoint; older ones are asked for. */
+  keep(texts) {
+    this.kept = texts;
+  }
+
   async load(step) {
-    let why = "the run is over, and this page is not served any more; they are in its report";
-    const answer = await fetch(`samples/${step}`).catch(() => null);
-    if (answer?.ok) this.texts = (await answer.json()).samples;
+    if (this.kept?.step === step) this.texts = this.kept.samples;
     else {
-      if (answer) why = await answer.text();
-      this.at("note").textContent = `The samples of step ${step} cannot be read: ${why}.`;
-      return;
+      let why = "the run is over, and this page is not served any more; they are in its report";
+      const answer = await fetch(`samples/${step}`).catch(() => null);
+      if (answer?.ok) this.texts = (await answer.json()).samples;
+      else {
+        if (answer) why = await answer.text();
+        this.at("note").textContent = `The samples of step ${step} cannot be read: ${why}.`;
+        return;
+      }
     }
     const kinds = [...new Set(this.texts.map((text) => text.kind))];
     const before = this.at("kind").value;
