@@ -163,9 +163,9 @@ fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use difflow_schema::Preview;
     use super::*;
     use crate::history::tests::row;
+    use difflow_schema::Preview;
 
     fn news(history: &History) -> News {
         News { series: News::series_of(history), ..News::default() }
