@@ -128,7 +128,7 @@ impl Trainer {
                 );
             }
             self.announce_finished()?;
-            if self.position.step % self.config.checkpoint_every == 0 {
+            if self.position.step.is_multiple_of(self.config.checkpoint_every) {
                 self.checkpoint()?;
             }
         }
