@@ -99,8 +99,12 @@ impl Words {
 const BEFORE: &str = "\n";
 
 fn read(path: &str) -> Result<Tokenizer, Unfit> {
-    let mut tokenizer = Tokenizer::from_file(path)
-        .map_err(|e| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}")))?;
+    let unfit =
+        |e: &dyn std::fmt::Display| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}"));
+    let bytes = std::fs::read(path).map_err(|e| unfit(&e))?;
+    // `tokenizers` panics where the JSON of a decoder breaks off.
+    serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| unfit(&e))?;
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| unfit(&e))?;
     // A text that contains `<eos>` means these letters; it must not be able to end itself.
     tokenizer.set_encode_special_tokens(true);
     Ok(tokenizer)

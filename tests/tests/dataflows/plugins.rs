@@ -212,7 +212,8 @@ fn a_crash_names_the_plugin_and_the_run_goes_on_with_a_mended_one() {
     assert_ne!(outcome.code, 0);
     outcome.says(&["plug-in component `org.example.bad` crashed in attn_mask_ratio (segmentation fault)"]);
     let steps = dataflow.run_folder().join("checkpoints");
-    assert!(steps.join("step-00000003/manifest.json").is_file() && !steps.join("step-00000004").exists());
+    // That of step 3 may have been on its way to the disk; the one before it is written before that one begins.
+    assert!(steps.join("step-00000002/manifest.json").is_file() && !steps.join("step-00000004").exists());
     // A new file, as a compiler makes it: the old one may still be mapped.
     std::fs::remove_file(&library).unwrap();
     bad(&library, &["KIND=ANNEALING", "RATIO=1"]);
@@ -264,7 +265,8 @@ fn state_of_a_plugin_is_in_the_checkpoint_and_comes_back() {
     };
     bad(&library, &["KIND=ANNEALING", "STATE", "RATIO=(step >= 3 ? *(volatile double *)8 : 1)"]);
     assert_ne!(dataflow.run().code, 0);
-    assert_eq!((first_step(0), first_step(3)), (None, Some(0)));
+    // The checkpoint of step 3 may have been on its way to the disk.
+    assert_eq!((first_step(0), first_step(2)), (None, Some(0)));
     std::fs::remove_file(&library).unwrap();
     bad(&library, &["KIND=ANNEALING", "STATE", "RATIO=(first == 0 ? 1 : 2)"]);
     dataflow.run().well();
