@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use difflow_diffusion::{MIN_T, TimestepDraw, masking::masked_positions};
 use difflow_model::{Device, MicroBatch, Model, Objective, ObjectiveOptions, Pattern};
+use difflow_text::read_tokenizer;
 use eyre::{Result, bail, ensure, eyre};
 use serde_json::json;
-use tokenizers::Tokenizer;
 
 use crate::inspect::{Dtype, folder};
 use crate::texts;
@@ -113,7 +113,7 @@ impl Score {
             (None, None) => bail!("--text or --parquet names what is to be scored"),
         };
         let path = self.tokenizer.clone().unwrap_or_else(|| dir.join("tokenizer.json"));
-        let tokenizer = Tokenizer::from_file(&path).map_err(|e| eyre!("cannot read {}: {e}", path.display()))?;
+        let tokenizer = read_tokenizer(&path).map_err(|e| eyre!("cannot read {}: {e}", path.display()))?;
         let config = model.config();
         let length = self.seq_len.unwrap_or(config.max_positions);
         ensure!(length > 1, "--seq-len: found {length}, wanted at least 2");

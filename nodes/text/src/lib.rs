@@ -10,4 +10,4 @@ pub use error::{GapError, TextError, Unfit};
 pub use gaps::{Part, parse_gaps};
 pub use lengths::Lengths;
 pub use quality::{distinct, entropy, repetition};
-pub use words::Words;
+pub use words::{Words, read_tokenizer};

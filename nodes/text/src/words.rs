@@ -1,5 +1,7 @@
 //! Text to token ids and back.
 
+use std::path::Path;
+
 use tokenizers::Tokenizer;
 
 use crate::error::{TextError, Unfit};
@@ -99,15 +101,22 @@ impl Words {
 const BEFORE: &str = "\n";
 
 fn read(path: &str) -> Result<Tokenizer, Unfit> {
-    let unfit =
-        |e: &dyn std::fmt::Display| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}"));
-    let bytes = std::fs::read(path).map_err(|e| unfit(&e))?;
-    // `tokenizers` panics where the JSON of a decoder breaks off.
-    serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| unfit(&e))?;
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| unfit(&e))?;
+    let unfit = |e| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}"));
+    let mut tokenizer = read_tokenizer(path.as_ref()).map_err(unfit)?;
     // A text that contains `<eos>` means these letters; it must not be able to end itself.
     tokenizer.set_encode_special_tokens(true);
     Ok(tokenizer)
+}
+
+/// A tokenizer.json as it stands.
+///
+/// # Errors
+/// Why the file cannot be read, whatever is in it.
+pub fn read_tokenizer(path: &Path) -> Result<Tokenizer, String> {
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    // `tokenizers` panics where the JSON of a decoder breaks off.
+    serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| e.to_string())?;
+    Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

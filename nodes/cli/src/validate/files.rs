@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use difflow_corpus::{files, source};
+use difflow_text::read_tokenizer;
 use tokenizers::Tokenizer;
 
 use crate::dataflow::{File, Finding, Kind, Settings};
@@ -102,7 +103,7 @@ fn special_tokens(node: &Node, tokenizers: &mut BTreeMap<String, Option<Tokenize
     if !Path::new(path).is_file() {
         return;
     }
-    let tokenizer = tokenizers.entry(path.clone()).or_insert_with(|| Tokenizer::from_file(path).ok());
+    let tokenizer = tokenizers.entry(path.clone()).or_insert_with(|| read_tokenizer(Path::new(path)).ok());
     let mut wrong = |kind, key: &str, found: String, allowed: String| {
         findings.push(Finding::error(kind, node.place(key), node.subject(key), found, allowed));
     };
