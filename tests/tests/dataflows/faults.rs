@@ -53,15 +53,20 @@ pub fn same(whole: &Dataflow, broken: &Dataflow, steps: u64) {
     }
 }
 
+/// The default dataflow with the default base model, shortened; checkpoints are frequent, and it takes longer than [`HORIZON`].
+fn default_shortened(steps: u64) -> Dataflow {
+    Dataflow::small(steps).set("trainer", "CHECKPOINT_EVERY", steps / 6 + 1)
+}
+
 /// `count` faults on as many runs as it takes; every run is compared with one of the same keys that nothing happened to.
-fn endure(fault: Fault, count: usize) {
+fn endure(fault: Fault, count: usize, dataflow: fn(u64) -> Dataflow) {
     let seed = seed();
     let mut random = Random::new(seed);
     let (mut faults, mut runs) = (0, 0);
     while faults < count {
         let (accumulation, ema) = (1 + random.below(3), [0.0, 0.9][random.below(2)]);
-        let tiny = || Dataflow::tiny(STEPS).set("", "ACCUMULATION", accumulation).set("trainer", "EMA_DECAY", ema);
-        let (whole, broken) = (tiny(), tiny().set("trainer", "SLOW_DOWN_SECONDS", 0.1));
+        let new = || dataflow(STEPS).set("", "ACCUMULATION", accumulation).set("trainer", "EMA_DECAY", ema);
+        let (whole, broken) = (new(), new().set("trainer", "SLOW_DOWN_SECONDS", 0.1));
         whole.run().well();
         runs += 1;
         loop {
@@ -114,35 +119,35 @@ fn strike(fault: Fault, life: &mut Life, random: &mut Random) -> String {
 
 #[test]
 fn a_killed_process_costs_no_batch_and_changes_no_weight() {
-    endure(Fault::KillOne, 3);
+    endure(Fault::KillOne, 3, Dataflow::tiny);
 }
 
 #[test]
 fn neither_does_killing_everything_at_once() {
-    endure(Fault::KillAll, 2);
+    endure(Fault::KillAll, 2, Dataflow::tiny);
 }
 
 #[test]
 fn a_process_that_stands_still_only_delays_the_run() {
-    endure(Fault::Pause(Duration::from_secs(3)), 1);
+    endure(Fault::Pause(Duration::from_secs(3)), 1, Dataflow::tiny);
 }
 
 #[test]
 #[ignore = "minutes: scripts/faults.sh"]
 fn long_form_of_killed_processes() {
-    endure(Fault::KillOne, count("DIFFLOW_KILLS", 30));
+    endure(Fault::KillOne, count("DIFFLOW_KILLS", 30), default_shortened);
 }
 
 #[test]
 #[ignore = "minutes: scripts/faults.sh"]
 fn long_form_of_everything_killed() {
-    endure(Fault::KillAll, count("DIFFLOW_KILLS_ALL", 10));
+    endure(Fault::KillAll, count("DIFFLOW_KILLS_ALL", 10), default_shortened);
 }
 
 #[test]
 #[ignore = "minutes: scripts/faults.sh"]
 fn long_form_of_processes_that_stand_still() {
-    endure(Fault::Pause(Duration::from_secs(60)), count("DIFFLOW_PAUSES", 3));
+    endure(Fault::Pause(Duration::from_secs(60)), count("DIFFLOW_PAUSES", 3), default_shortened);
 }
 
 /// Files in shared memory that no process has: what a killed run left.
