@@ -37,6 +37,13 @@ fn news(history: &History, state: &'static str) -> News {
     News { series: News::series_of(history), status, ..News::default() }
 }
 
+/// A reader of the page's events.
+fn events(page: &Page) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(page.address).unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    BufReader::new(stream)
+}
+
 #[test]
 fn everything_that_the_page_loads_is_there() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,9 +109,7 @@ fn events_are_the_state_then_updates_then_the_end() {
     let mut history = History::default();
     history.add(&row("loss", 1, 5.0));
     page.publish(news(&history, "training"));
-    let mut stream = TcpStream::connect(page.address).unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).filter(|line| !line.is_empty());
+    let mut lines = events(&page).lines().map_while(Result::ok).filter(|line| !line.is_empty());
     assert!(lines.by_ref().any(|line| line == "event: state"));
     assert!(lines.next().unwrap().contains(r#""loss":{"from":0,"points":[[1,5.0]]}"#));
     history.add(&row("loss", 2, 4.0));
@@ -125,9 +130,7 @@ fn a_reader_who_is_behind_is_told_the_end() {
     let mut history = History::default();
     history.add(&row("loss", 1, 5.0));
     page.publish(news(&history, "training"));
-    let mut stream = TcpStream::connect(page.address).unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut reader = BufReader::new(stream);
+    let mut reader = events(&page);
     let mut line = String::new();
     while !line.starts_with("event: state") {
         line.clear();
