@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 1024, "vocab_size": 50257,
@@ -102,10 +103,29 @@ def prepare(name, config, folder):
 
 
 def flops(config, parameters, rows, length):
-    """Useful floating-point operations of a step: blocks and attention for every token, the head for the masked half."""
-    width, layers, vocab = config["n_embd"], config["n_layer"], config["vocab_size"]
-    blocks = parameters - (vocab + 1 + config["n_positions"]) * width
+    """Useful floating-point operations of a step: blocks and attention for every token, the (tied) head for the masked half."""
+    width, layers = config.get("n_embd") or config["hidden_size"], config.get("n_layer") or config["num_hidden_layers"]
+    vocab = config["vocab_size"]
+    blocks = parameters - (vocab + 1 + config.get("n_positions", 0)) * width
     return rows * length * (6 * blocks + 12 * layers * width * length + 3 * vocab * width)
+
+
+def matmul_rate(dtype):
+    """Floating-point operations a second of a large matrix product, which no step can beat; None where this Python has no torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    side = 8192 if gpu else 2048
+    a, b = (torch.randn(side, side, device="cuda" if gpu else "cpu", dtype=getattr(torch, dtype)) for _ in range(2))
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ b
+        if gpu:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / statistics.median(seconds[2:])
 
 
 GROUPS = [("attention", r"forward_task|backward_task|attention"), ("softmax and loss of the head", r"entropy"),
@@ -157,10 +177,15 @@ for name, (config, rows, length, wanted) in {**SHAPES, **(GPU_SHAPES if gpu else
                 text += f", peer {line['peer_tokens_per_s']:,.0f}, ratio {line['ratio']:.2f}"
                 if wanted and not gpu:
                     text += f" (target {wanted})"
+            rate = matmul_rate({"fp32": "float32", "bf16": "bfloat16"}[dtype])
+            if rate:
+                line["floor_ms"] = 1000 * flops(config, line["parameters"], rows, length) / rate
+                line["step_ms"] = 1000 * rows * length / speed
+                text += f", step {line['step_ms']:.0f} ms, floor {line['floor_ms']:.0f} ms (matrix products at {rate / 1e9:,.0f} GFLOP/s)"
             if gpu:
                 import torch
                 peak = next((v for k, v in PEAKS.items() if k in torch.cuda.get_device_name(0)), None)
-                if peak and "n_embd" in config:
+                if peak:
                     done = flops(config, line["parameters"], rows, length) * speed / (rows * length)
                     line["share_of_peak"] = done / (peak * 1e12)
                     text += f", {100 * line['share_of_peak']:.1f} % of the bf16 peak"

@@ -25,7 +25,7 @@ fn main() -> Result<(), ModelError> {
 
     let base = DiffusionDecoding { sampling, shift, ..DiffusionDecoding::default() };
     let random = Reveals::Random { steps };
-    let sure = Reveals::Threshold { score: Score::Probability, threshold };
+    let sure = Reveals::Threshold { score: Score::Probability, threshold, window: None };
     let block = Some(32);
     let ways = [
         ("random", DiffusionDecoding { reveals: random, ..base.clone() }),

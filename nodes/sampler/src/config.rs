@@ -70,6 +70,10 @@ pub struct Config {
     pub score: Score,
     /// With DECODER threshold: reveals every position whose SCORE is at least this.
     pub threshold: f64,
+    /// With DECODER threshold: when nothing is that sure, reveals the best of this many masked positions from the left; empty: of
+    /// all.
+    #[schemars(range(min = 1))]
+    pub window: Option<usize>,
     /// Fills blocks of this many positions from left to right; empty: all at once.
     #[schemars(range(min = 1))]
     pub block: Option<usize>,
@@ -135,6 +139,7 @@ impl Default for Config {
             decoder: Decoder::Random,
             score: Score::Probability,
             threshold: 0.9,
+            window: None,
             block: None,
             cache: Caching::None,
             diffusion_steps: 64,
@@ -203,6 +208,7 @@ impl Config {
             "DECODER": self.decoder,
             "SCORE": self.score,
             "THRESHOLD": self.threshold,
+            "WINDOW": self.window,
             "BLOCK": self.block,
             "CACHE": self.cache,
             "DIFFUSION_STEPS": self.diffusion_steps,
@@ -250,6 +256,7 @@ mod tests {
             ("RUN", "../x"),
             ("CACHE", "dual"),
             ("BLOCK", "0"),
+            ("WINDOW", "0"),
         ] {
             let text = read(key, value).unwrap_err().to_string();
             assert!(text.contains(key) && text.contains("allowed"), "{text}");

@@ -127,7 +127,7 @@ impl Sampler {
             Decoder::Random => Reveals::Random { steps },
             Decoder::FirstHitting => Reveals::FirstHitting,
             Decoder::Confidence | Decoder::Greedy => Reveals::Confidence { score, budget: Budget::Steps(steps) },
-            Decoder::Threshold => Reveals::Threshold { score, threshold: config.threshold },
+            Decoder::Threshold => Reveals::Threshold { score, threshold: config.threshold, window: config.window },
         };
         let sampling = match config.decoder {
             Decoder::Greedy => Sampling { temperature: 0.0, ..self.sampling() },

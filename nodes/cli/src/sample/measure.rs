@@ -6,8 +6,7 @@ use difflow_model::{
     Budget, Caching, Canvas, Device, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Score,
 };
 use difflow_plugin_host::NoiseSchedule;
-use difflow_text::{TextError, Words, distinct, entropy, repetition};
-use difflow_world::Gap;
+use difflow_text::{TextError, distinct, entropy, repetition};
 use eyre::{Result, WrapErr, eyre};
 use serde::Serialize;
 
@@ -15,6 +14,7 @@ use crate::sample::arguments::{Arguments, Checker};
 use crate::sample::checkpoint::Checkpoint;
 use crate::sample::output;
 use crate::sample::picture;
+use crate::sample::questions::{Question, every_second_sentence_hidden};
 use crate::sample::writer::filling;
 
 /// Forwards of the ways that have a number of steps.
@@ -49,6 +49,9 @@ pub struct Row {
     pub pass_rate: Option<f64>,
     pub infill_exact_match: Option<f64>,
     pub infill_nfe: Option<f64>,
+    /// Of stories of which every second sentence was hidden and written anew, those that the checker passes; and forwards a story.
+    pub completed_pass_rate: Option<f64>,
+    pub completed_nfe: Option<f64>,
     /// Of the texts, under the judge.
     pub perplexity: Option<f64>,
     pub distinct_1: f64,
@@ -58,13 +61,6 @@ pub struct Row {
     pub repetition: f64,
 }
 
-/// A gap as tokens.
-struct Question {
-    left: Vec<u32>,
-    answer: Vec<u32>,
-    right: Vec<u32>,
-}
-
 /// Measures and prints; writes the picture.
 ///
 /// # Errors
@@ -72,16 +68,18 @@ struct Question {
 pub fn run(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<u8> {
     let device = Device::open(&arguments.device)?;
     let judge = arguments.judge.as_ref().map(|path| Model::load(path, device)).transpose()?;
-    let questions = match &arguments.gaps {
-        None => Vec::new(),
-        Some(path) => {
-            let gaps = difflow_world::read_gaps(path)?;
-            let some = gaps.iter().take(arguments.gap_count);
-            some.map(|gap| Question::new(gap, &checkpoint.words)).collect::<Result<_, _>>()?
+    let mut gaps = arguments.gaps.as_ref().map_or(Ok(Vec::new()), |path| difflow_world::read_gaps(path))?;
+    gaps.truncate(arguments.gap_count);
+    let words = &checkpoint.words;
+    let questions = gaps.iter().map(|gap| Question::new(gap, words)).collect::<Result<_, _>>()?;
+    let mut unfinished = Vec::new();
+    if arguments.checker == Checker::World {
+        for (key, gap) in (0..).zip(&gaps) {
+            unfinished.push(every_second_sentence_hidden(gap, words, key)?);
         }
-    };
+    }
     let schedule = NoiseSchedule::open(&arguments.noise_schedule, &arguments.noise_schedule_config)?;
-    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), schedule, questions };
+    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), schedule, questions, unfinished };
     let mut rows = Vec::new();
     if !arguments.json {
         println!("{}", heading());
@@ -105,29 +103,37 @@ pub fn run(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<u8> {
 fn ways(arguments: &Arguments, checkpoint: &Checkpoint, judge: bool) -> Vec<Way> {
     let mut ways = Vec::new();
     let stop = vec![checkpoint.words.eos];
-    let mut add = |family, setting: String, reveals, cached: bool| {
+    let mut add = |family, setting: String, reveals, change: &dyn Fn(&mut DiffusionDecoding)| {
         let mut options = filling(arguments, &checkpoint.model, reveals, stop.clone());
-        (options.block, options.cache) = if cached { (Some(BLOCK), Caching::Dual) } else { (None, Caching::None) };
+        (options.block, options.cache) = (None, Caching::None);
+        change(&mut options);
         ways.push(Way { family, setting, decoding: Decoding::Fill(Box::new(options)) });
     };
-    add("first-hitting", "1 token/step".into(), Reveals::FirstHitting, false);
+    let (one, probability) = ("1 token/step", Score::Probability);
+    let surest = |score| Reveals::Confidence { score, budget: Budget::PerStep(1) };
+    add("first-hitting", one.into(), Reveals::FirstHitting, &|_| ());
     for steps in STEPS {
-        add("random", format!("T={steps}"), Reveals::Random { steps }, false);
+        add("random", format!("T={steps}"), Reveals::Random { steps }, &|_| ());
     }
-    for (family, score) in [("probability", Score::Probability), ("margin", Score::Margin), ("entropy", Score::Entropy)]
-    {
-        let one = Reveals::Confidence { score, budget: Budget::PerStep(1) };
-        add(family, "1 token/step".into(), one, false);
+    for (family, score) in [("probability", probability), ("margin", Score::Margin), ("entropy", Score::Entropy)] {
+        add(family, one.into(), surest(score), &|_| ());
         for steps in STEPS {
-            add(family, format!("T={steps}"), Reveals::Confidence { score, budget: Budget::Steps(steps) }, false);
+            add(family, format!("T={steps}"), Reveals::Confidence { score, budget: Budget::Steps(steps) }, &|_| ());
         }
     }
-    for (family, cached) in [("threshold", false), ("threshold, blocks, dual cache", true)] {
+    add("greedy", one.into(), surest(probability), &|options| options.sampling = Sampling::GREEDY);
+    add("probability, blocks of 4", one.into(), surest(probability), &|options| options.block = Some(4));
+    let mut sure = |family, window, change: &dyn Fn(&mut DiffusionDecoding)| {
         for threshold in THRESHOLDS {
-            let reveals = Reveals::Threshold { score: Score::Probability, threshold };
-            add(family, format!("τ={threshold}"), reveals, cached);
+            let reveals = Reveals::Threshold { score: probability, threshold, window };
+            add(family, format!("τ={threshold}"), reveals, change);
         }
-    }
+    };
+    sure("threshold", None, &|_| ());
+    sure("threshold, window of 4", Some(4), &|_| ());
+    sure("threshold, blocks, dual cache", None, &|options| {
+        (options.block, options.cache) = (Some(BLOCK), Caching::Dual)
+    });
     if judge {
         ways.push(Way { family: "AR base", setting: "KV cache".into(), decoding: Decoding::Ar });
     }
@@ -140,6 +146,8 @@ struct Bench<'a> {
     judge: Option<&'a Model>,
     schedule: NoiseSchedule,
     questions: Vec<Question>,
+    /// Stories with hidden sentences.
+    unfinished: Vec<Canvas>,
 }
 
 impl Bench<'_> {
@@ -154,6 +162,7 @@ impl Bench<'_> {
         let passed = || texts.iter().filter(|text| difflow_world::check(text).is_ok()).count() as f64;
         let distinct = |n| distinct(n, texts.iter().map(String::as_str));
         let infill = if self.questions.is_empty() { None } else { Some(self.infill(way)?) };
+        let completed = self.completed(way)?;
         let count = sequences.len() as f64;
         Ok(Row {
             family: way.family,
@@ -163,6 +172,8 @@ impl Bench<'_> {
             pass_rate: (self.arguments.checker == Checker::World).then(|| passed() / count),
             infill_exact_match: infill.map(|(share, _)| share),
             infill_nfe: infill.map(|(_, nfe)| nfe),
+            completed_pass_rate: completed.map(|(share, _)| share),
+            completed_nfe: completed.map(|(_, nfe)| nfe),
             perplexity: self.judge.map(|judge| judge.perplexity(&sequences, self.arguments.batch)).transpose()?,
             distinct_1: distinct(1),
             distinct_2: distinct(2),
@@ -233,6 +244,22 @@ impl Bench<'_> {
         Ok((right as f64 / count, nfe as f64 / count))
     }
 
+    /// Share of the unfinished stories that the checker passes when they are filled, and forwards a story; nothing from left to
+    /// right, where what follows a gap cannot be seen.
+    fn completed(&self, way: &Way) -> Result<Option<(f64, f64)>> {
+        let Decoding::Fill(options) = &way.decoding else { return Ok(None) };
+        let (mut passed, mut nfe) = (0, 0);
+        for canvases in self.unfinished.chunks(self.arguments.batch) {
+            for filled in self.decode(canvases, options)? {
+                nfe += filled.nfe;
+                let text = output::text(&self.checkpoint.words, &filled.tokens)?;
+                passed += usize::from(difflow_world::check(&text).is_ok());
+            }
+        }
+        let count = self.unfinished.len() as f64;
+        Ok((count > 0.0).then(|| (passed as f64 / count, f64::from(nfe) / count)))
+    }
+
     fn decode(&self, canvases: &[Canvas], options: &DiffusionDecoding) -> Result<Vec<difflow_model::Decoded>> {
         Ok(self.schedule.as_function(|alpha| self.checkpoint.model.decode(canvases, options, alpha))??)
     }
@@ -244,32 +271,18 @@ impl Bench<'_> {
     }
 }
 
-impl Question {
-    fn new(gap: &Gap, words: &Words) -> Result<Self, TextError> {
-        let mut left = vec![words.bos];
-        left.extend(words.encode(&gap.left)?);
-        let mut right = words.encode_inner(&gap.right)?;
-        right.push(words.eos);
-        Ok(Self { left, answer: words.encode_inner(&gap.answer)?, right })
-    }
-
-    fn canvas(&self) -> Canvas {
-        let mut canvas = Canvas::continuation(&self.left, self.answer.len(), 0);
-        canvas.tokens.extend(&self.right);
-        canvas.masked.resize(canvas.tokens.len(), false);
-        canvas
-    }
-}
-
 fn heading() -> String {
     format!(
-        "{:<30} {:<13} {:>6} {:>9} {:>6} {:>7} {:>7} {:>6} {:>6} {:>6} {:>7} {:>6}",
+        "{:<30} {:<13} {:>6} {:>9} {:>6} {:>7} {:>6} {:>7} {:>6} {:>7} {:>6} {:>6} {:>6} {:>7} {:>6}",
         "decoder",
         "setting",
         "NFE",
         "tokens/s",
         "pass",
         "infill",
+        "NFE",
+        "compl.",
+        "NFE",
         "perpl.",
         "dist-1",
         "dist-2",
@@ -281,14 +294,18 @@ fn heading() -> String {
 
 fn line(row: &Row) -> String {
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1}%", share * 100.0));
+    let forwards = |nfe: Option<f64>| nfe.map_or("-".to_owned(), |nfe| format!("{nfe:.1}"));
     format!(
-        "{:<30} {:<13} {:>6.1} {:>9.0} {:>6} {:>7} {:>7} {:>6.3} {:>6.3} {:>6.3} {:>7.3} {:>6.3}",
+        "{:<30} {:<13} {:>6.1} {:>9.0} {:>6} {:>7} {:>6} {:>7} {:>6} {:>7} {:>6.3} {:>6.3} {:>6.3} {:>7.3} {:>6.3}",
         row.family,
         row.setting,
         row.nfe,
         row.tokens_per_s,
         percent(row.pass_rate),
         percent(row.infill_exact_match),
+        forwards(row.infill_nfe),
+        percent(row.completed_pass_rate),
+        forwards(row.completed_nfe),
         row.perplexity.map_or("-".to_owned(), |value| format!("{value:.2}")),
         row.distinct_1,
         row.distinct_2,

@@ -5,6 +5,7 @@ mod checkpoint;
 mod measure;
 mod output;
 mod picture;
+mod questions;
 mod tasks;
 mod watch;
 mod writer;

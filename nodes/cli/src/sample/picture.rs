@@ -4,33 +4,37 @@ use plotters::prelude::*;
 
 use crate::sample::measure::Row;
 
-const SIZE: (u32, u32) = (1080, 760);
+/// Pixels of a panel.
+const PANEL: (u32, u32) = (540, 380);
 
-/// A panel's title and what it shows of a row.
-type Panel = (&'static str, fn(&Row) -> Option<f64>);
+/// A panel's title and what it shows of a row: forwards and value.
+type Panel = (&'static str, fn(&Row) -> Option<(f64, f64)>);
 
-const PANELS: [Panel; 4] = [
-    ("texts that the checker passes", |row| row.pass_rate),
-    ("gaps filled with the answer", |row| row.infill_exact_match),
-    ("perplexity under the judge", |row| row.perplexity),
-    ("distinct word pairs", |row| Some(row.distinct_2)),
+const PANELS: [Panel; 5] = [
+    ("texts that the checker passes", |row| Some((row.nfe, row.pass_rate?))),
+    ("stories completed that the checker passes", |row| Some((row.completed_nfe?, row.completed_pass_rate?))),
+    ("gaps filled with the answer", |row| Some((row.infill_nfe?, row.infill_exact_match?))),
+    ("perplexity under the judge", |row| Some((row.nfe, row.perplexity?))),
+    ("distinct word pairs", |row| Some((row.nfe, row.distinct_2))),
 ];
 
-/// Every panel that has values, over forwards a text (logarithmic); a curve a family.
+/// Every panel that has values, over forwards a text, gap or story (logarithmic); a curve a family.
 ///
 /// # Errors
 /// When plotters cannot draw.
 pub fn draw(rows: &[Row]) -> Result<String, String> {
     let shown: Vec<&Panel> = PANELS.iter().filter(|(_, value)| rows.iter().any(|row| value(row).is_some())).collect();
+    let panel_rows = shown.len().div_ceil(2).max(1);
     let mut svg = String::new();
     {
         let problem = |e: DrawingAreaErrorKind<_>| e.to_string();
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (2 * PANEL.0, panel_rows as u32 * PANEL.1)).into_drawing_area();
         area.fill(&WHITE).map_err(problem)?;
-        for (part, (title, value)) in area.split_evenly((shown.len().div_ceil(2).max(1), 2)).iter().zip(shown) {
+        for (part, (title, value)) in area.split_evenly((panel_rows, 2)).iter().zip(shown) {
             let points: Vec<(&Row, f64, f64)> = rows
                 .iter()
-                .filter_map(|row| Some((row, row.nfe.max(1.0), value(row).filter(|value| value.is_finite())?)))
+                .filter_map(|row| value(row).map(|(nfe, value)| (row, nfe.max(1.0), value)))
+                .filter(|(_, _, value)| value.is_finite())
                 .collect();
             let bounds = |values: &mut dyn Iterator<Item = f64>| {
                 values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -43,7 +47,7 @@ pub fn draw(rows: &[Row]) -> Result<String, String> {
             let x = (left * 0.9..right * 1.1).log_scale();
             let mut chart = builder.build_cartesian_2d(x, low - pad..high + pad).map_err(|e| e.to_string())?;
             let mut mesh = chart.configure_mesh();
-            mesh.x_desc("forwards a text").x_label_formatter(&|x| format!("{x:.0}")).light_line_style(TRANSPARENT);
+            mesh.x_desc("forwards").x_label_formatter(&|x| format!("{x:.0}")).light_line_style(TRANSPARENT);
             mesh.draw().map_err(|e| e.to_string())?;
             for (number, family) in points.chunk_by(|a, b| a.0.family == b.0.family).enumerate() {
                 let color = Palette99::pick(number).to_rgba();

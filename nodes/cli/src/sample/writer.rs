@@ -118,7 +118,7 @@ fn reveals(arguments: &Arguments, decoder: Decoder) -> Option<Reveals> {
         Decoder::Random => Reveals::Random { steps },
         Decoder::FirstHitting => Reveals::FirstHitting,
         Decoder::Confidence | Decoder::Greedy => Reveals::Confidence { score, budget: Budget::Steps(steps) },
-        Decoder::Threshold => Reveals::Threshold { score, threshold: arguments.threshold },
+        Decoder::Threshold => Reveals::Threshold { score, threshold: arguments.threshold, window: arguments.window },
         Decoder::Ar => return None,
     })
 }

@@ -80,11 +80,3 @@ pub struct Decoded {
     /// True when a stop token ended it.
     pub stopped: bool,
 }
-
-impl Decoded {
-    /// Mean log-probability (nats) of the revealed tokens, each at the moment it was revealed; NaN when nothing was.
-    pub fn mean_log_probability(&self) -> f64 {
-        let sum: f64 = self.history.iter().map(|reveal| f64::from(reveal.probability).ln()).sum();
-        sum / self.history.len() as f64
-    }
-}

@@ -1,7 +1,8 @@
 //! Texts with gaps whose lengths may be unknown.
 //!
-//! A length is found by filling the gap at every length within its bounds and keeping the one whose tokens the model was
-//! surest of: the largest mean log-probability of the gap's tokens, each at the moment it was revealed.
+//! A length is found by filling the gap at every length within its bounds and keeping the most probable filling: the largest
+//! sum of the log-probabilities of the gap's tokens, each at the moment it was revealed (the chain rule, in the decoder's
+//! order). A mean in its place would favour long fillings, most of whose tokens follow from their first ones.
 
 use std::ops::Range;
 
@@ -133,7 +134,7 @@ impl Model {
             let only: Vec<Canvas> = canvases.iter().map(|(canvas, _)| canvas.clone()).collect();
             let decoded = self.decode(&only, options, alpha)?;
             *tried += decoded.iter().map(|one| one.nfe).sum::<u32>();
-            let scores = decoded.iter().zip(&canvases).map(|(one, (_, places))| sureness(one, &places[number]));
+            let scores = decoded.iter().zip(&canvases).map(|(one, (_, places))| log_probability(one, &places[number]));
             let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
             lengths[number] = best.map_or(gap.least, |(at, _)| choices[at]);
         }
@@ -141,9 +142,8 @@ impl Model {
     }
 }
 
-/// Mean log-probability of the tokens revealed at `places`; −∞ when there are none, so that a gap is filled if it may be.
-fn sureness(decoded: &Decoded, places: &Range<usize>) -> f64 {
+/// Log-probability of the tokens revealed at `places`; −∞ when there are none, so that a gap is filled if it may be.
+fn log_probability(decoded: &Decoded, places: &Range<usize>) -> f64 {
     let inside = decoded.history.iter().filter(|reveal| places.contains(&(reveal.position as usize)));
-    let logs: Vec<f64> = inside.map(|reveal| f64::from(reveal.probability).ln()).collect();
-    if logs.is_empty() { f64::NEG_INFINITY } else { logs.iter().sum::<f64>() / logs.len() as f64 }
+    inside.map(|reveal| f64::from(reveal.probability).ln()).reduce(|a, b| a + b).unwrap_or(f64::NEG_INFINITY)
 }

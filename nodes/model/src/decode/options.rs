@@ -39,8 +39,10 @@ pub enum Reveals {
     FirstHitting,
     /// The positions with the highest score.
     Confidence { score: Score, budget: Budget },
-    /// Every position whose score is at least `threshold`, and always the best one (Fast-dLLM, arXiv 2505.22618).
-    Threshold { score: Score, threshold: f64 },
+    /// Every position whose score is at least `threshold`, and always the best one of the leftmost `window` masked positions
+    /// (`None`: of all, Fast-dLLM, arXiv 2505.22618). A short window keeps unsure choices in reading order while sure tokens
+    /// appear anywhere.
+    Threshold { score: Score, threshold: f64, window: Option<usize> },
 }
 
 /// What is kept of earlier forwards. Keys and values of positions whose surroundings have changed since are approximations.
@@ -104,6 +106,9 @@ impl DiffusionDecoding {
             && threshold.is_nan()
         {
             return Err(ModelError::input("threshold", threshold, "a number"));
+        }
+        if let Reveals::Threshold { window: Some(0), .. } = self.reveals {
+            return Err(ModelError::input("window", 0, "at least one position"));
         }
         Ok(())
     }

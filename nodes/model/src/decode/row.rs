@@ -192,10 +192,12 @@ impl<'a> Row<'a> {
                     }
                 });
             }
-            Reveals::Threshold { threshold, .. } => {
+            Reveals::Threshold { threshold, window, .. } => {
                 rank(&mut order);
-                let sure = order.iter().take_while(|&&place| choices[place].score >= threshold).count();
-                order.truncate(sure.max(1));
+                // `wanted` goes from left to right, so the places below this number are the window.
+                let window = window.unwrap_or(usize::MAX);
+                let best = order.iter().copied().find(|&place| place < window);
+                order.retain(|&place| choices[place].score >= threshold || Some(place) == best);
             }
         }
         let before = self.history.len();

@@ -1,7 +1,8 @@
 //! Decoding: clean positions stay, masked ones are filled, and a sequence does not depend on the batch it is in.
 
 use difflow_model::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveals, Sampling, Score,
+    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveal, Reveals, Sampling,
+    Score,
 };
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, tokens};
@@ -10,7 +11,7 @@ fn alpha(t: f64) -> f64 {
     1.0 - t
 }
 
-const ALL: [Reveals; 10] = [
+const ALL: [Reveals; 11] = [
     Reveals::Random { steps: 1 },
     Reveals::Random { steps: 8 },
     Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(5) },
@@ -18,9 +19,10 @@ const ALL: [Reveals; 10] = [
     Reveals::Confidence { score: Score::Entropy, budget: Budget::PerStep(1) },
     Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(100) },
     Reveals::FirstHitting,
-    Reveals::Threshold { score: Score::Probability, threshold: 0.3 },
-    Reveals::Threshold { score: Score::Margin, threshold: 0.0 },
-    Reveals::Threshold { score: Score::Probability, threshold: 1.0 },
+    Reveals::Threshold { score: Score::Probability, threshold: 0.3, window: None },
+    Reveals::Threshold { score: Score::Probability, threshold: 0.1, window: Some(3) },
+    Reveals::Threshold { score: Score::Margin, threshold: 0.0, window: None },
+    Reveals::Threshold { score: Score::Probability, threshold: 1.0, window: Some(2) },
 ];
 
 fn options(reveals: Reveals, shift: bool) -> DiffusionDecoding {
@@ -234,12 +236,42 @@ fn first_hitting_reveals_one_position_a_forward_in_any_order() {
 fn the_threshold_decides_between_one_step_and_one_position_a_step() {
     let model = model(LLAMA, true);
     let at = |threshold| {
-        let reveals = Reveals::Threshold { score: Score::Probability, threshold };
+        let reveals = Reveals::Threshold { score: Score::Probability, threshold, window: None };
         model.decode(&[Canvas::unconditional(1, 12, 0)], &options(reveals, true), &alpha).unwrap().remove(0).nfe
     };
     assert_eq!((at(0.0), at(1.0)), (1, 12));
     let between = at(0.05);
     assert!((2..12).contains(&between), "{between}");
+}
+
+/// What is not sure is revealed among the leftmost masked positions of the window only: with one place from left to right.
+/// What is sure is revealed anywhere.
+#[test]
+fn a_window_keeps_unsure_positions_in_order() {
+    let model = model(LLAMA, true);
+    let decode = |threshold, window| {
+        let reveals = Reveals::Threshold { score: Score::Probability, threshold, window };
+        model.decode(&[Canvas::unconditional(1, 24, 5)], &options(reveals, true), &alpha).unwrap().remove(0)
+    };
+    let places = |one: Decoded| one.history.iter().map(|reveal| reveal.position).collect::<Vec<_>>();
+    assert_eq!(places(decode(2.0, Some(1))), (1..25).collect::<Vec<_>>());
+    assert_eq!(decode(2.0, Some(100)), decode(2.0, None));
+    for (window, threshold) in [(3, 2.0), (3, 0.06), (6, 0.06)] {
+        let one = decode(threshold, Some(window));
+        let mut masked: Vec<u32> = (1..25).collect();
+        let mut outside = 0;
+        for step in one.history.chunk_by(|a, b| a.step == b.step) {
+            let inside = |reveal: &Reveal| masked.iter().take(window).any(|&place| place == reveal.position);
+            let unsure: Vec<&Reveal> = step.iter().filter(|reveal| f64::from(reveal.probability) < threshold).collect();
+            assert!(
+                step.iter().any(inside) && unsure.len() <= 1 && unsure.iter().all(|reveal| inside(reveal)),
+                "{step:?}"
+            );
+            outside += step.iter().filter(|reveal| !inside(reveal)).count();
+            masked.retain(|&place| step.iter().all(|reveal| reveal.position != place));
+        }
+        assert_eq!(outside > 0, threshold < 1.0, "{outside} tokens beyond the window");
+    }
 }
 
 /// Blocks are finished from left to right, and steps are shared among them.
@@ -305,8 +337,10 @@ fn options_that_contradict_each_other_are_refused() {
     let base = DiffusionDecoding::default();
     assert!(refused(DiffusionDecoding { block: Some(0), ..base.clone() }).contains("block"));
     assert!(refused(DiffusionDecoding { cache: Caching::Dual, ..base.clone() }).contains("block"));
-    let threshold = Reveals::Threshold { score: Score::Probability, threshold: f64::NAN };
+    let threshold = Reveals::Threshold { score: Score::Probability, threshold: f64::NAN, window: None };
     assert!(refused(DiffusionDecoding { reveals: threshold, ..base.clone() }).contains("threshold"));
+    let window = Reveals::Threshold { score: Score::Probability, threshold: 0.9, window: Some(0) };
+    assert!(refused(DiffusionDecoding { reveals: window, ..base.clone() }).contains("window"));
     let hot = Sampling { temperature: -1.0, ..Sampling::default() };
     assert!(refused(DiffusionDecoding { sampling: hot, ..base }).contains("temperature"));
 }
