@@ -5,8 +5,8 @@
     scripts/ablation.py report [--out docs/RESULTS]
 
 `run` takes data/experiments/ablation-WHICH.yml, changes the keys of the variant, and runs it with bin/difflow; a run that is finished is
-not run again. tinystories wants DIFFLOW_DATA_DIR. `report` reads runs/ablation-*/ablation.json and writes tables.md and one curve a
-data set (SVG). Python's standard library is all it needs.
+not run again. tinystories wants DIFFLOW_DATA_DIR. `report` reads runs/ablation-*/ablation.json, prints the tables and writes one picture
+a data set (SVG). Python's standard library is all it needs.
 """
 import argparse
 import json
@@ -161,13 +161,10 @@ def report(a):
         sys.exit("there is no finished run; scripts/ablation.py run tinystories makes some")
     out = ROOT / a.out
     out.mkdir(parents=True, exist_ok=True)
-    tables = []
     for which in dict.fromkeys(run["which"] for run in runs):
         some = [run for run in runs if run["which"] == which]
-        tables.append(f"## {which}\n\n{table(which, some)}\n")
+        print(f"{which}\n\n{table(which, some)}\n")
         (out / f"{which}.svg").write_text(picture(some))
-    (out / "tables.md").write_text("\n".join(tables))
-    print("\n".join(tables))
 
 
 p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

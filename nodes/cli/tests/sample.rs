@@ -238,7 +238,7 @@ fn the_history_and_the_frames_show_the_same_course() {
 fn measuring_prints_a_row_for_every_way_and_draws_them() {
     let dir = files();
     let gaps = dir.path().join("gaps.jsonl");
-    std::fs::write(&gaps, "{\"id\":7,\"left\":\"ab\",\"answer\":\" c\",\"right\":\"d\"}\n").unwrap();
+    std::fs::write(&gaps, "{\"id\":7,\"left\":\"ab\\nab. ab\",\"answer\":\" c\",\"right\":\"d.\"}\n").unwrap();
     let (picture, judge) = (dir.path().join("curves.svg"), dir.path().join("base"));
     let (rows, _) = texts(
         &dir.path().join("model"),
@@ -266,6 +266,9 @@ fn measuring_prints_a_row_for_every_way_and_draws_them() {
         assert!(row["nfe"].as_f64().unwrap() >= 1.0 && row["tokens_per_s"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["perplexity"].as_f64().unwrap() > 1.0 && row["pass_rate"] == 0.0, "{row}");
         assert!((0.0..=1.0).contains(&row["infill_exact_match"].as_f64().unwrap()), "{row}");
+        // The second sentence was hidden; from left to right none can be.
+        assert_eq!(row["completed_nfe"].as_f64().is_some_and(|nfe| nfe >= 1.0), row["family"] != "AR base", "{row}");
+        assert_eq!(row["completed_pass_rate"].as_f64(), (row["family"] != "AR base").then_some(0.0), "{row}");
     }
     assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
 }
