@@ -18,19 +18,24 @@ const PANELS: [Panel; 5] = [
     ("distinct word pairs", |row| Some((row.nfe, row.distinct_2))),
 ];
 
-/// Every panel that has values, over forwards a text, gap or story (logarithmic); a curve a family.
+/// Every panel that has values, over forwards a text, gap or story (logarithmic); a curve a family, named in the last place.
 ///
 /// # Errors
 /// When plotters cannot draw.
 pub fn draw(rows: &[Row]) -> Result<String, String> {
     let shown: Vec<&Panel> = PANELS.iter().filter(|(_, value)| rows.iter().any(|row| value(row).is_some())).collect();
-    let panel_rows = shown.len().div_ceil(2).max(1);
+    let mut families: Vec<&str> = rows.iter().map(|row| row.family).collect();
+    families.dedup();
+    let color = |family: &str| Palette99::pick(families.iter().position(|&one| one == family).unwrap_or(0)).to_rgba();
+    // One place more, for the legend.
+    let panel_rows = (shown.len() + 1).div_ceil(2);
     let mut svg = String::new();
     {
         let problem = |e: DrawingAreaErrorKind<_>| e.to_string();
         let area = SVGBackend::with_string(&mut svg, (2 * PANEL.0, panel_rows as u32 * PANEL.1)).into_drawing_area();
         area.fill(&WHITE).map_err(problem)?;
-        for (part, (title, value)) in area.split_evenly((panel_rows, 2)).iter().zip(shown) {
+        let parts = area.split_evenly((panel_rows, 2));
+        for (part, (title, value)) in parts.iter().zip(&shown) {
             let points: Vec<(&Row, f64, f64)> = rows
                 .iter()
                 .filter_map(|row| value(row).map(|(nfe, value)| (row, nfe.max(1.0), value)))
@@ -49,16 +54,18 @@ pub fn draw(rows: &[Row]) -> Result<String, String> {
             let mut mesh = chart.configure_mesh();
             mesh.x_desc("forwards").x_label_formatter(&|x| format!("{x:.0}")).light_line_style(TRANSPARENT);
             mesh.draw().map_err(|e| e.to_string())?;
-            for (number, family) in points.chunk_by(|a, b| a.0.family == b.0.family).enumerate() {
-                let color = Palette99::pick(number).to_rgba();
+            for family in points.chunk_by(|a, b| a.0.family == b.0.family) {
                 let curve = family.iter().map(|&(_, x, y)| (x, y));
-                let series = LineSeries::new(curve, color.stroke_width(2)).point_size(4);
-                let drawn = chart.draw_series(series).map_err(|e| e.to_string())?;
-                drawn.label(family[0].0.family).legend(move |(x, y)| Circle::new((x + 8, y), 4, color.filled()));
+                let series = LineSeries::new(curve, color(family[0].0.family).stroke_width(2)).point_size(4);
+                chart.draw_series(series).map_err(|e| e.to_string())?;
             }
-            let mut labels = chart.configure_series_labels();
-            labels.position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8));
-            labels.label_font(("sans-serif", 12)).draw().map_err(|e| e.to_string())?;
+        }
+        let legend = &parts[shown.len()];
+        for (number, family) in families.iter().enumerate() {
+            let y = 60 + 24 * number as i32;
+            legend.draw(&Circle::new((60, y), 5, color(family).filled())).map_err(problem)?;
+            let font = ("sans-serif", 15).into_font();
+            legend.draw(&Text::new(*family, (76, y - 8), font)).map_err(problem)?;
         }
         area.present().map_err(problem)?;
     }
