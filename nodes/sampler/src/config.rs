@@ -70,8 +70,7 @@ pub struct Config {
     pub score: Score,
     /// With DECODER threshold: reveals every position whose SCORE is at least this.
     pub threshold: f64,
-    /// With DECODER threshold: when nothing is that sure, reveals the best of this many masked positions from the left; empty: of
-    /// all.
+    /// With DECODER threshold: always reveals the best of this many masked positions from the left, too; empty: of all.
     #[schemars(range(min = 1))]
     pub window: Option<usize>,
     /// Fills blocks of this many positions from left to right; empty: all at once.

@@ -82,7 +82,7 @@ pub struct Arguments {
     /// For the decoder threshold.
     #[arg(long, default_value_t = 0.9)]
     pub threshold: f64,
-    /// For the decoder threshold: when nothing is that sure, the best of this many masked positions from the left; default: of all.
+    /// With the decoder threshold: always the best of this many masked positions from the left, too; default: of all.
     #[arg(long)]
     pub window: Option<usize>,
     /// Fill blocks of this many positions from left to right.
