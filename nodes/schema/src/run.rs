@@ -50,6 +50,11 @@ impl RunDir {
         self.0.join("corpus.json")
     }
 
+    /// Held-out documents that were split off the corpus, where the run has none of its own: one column, `text`.
+    pub fn heldout(&self) -> PathBuf {
+        self.0.join("heldout.parquet")
+    }
+
     /// Which checkpoint of another run this one began with, if it did.
     pub fn fork(&self) -> PathBuf {
         self.0.join("fork.json")
