@@ -8,13 +8,16 @@ pub mod config;
 pub mod dataflow;
 pub mod demand;
 pub mod entry;
+pub mod follow;
 pub mod inbox;
 pub mod node;
 pub mod problem;
+pub mod testing;
 
 pub use config::Config;
 pub use demand::Puller;
 pub use entry::{About, main};
+pub use follow::{CheckpointWork, follow};
 pub use inbox::{Inbox, Stopped};
 pub use node::{Event, Node, Received};
 pub use problem::{Problem, Problems};
