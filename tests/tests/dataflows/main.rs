@@ -9,6 +9,7 @@ mod disk;
 mod faults;
 mod hub;
 mod long_run;
+mod modules;
 mod new_plugins;
 mod order;
 mod plugin_docs;
