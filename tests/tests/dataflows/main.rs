@@ -7,6 +7,7 @@ mod clock;
 mod default_run;
 mod disk;
 mod faults;
+mod final_checkpoint;
 mod hub;
 mod long_run;
 mod modules;
