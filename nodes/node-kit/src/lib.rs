@@ -8,13 +8,16 @@ pub mod config;
 pub mod dataflow;
 pub mod demand;
 pub mod entry;
+pub mod facts;
 pub mod inbox;
 pub mod node;
 pub mod problem;
+pub mod record;
 
 pub use config::Config;
 pub use demand::Puller;
 pub use entry::{About, main};
+pub use facts::Upstream;
 pub use inbox::{Inbox, Stopped};
 pub use node::{Event, Node, Received};
 pub use problem::{Problem, Problems};
