@@ -12,18 +12,13 @@ use crate::model::Model;
 pub type Watch<'a> = dyn FnMut(usize, &Canvas, &[Reveal]) + 'a;
 
 impl Model {
-    /// Fills every masked position of the canvases; clean positions never change. `alpha` is the noise schedule's α(t), used by
-    /// [`Reveals::Random`]. Canvases may have different lengths. One forward a step serves all canvases that are not full yet.
+    /// Fills every masked position of the canvases; clean positions never change. Canvases may have different lengths. One forward
+    /// a step serves all canvases that are not full yet.
     ///
     /// # Errors
     /// When a canvas or an option does not fit the model.
-    pub fn decode(
-        &self,
-        canvases: &[Canvas],
-        options: &DiffusionDecoding,
-        alpha: &dyn Fn(f64) -> f64,
-    ) -> Result<Vec<Decoded>, ModelError> {
-        self.decode_watched(canvases, options, alpha, &mut |_, _, _| {})
+    pub fn decode(&self, canvases: &[Canvas], options: &DiffusionDecoding) -> Result<Vec<Decoded>, ModelError> {
+        self.decode_watched(canvases, options, &mut |_, _, _| {})
     }
 
     /// As [`Model::decode`]; `watch` is told what each step reveals.
@@ -34,7 +29,6 @@ impl Model {
         &self,
         canvases: &[Canvas],
         options: &DiffusionDecoding,
-        alpha: &dyn Fn(f64) -> f64,
         watch: &mut Watch,
     ) -> Result<Vec<Decoded>, ModelError> {
         let mask = self.config.mask_token_id()?;
@@ -49,7 +43,7 @@ impl Model {
             let keep = options.cache != Caching::None;
             let mut cache = self.decoder.cache(&self.config, (rows.len() * sides, capacity), keep)?;
             loop {
-                let wanted: Vec<Vec<Candidate>> = rows.iter_mut().map(|row| row.plan(options, alpha)).collect();
+                let wanted: Vec<Vec<Candidate>> = rows.iter_mut().map(|row| row.plan(options)).collect();
                 if wanted.iter().all(Vec::is_empty) {
                     return Ok(());
                 }

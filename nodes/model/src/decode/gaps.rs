@@ -83,17 +83,16 @@ impl Model {
         &self,
         templates: &[Template],
         options: &DiffusionDecoding,
-        alpha: &dyn Fn(f64) -> f64,
         watch: &mut Watch,
     ) -> Result<Vec<Infilled>, ModelError> {
         let mut lengths = Vec::with_capacity(templates.len());
         let mut tried = vec![0; templates.len()];
         for (template, tried) in templates.iter().zip(&mut tried) {
-            lengths.push(self.lengths(template, options, alpha, tried)?);
+            lengths.push(self.lengths(template, options, tried)?);
         }
         let canvases: Vec<Canvas> =
             templates.iter().zip(&lengths).map(|(template, lengths)| template.canvas(lengths).0).collect();
-        let decoded = self.decode_watched(&canvases, options, alpha, watch)?;
+        let decoded = self.decode_watched(&canvases, options, watch)?;
         let all = canvases.into_iter().zip(lengths).zip(decoded).zip(tried);
         Ok(all
             .map(|(((canvas, lengths), mut decoded), tried)| {
@@ -108,7 +107,6 @@ impl Model {
         &self,
         template: &Template,
         options: &DiffusionDecoding,
-        alpha: &dyn Fn(f64) -> f64,
         tried: &mut u32,
     ) -> Result<Vec<usize>, ModelError> {
         let gaps = template.gaps();
@@ -132,7 +130,7 @@ impl Model {
                 })
                 .collect();
             let only: Vec<Canvas> = canvases.iter().map(|(canvas, _)| canvas.clone()).collect();
-            let decoded = self.decode(&only, options, alpha)?;
+            let decoded = self.decode(&only, options)?;
             *tried += decoded.iter().map(|one| one.nfe).sum::<u32>();
             let scores = decoded.iter().zip(&canvases).map(|(one, (_, places))| log_probability(one, &places[number]));
             let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));

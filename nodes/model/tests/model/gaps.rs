@@ -13,7 +13,7 @@ fn between(least: usize, most: usize) -> Piece {
 }
 
 fn infill(model: &Model, pieces: Vec<Piece>, options: &DiffusionDecoding) -> Infilled {
-    model.infill(&[Template { pieces, key: 3 }], options, &|t| 1.0 - t, &mut |_, _, _| {}).unwrap().remove(0)
+    model.infill(&[Template { pieces, key: 3 }], options, &mut |_, _, _| {}).unwrap().remove(0)
 }
 
 #[test]
@@ -92,6 +92,6 @@ fn nothing_to_fill_costs_no_forward() {
 fn bounds_out_of_order_are_refused() {
     let model = model(LLAMA, true);
     let template = Template { pieces: vec![Piece::Tokens(vec![1]), between(4, 2)], key: 0 };
-    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &|t| 1.0 - t, &mut |_, _, _| {});
+    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &mut |_, _, _| {});
     assert!(error.unwrap_err().to_string().contains("4..2"));
 }
