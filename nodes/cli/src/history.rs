@@ -79,6 +79,11 @@ fn begin_with(from: &RunDir, name: &str, to: &RunDir, step: Option<u64>) -> Resu
         let text = fs::read(&audit).with_context(|| audit.display().to_string())?;
         write_atomically(&to.audit(), &text).with_context(|| to.audit().display().to_string())?;
     }
+    // What was held out of the training so far must not be trained on now.
+    if from.heldout().exists() && !to.heldout().exists() {
+        fs::copy(from.heldout(), to.heldout())
+            .with_context(|| format!("cannot copy {} to {}", from.heldout().display(), to.root().display()))?;
+    }
     // The model before training comes along for the report; the fork's own step last, for it makes the fork whole.
     for step in [0, fork.step] {
         if from.checkpoint(step).exists() && !to.checkpoint(step).exists() {

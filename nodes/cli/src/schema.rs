@@ -2,6 +2,7 @@
 
 use difflow_node_kit::config::{choices, keys, type_names};
 use difflow_node_kit::dataflow::known_keys;
+use difflow_node_kit::record::{MAY_CHANGE, marked};
 use serde_json::{Map, Value, json};
 
 use crate::dataflow::PROGRAMS;
@@ -160,6 +161,9 @@ fn editor(schema: &Value) -> Value {
         if let Some(value) = schema.get(name) {
             out.insert(name.into(), value.clone());
         }
+    }
+    if let (true, Some(Value::String(description))) = (marked(schema, MAY_CHANGE), out.get_mut("description")) {
+        description.push_str(" (It may change when the run is resumed.)");
     }
     let choices = choices(schema);
     if choices.is_empty() {

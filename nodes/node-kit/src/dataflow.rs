@@ -53,6 +53,12 @@ pub fn known_keys() -> KnownKeys {
     }
 }
 
+impl From<Descriptor> for Dataflow {
+    fn from(descriptor: Descriptor) -> Self {
+        Self(descriptor)
+    }
+}
+
 impl Dataflow {
     /// Reads the text of a dataflow file.
     ///

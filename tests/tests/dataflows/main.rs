@@ -6,6 +6,7 @@ mod claims;
 mod clock;
 mod default_run;
 mod disk;
+mod facts;
 mod faults;
 mod final_checkpoint;
 mod hub;
