@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{Attention, Kernel, Target};
+use crate::attention::{Attention, Kernel, LayerAttention, Target};
 use crate::block::{Block, Take, gpt2_block, llama_block, norm};
 use crate::config::{Family, ModelConfig, Positions};
 use crate::error::ModelError;
@@ -126,11 +126,13 @@ impl Decoder {
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
         let size = tokens.size2()?;
-        let mut x = self.dropped(self.embed(tokens, None)?)?;
-        for block in &self.blocks {
-            x = match self.recompute && x.requires_grad() {
-                true => self.block_recomputed(block, &x, size, &attention.kernel)?,
-                false => self.block(block, &x, size, &attention.kernel)?,
+        let mut x = self.dropped(self.embed(tokens, attention.index.as_ref())?)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let attention = attention.layer(layer)?;
+            x = if self.recompute && x.requires_grad() {
+                self.block_recomputed(block, &x, size, &attention)?
+            } else {
+                self.block(block, &x, size, &attention)?
             };
         }
         Ok(x)
@@ -142,19 +144,21 @@ impl Decoder {
         block: &Block,
         x: &Tensor,
         (rows, length): (i64, i64),
-        kernel: &Kernel,
+        attention: &LayerAttention,
     ) -> Result<Tensor, ModelError> {
         let qkv = self.project(block, x)?;
-        let attended = match kernel {
+        let span = attention.positions.span(length as usize);
+        let attended = match &attention.kernel {
             Kernel::Fused(visibility) => {
                 let c = &self.config;
                 let (rows, length) = (rows as usize, length as usize);
                 let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
-                let rotary = self.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
-                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility: visibility.clone(), rotary })?
+                let rotary = self.with_rotary(span, |rotary| Ok(rotary.host.clone()))?;
+                let (visibility, positions) = (visibility.clone(), attention.positions.clone());
+                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility, positions, rotary })?
             }
             kernel => {
-                let rotary = self.rotary_tables(length as usize, None)?;
+                let rotary = self.rotary_tables(span, attention.index.as_ref())?;
                 let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref())?;
                 self.attend(&q, &k, &v, kernel)?
             }

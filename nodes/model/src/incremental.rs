@@ -127,8 +127,10 @@ fn host(shape: Shape, work: Work, slab: &mut Slab, qkv: &Tensor) -> Result<Tenso
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::attention::{Attention, Pattern};
+    use crate::attention::Attention;
     use crate::host::copied;
+    use crate::input::Layout;
+    use crate::pattern::Pattern;
     use crate::{Device, Model};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -170,7 +172,8 @@ mod tests {
             let found = copied(&model.decoder.partial(&active, &mut cache).unwrap()).unwrap();
             let mut row = 0;
             for &length in &lengths {
-                let attention = Attention::new(pattern, (1, length), None, None, model.decoder.target()).unwrap();
+                let layout = Layout::row(length);
+                let attention = Attention::new(pattern, layout, &[None; 3], model.decoder.target()).unwrap();
                 let ids = model.ids(&tokens(length), 1).unwrap();
                 let whole = copied(&model.decoder.hidden(&ids, &attention, false).unwrap()).unwrap();
                 let width = model.config().hidden_size;

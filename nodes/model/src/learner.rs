@@ -5,7 +5,6 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use rand::Rng;
 
-use crate::attention::Pattern;
 use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
@@ -14,6 +13,7 @@ use crate::loss::StepSums;
 use crate::model::Model;
 use crate::objective::{Normaliser, ObjectiveOptions};
 use crate::optimizer::{AdamW, OptimizerState};
+use crate::pattern::Pattern;
 use crate::shim::forget_gradient;
 use crate::snapshot::Snapshot;
 use crate::tensor_writer::SavedFile;

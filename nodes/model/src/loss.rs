@@ -5,13 +5,15 @@
 
 use tch::{Kind, Reduction, Tensor};
 
-use crate::attention::{Attention, Pattern};
+use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::copied;
 use crate::model::Model;
+use crate::input::Input;
 use crate::objective::{Normaliser, Objective, ObjectiveOptions, Selection, noised, select};
+use crate::pattern::Pattern;
 
 /// Logits held at once, in elements: 64 MiB of fp32.
 pub(crate) const CHUNK_ELEMENTS: usize = 1 << 24;
@@ -101,14 +103,18 @@ impl Model {
         if selection.target.is_empty() {
             return Ok(StepSums::new(batch, &selection, &[]));
         }
-        let documents = options.document_attention.then_some(batch.documents.as_slice());
-        let size = (batch.rows, batch.length);
-        let (window, target) = (self.config.sliding_window, self.decoder.target());
-        let attention = Attention::new(pattern, size, documents, window, target)?;
-        let hidden = self.decoder.hidden(&self.ids(&xt, batch.rows)?, &attention, backward.is_some())?;
-        let index = Tensor::f_from_slice(&selection.hidden)?.f_to_device(self.device.torch())?;
+        let input = Input::new(batch, xt, pattern, options.document_attention);
+        let hidden = self.hidden(&input, pattern, backward.is_some())?;
+        let index = selection.places(&input.layout)?;
+        let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
         let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, normaliser)?;
         Ok(StepSums::new(batch, &selection, &losses))
+    }
+
+    /// Hidden states before the last norm, `[B·L, D]`, of an input.
+    fn hidden(&self, input: &Input, pattern: &Pattern, train: bool) -> Result<Tensor, ModelError> {
+        let attention = Attention::new(pattern, input.layout, &self.windows(), self.decoder.target())?;
+        self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, train)
     }
 
     /// Cross-entropy of each selected position, in nats.

@@ -5,18 +5,20 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use crate::attention::{Attention, Pattern};
+use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::config::{Adapted, Family, ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::host::copied;
+use crate::input::Layout;
 use crate::loader::TorchPlugin;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::network::Network;
 use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
+use crate::pattern::Pattern;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
@@ -252,11 +254,17 @@ impl Model {
     pub fn logits(&self, tokens: &[u32], pattern: &Pattern) -> Result<Vec<f32>, ModelError> {
         MicroBatch::clean(1, tokens.len(), tokens.to_vec()).check(self.config.vocab_size, self.longest())?;
         tch::no_grad(|| {
-            let attention =
-                Attention::new(pattern, (1, tokens.len()), None, self.config.sliding_window, self.decoder.target())?;
+            let layout = Layout::row(tokens.len());
+            let attention = Attention::new(pattern, layout, &self.windows(), self.decoder.target())?;
             let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention, false)?;
             copied(&self.decoder.logits(&self.decoder.normed(&hidden)?)?)
         })
+    }
+
+    /// How far back sliding-window attention reaches in each layer, the position itself included.
+    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
+        // A plug-in's layers are its own.
+        vec![self.config.sliding_window; self.config.layers.max(1)]
     }
 
     /// The hard limit on sequence length, where there is one.

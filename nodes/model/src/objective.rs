@@ -2,6 +2,7 @@
 
 use crate::batch::{MicroBatch, PADDING};
 use crate::error::ModelError;
+use crate::input::{Copies, Layout};
 
 /// The training objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,14 +81,28 @@ impl Normaliser {
 /// The positions that carry loss, in row-major order.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Selection {
-    /// Row of the hidden states `[B·L, D]`.
-    pub hidden: Vec<i64>,
+    /// Position of the batch, row-major, whose hidden state predicts.
+    pub from: Vec<usize>,
     /// Token to be predicted.
     pub target: Vec<i64>,
     /// Sequence of the batch.
     pub row: Vec<usize>,
     /// Loss weight.
     pub weight: Vec<f64>,
+    /// The hidden state before a token predicts it, as in the base model.
+    pub from_before: bool,
+}
+
+impl Selection {
+    /// Rows of the hidden states `[B·L', D]` of an input. Errors if the input has no place that a prediction should come from.
+    pub fn places(&self, layout: &Layout) -> Result<Vec<i64>, ModelError> {
+        if layout.copies == Copies::NoisedAndClean && self.from_before {
+            let found = "the prediction from the position before, of [x_t ; x_0]";
+            return Err(ModelError::input("objective", found, "the prediction at its own position (shift off)"));
+        }
+        let place = |at: &usize| (at / layout.text * layout.length() + at % layout.text) as i64;
+        Ok(self.from.iter().map(place).collect())
+    }
 }
 
 /// xt: x0 with the mask id where masked (AR: x0 itself).
@@ -111,8 +126,8 @@ pub(crate) fn select(
     options: ObjectiveOptions,
     mask_token_id: Option<u32>,
 ) -> Selection {
-    let mut selection = Selection::default();
     let from_before = !matches!(options.objective, Objective::Diffusion { shift: false });
+    let mut selection = Selection { from_before, ..Selection::default() };
     for (at, &noised) in xt.iter().enumerate() {
         let (row, position) = (at / batch.length, at % batch.length);
         let wanted = match (options.objective, options.masked_set) {
@@ -129,10 +144,10 @@ pub(crate) fn select(
                 continue;
             }
         }
-        selection.hidden.push(at as i64 - i64::from(from_before));
+        selection.from.push(at - usize::from(from_before));
         selection.target.push(i64::from(batch.tokens[at]));
         selection.row.push(row);
-        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weights[row] });
+        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weight(at) });
     }
     selection
 }
@@ -149,11 +164,11 @@ mod tests {
         batch
     }
 
-    fn positions(options: ObjectiveOptions) -> (Vec<i64>, Vec<i64>) {
+    fn positions(options: ObjectiveOptions) -> (Vec<usize>, Vec<i64>) {
         let (batch, mask) = (batch(), Some(9));
         let xt = noised(&batch, options.objective, mask).unwrap_or_default();
         let selection = select(&batch, &xt, options, mask);
-        (selection.hidden, selection.target)
+        (selection.from, selection.target)
     }
 
     #[test]

@@ -191,7 +191,7 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
                 let scores = &mut scratch.scores[(r - from) * length..(r - from + 1) * length];
                 scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
                 scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
-                sums[r - from] = unsafe { softmax::<S>(&mut scores[columns.clone()]).0 };
+                sums[r - from] = unsafe { softmax::<S>(scores, std::slice::from_ref(&columns)).0 };
             }
             unsafe {
                 let a = Strided { at: scratch.scores.as_ptr().add(columns.start), row: length, column: 1 };
