@@ -30,7 +30,7 @@ pub use demand::Demand;
 pub use documents::Documents;
 pub use error::SchemaError;
 pub use metrics::{Metric, Metrics};
-pub use noised::Noised;
+pub use noised::{Noised, RowNoised};
 pub use origin::{Component, Origin};
 pub use preview::Preview;
 pub use samples::{Sample, Samples};
