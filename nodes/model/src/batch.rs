@@ -79,6 +79,11 @@ impl MicroBatch {
         self.maskable.iter().filter(|&&m| m).count() as u64
     }
 
+    /// Number of positions that are not padding.
+    pub(crate) fn tokens_read(&self) -> u64 {
+        self.documents.iter().filter(|&&document| document != PADDING).count() as u64
+    }
+
     /// Sizes that agree, ids inside the vocabulary, weights that are finite.
     pub(crate) fn check(&self, vocab_size: usize, longest: Option<usize>) -> Result<(), ModelError> {
         let n = self.rows * self.length;

@@ -122,7 +122,7 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use crate::kernel::ASKED;
-    use crate::{AdamW, Device, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern};
+    use crate::{AdamW, Device, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
         "num_hidden_layers":2,"num_attention_heads":HEADS,"num_key_value_heads":2,"head_dim":DIM,
@@ -162,7 +162,7 @@ mod tests {
             ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true })
         };
         let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
-        let sums = learner.micro_step(batch, pattern, Normaliser::Global(50.0)).unwrap();
+        let sums = learner.micro_step(batch, pattern).unwrap();
         (sums.rows.iter().map(|row| row.weighted).collect(), learner.gradients().unwrap())
     }
 

@@ -21,11 +21,9 @@
 //! model.add_mask_token(0)?;
 //! let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
 //! let mut learner = Learner::new(model, options, AdamW::default())?;
-//! let batches = batches();
-//! let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
-//! for (draw, batch) in batches.iter().enumerate() {
+//! for (draw, batch) in batches().iter().enumerate() {
 //!     let pattern = Pattern::Annealed { ratio: 0.1, seed: 0, draw: draw as u64 };
-//!     learner.micro_step(batch, &pattern, Normaliser::Global(maskable as f64))?;
+//!     learner.micro_step(batch, &pattern)?;
 //! }
 //! let applied = learner.apply(3e-4)?;
 //! println!("gradient norm {}", applied.grad_norm);
@@ -69,6 +67,7 @@ mod pattern;
 pub mod plugin_tests;
 mod recipe;
 mod recompute;
+mod reducer;
 mod rope;
 mod shim;
 mod snapshot;
@@ -95,6 +94,7 @@ pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
 pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;
+pub use reducer::Totals;
 pub use rope::{Rope, RopeScaling};
 pub use snapshot::Snapshot;
 pub use summary::{Memory, Summary};

@@ -10,10 +10,18 @@ use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::copied;
-use crate::model::Model;
 use crate::input::Input;
-use crate::objective::{Normaliser, Objective, ObjectiveOptions, Selection, noised, select};
+use crate::model::Model;
+use crate::objective::{Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
+
+/// What the gradients of a micro-step are divided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Divisor {
+    Number(f64),
+    /// The positions of the micro-batch that carry loss.
+    Positions,
+}
 
 /// Logits held at once, in elements: 64 MiB of fp32.
 pub(crate) const CHUNK_ELEMENTS: usize = 1 << 24;
@@ -87,19 +95,22 @@ impl Model {
         tch::no_grad(|| self.sums(batch, &Pattern::Causal, ObjectiveOptions::recommended(Objective::Ar), None))
     }
 
-    /// Sums of one micro-batch; with a normaliser, gradients of weighted sum / normaliser are added to the parameters'.
+    /// Sums of one micro-batch; with a divisor, gradients of weighted sum / divisor are added to the parameters'.
     pub(crate) fn sums(
         &self,
         batch: &MicroBatch,
         pattern: &Pattern,
         options: ObjectiveOptions,
-        backward: Option<Normaliser>,
+        backward: Option<Divisor>,
     ) -> Result<StepSums, ModelError> {
         batch.check(self.config.vocab_size, self.longest())?;
         let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
         let xt = noised(batch, options.objective, mask)?;
         let selection = select(batch, &xt, options, mask);
-        let normaliser = backward.map(|n| n.value(selection.target.len())).transpose()?;
+        let divisor = backward.map(|divisor| match divisor {
+            Divisor::Number(number) => number,
+            Divisor::Positions => selection.target.len().max(1) as f64,
+        });
         if selection.target.is_empty() {
             return Ok(StepSums::new(batch, &selection, &[]));
         }
@@ -107,7 +118,7 @@ impl Model {
         let hidden = self.hidden(&input, pattern, backward.is_some())?;
         let index = selection.places(&input.layout)?;
         let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
-        let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, normaliser)?;
+        let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, divisor)?;
         Ok(StepSums::new(batch, &selection, &losses))
     }
 
@@ -118,16 +129,11 @@ impl Model {
     }
 
     /// Cross-entropy of each selected position, in nats.
-    fn head_losses(
-        &self,
-        rows: &Tensor,
-        selection: &Selection,
-        normaliser: Option<f64>,
-    ) -> Result<Vec<f32>, ModelError> {
+    fn head_losses(&self, rows: &Tensor, selection: &Selection, divisor: Option<f64>) -> Result<Vec<f32>, ModelError> {
         let count = selection.target.len();
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         let scale: Option<Vec<f32>> =
-            normaliser.map(|normaliser| selection.weight.iter().map(|w| (w / normaliser) as f32).collect());
+            divisor.map(|divisor| selection.weight.iter().map(|w| (w / divisor) as f32).collect());
         if let Some(decoder) = self.decoder.own().filter(|decoder| decoder.fused) {
             let how = (chunk, decoder.kind);
             let (normed, head) = (decoder.normed(rows)?, decoder.head_weight());

@@ -40,42 +40,33 @@ pub struct ObjectiveOptions {
     pub masked_set: MaskedSet,
     /// Attention, and the targets of shifted predictions, stay inside a document. Off, padding is ignored only as a target.
     pub document_attention: bool,
+    /// What the gradient is of: the weighted sum per what.
+    pub normaliser: Normaliser,
 }
 
 impl ObjectiveOptions {
     /// Explicit mask, documents kept apart.
     pub fn recommended(objective: Objective) -> Self {
-        Self { objective, masked_set: MaskedSet::Explicit, document_attention: true }
+        let normaliser = Normaliser::MaskableTokens;
+        Self { objective, masked_set: MaskedSet::Explicit, document_attention: true, normaliser }
     }
 
-    /// As the paper's code: masked by id, documents attend across each other.
+    /// As the paper's code: masked by id, documents attend across each other, the loss is per masked token.
     pub fn parity(objective: Objective) -> Self {
-        Self { objective, masked_set: MaskedSet::MaskId, document_attention: false }
+        let normaliser = Normaliser::MaskedTokens;
+        Self { objective, masked_set: MaskedSet::MaskId, document_attention: false, normaliser }
     }
 }
 
-/// What the weighted sum of a micro-batch is divided by before its gradient is taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What the weighted sum of a global batch is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Normaliser {
-    /// A number the caller knows, for example the maskable tokens of the global batch (all ranks, all micro-steps): the result
-    /// then does not depend on how the batch is split.
-    Global(f64),
-    /// The positions of this micro-batch that carry loss, times the number of micro-batches of the step (the paper's code:
-    /// the objective then depends on the split). A micro-batch with nothing masked has loss 0.
-    MaskedTokens { micro_batches: u32 },
-}
-
-impl Normaliser {
-    pub(crate) fn value(self, positions: usize) -> Result<f64, ModelError> {
-        let value = match self {
-            Self::Global(value) => value,
-            Self::MaskedTokens { micro_batches } => positions.max(1) as f64 * f64::from(micro_batches.max(1)),
-        };
-        if value.is_finite() && value > 0.0 {
-            return Ok(value);
-        }
-        Err(ModelError::input("normaliser of the loss", value, "a finite number above 0"))
-    }
+    /// The maskable tokens of the global batch (all ranks, all micro-steps): the result does not depend on how the batch is split.
+    #[default]
+    MaskableTokens,
+    /// Each micro-batch by its own positions that carry loss, and their sum by the number of micro-batches (the paper's code: the
+    /// objective then depends on the split). A micro-batch with nothing masked has loss 0.
+    MaskedTokens,
 }
 
 /// The positions that carry loss, in row-major order.

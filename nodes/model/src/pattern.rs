@@ -79,7 +79,8 @@ impl Pattern {
     /// The positions of a part that a query may see, without those that [`Pattern::bits`] hide.
     pub(crate) fn reach(&self, query: Query, of: Part, text: usize) -> Range<usize> {
         let i = query.position;
-        let end_of_block = |size: usize, start: usize| (((i - start) / size + 1).saturating_mul(size)).saturating_add(start);
+        let end_of_block =
+            |size: usize, start: usize| (((i - start) / size + 1).saturating_mul(size)).saturating_add(start);
         if let Self::NoisedBlocks { size, context } = *self {
             let (size, start) = (size.max(1), query.document_start);
             let end = end_of_block(size, start);

@@ -212,9 +212,8 @@ impl Visibility {
             let (starts, ends): (Vec<i64>, Vec<i64>) =
                 (0..queries).map(nth).map(|stretch| (stretch.start as i64, stretch.end as i64)).unzip();
             let size = [rows, 1, side, 1];
-            let inside = keys
-                .f_ge_tensor(&index(&starts, &size)?)?
-                .f_logical_and(&keys.f_lt_tensor(&index(&ends, &size)?)?)?;
+            let inside =
+                keys.f_ge_tensor(&index(&starts, &size)?)?.f_logical_and(&keys.f_lt_tensor(&index(&ends, &size)?)?)?;
             visible = Some(match visible {
                 None => inside,
                 Some(before) => before.f_logical_or(&inside)?,
@@ -301,9 +300,7 @@ mod tests {
 
     fn documents() -> Vec<u32> {
         // Of three rows: one document; two and padding; one that comes back after another.
-        let row = |ends: [usize; 2], ids: [u32; 3]| {
-            move |at: usize| ids[ends.iter().filter(|&&end| at >= end).count()]
-        };
+        let row = |ends: [usize; 2], ids: [u32; 3]| move |at: usize| ids[ends.iter().filter(|&&end| at >= end).count()];
         let rows = [row([TEXT, TEXT], [4, 4, 4]), row([9, 30], [0, 1, PADDING]), row([5, 21], [7, 8, 7])];
         rows.iter().flat_map(|row| (0..TEXT).map(row)).collect()
     }
@@ -339,7 +336,9 @@ mod tests {
         ];
         let documents = documents();
         for pattern in &patterns {
-            for (ids, window) in [(None, None), (Some(&*documents), None), (None, Some(6)), (Some(&*documents), Some(6))] {
+            for (ids, window) in
+                [(None, None), (Some(&*documents), None), (None, Some(6)), (Some(&*documents), Some(6))]
+            {
                 let found = Visibility::new(pattern, layout(ids, Copies::One), window).unwrap();
                 let tensor = crate::host::copied(&found.tensor(Device::Cpu).unwrap()).unwrap();
                 for row in 0..3 {

@@ -39,12 +39,16 @@ impl Noised {
         fields
     }
 
-    fn array(&self, message: &'static str, fields: Fields, noise: [Arc<dyn Array>; 2]) -> Result<StructArray, SchemaError> {
+    fn array(
+        &self,
+        message: &'static str,
+        fields: Fields,
+        noise: [Arc<dyn Array>; 2],
+    ) -> Result<StructArray, SchemaError> {
         let mut columns = self.sequences.shared_columns();
         columns.push(list_column(Arc::new(BooleanArray::from(self.masked.clone())), self.sequences.rows));
         columns.extend(noise);
-        StructArray::try_new(fields, columns, None)
-            .map_err(|e| SchemaError::Arrow { message, problem: e.to_string() })
+        StructArray::try_new(fields, columns, None).map_err(|e| SchemaError::Arrow { message, problem: e.to_string() })
     }
 
     /// Reads a message whose columns `t` and `weight` are read by `numbers`.
@@ -99,7 +103,8 @@ impl Message for Noised {
                 return Ok(values);
             }
             let wanted = sequences.length;
-            Err(column.content(format!("rows of {each} values, wanted 1, for the whole row, or {wanted}, one a position")))
+            Err(column
+                .content(format!("rows of {each} values, wanted 1, for the whole row, or {wanted}, one a position")))
         })
     }
 }

@@ -90,7 +90,8 @@ fn noise_is_one_number_a_row_or_one_a_position() {
 #[test]
 fn batch_transforms_get_the_columns_that_they_always_got() {
     let array = RowNoised(noised()).to_array().unwrap();
-    let types: Vec<String> = array.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+    let types: Vec<String> =
+        array.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
     assert_eq!(types[4..], ["t Float64", "weight Float64"]);
     let error = RowNoised(by_position()).to_array().unwrap_err().to_string();
     assert!(error.contains("noised/1") && error.contains("one a row"), "{error}");

@@ -83,36 +83,35 @@ impl Trainer {
             true => self.announce(&save::describe(&self.dir, self.position.step)?)?,
             false => self.checkpoint()?,
         }
-        let window = self.config.prefetch.max(self.config.accumulation as u32);
         let patience = Duration::from_secs_f64(self.config.patience_seconds);
-        let mut puller = Puller::<Noised>::new("noised", self.position.next_seq, window, patience);
+        let mut puller = Puller::<Noised>::new("noised", self.position.next_seq, self.config.prefetch, patience);
         let mut bad_steps = 0;
         while self.position.step < self.config.steps {
             let started = Instant::now();
             std::thread::sleep(Duration::from_secs_f64(self.config.slow_down_seconds));
-            let (mut batches, mut waited) = (Vec::new(), Duration::ZERO);
-            while (batches.len() as u64) < self.config.accumulation {
+            // Counted when the step is done: what a stop leaves of it is in no checkpoint.
+            let (mut trained, mut waited) = (self.trained.clone(), Duration::ZERO);
+            for micro in 0..self.config.accumulation {
                 let from = Instant::now();
-                match self.wait(&mut puller)? {
-                    Wait::Batch(batch) => batches.push(batch),
+                let batch = match self.wait(&mut puller)? {
+                    Wait::Batch(batch) => batch,
                     Wait::Stop => return self.finish(),
                     Wait::NoData => {
                         self.finish()?;
                         eprintln!("warning: the data ended at step {} of {}", self.position.step, self.config.steps);
                         return Ok(());
                     }
-                }
+                };
                 waited += from.elapsed();
+                puller.ask(&mut self.node)?;
+                if micro == 0 {
+                    self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, &batch)?;
+                }
+                trained.count(puller.next_seq() - 1, &batch)?;
+                self.training.micro_step(&self.config, self.position.step, batch)?;
             }
-            puller.ask(&mut self.node)?;
-            if let Some(batch) = batches.first() {
-                self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, batch)?;
-            }
-            let first = puller.next_seq() - batches.len() as u64;
-            for (seq, batch) in (first..).zip(&batches) {
-                self.trained.count(seq, batch)?;
-            }
-            let report = self.training.step(&self.config, self.position.step, batches)?;
+            let report = self.training.finish(self.position.step)?;
+            self.trained = trained;
             self.position.step += 1;
             self.position.tokens_seen += report.tokens;
             self.position.next_seq = puller.next_seq();

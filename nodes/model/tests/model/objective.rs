@@ -107,20 +107,21 @@ fn losses_of_every_preset_schedule_and_shift_equal_those_by_hand() {
 #[test]
 fn the_papers_normalisation_is_another_factor_and_depends_on_the_split() {
     let batch = noised(4, 12, 6);
-    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-    let run = |parts: usize, normaliser: &dyn Fn(&MicroBatch) -> Normaliser| -> (StepSums, Vec<(String, Vec<f32>)>) {
+    let run = |parts: usize, normaliser: Normaliser| -> (StepSums, Vec<(String, Vec<f32>)>) {
+        let objective = Objective::Diffusion { shift: true };
+        let options = ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(objective) };
         let mut learner = Learner::new(model(LLAMA, true), options, AdamW::default()).unwrap();
         let mut last = StepSums::default();
         for start in (0..4).step_by(4 / parts) {
             let part = batch.rows(start, start + 4 / parts);
-            last = learner.micro_step(&part, &Pattern::Full, normaliser(&part)).unwrap();
+            last = learner.micro_step(&part, &Pattern::Full).unwrap();
         }
         (last, learner.gradients().unwrap())
     };
     let maskable = batch.maskable_tokens() as f64;
-    let (sums, global) = run(1, &|_| Normaliser::Global(maskable));
-    let (_, paper) = run(1, &|_| Normaliser::MaskedTokens { micro_batches: 1 });
-    let (_, split) = run(2, &|_| Normaliser::MaskedTokens { micro_batches: 2 });
+    let (sums, global) = run(1, Normaliser::MaskableTokens);
+    let (_, paper) = run(1, Normaliser::MaskedTokens);
+    let (_, split) = run(2, Normaliser::MaskedTokens);
     let factor = maskable / sums.positions as f64;
     let scale = paper.iter().flat_map(|(_, g)| g).fold(0f32, |a, g| a.max(g.abs()));
     for ((name, a), (_, b)) in global.iter().zip(&paper) {

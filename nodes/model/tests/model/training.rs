@@ -1,6 +1,6 @@
 //! What may be switched on in training, and what it must and must not change.
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern, Precision};
+use difflow_model::{AdamW, Device, Learner, Model, Objective, ObjectiveOptions, Pattern, Precision};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, distance, model, noised, read};
@@ -9,6 +9,7 @@ const OPTIONS: ObjectiveOptions = ObjectiveOptions {
     objective: Objective::Diffusion { shift: true },
     masked_set: difflow_model::MaskedSet::Explicit,
     document_attention: true,
+    normaliser: difflow_model::Normaliser::MaskableTokens,
 };
 
 fn learner(model: Model) -> Learner {
@@ -17,7 +18,7 @@ fn learner(model: Model) -> Learner {
 
 fn step(learner: &mut Learner, n: u64) -> f64 {
     let pattern = Pattern::Annealed { ratio: 0.4, seed: 2, draw: n };
-    let sums = learner.micro_step(&noised(3, 14, n), &pattern, Normaliser::Global(39.0)).unwrap();
+    let sums = learner.micro_step(&noised(3, 14, n), &pattern).unwrap();
     assert!(learner.apply(1e-2).unwrap().updated);
     sums.weighted
 }
@@ -33,7 +34,7 @@ fn activation_checkpointing_changes_no_gradient() {
                 model.set_precision(precision);
                 model.set_activation_checkpointing(checkpointing);
                 let mut learner = learner(model);
-                let sums = learner.micro_step(&batch, &Pattern::Band { right: 5 }, Normaliser::Global(92.0)).unwrap();
+                let sums = learner.micro_step(&batch, &Pattern::Band { right: 5 }).unwrap();
                 (sums, learner.gradients().unwrap())
             };
             let ((sums, wanted), (again, found)) = (gradients(false), gradients(true));
@@ -106,7 +107,7 @@ fn dropout_is_keyed_and_only_in_training() {
             learner.set_dropout(share, seed).unwrap();
             let batch = noised(3, 14, 0);
             let logits = learner.model().logits(&batch.tokens[..14], &Pattern::Full).unwrap();
-            let mut once = || learner.micro_step(&batch, &Pattern::Full, Normaliser::Global(39.0)).unwrap().weighted;
+            let mut once = || learner.micro_step(&batch, &Pattern::Full).unwrap().weighted;
             (logits, once(), once())
         };
         let (plain, dropped) = (run(0.0, 1), run(0.3, 1));
