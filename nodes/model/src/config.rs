@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config_reader::{Reader, model_type};
 use crate::error::ModelError;
+use crate::objective::ObjectiveKind;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::rope::Rope;
 
@@ -61,8 +62,8 @@ pub struct Adapted {
     pub mask_token_id: u32,
     /// True when the hidden state at i predicts token i+1.
     pub shift: bool,
-    /// `diffusion` or `ar`: what the weights were last trained for.
-    pub objective: String,
+    /// What the weights were last trained for.
+    pub objective: ObjectiveKind,
 }
 
 /// Which plug-in computes a model: the `difflow.torch_model` object of config.json.

@@ -122,7 +122,8 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use crate::kernel::ASKED;
-    use crate::{AdamW, Device, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern};
+    use crate::pattern::Context;
+    use crate::{AdamW, Arithmetic, Device, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
         "num_hidden_layers":2,"num_attention_heads":HEADS,"num_key_value_heads":2,"head_dim":DIM,
@@ -150,7 +151,7 @@ mod tests {
         batch
     }
 
-    /// Losses by row and gradients of all parameters.
+    /// Losses by row and gradients of all parameters, predicted at the own position where the pattern wants that.
     fn slopes(
         model: Model,
         batch: &MicroBatch,
@@ -159,7 +160,9 @@ mod tests {
     ) -> (Vec<f64>, Vec<(String, Vec<f32>)>) {
         let options = ObjectiveOptions {
             document_attention: !crossing,
-            ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true })
+            ..ObjectiveOptions::recommended(Objective::Diffusion {
+                shift: !matches!(pattern, Pattern::NoisedBlocks { .. }),
+            })
         };
         let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
         let sums = learner.micro_step(batch, pattern).unwrap();
@@ -191,14 +194,15 @@ mod tests {
         // Small operations on a busy machine: threads would mostly wait for each other.
         crate::set_num_threads(1);
         let annealed = Pattern::Annealed { ratio: 0.3, seed: 1, draw: 1 };
+        let blocks = Pattern::NoisedBlocks { size: 4, context: Context::Block };
         let patterns =
-            [Pattern::Causal, Pattern::Full, annealed, Pattern::Band { right: 3 }, Pattern::Block { size: 5 }];
+            [Pattern::Causal, Pattern::Full, annealed, Pattern::Band { right: 3 }, Pattern::Block { size: 5 }, blocks];
         for &(json, heads, dim) in models {
-            for (pattern, length) in patterns.iter().zip([33, 64, 40, 7, 50]) {
+            for (pattern, length) in patterns.iter().zip([33, 64, 40, 7, 50, 45]) {
                 for crossing in [false, true] {
                     let batch = batch(3, length);
                     let mut plain = model(json, heads, dim);
-                    plain.set_cpu_kernels(false);
+                    plain.set_arithmetic(Arithmetic { kernels: false, ..plain.arithmetic() });
                     let (wanted, wanted_slopes) = slopes(plain, &batch, pattern, crossing);
                     let (found, found_slopes) = slopes(model(json, heads, dim), &batch, pattern, crossing);
                     let what = format!("{heads} heads of {dim}, {pattern:?}, length {length}, crossing {crossing}");
@@ -223,7 +227,7 @@ mod tests {
         for fused in [true, false] {
             let with = |elements: usize| {
                 let mut model = model(LLAMA, 4, 8);
-                model.set_cpu_kernels(fused);
+                model.set_arithmetic(Arithmetic { kernels: fused, ..model.arithmetic() });
                 model.chunk_elements = elements;
                 slopes(model, &batch, &pattern, false)
             };

@@ -5,6 +5,7 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use rand::Rng;
 
+use crate::arithmetic::Arithmetic;
 use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
@@ -39,6 +40,8 @@ pub struct Applied {
 pub struct Learner {
     model: Model,
     options: ObjectiveOptions,
+    /// Of its forwards: the model's, and dropout.
+    arithmetic: Arithmetic,
     optimizer: OptimizerState,
     average: Option<Average>,
     /// Key of dropout's random numbers.
@@ -82,11 +85,11 @@ impl Learner {
         }
         model.set_objective(options.objective);
         for parameter in &model.parameters {
-            let _ = parameter.tensor.f_set_requires_grad(true)?;
+            let _ = parameter.tensor.f_set_requires_grad(parameter.trainable)?;
         }
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
-        let (average, dropout_seed, sums) = (None, 0, Sums::nothing());
-        Ok(Self { model, options, optimizer, average, dropout_seed, reducer, sums })
+        let (arithmetic, average, dropout_seed, sums) = (model.arithmetic, None, 0, Sums::nothing());
+        Ok(Self { model, options, arithmetic, optimizer, average, dropout_seed, reducer, sums })
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
@@ -104,17 +107,13 @@ impl Learner {
         if !(0.0..1.0).contains(&share) {
             return Err(ModelError::input("dropout", share, "0 or more, below 1"));
         }
-        self.dropout_seed = seed;
-        let Some(decoder) = self.model.decoder.own_mut() else {
-            return match share {
-                0.0 => Ok(()),
-                _ => Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own")),
-            };
-        };
-        if share > 0.0 && decoder.recompute {
+        if share > 0.0 && self.model.decoder.own().is_none() {
+            return Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own"));
+        }
+        if share > 0.0 && self.arithmetic.recompute {
             return Err(ModelError::input("dropout with activation checkpointing", share, "one of the two"));
         }
-        decoder.dropout = share;
+        (self.dropout_seed, self.arithmetic.dropout) = (seed, share);
         Ok(())
     }
 
@@ -123,7 +122,7 @@ impl Learner {
     pub fn micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<StepSums, ModelError> {
         let number = self.sums.totals.micro_batches;
         // A plug-in's model may drop something, too.
-        if self.model.decoder.own().is_none_or(|decoder| decoder.dropout > 0.0) {
+        if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 {
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, number);
             tch::manual_seed(rng.next_u64() as i64);
         }
@@ -134,7 +133,7 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let sums = self.model.sums(batch, pattern, self.options, Some(divisor))?;
+        let sums = self.model.sums(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
         self.sums.totals.take(&sums, batch.tokens_read());
         self.sums.finite &= sums.is_finite();
         Ok(sums)

@@ -9,7 +9,7 @@
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | look | [`Summary::read`], [`Memory::of_training`] |
-//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
+//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
 //! A training step:
 //!
@@ -34,6 +34,7 @@
 //! Reproducibility: the same inputs with the same number of threads ([`set_num_threads`]) give the same bits on the CPU.
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
 
+mod arithmetic;
 mod attention;
 mod average;
 mod batch;
@@ -45,6 +46,7 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod family;
 mod foreign;
 mod fused;
 mod host;
@@ -77,6 +79,7 @@ mod tensor_writer;
 mod torch_model;
 mod visibility;
 
+pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
@@ -89,8 +92,8 @@ pub use learner::{Applied, Learner};
 pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
-pub use model::{Model, Precision};
-pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
+pub use model::Model;
+pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
 pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;

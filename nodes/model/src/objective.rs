@@ -1,5 +1,8 @@
 //! What is trained: which positions carry loss, what they predict and what their loss counts for.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::batch::{MicroBatch, PADDING};
 use crate::error::ModelError;
 use crate::input::{Copies, Layout};
@@ -14,13 +17,24 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// The name in config.json and on the command line.
-    pub fn name(self) -> &'static str {
+    /// Which of the two it is.
+    pub fn kind(self) -> ObjectiveKind {
         match self {
-            Self::Diffusion { .. } => "diffusion",
-            Self::Ar => "ar",
+            Self::Diffusion { .. } => ObjectiveKind::Diffusion,
+            Self::Ar => ObjectiveKind::Ar,
         }
     }
+}
+
+/// What a model learns, as the key OBJECTIVE and config.json spell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Masked diffusion: predict the masked tokens.
+    #[default]
+    Diffusion,
+    /// Autoregression: predict the next token. Makes base models.
+    Ar,
 }
 
 /// Which positions count as masked.

@@ -3,6 +3,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::arithmetic::Arithmetic;
 use crate::attention::LayerAttention;
 use crate::block::Block;
 use crate::decoder::Decoder;
@@ -17,13 +18,14 @@ impl Decoder {
         x: &Tensor,
         size: (i64, i64),
         attention: &LayerAttention,
+        how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
-        let out = tch::no_grad(|| self.block(block, x, size, attention))?;
+        let out = tch::no_grad(|| self.block(block, x, size, attention, how))?;
         let (decoder, block, attention, input) = (self.share(), block.share(), attention.share(), x.f_detach()?);
         attach(out, &[x], move |gradient| {
             tch::with_grad(|| {
                 let x = input.f_detach()?.f_set_requires_grad(true)?;
-                let again = decoder.block(&block, &x, size, &attention)?;
+                let again = decoder.block(&block, &x, size, &attention, how)?;
                 // A backward pass inside the backward pass; the parameters' gradients are added where they belong.
                 again.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?;
                 Ok(vec![Some(x.f_grad()?)])

@@ -40,7 +40,7 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
 
     /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. In a process whose
-    /// micro-batches carried no loss the gradients are undefined.
+    /// micro-batches carried no loss, and of parameters that are not trained, the gradients are undefined.
     fn add(&mut self, totals: Totals, parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
 }
 

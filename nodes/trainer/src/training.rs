@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
-    Precision, TorchPlugin,
+    AdamW, Arithmetic, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective,
+    ObjectiveOptions, Pattern, Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -104,8 +104,8 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
 }
 
 fn training(config: &Config, mut model: Model) -> Result<Training> {
-    model.set_precision(precision(config));
-    model.set_activation_checkpointing(config.activation_checkpointing);
+    let (precision, recompute) = (precision(config), config.activation_checkpointing);
+    model.set_arithmetic(Arithmetic { precision, recompute, ..model.arithmetic() });
     let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },

@@ -84,7 +84,7 @@ impl Model {
         all: &mut [Generated],
     ) -> Result<(), ModelError> {
         let capacity = longest + options.max_new_tokens - 1;
-        let mut cache = self.decoder.cache(&self.config, (prompts.len(), capacity), true)?;
+        let mut cache = self.decoder.cache(&self.config, (prompts.len(), capacity), true, self.arithmetic)?;
         let window = self.config.sliding_window.unwrap_or(usize::MAX);
         let mut texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
         for step in 0..options.max_new_tokens {
@@ -100,7 +100,7 @@ impl Model {
                 let seen = |at: usize| (at + 1).saturating_sub(window)..at + 1;
                 active.add(row, new.map(|at| (at, text[at])), seen, std::iter::once(last));
             }
-            let hidden = self.decoder.partial(&active, &mut cache)?;
+            let hidden = self.decoder.partial(&active, &mut cache, self.arithmetic)?;
             let present: Vec<Vec<u32>> = match options.sampling.repetition_penalty == 1.0 {
                 true => vec![Vec::new(); going.len()],
                 false => going.iter().map(|&row| different(&texts[row])).collect(),

@@ -42,14 +42,14 @@ impl Model {
         (sampling, score, guidance): (&Sampling, Score, f64),
     ) -> Result<Vec<Choice>, ModelError> {
         let vocabulary = self.config.vocab_size;
-        let normed = self.decoder.normed(hidden)?;
+        let normed = self.decoder.normed(hidden, self.arithmetic)?;
         let logits_of = |rows: Vec<i64>| {
             let in_order = rows.iter().enumerate().all(|(at, &row)| at as i64 == row) && rows.len() == asks.len();
             let picked = match in_order && normed.size()[0] as usize == asks.len() {
                 true => normed.shallow_clone(),
                 false => normed.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(self.device.torch())?)?,
             };
-            self.decoder.logits(&picked)
+            self.decoder.logits(&picked, self.arithmetic)
         };
         let mask = self.config.adapted.as_ref().map(|adapted| adapted.mask_token_id as usize);
         let mut choices = Vec::with_capacity(asks.len());

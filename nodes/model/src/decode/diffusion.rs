@@ -47,7 +47,7 @@ impl Model {
         tch::no_grad(|| -> Result<(), ModelError> {
             let sides = 1 + usize::from(options.guidance != 0.0);
             let keep = options.cache != Caching::None;
-            let mut cache = self.decoder.cache(&self.config, (rows.len() * sides, capacity), keep)?;
+            let mut cache = self.decoder.cache(&self.config, (rows.len() * sides, capacity), keep, self.arithmetic)?;
             loop {
                 let wanted: Vec<Vec<Candidate>> = rows.iter_mut().map(|row| row.plan(options, alpha)).collect();
                 if wanted.iter().all(Vec::is_empty) {
@@ -94,7 +94,7 @@ impl Model {
                 present[number] = row.present();
             }
         }
-        let hidden = self.decoder.partial(&active, cache)?;
+        let hidden = self.decoder.partial(&active, cache, self.arithmetic)?;
         let mut asks = Vec::new();
         for (number, wanted) in wanted.iter().enumerate() {
             let (guided, unguided) = starts[number];
