@@ -87,7 +87,9 @@ impl OptimizerState {
             let decay = if parameter.is_matrix() { 1.0 - lr * s.weight_decay } else { 1.0 };
             let rate = Rate { settings: s, decay, step: lr / corrections.0, root: 1.0 / corrections.1.sqrt(), scale };
             let mut weight = parameter.tensor.f_detach()?;
-            match (values(&grad), values_mut(&mut weight), values_mut(m), values_mut(v)) {
+            // SAFETY: three tensors with memory of their own, of which no other slice is in use during an update.
+            let (to, m_to, v_to) = unsafe { (values_mut(&mut weight), values_mut(m), values_mut(v)) };
+            match (values(&grad), to, m_to, v_to) {
                 (Some(grad), Some(weight), Some(m), Some(v)) => rate.host(weight, grad, m, v),
                 _ => rate.device(&mut weight, &grad, m, v)?,
             }

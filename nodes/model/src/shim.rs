@@ -163,8 +163,10 @@ pub(crate) fn map_rows<S: Default, T: Clone + Default + Send>(
     // SAFETY: every row and every result is touched by the one part that it belongs to.
     unsafe impl<T: Send> Sync for Apart<T> {}
     impl<T> Apart<T> {
-        fn at(&self, offset: usize) -> *mut T {
-            // SAFETY: callers stay inside the slice.
+        /// # Safety
+        /// `offset` must lie inside the slice.
+        unsafe fn at(&self, offset: usize) -> *mut T {
+            // SAFETY: the caller's.
             unsafe { self.0.add(offset) }
         }
     }

@@ -170,6 +170,11 @@ impl Visibility {
         Ok(Self { length, rows, stretches, tiles, bits, named })
     }
 
+    /// Positions of a row.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// The stretches of keys that a query may see, in order and apart; not empty.
     #[inline(always)]
     pub fn stretches(&self, row: usize, query: usize) -> &[Range<usize>] {

@@ -61,7 +61,9 @@ impl Model {
             }
             let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
-            choices.extend(map_rows(write(&mut logits)?, vocabulary, grain, |scratch, number, logits| {
+            // SAFETY: made here; nothing else has it.
+            let values = unsafe { write(&mut logits)? };
+            choices.extend(map_rows(values, vocabulary, grain, |scratch, number, logits| {
                 if let Some(mask) = mask {
                     logits[mask] = f32::NEG_INFINITY;
                 }

@@ -14,7 +14,7 @@ use crate::attention::Positions;
 use crate::error::ModelError;
 use crate::kernel::gemm::{Size, Strided, gemm};
 use crate::kernel::simd::Simd;
-use crate::kernel::{Out, dispatch};
+use crate::kernel::{Out, dispatch, sizes};
 use crate::shim::parallel;
 use crate::visibility::{BLOCK, VECTOR, Visibility};
 
@@ -52,17 +52,34 @@ pub(crate) struct Plan {
     pub rotary: Rotary,
 }
 
+impl Plan {
+    /// Errors if projection, output or visibility have other sizes than the plan says.
+    fn fits(&self, qkv: &[f32], out: &[f32]) -> Result<(), ModelError> {
+        let (shape, tokens) = (self.shape, self.shape.rows * self.shape.length);
+        sizes(&[
+            (qkv.len(), tokens * shape.width()),
+            (out.len(), tokens * shape.heads * shape.head_dim),
+            (self.visibility.length(), shape.length),
+        ])
+    }
+}
+
 /// Cosines and sines of the position ids, `[span, d/2]`, or `None` without rotary embedding.
 pub(crate) type Rotary = Option<Arc<(Vec<f32>, Vec<f32>)>>;
 
 /// Attention output `[B·L, H·d]` and log-sums `[B, H, L]`, both written in full.
 pub(crate) fn forward(plan: &Plan, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) -> Result<(), ModelError> {
-    let (out, log_sums) = (Out(out.as_mut_ptr()), Out(log_sums.as_mut_ptr()));
     let shape = plan.shape;
+    let tokens = shape.rows * shape.length;
+    plan.fits(qkv, out)?;
+    sizes(&[(log_sums.len(), tokens * shape.heads)])?;
+    let (out, log_sums) = (Out(out.as_mut_ptr()), Out(log_sums.as_mut_ptr()));
     parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
         let mut scratch = Scratch::new(&shape, false);
         for task in begin..end {
-            forward_task(plan, task / shape.kv_heads, task % shape.kv_heads, qkv, out, log_sums, &mut scratch);
+            let (row, kv) = (task / shape.kv_heads, task % shape.kv_heads);
+            // SAFETY: the arrays have the plan's sizes, and tasks have other rows or heads.
+            unsafe { forward_task(plan, row, kv, qkv, out, log_sums, &mut scratch) };
         }
     })
 }
@@ -76,13 +93,18 @@ pub(crate) fn backward(
     out_gradient: &[f32],
     gradient: &mut [f32],
 ) -> Result<(), ModelError> {
-    let gradient = Out(gradient.as_mut_ptr());
     let shape = plan.shape;
+    plan.fits(qkv, out)?;
+    let log_sums_wanted = shape.rows * shape.length * shape.heads;
+    sizes(&[(log_sums.len(), log_sums_wanted), (out_gradient.len(), out.len()), (gradient.len(), qkv.len())])?;
+    let gradient = Out(gradient.as_mut_ptr());
     parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
         let mut scratch = Scratch::new(&shape, true);
         for task in begin..end {
             let saved = Saved { qkv, out, log_sums, out_gradient };
-            backward_task(plan, task / shape.kv_heads, task % shape.kv_heads, saved, gradient, &mut scratch);
+            let (row, kv) = (task / shape.kv_heads, task % shape.kv_heads);
+            // SAFETY: as above.
+            unsafe { backward_task(plan, row, kv, saved, gradient, &mut scratch) };
         }
     })
 }
@@ -160,11 +182,15 @@ fn head<'a>(shape: &Shape, matrix: &'a [f32], row: usize, position: usize, numbe
 }
 
 /// Fills `scores` with q·k for a block of queries over the given columns.
+///
+/// # Safety
+/// `left` is `[BLOCK, d]`, `right` `[d, L]` and `to` `[BLOCK, L]`, all padded, with the columns inside L; and the instruction set.
 #[inline(always)]
 unsafe fn products<S: Simd>(shape: &Shape, left: &[f32], right: &[f32], columns: &Range<usize>, to: &mut [f32]) {
     let (dim, length) = (shape.padded_dim(), shape.padded_length());
     let a = Strided { at: left.as_ptr(), row: dim, column: 1 };
     let size = Size { rows: BLOCK, depth: shape.head_dim, columns: columns.len() };
+    // SAFETY: the caller's.
     unsafe {
         let b = right.as_ptr().add(columns.start);
         gemm::<S, false>(size, a, (b, length), (to.as_mut_ptr().add(columns.start), length));
@@ -172,11 +198,15 @@ unsafe fn products<S: Simd>(shape: &Shape, left: &[f32], right: &[f32], columns:
 }
 
 /// `product` = scores · matrix, over the tiles of the scores: `[BLOCK, d]`.
+///
+/// # Safety
+/// `scores` is `[BLOCK, L]`, `down` `[L, d]` and `product` `[BLOCK, d]`, all padded, with the tiles inside L; and the instruction set.
 #[inline(always)]
 unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], tiles: &[Range<usize>], product: &mut [f32]) {
     let (dim, length) = (shape.padded_dim(), shape.padded_length());
     for (number, tile) in tiles.iter().enumerate() {
         let size = Size { rows: BLOCK, depth: tile.end.min(shape.length) - tile.start, columns: dim };
+        // SAFETY: the caller's.
         unsafe {
             let a = Strided { at: scores.as_ptr().add(tile.start), row: length, column: 1 };
             let (b, c) = ((down.as_ptr().add(tile.start * dim), dim), (product.as_mut_ptr(), dim));
@@ -191,6 +221,9 @@ unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], tiles: &
 }
 
 /// Scores of the tiles that the query may not see become −∞.
+///
+/// # Safety
+/// `scores` has the padded length, with the tiles inside; and the instruction set.
 #[inline(always)]
 unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, tiles: &[Range<usize>], scores: &mut [f32]) {
     let stretches = plan.visibility.stretches(row, i);
@@ -207,6 +240,7 @@ unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, tiles: &[Range<usize>
     let bits = bits.row(i);
     for tile in tiles {
         for j in tile.clone().step_by(S::LANES) {
+            // SAFETY: the caller's; tiles are whole vectors, and so are the bits of a row.
             unsafe {
                 let at = scores.as_mut_ptr().add(j);
                 S::load(at).keep(bits.as_ptr().add(j / 8)).store(at);
@@ -215,7 +249,19 @@ unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, tiles: &[Range<usize>
     }
 }
 
-fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
+/// One row of the batch and one key head with its group.
+///
+/// # Safety
+/// The arrays have the sizes of the plan, and no other thread has the same row and head.
+unsafe fn forward_task(
+    plan: &Plan,
+    row: usize,
+    kv: usize,
+    qkv: &[f32],
+    out: Out,
+    log_sums: Out,
+    scratch: &mut Scratch,
+) {
     dispatch! { forward_task<S>(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
@@ -240,11 +286,13 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
                     turn(&plan.rotary, plan.positions.of(i), query, to, scale, false);
                 }
                 for tile in tiles {
+                    // SAFETY: the scratch was made for the shape, and tiles are inside the padded length.
                     unsafe { products::<S>(&shape, &scratch.queries, &scratch.keys_across, tile, &mut scratch.scores) };
                 }
                 let mut sums = [0f32; BLOCK];
                 for i in block.clone() {
                     let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
+                    // SAFETY: as above; the caller's for the log-sum.
                     unsafe {
                         hide::<S>(plan, row, i, tiles, scores);
                         let (sum, log_sum) = softmax::<S>(scores, tiles);
@@ -252,12 +300,15 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
                         *log_sums.at((row * shape.heads + h) * shape.length + i) = log_sum;
                     }
                 }
+                // SAFETY: as above.
                 unsafe { collect::<S>(&shape, &scratch.scores, &scratch.values_down, tiles, &mut scratch.product) };
                 for i in block {
                     let inverse = 1.0 / sums[i - start];
-                    let to = out.at(((row * shape.length + i) * shape.heads + h) * d);
-                    for (c, x) in scratch.product[(i - start) * dim..][..d].iter().enumerate() {
-                        unsafe { *to.add(c) = x * inverse };
+                    let place = ((row * shape.length + i) * shape.heads + h) * d;
+                    // SAFETY: the caller's; this task alone writes the heads of its group, of its row.
+                    let to = unsafe { std::slice::from_raw_parts_mut(out.at(place), d) };
+                    for (to, x) in to.iter_mut().zip(&scratch.product[(i - start) * dim..][..d]) {
+                        *to = x * inverse;
                     }
                 }
             }
@@ -266,8 +317,12 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
 }
 
 /// Scores of the tiles become exponentials; their sum, and the logarithm of the sum before the maximum was taken off.
+///
+/// # Safety
+/// The tiles are whole vectors inside `scores`; and the instruction set.
 #[inline(always)]
 pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32], tiles: &[Range<usize>]) -> (f32, f32) {
+    // SAFETY: the caller's.
     unsafe {
         let at = scores.as_mut_ptr();
         let mut tops = S::splat(f32::NEG_INFINITY);
@@ -290,7 +345,11 @@ pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32], tiles: &[Range<usize>]
     }
 }
 
-fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
+/// One row of the batch and one key head with its group.
+///
+/// # Safety
+/// As [`forward_task`].
+unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
     dispatch! { backward_task<S>(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
@@ -325,6 +384,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                     deltas[i - start] = slope.iter().zip(&saved.out[place..place + d]).map(|(a, b)| a * b).sum();
                 }
                 for tile in tiles {
+                    // SAFETY: the scratch was made for the shape, and tiles are inside the padded length.
                     unsafe {
                         products::<S>(&shape, &scratch.queries, &scratch.keys_across, tile, &mut scratch.scores);
                         products::<S>(&shape, &scratch.outputs, &scratch.values_across, tile, &mut scratch.slopes);
@@ -338,6 +398,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                         tiles.iter().for_each(|tile| slopes[tile.clone()].fill(0.0));
                         continue;
                     }
+                    // SAFETY: as above.
                     unsafe {
                         hide::<S>(plan, row, i, tiles, scores);
                         let log_sum = S::splat(saved.log_sums[(row * shape.heads + h) * shape.length + i]);
@@ -352,6 +413,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                         }
                     }
                 }
+                // SAFETY: as above.
                 unsafe {
                     for (left, right, sum) in [
                         (&scratch.outputs, &scratch.scores, &mut scratch.values_gradient),
@@ -368,7 +430,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
                 }
                 for i in block {
                     let from = &scratch.product[(i - start) * dim..][..d];
-                    // SAFETY: this task alone writes the heads of its group, and the keys and values below, of its row.
+                    // SAFETY: the caller's; this task alone writes the heads of its group, and the keys and values below, of its row.
                     let to = unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, i, h)), d) };
                     turn(&plan.rotary, plan.positions.of(i), from, to, scale, true);
                 }
@@ -376,6 +438,7 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
         }
         let mut column = vec![0f32; d];
         for j in 0..shape.length {
+            // SAFETY: as above; keys and values are other places.
             let write = |number| unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, j, number)), d) };
             for (c, x) in column.iter_mut().enumerate() {
                 *x = scratch.keys_gradient[c * length + j];
