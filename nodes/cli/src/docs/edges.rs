@@ -9,7 +9,7 @@ const HEAD: &str = "\
 <!-- Made by `difflow docs --write .` from nodes/schema; a test compares. -->
 
 What a node takes and gives. Every message is one Arrow struct array whose metadata has `seq` (its absolute number on the edge), `message` (its name and
-version) and `fin` (there is no batch `seq`: the data ended). Every receiver checks name, columns, types and lengths. Data is never pushed: downstream asks with
+version) and `fin` (there is no batch `seq`: the data ended), and on the way of the data `facts`: JSON that says what the batch was made with (nodes/schema/src/facts.rs). A program of your own there hands it on. Every receiver checks name, columns, types and lengths. Data is never pushed: downstream asks with
 `demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
 ";
 
@@ -58,12 +58,12 @@ const COLUMNS: [(&str, &str, &str); 37] = [
     ("sequences/1", "tokens", "clean token ids x0, `[rows, L]`"),
     ("sequences/1", "documents", "which document of its row a token belongs to, from 0; 4294967295 for padding"),
     ("sequences/1", "maskable", "false for the anchor of a document and for padding"),
-    ("noised/1", "tokens", "as in sequences/1"),
-    ("noised/1", "documents", "as in sequences/1"),
-    ("noised/1", "maskable", "as in sequences/1"),
-    ("noised/1", "masked", "which tokens are masked in xt"),
-    ("noised/1", "t", "t of the row, in (0, 1]"),
-    ("noised/1", "weight", "loss weight w(t) of the row"),
+    ("noised/2", "tokens", "as in sequences/1"),
+    ("noised/2", "documents", "as in sequences/1"),
+    ("noised/2", "maskable", "as in sequences/1"),
+    ("noised/2", "masked", "which tokens are masked in xt"),
+    ("noised/2", "t", "t in (0, 1]: one of the row, or one of each position"),
+    ("noised/2", "weight", "loss weight w(t): one of the row, or one of each position"),
     ("checkpoint/1", "step", "optimizer steps done"),
     ("checkpoint/1", "path", "absolute path of the folder"),
     ("checkpoint/1", "sha256", "of its manifest.json, in hex"),
