@@ -36,6 +36,8 @@
 //!
 //! Reproducibility: the same inputs with the same number of threads ([`set_num_threads`]) give the same bits on the CPU.
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
+//!
+//! Threads: a [`Model`] is `Send` and `Sync`; several threads may decode and score with one `Arc<Model>`.
 
 mod attention;
 mod average;
@@ -70,6 +72,7 @@ pub mod plugin_tests;
 mod recipe;
 mod recompute;
 mod rope;
+mod shared;
 mod shim;
 mod snapshot;
 mod summary;
