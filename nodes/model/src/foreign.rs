@@ -55,7 +55,7 @@ impl Foreign {
                 return Err(format!("parameter `{name}` as the result of a computation; detach it"));
             }
             let leaf = Leaf::new(Init::Zero, [(name.to_owned(), size)]);
-            all.push(Parameter { leaf, tensor, stored: vec![Kind::Float] });
+            all.push(Parameter { leaf, tensor, stored: vec![Kind::Float], trainable: true });
             Ok(())
         })?;
         Ok(all)
@@ -83,8 +83,11 @@ impl Foreign {
     /// Logits `[B·L, V]` of token ids `[B, L]` under an attention pattern.
     pub fn whole(&self, ids: &Tensor, attention: &Attention, train: bool) -> Result<Tensor, ModelError> {
         let length = ids.size2()?.1;
+        if attention.index.is_some() {
+            return Err(ModelError::input("position ids of a plug-in's torch model", "given ones", "0, 1, 2, …"));
+        }
         let square = || Tensor::f_ones([1, 1, length, length], (Kind::Bool, self.device.torch()));
-        let bias = match &attention.kernel {
+        let bias = match &attention.layer(0)?.kernel {
             Kernel::Bias(bias) => bias.shallow_clone(),
             Kernel::Causal => additive(&square()?.f_tril(0)?, self.kind)?,
             Kernel::Full => additive(&square()?, self.kind)?,
