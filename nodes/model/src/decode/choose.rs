@@ -88,7 +88,7 @@ impl Model {
             }
             let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
-            // SAFETY: made here; nothing else has it.
+            // SAFETY: no other slice of it is in use.
             let values = unsafe { write(&mut logits)? };
             results.extend(map_rows(values, vocabulary, grain, |scratch, at, logits| {
                 if let Some(mask) = mask {
