@@ -3,8 +3,7 @@
 //! Activations are rows `[B·L, D]`. The residual stream and the norms stay fp32; matrix products and attention run in the
 //! compute kind (fp32, or bf16 over fp32 master weights).
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
@@ -30,7 +29,7 @@ pub(crate) struct Decoder {
     norm: Norm,
     /// `[V, D]`; `None` when tied.
     head: Option<Tensor>,
-    rotary: RefCell<Option<Rotary>>,
+    rotary: Mutex<Option<Rotary>>,
 }
 
 /// Cosines and sines of one sequence length, `[L, head_dim / 2]`: for the kernels, and on the device.
@@ -64,7 +63,7 @@ impl Decoder {
         let norm = parts.norm(names.norm)?;
         let head =
             if config.tied { None } else { Some((parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?) };
-        let rotary = RefCell::new(None);
+        let rotary = Mutex::new(None);
         Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary })
     }
 
@@ -77,7 +76,7 @@ impl Decoder {
             blocks: Vec::new(),
             norm: self.norm.share(),
             head: None,
-            rotary: RefCell::new(self.rotary.borrow().as_ref().map(Rotary::share)),
+            rotary: Mutex::new(self.kept_rotary().as_ref().map(Rotary::share)),
         }
     }
 
@@ -258,7 +257,7 @@ impl Decoder {
         take: impl FnOnce(&Rotary) -> Result<T, ModelError>,
     ) -> Result<Option<T>, ModelError> {
         let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
-        let mut kept = self.rotary.borrow_mut();
+        let mut kept = self.kept_rotary();
         let tables = match kept.take() {
             Some(found) if found.length == length => found,
             _ => Rotary::new(rope, self.config.head_dim, length, self.device())?,
@@ -266,6 +265,28 @@ impl Decoder {
         Ok(Some(take(kept.insert(tables))?))
     }
 }
+
+impl Decoder {
+    /// The tables of the last length; whole whoever panicked while holding them, for they are replaced as a whole.
+    fn kept_rotary(&self) -> MutexGuard<'_, Option<Rotary>> {
+        self.rotary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: crate::shared says why its tensors may be read from several threads; `sync_apart_from_tensors` that nothing else stands
+// against it.
+unsafe impl Sync for Decoder {}
+
+/// Fails to compile when a field of a decoder is neither a tensor nor `Sync`.
+fn sync_apart_from_tensors(decoder: &Decoder) {
+    fn sync<T: Sync>(_: &T) {}
+    let Decoder { config, embedding: _, position_table: _, blocks, norm, head: _, rotary } = decoder;
+    sync(config);
+    sync(blocks);
+    sync(norm);
+    sync(rotary);
+}
+const _: fn(&Decoder) = sync_apart_from_tensors;
 
 impl Rotary {
     /// The same tables.

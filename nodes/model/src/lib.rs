@@ -34,6 +34,8 @@
 //!
 //! Reproducibility: the same inputs with the same number of threads ([`set_num_threads`]) give the same bits on the CPU.
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
+//!
+//! Threads: a [`Model`] is `Send` and `Sync`; several threads may decode and score with one `Arc<Model>`.
 
 mod arithmetic;
 mod attention;
@@ -73,6 +75,7 @@ mod recipe;
 mod recompute;
 mod reducer;
 mod rope;
+mod shared;
 mod shim;
 mod snapshot;
 mod summary;

@@ -114,9 +114,12 @@ impl Model {
             }
             Ok(before)
         };
+        // No forward may see the other values.
+        let mut plugin = foreign.plugin();
         let own = swap(&|at, parameter| Some(value(at, parameter)))?;
-        let written = foreign.save(dir);
+        let written = plugin.save(dir);
         swap(&|at, _| own[at].as_ref().map(Tensor::shallow_clone))?;
+        drop(plugin);
         written?;
         let path = dir.join("config.json");
         let mut config = self.config.clone();
