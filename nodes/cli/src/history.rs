@@ -19,23 +19,16 @@ struct Fork {
     checkpoint: String,
 }
 
-/// Does what was asked for to the run of `file`; gives the options for `dora run` that follow from it.
+/// Does what was asked for to the run of an experiment, before it goes on.
 ///
 /// # Errors
 /// When there is no such checkpoint, it is damaged, or the run is being trained.
-pub fn prepare(file: &Path, from: Option<u64>, fork: Option<&str>) -> Result<Vec<String>> {
-    if from.is_none() && fork.is_none() {
-        return Ok(Vec::new());
-    }
-    let experiment = Experiment::read(file)?;
+pub fn prepare(experiment: &Experiment, from: Option<u64>, fork: Option<&str>) -> Result<()> {
     let dir = experiment.dir();
     match (from, fork) {
-        (_, Some(name)) => {
-            begin_with(&dir, experiment.name(), &experiment.beside(name)?, from)?;
-            Ok(vec!["--env".to_owned(), format!("RUN={name}")])
-        }
-        (Some(step), None) => go_back(&dir, step).map(|()| Vec::new()),
-        (None, None) => Ok(Vec::new()),
+        (_, Some(name)) => begin_with(&dir, experiment.name(), &experiment.beside(name)?, from),
+        (Some(step), None) => go_back(&dir, step),
+        (None, None) => Ok(()),
     }
 }
 

@@ -9,15 +9,18 @@ pub mod dataflow;
 pub mod demand;
 pub mod entry;
 pub mod facts;
+pub mod follow;
 pub mod inbox;
 pub mod node;
 pub mod problem;
 pub mod record;
+pub mod testing;
 
 pub use config::Config;
 pub use demand::Puller;
 pub use entry::{About, main};
 pub use facts::Upstream;
+pub use follow::{CheckpointWork, follow};
 pub use inbox::{Inbox, Stopped};
 pub use node::{Event, Node, Received};
 pub use problem::{Problem, Problems};

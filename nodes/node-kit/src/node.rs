@@ -93,7 +93,7 @@ impl Node {
     ///
     /// # Errors
     /// When dora's testing harness refuses its inputs.
-    pub fn testing(
+    pub(crate) fn testing(
         input: dora::integration_testing::TestingInput,
         output: dora::integration_testing::TestingOutput,
         options: dora::integration_testing::TestingOptions,

@@ -10,6 +10,7 @@ mod facts;
 mod faults;
 mod hub;
 mod long_run;
+mod modules;
 mod new_plugins;
 mod order;
 mod plugin_docs;
