@@ -172,7 +172,15 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
     let names: Vec<String> = files(&last).iter().map(|path| path.file_name().unwrap().display().to_string()).collect();
     assert_eq!(
         names,
-        ["config.json", "lineage.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "plugins.json"]
+        [
+            "config.json",
+            "lineage.json",
+            "manifest.json",
+            "model.safetensors",
+            "optimizer.safetensors",
+            "origin.json",
+            "plugins.json"
+        ]
     );
     let lineage = Lineage::read(&last).unwrap().unwrap();
     let (_, before) = Manifest::verify(&run.dir.checkpoint(2)).unwrap();
