@@ -108,3 +108,37 @@ fn the_clock_on_the_wall_decides_nothing() {
     ];
     assert_eq!(found, BTreeSet::from(labels.map(|path| root.join(path).display().to_string())));
 }
+
+/// A key that a node takes from the shell, or from another node's `env:`, is one that a reader of the dataflow file cannot see.
+#[test]
+fn keys_come_from_a_nodes_own_part_of_the_dataflow_file() {
+    fn using(folder: &Path, words: &[&str], found: &mut BTreeSet<String>) {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                using(&path, words, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                if words.iter().any(|word| text.contains(word)) {
+                    found.insert(path.display().to_string());
+                }
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
+    let nodes =
+        ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor", "node-kit"];
+    let (mut shell, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for node in nodes {
+        let folder = root.join("nodes").join(node).join("src");
+        using(&folder, &["env::var", "env::vars"], &mut shell);
+        using(&folder, &[".dataflow()"], &mut others);
+    }
+    let files =
+        |names: &[&str]| names.iter().map(|name| root.join(name).display().to_string()).collect::<BTreeSet<_>>();
+    // Whether dora started the program, and by which variable dora marks the processes of a dataflow.
+    let dora = files(&["nodes/node-kit/src/entry.rs", "nodes/monitor/src/processes.rs"]);
+    assert!(shell.is_subset(&dora), "{shell:?}");
+    // A node's own entry, and the monitor's picture of the graph with the file for the report.
+    let known = files(&["nodes/node-kit/src/node.rs", "nodes/monitor/src/run.rs"]);
+    assert!(others.is_subset(&known), "{others:?}");
+}

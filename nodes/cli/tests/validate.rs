@@ -146,14 +146,6 @@ const CASES: &[Case] = &[
     ("a queue of nothing", "wrong-type", &[("noiser/noised, queue_size: 16", "noiser/noised, queue_size: §0")]),
     // Rules across nodes
     (
-        "a queue that is too small",
-        "contradiction",
-        &[
-            ("ACCUMULATION: 1", "ACCUMULATION: 16"),
-            ("noised: { source: noiser/noised", "noised: { source: §noiser/noised"),
-        ],
-    ),
-    (
         "a queue too small for the prefetch",
         "contradiction",
         &[

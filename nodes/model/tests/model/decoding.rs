@@ -1,8 +1,8 @@
 //! Decoding: clean positions stay, masked ones are filled, and a sequence does not depend on the batch it is in.
 
 use difflow_model::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveal, Reveals, Sampling,
-    Score,
+    Arithmetic, Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveal,
+    Reveals, Sampling, Score,
 };
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, tokens};
@@ -168,7 +168,7 @@ fn decoding_sees_what_training_sees_through_a_sliding_window() {
     };
     let cached = DiffusionDecoding { block: Some(30), cache: Caching::Dual, ..options.clone() };
     for kernels in [true, false] {
-        model.set_cpu_kernels(kernels);
+        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
         for options in [&options, &cached] {
             for canvas in canvases() {
                 let mut masked = canvas.tokens.clone();

@@ -1,6 +1,6 @@
 //! Loading and saving: the same bytes back, and errors that name tensor, file, found and wanted.
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern};
+use difflow_model::{AdamW, Device, Learner, Model, Objective, ObjectiveOptions, Pattern};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, noised, read};
@@ -143,7 +143,7 @@ fn training_resumed_from_files_is_byte_identical() {
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let step = |learner: &mut Learner, n: u64| {
         let pattern = Pattern::Annealed { ratio: 0.3, seed: 1, draw: n };
-        learner.micro_step(&noised(2, 12, n), &pattern, Normaliser::Global(22.0)).unwrap();
+        learner.micro_step(&noised(2, 12, n), &pattern).unwrap();
         assert!(learner.apply(1e-2).unwrap().updated);
     };
     for json in [LLAMA, GPT2] {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern};
+use difflow_model::{AdamW, Device, Learner, Model, Objective, ObjectiveOptions, Pattern};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -36,7 +36,7 @@ fn transformers_loads_our_checkpoints_and_gives_our_logits() {
         model.add_mask_token(7).unwrap();
         let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: false });
         let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
-        learner.micro_step(&noised(4, 16, 1), &Pattern::Full, Normaliser::Global(60.0)).unwrap();
+        learner.micro_step(&noised(4, 16, 1), &Pattern::Full).unwrap();
         assert!(learner.apply(1e-2).unwrap().updated);
         let dir = TempDir::new().unwrap();
         learner.save(dir.path()).unwrap();
