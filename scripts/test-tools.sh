@@ -24,7 +24,8 @@ chromium() {
     local name folder=$cache/chromium
     [ -z "${DIFFLOW_CHROMIUM:-}" ] || return 0
     for name in chromium chromium-browser google-chrome google-chrome-stable chrome-headless-shell; do
-        ! command -v "$name" >/dev/null || return 0
+        # On PATH: `command -v` would find the function that this is.
+        ! type -P "$name" >/dev/null || return 0
     done
     [ ! -x "$folder/chromium" ] || return 0
     { command -v npm && command -v node; } >/dev/null || return 1

@@ -11,6 +11,7 @@ mod outcome;
 mod parquet_file;
 mod processes;
 mod random;
+mod random_model;
 mod skip;
 mod tiny_run;
 
@@ -22,6 +23,7 @@ pub use outcome::Outcome;
 pub use parquet_file::write_parquet;
 pub use processes::{Process, family};
 pub use random::Random;
+pub use random_model::write_gpt2;
 pub use skip::{allowed_skips, python, real_data, skip};
 
 use std::path::{Path, PathBuf};

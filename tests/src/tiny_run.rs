@@ -47,6 +47,7 @@ impl Dataflow {
             .set("trainer", "ANNEAL_STEPS", steps * 2 / 3 + 1)
             .set("trainer", "CHECKPOINT_EVERY", steps / 6 + 1)
             .set("trainer", "THREADS", 1)
+            .set("corpus", "HELDOUT", path("heldout.parquet"))
             .set("evaluator", "HELDOUT", path("heldout.parquet"))
             .set("evaluator", "EVAL_DRAWS", 1)
             .set("evaluator", "INFILL", "")

@@ -180,3 +180,19 @@ fn every_skip_goes_through_the_list() {
         );
     }
 }
+
+/// What everybody shares is in dataflow.yml and its modules; an experiment says what differs, and why.
+#[test]
+fn an_experiment_is_at_most_25_lines() {
+    let mut seen = 0;
+    for path in
+        fs::read_dir(root().join("data/experiments")).expect("a folder").map(|entry| entry.expect("an entry").path())
+    {
+        if path.extension().is_some_and(|ending| ending == "yml") {
+            seen += 1;
+            let lines = read(&path).lines().count();
+            assert!(lines <= 25, "{} has {lines} lines", path.display());
+        }
+    }
+    assert!(seen > 3, "only {seen} experiments");
+}

@@ -79,7 +79,7 @@ class Loader(yaml.SafeLoader):
     pass
 mistakes = [('STEPS: ', 'STEPS: x'), ('WARMUP_STEPS', 'WARMUP_STEP'), ('queue_size', 'queue_sizes'), ('outputs: [documents]', 'outputs: [document]')]
 found = set()
-files = ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml'))
+files = ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml') + glob.glob('nodes/*.module.yml'))
 for path in files:
     # YAML 1.2, which editors read, takes 3e-3 for a number; PyYAML reads 1.1 and wants 3.0e-3.
     text = re.sub(r'(: )(\\d+)e-(\\d+)', r'\\1\\2.0e-\\3', open(path).read())

@@ -36,6 +36,14 @@ impl Corpus {
     /// # Errors
     /// When a query cannot be run.
     pub async fn read(&self) -> Result<Reader, Problem> {
+        self.read_mixed(self.seed).await
+    }
+
+    /// As [`Corpus::read`], with the sources mixed by another seed.
+    ///
+    /// # Errors
+    /// When a query cannot be run.
+    pub async fn read_mixed(&self, seed: u64) -> Result<Reader, Problem> {
         let mut inputs = Vec::new();
         for query in &self.queries {
             let failed = |error: &dyn Display| unreadable(self.key, &query.paths, error);
@@ -44,7 +52,7 @@ impl Corpus {
             inputs.push(Input { key: self.key, paths: query.paths.clone(), stream, texts: None });
         }
         let weights = self.queries.iter().map(|query| query.weight).collect();
-        Ok(Reader { inputs, weights, seed: self.seed, index: 0 })
+        Ok(Reader { inputs, weights, seed, index: 0 })
     }
 }
 

@@ -41,5 +41,5 @@ fn the_default_run_ends_well_and_its_last_screen_holds_the_figures() {
         report.contains("<svg") && !report.contains("http://") && !report.contains("https://"),
         "not self-contained"
     );
-    assert_eq!(json(&run.join("run.json"))["configuration"]["STEPS"], 6);
+    assert_eq!(json(&run.join("run.json"))["configuration"]["trainer.STEPS"], 6);
 }
