@@ -196,3 +196,53 @@ fn an_experiment_is_at_most_25_lines() {
     }
     assert!(seen > 3, "only {seen} experiments");
 }
+
+/// Decoding and scoring are in one library. A second copy in a program drifts from it: it would encode a gap, weigh a loss or see to the
+/// right in its own way.
+#[test]
+fn no_program_decodes_or_scores_by_itself() {
+    let calls = ["model.decode(", "model.generate(", ".infill(", ".nelbo_sums(", ".ar_sums(", ".perplexity("];
+    let mut found = Vec::new();
+    for path in NODES.into_iter().chain(["cli"]).flat_map(|node| sources(&format!("nodes/{node}/src"))) {
+        let text = program_text(&path);
+        found
+            .extend(calls.iter().filter(|call| text.contains(*call)).map(|call| format!("{}: {call}", path.display())));
+    }
+    assert!(found.is_empty(), "use difflow_inference: {found:#?}");
+}
+
+/// The little world is data: what a program knows of it, it would know of every corpus.
+#[test]
+fn only_its_checker_and_tests_name_the_world() {
+    let name = "difflow-world";
+    for (user, used) in graph(|_| true) {
+        let plugin = user.contains("world");
+        assert!(plugin || user == "difflow-tests" || !used.contains(name), "{user} depends on {name}");
+    }
+}
+
+/// The table in nodes/schema/src/measures.rs says of every number what it is called, and people read it in many places: a second copy of the
+/// words would be a second opinion.
+#[test]
+fn every_metric_is_declared_in_one_place() {
+    let table = read(&root().join("nodes/schema/src/measures.rs"));
+    let table = table.split_once("pub const MEASURES").expect("the table").1;
+    let texts = |entry: &str| entry.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let (mut names, mut words) = (Vec::new(), Vec::new());
+    for entry in table.split("Measure::").skip(1) {
+        let texts = texts(entry);
+        names.push(texts[0].clone());
+        // Short ones are words that anybody may use.
+        words.extend(texts[1..].iter().filter(|text| text.len() > 24 && text.contains(' ')).cloned());
+    }
+    assert!(names.len() > 20 && words.len() > 20, "{names:?} {words:?}");
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a name twice: {names:?}");
+    let mut found = Vec::new();
+    for path in sources("nodes").into_iter().filter(|path| !path.ends_with("measures.rs")) {
+        let text = program_text(&path);
+        found.extend(
+            words.iter().filter(|words| text.contains(*words)).map(|words| format!("{}: {words}", path.display())),
+        );
+    }
+    assert!(found.is_empty(), "take it from difflow_schema::measures: {found:#?}");
+}
