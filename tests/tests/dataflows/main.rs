@@ -19,6 +19,7 @@ mod plugins;
 mod readme;
 mod real_data;
 mod resume;
+mod right_side;
 mod stop;
 
 use std::collections::BTreeMap;
