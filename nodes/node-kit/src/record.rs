@@ -111,8 +111,3 @@ fn differences(
     }
     problems
 }
-
-#[cfg(test)]
-#[path = "record_tests.rs"]
-#[allow(clippy::unwrap_used)]
-mod tests;

@@ -1,11 +1,16 @@
+//! run.json as nodes write and compare it.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 
+use difflow_node_kit::Config;
+use difflow_node_kit::record::{Writer, enter};
+use difflow_schema::Record;
+use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use super::*;
 
 /// Keys of a node.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
