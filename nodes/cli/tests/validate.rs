@@ -184,6 +184,11 @@ const CASES: &[Case] = &[
         "wrong-value",
         &[("HELDOUT: data/tiny/heldout.parquet", "HELDOUT: data/tiny/heldout.parquet\n      TEXT_COLUMN: §1.10")],
     ),
+    (
+        "the same in quotes, which change nothing",
+        "wrong-value",
+        &[("HELDOUT: data/tiny/heldout.parquet", "HELDOUT: data/tiny/heldout.parquet\n      TEXT_COLUMN: §'1.10'")],
+    ),
     // Files, models, variables
     (
         "no tokenizer",

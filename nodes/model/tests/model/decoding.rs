@@ -5,7 +5,7 @@ use difflow_model::{
     Reveals, Sampling, Score,
 };
 
-use crate::support::{GPT2, LLAMA, QWEN3, model, tokens};
+use crate::support::{GPT2, LLAMA, QWEN3, distance, model, tokens};
 
 const ALL: [Reveals; 11] = [
     Reveals::Random { steps: 1 },
@@ -117,6 +117,37 @@ fn cached_decoding_equals_uncached_when_refreshed_every_step() {
                     assert_eq!(course(wanted), course(found), "{cache:?} {reveals:?}");
                 }
             }
+        }
+    }
+}
+
+/// A cache that is not refreshed holds keys and values of positions that have changed since: the probabilities show it. Equal ones would
+/// mean that nothing is cached, and the test above compares a decoder with itself.
+#[test]
+fn a_cache_that_is_not_refreshed_is_stale() {
+    let model = model(LLAMA, true);
+    let block = DiffusionDecoding { block: Some(5), ..DiffusionDecoding::surest_first(true) };
+    let wanted = model.decode(&canvases(), &block).unwrap();
+    for cache in [Caching::Prefix, Caching::Dual] {
+        let found = model.decode(&canvases(), &DiffusionDecoding { cache, ..block.clone() }).unwrap();
+        assert!(wanted != found, "{cache:?}");
+    }
+}
+
+/// What stands to the right of a gap has its part in how probable the filling is: a decoder that reads from the left would not see it.
+#[test]
+fn the_right_side_of_a_gap_changes_what_is_written_into_it() {
+    for json in [LLAMA, GPT2, QWEN3] {
+        let model = model(json, true);
+        for options in ways(Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) }, true) {
+            let probabilities = |last: u32| {
+                let mut tokens = tokens(12, 3);
+                tokens[11] = last;
+                let canvas = Canvas { tokens, masked: (0..12).map(|at| (4..7).contains(&at)).collect(), key: 0 };
+                let decoded = model.decode(&[canvas], &options).unwrap().remove(0);
+                decoded.history.iter().map(|reveal| reveal.probability).collect::<Vec<f32>>()
+            };
+            assert!(distance(&probabilities(5), &probabilities(6)) > 1e-4, "{json} {options:?}");
         }
     }
 }

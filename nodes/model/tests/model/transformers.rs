@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use difflow_model::{AdamW, Device, Learner, Model, Objective, ObjectiveOptions, Pattern};
+use difflow_tests::skip;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -11,7 +12,7 @@ use crate::support::{GPT2, LLAMA, QWEN3, config_dir, noised, tokens};
 
 fn read_by_transformers(dir: &Path, ids: &[u32]) -> Option<Value> {
     let Some(python) = std::env::var_os("DIFFLOW_PYTHON") else {
-        println!("skipped: checkpoints read by transformers: DIFFLOW_PYTHON is not set");
+        skip("transformers", "checkpoints read by transformers", "DIFFLOW_PYTHON names no Python that has it");
         return None;
     };
     let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
