@@ -22,9 +22,10 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let runtime = Builder::new_current_thread().build()?;
     let dir = RunDir::new(&config.runs, &config.run);
     let mut transforms = open_transforms(&config)?;
-    let corpus = runtime.block_on(Corpus::open(&config))?;
+    // Before the files are read: of one that was changed in the middle it is said that it changed, not that it is damaged.
     let found = listed(&config)?;
     let known = corpus_files::check(&dir, &found)?;
+    let corpus = runtime.block_on(Corpus::open(&config))?;
     let split = runtime.block_on(heldout::split(&config, &dir, &corpus))?;
     node.say("documents", &facts(&config, &node.name(), &known, &split)?)?;
     // An instance of their own: what the documents are sent through has seen none but those.

@@ -85,8 +85,11 @@ fn differences(
     schemas: &BTreeMap<String, Value>,
 ) -> Vec<Problem> {
     let (own, old) = (format!("{name}."), !record.nodes.contains_key(name));
-    // A node that was not there before has nothing to compare; one of an older difflow wrote only what stood in the dataflow file.
-    if old && !record.nodes.is_empty() && !record.configuration.keys().any(|key| key.starts_with(&own)) {
+    // Nothing to compare: a fork begins with checkpoints and without a record, and a node may not have been there before. One of an
+    // older difflow wrote only what stood in the dataflow file.
+    let unknown = record.configuration.is_empty()
+        || (!record.nodes.is_empty() && !record.configuration.keys().any(|key| key.starts_with(&own)));
+    if old && unknown {
         return Vec::new();
     }
     let before = |key: &str| {

@@ -98,6 +98,19 @@ fn a_run_without_a_checkpoint_is_bound_to_nothing() {
     assert_eq!(place.record().configuration["trainer.LEARNING_RATE"], 3e-3);
 }
 
+/// `difflow run --fork` lays checkpoints into a folder in which nothing has run; the keys may be others.
+#[test]
+fn a_fork_has_no_keys_to_keep() {
+    let place = Place::new();
+    place.begin();
+    place.enter("a", |config| config.learning_rate = 0.2).unwrap();
+    assert_eq!(place.record().configuration["trainer.LEARNING_RATE"], 0.2);
+    // A node that was not there before.
+    let config = Example { runs: place.0.path().display().to_string(), learning_rate: 0.7, ..Example::default() };
+    enter(&config, Writer { name: "second", program: "difflow-second", start: "b" }).unwrap();
+    assert!(place.enter("b", |_| {}).is_err());
+}
+
 /// Records up to November 2026 hold the texts of the dataflow file, shared keys without a node, and keys that are none now.
 #[test]
 fn the_record_of_an_older_difflow_is_compared_by_what_its_texts_mean() {
