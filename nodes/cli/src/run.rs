@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use eyre::{Context, Result};
+use rustix::process::Pid;
 
 use crate::line::{Failure, Line, Reader, is_trace};
 use crate::outcome::{culprit, exit_code};
@@ -38,10 +39,10 @@ pub fn run(file: &Path, program: Option<PathBuf>, options: &[String]) -> Result<
         return Ok(EXIT_USAGE);
     }
     let (log_path, mut log) = log_file(file)?;
-    signals::catch();
+    signals::catch().context("cannot catch signals")?;
     let mut child = dora::start(&dora::program(program), file, options)?;
-    let pid = i32::try_from(child.id())?;
-    signals::hand_on_to(pid);
+    let pid = Pid::from_child(&child);
+    signals::hand_on_to(Some(pid));
     let (sender, lines) = mpsc::channel();
     child.stdout.take().map(|stream| forward(stream, sender.clone(), Raw::Out));
     child.stderr.take().map(|stream| forward(stream, sender, Raw::Err));
@@ -75,7 +76,7 @@ pub fn run(file: &Path, program: Option<PathBuf>, options: &[String]) -> Result<
         }
     }
     let status = child.wait().context("cannot wait for dora")?;
-    signals::hand_on_to(0);
+    signals::hand_on_to(None);
     let code = exit_code(status, &view.failures);
     view.end(code, &log_path);
     Ok(code)
