@@ -7,6 +7,7 @@ use difflow_plugin_host::Transforms;
 use difflow_schema::run::{bytes_sha256, file_sha256};
 use eyre::{Context, Result};
 use serde_json::{Map, Value, json};
+use walkdir::WalkDir;
 
 use crate::config::Config;
 use crate::corpus_files::{Found, look};
@@ -92,20 +93,11 @@ fn files(keys: &Map<String, Value>) -> Vec<Found> {
         let whole = Path::new(path).exists();
         let fixed = path.split(['*', '?', '[']).next().filter(|_| !whole).unwrap_or(path);
         let fixed = if fixed == path { fixed } else { fixed.rsplit_once('/').map_or(".", |(folder, _)| folder) };
-        walk(Path::new(fixed), &mut found);
+        // What cannot be read here is reported by the corpus, which has to read it.
+        let entries = WalkDir::new(fixed).follow_links(true).sort_by_file_name().into_iter().filter_map(Result::ok);
+        found.extend(entries.filter(|entry| !entry.file_type().is_dir()).filter_map(|entry| look(entry.path())));
     }
     found
-}
-
-fn walk(path: &Path, found: &mut Vec<Found>) {
-    // What cannot be read here is reported by the corpus, which has to read it.
-    if !path.is_dir() {
-        return found.extend(look(path));
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
-    let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    paths.iter().for_each(|path| walk(path, found));
 }
 
 #[cfg(test)]
