@@ -67,24 +67,3 @@ fn on_eight_threads<T: PartialEq + Send>(work: impl Fn() -> Result<T, PluginErro
     }
     Ok(())
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::library::Library;
-
-    #[test]
-    fn every_built_in_component_passes() {
-        let library = Library::builtin().unwrap();
-        assert!(library.components().len() >= 15);
-        for component in library.components() {
-            let found = Found { library: library.clone(), component: component.clone() };
-            for test in super::tests(component.kind) {
-                if let Err(Stop::Fail(message)) = (test.run)(&found) {
-                    panic!("{} {}: {message}", component.id, test.name);
-                }
-            }
-        }
-    }
-}
