@@ -57,7 +57,7 @@ pub fn both_sides(
     for chunk in questions.chunks(rows) {
         go_on()?;
         let canvases: Vec<Canvas> = (0..).zip(chunk).map(|(key, question)| question.canvas(key)).collect();
-        let filled = model.decode(&canvases, &options, &|t| 1.0 - t)?;
+        let filled = model.decode(&canvases, &options)?;
         for (question, filled) in chunk.iter().zip(filled) {
             let start = question.left.len();
             let found = &filled.tokens[start..start + question.answer.len()];
@@ -119,7 +119,7 @@ mod tests {
         let mut questions = vec![question(), Question { answer: vec![7, 8, 9], ..question() }];
         let options = DiffusionDecoding::surest_first(true);
         for question in &mut questions {
-            let filled = model.decode(&[question.canvas(0)], &options, &|t| 1.0 - t).unwrap();
+            let filled = model.decode(&[question.canvas(0)], &options).unwrap();
             question.answer = filled[0].tokens[3..3 + question.answer.len()].to_vec();
         }
         assert_eq!(both_sides(&model, &questions, &words, 1, &mut || Ok(())).unwrap(), 1.0);

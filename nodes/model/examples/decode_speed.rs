@@ -21,7 +21,6 @@ fn main() -> Result<(), ModelError> {
     let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
     let anchor = model.config().bos_token_id.unwrap_or(0);
     let sampling = Sampling { temperature: 0.95, top_p: 0.9, ..Sampling::default() };
-    let alpha = |t: f64| 1.0 - t;
 
     let base = DiffusionDecoding { sampling, shift, ..DiffusionDecoding::default() };
     let random = Reveals::Random { steps };
@@ -50,7 +49,7 @@ fn main() -> Result<(), ModelError> {
         let (mut seconds, mut nfe) = (Vec::new(), 0.0);
         for run in 0..=runs {
             let start = Instant::now();
-            let decoded = model.decode(&canvases, &options, &alpha)?;
+            let decoded = model.decode(&canvases, &options)?;
             // The first run warms up.
             if run > 0 {
                 seconds.push(start.elapsed().as_secs_f64());

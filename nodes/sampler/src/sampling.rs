@@ -9,7 +9,7 @@ use difflow_model::{
     TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
-use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
+use difflow_plugin_host::ModelRecipe;
 use difflow_schema::{Checkpoint, Unmasked};
 use difflow_text::{Lengths, Unfit, Words, distinct, entropy, repetition};
 use difflow_world::Gap;
@@ -24,7 +24,6 @@ use crate::verdict;
 pub struct Sampler {
     config: Config,
     lengths: Lengths,
-    schedule: NoiseSchedule,
     loader: Loader,
     words: Words,
     gaps: Vec<Gap>,
@@ -39,8 +38,6 @@ impl Sampler {
         let device = Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths)
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
-        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
-            .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))?;
         let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
             .map_err(|e| Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()))?;
         let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
@@ -53,7 +50,7 @@ impl Sampler {
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, schedule, loader, words, gaps })
+        Ok(Self { config, lengths, loader, words, gaps })
     }
 
     /// Texts of a checkpoint; `go_on` is asked before every batch.
@@ -148,7 +145,7 @@ impl Sampler {
             },
         };
         let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
-        Ok(self.schedule.as_function(|alpha| model.decode(&canvases, &options, alpha))??)
+        Ok(model.decode(&canvases, &options)?)
     }
 
     /// The same texts from a model that was trained left to right; a text may then end early, and is at most as long as the longest.

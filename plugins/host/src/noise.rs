@@ -1,7 +1,5 @@
 //! Noise schedules of plug-ins, with every answer checked.
 
-use std::cell::RefCell;
-
 use difflow_plugin_abi as abi;
 
 use crate::error::PluginError;
@@ -86,22 +84,6 @@ impl NoiseSchedule {
                 alpha
             },
         )
-    }
-
-    /// Runs `work` with α as a plain function of t, for callers that cannot fail in the middle.
-    ///
-    /// # Errors
-    /// When the plug-in failed meanwhile; α was not a number from then on, and the result is not given.
-    pub fn as_function<T>(&self, work: impl FnOnce(&dyn Fn(f64) -> f64) -> T) -> Result<T, PluginError> {
-        let failed = RefCell::new(None);
-        let result = work(&|t| match self.alpha(&[t]) {
-            Ok(alpha) => alpha[0],
-            Err(error) => {
-                failed.replace(Some(error));
-                f64::NAN
-            }
-        });
-        failed.into_inner().map_or(Ok(result), Err)
     }
 
     /// dα/dt at each t.

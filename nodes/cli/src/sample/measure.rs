@@ -5,7 +5,6 @@ use std::time::Instant;
 use difflow_model::{
     Budget, Caching, Canvas, Device, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Score,
 };
-use difflow_plugin_host::NoiseSchedule;
 use difflow_text::{TextError, distinct, entropy, repetition};
 use eyre::{Result, WrapErr, eyre};
 use serde::Serialize;
@@ -78,8 +77,7 @@ pub fn run(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<u8> {
             unfinished.push(every_second_sentence_hidden(gap, words, key)?);
         }
     }
-    let schedule = NoiseSchedule::open(&arguments.noise_schedule, &arguments.noise_schedule_config)?;
-    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), schedule, questions, unfinished };
+    let bench = Bench { arguments, checkpoint, judge: judge.as_ref(), questions, unfinished };
     let mut rows = Vec::new();
     if !arguments.json {
         println!("{}", heading());
@@ -144,7 +142,6 @@ struct Bench<'a> {
     arguments: &'a Arguments,
     checkpoint: &'a Checkpoint,
     judge: Option<&'a Model>,
-    schedule: NoiseSchedule,
     questions: Vec<Question>,
     /// Stories with hidden sentences.
     unfinished: Vec<Canvas>,
@@ -261,7 +258,7 @@ impl Bench<'_> {
     }
 
     fn decode(&self, canvases: &[Canvas], options: &DiffusionDecoding) -> Result<Vec<difflow_model::Decoded>> {
-        Ok(self.schedule.as_function(|alpha| self.checkpoint.model.decode(canvases, options, alpha))??)
+        Ok(self.checkpoint.model.decode(canvases, options)?)
     }
 
     fn generation(&self, max_new_tokens: usize) -> Generation {

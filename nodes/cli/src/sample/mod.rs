@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     for problem in checkpoint.doubts(&tasks) {
         eprintln!("{}", warning(&problem));
     }
-    let writer = Writer::new(arguments, &checkpoint, decoder)?;
+    let writer = Writer::new(arguments, &checkpoint, decoder);
     let printer = Printer::new(arguments, &checkpoint);
     let mut screen = Screen::new(arguments.watch, &checkpoint.words);
     let many = tasks.len() * arguments.count as usize > 1;

@@ -1,7 +1,6 @@
 //! Letting the model write a batch of tasks.
 
 use difflow_model::{Budget, Decoded, DiffusionDecoding, Generation, Model, Prompt, Reveals, Sampling, Watch};
-use difflow_plugin_host::NoiseSchedule;
 use eyre::{Result, bail};
 
 use crate::sample::arguments::{Arguments, Decoder};
@@ -19,7 +18,6 @@ pub struct Written {
 /// How a checkpoint writes.
 pub struct Writer<'a> {
     model: &'a Model,
-    schedule: NoiseSchedule,
     way: Way,
 }
 
@@ -29,12 +27,8 @@ enum Way {
 }
 
 impl<'a> Writer<'a> {
-    /// A writer with the decoder and the schedule that the arguments name.
-    ///
-    /// # Errors
-    /// When there is no such schedule.
-    pub fn new(arguments: &Arguments, checkpoint: &'a Checkpoint, decoder: Decoder) -> Result<Self> {
-        let schedule = NoiseSchedule::open(&arguments.noise_schedule, &arguments.noise_schedule_config)?;
+    /// A writer with the decoder that the arguments name.
+    pub fn new(arguments: &Arguments, checkpoint: &'a Checkpoint, decoder: Decoder) -> Self {
         let model = &checkpoint.model;
         let mut stop = model.config().eos_token_ids.clone();
         stop.push(checkpoint.words.eos);
@@ -45,7 +39,7 @@ impl<'a> Writer<'a> {
                 Way::Continue(Generation { max_new_tokens, sampling: sampling(arguments), seed, stop })
             }
         };
-        Ok(Self { model, schedule, way })
+        Self { model, way }
     }
 
     /// Writes the texts of a batch.
@@ -56,8 +50,7 @@ impl<'a> Writer<'a> {
         match &self.way {
             Way::Fill(options) => {
                 let templates: Vec<_> = tasks.iter().map(Task::template).collect();
-                let fill = |alpha: &dyn Fn(f64) -> f64| self.model.infill(&templates, options, alpha, watch);
-                let filled = self.schedule.as_function(fill)??;
+                let filled = self.model.infill(&templates, options, watch)?;
                 Ok(filled
                     .into_iter()
                     .map(|one| {

@@ -31,8 +31,10 @@ pub enum Budget {
 /// Which masked positions are revealed at each step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reveals {
-    /// `steps` on a uniform grid of t; from t to s each masked position is revealed with probability (α(s)−α(t))/(1−α(t)). A
-    /// step that reveals nothing costs no forward.
+    /// `steps` on a uniform grid of t from 1 to 0; from t to s each masked position is revealed with probability (t−s)/t, so the
+    /// last step leaves nothing. Decoding has this schedule of its own: where training's noise lies (clipped, polynomial, …)
+    /// decides which canvases the model has learned from, not how many tokens a step may reveal. A step that reveals nothing
+    /// costs no forward.
     Random { steps: u32 },
     /// `Random` with steps so small that each reveals one position: positions in random order, one a forward (the
     /// first-hitting sampler, arXiv 2409.02908).

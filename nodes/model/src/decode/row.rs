@@ -16,8 +16,9 @@ pub(crate) struct Candidate {
     pub uniform: f64,
 }
 
-pub(crate) struct Row<'a> {
-    canvas: &'a Canvas,
+#[derive(Debug)]
+pub(crate) struct Row {
+    canvas: Canvas,
     mask: u32,
     tokens: Vec<u32>,
     masked: Vec<bool>,
@@ -38,12 +39,11 @@ pub(crate) struct Row<'a> {
     history: Vec<Reveal>,
 }
 
-impl<'a> Row<'a> {
-    pub fn new(canvas: &'a Canvas, mask: u32) -> Self {
+impl Row {
+    pub fn new(canvas: Canvas, mask: u32) -> Self {
         let known = canvas.tokens.iter().zip(&canvas.masked);
         let tail = canvas.masked.iter().rposition(|masked| !masked).map_or(0, |last| last + 1);
         Self {
-            canvas,
             mask,
             tokens: known.map(|(&token, &masked)| if masked { mask } else { token }).collect(),
             masked: canvas.masked.clone(),
@@ -58,16 +58,27 @@ impl<'a> Row<'a> {
             step: 0,
             nfe: 0,
             history: Vec::new(),
+            canvas,
         }
     }
 
+    /// What it was asked to fill.
+    pub fn canvas(&self) -> &Canvas {
+        &self.canvas
+    }
+
+    /// Positions of the canvas.
+    pub fn length(&self) -> usize {
+        self.canvas.tokens.len()
+    }
+
     /// What the next forward has to answer; nothing when the canvas is full. Steps that reveal nothing are passed over.
-    pub fn plan(&mut self, options: &DiffusionDecoding, alpha: &dyn Fn(f64) -> f64) -> Vec<Candidate> {
+    pub fn plan(&mut self, options: &DiffusionDecoding) -> Vec<Candidate> {
         loop {
             if !self.masked[self.block.clone()].contains(&true) && !self.enter_block(options) {
                 return Vec::new();
             }
-            let wanted = self.candidates(options, alpha);
+            let wanted = self.candidates(options);
             if !wanted.is_empty() {
                 return wanted;
             }
@@ -103,7 +114,7 @@ impl<'a> Row<'a> {
 
     /// Every masked position of the block draws a coin and a uniform number at every step, so what one position draws does not
     /// depend on what the others do.
-    fn candidates(&self, options: &DiffusionDecoding, alpha: &dyn Fn(f64) -> f64) -> Vec<Candidate> {
+    fn candidates(&self, options: &DiffusionDecoding) -> Vec<Candidate> {
         let mut rng = keyed::rng(options.seed, "decode", u64::from(self.step), self.canvas.key);
         let masked = self.block.clone().filter(|&i| self.masked[i]);
         if options.reveals == Reveals::FirstHitting {
@@ -112,7 +123,7 @@ impl<'a> Row<'a> {
             return vec![Candidate { position, uniform: keyed::uniform(&mut rng) }];
         }
         let chance = match options.reveals {
-            Reveals::Random { .. } => self.chance(alpha),
+            Reveals::Random { .. } => self.chance(),
             _ => 1.0,
         };
         let drawn = masked.map(|position| (position, keyed::uniform(&mut rng), keyed::uniform(&mut rng)));
@@ -122,15 +133,9 @@ impl<'a> Row<'a> {
             .collect()
     }
 
-    /// Probability that a masked position is revealed in this step of the block's grid.
-    fn chance(&self, alpha: &dyn Fn(f64) -> f64) -> f64 {
-        // The last step reveals what is left, also under a schedule with α(0) < 1.
-        if self.block_step + 1 >= self.block_steps {
-            return 1.0;
-        }
-        let at = |step: u32| f64::from(self.block_steps - step) / f64::from(self.block_steps);
-        let (t, s) = (at(self.block_step), at(self.block_step + 1));
-        (alpha(s) - alpha(t)) / (1.0 - alpha(t))
+    /// Probability that a masked position is revealed in this step of the block's grid, from t to s: (t − s) / t.
+    fn chance(&self) -> f64 {
+        1.0 / f64::from(self.block_steps.saturating_sub(self.block_step).max(1))
     }
 
     /// The positions that the next forward computes; counts the forward.

@@ -42,7 +42,7 @@ fn chi_square(model: &Model, reveals: Reveals, wanted: &[f64]) -> f64 {
     let options =
         DiffusionDecoding { reveals, seed: 11, sampling: Sampling::default(), ..DiffusionDecoding::default() };
     let mut found = [0.0; TOKENS * TOKENS];
-    for one in model.decode(&canvases, &options, &|t| 1.0 - t).unwrap() {
+    for one in model.decode(&canvases, &options).unwrap() {
         found[one.tokens[1] as usize * TOKENS + one.tokens[2] as usize] += 1.0;
     }
     found.iter().zip(wanted).map(|(f, w)| (f - w * count as f64).powi(2) / (w * count as f64)).sum()
