@@ -107,10 +107,9 @@ fn what_is_no_library_of_this_machine_is_said_to_be_so() {
     if std::fs::read(&good).is_ok() {
         // The superuser needs no permissions, until these capabilities are given up.
         const DAC: [libc::c_ulong; 2] = [1, 2]; // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        let give_up = || match DAC.iter().all(|&one| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, one, 0, 0, 0) } == 0) {
-            true => Ok(()),
-            false => Err(std::io::Error::last_os_error()),
-        };
+        // SAFETY: a call that takes numbers only.
+        let drop = |one: &libc::c_ulong| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, *one, 0, 0, 0) } == 0;
+        let give_up = move || if DAC.iter().all(drop) { Ok(()) } else { Err(std::io::Error::last_os_error()) };
         // SAFETY: only system calls, in the child before it becomes another program.
         unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, give_up) };
     }

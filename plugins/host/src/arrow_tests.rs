@@ -16,8 +16,10 @@ fn documents() -> Documents {
     Documents { doc: vec![4, 5, 6], text: vec!["".into(), "zwei".into(), "αβγ".into()] }
 }
 
+/// # Safety
+/// `array` is a live array.
 unsafe extern "C-unwind" fn forget(array: *mut ArrowArray) {
-    // SAFETY: the host passes the array that it was given.
+    // SAFETY: the caller's contract.
     unsafe { (*array).release = None }
 }
 

@@ -208,7 +208,7 @@ fn a_panic_in_a_schedule_is_a_status() {
 #[test]
 fn a_panic_in_state_or_recipe_is_a_status() {
     let state: abi::State = table(c"t.annealing", abi::STATE);
-    unsafe extern "C-unwind" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
+    extern "C-unwind" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
         abi::OK
     }
     // SAFETY: an instance with state.
@@ -239,6 +239,8 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
         release: None,
         private_data: null_mut(),
     };
+    /// # Safety
+    /// `array` is a live array whose private data is a counter.
     unsafe extern "C-unwind" fn release(array: *mut ArrowArray) {
         // SAFETY: the counter lives as long as the array.
         unsafe {

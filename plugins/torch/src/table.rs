@@ -39,7 +39,7 @@ fn failed(error: Box<dyn StdError>) -> Error {
     }
 }
 
-unsafe extern "C-unwind" fn built_against() -> *const abi::TorchBuild {
+extern "C-unwind" fn built_against() -> *const abi::TorchBuild {
     &raw const BUILD.0
 }
 

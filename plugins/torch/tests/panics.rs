@@ -52,7 +52,7 @@ fn poisons(function: &str, call: impl Fn(*mut abi::Instance) -> Status) {
     unsafe { instance::destroy(made) };
 }
 
-unsafe extern "C-unwind" fn visit(_: *mut c_void, _: abi::Str, _: *const abi::Tensor, _: i32) -> Status {
+extern "C-unwind" fn visit(_: *mut c_void, _: abi::Str, _: *const abi::Tensor, _: i32) -> Status {
     abi::OK
 }
 
