@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_model::{Device, Loader, Model, TorchPlugin};
+use difflow_model::{Device, Loader, Model, ObjectiveKind, TorchPlugin};
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
 use difflow_schema::Checkpoint;
@@ -61,7 +61,8 @@ impl Evaluation {
             .checkpoint(Path::new(&checkpoint.path))
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-        let left_to_right = model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar");
+        let left_to_right =
+            model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar);
         if left_to_right {
             self.left_to_right(&model, &mut metrics, go_on)?;
         } else {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use difflow_model::{
-    Budget, Decoded, Device, DiffusionDecoding, Generation, Loader, Model, Positions, Prompt, Reveals, Sampling,
-    TorchPlugin,
+    Budget, Decoded, Device, DiffusionDecoding, Generation, Loader, Model, ObjectiveKind, Positions, Prompt, Reveals,
+    Sampling, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::ModelRecipe;
@@ -66,7 +66,8 @@ impl Sampler {
         self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
         self.fit(&model)?;
         // A model without a mask token was never adapted.
-        let left_to_right = model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar");
+        let left_to_right =
+            model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar);
         let mut all = jobs::unconditional(&self.config, self.lengths, &self.words, self.config.count(checkpoint.step));
         if !left_to_right {
             // Only a diffusion model sees what stands right of a gap.

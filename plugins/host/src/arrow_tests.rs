@@ -1,6 +1,6 @@
 //! Batches over the boundary and back, whole and broken.
 
-use difflow_schema::{Documents, Message, Noised, Sequences};
+use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
 
 use super::*;
 use crate::arrow_export::Lent;
@@ -35,7 +35,7 @@ fn received(lent: &Lent, spoil: impl FnOnce(&mut ArrowArray)) -> Received {
 /// Out and in again, with rows that begin in the middle of a byte.
 #[test]
 fn every_message_survives_the_way_over_the_boundary() {
-    for array in [noised().to_array().unwrap(), documents().to_array().unwrap()] {
+    for array in [RowNoised(noised()).to_array().unwrap(), documents().to_array().unwrap()] {
         for (from, rows) in [(0, 3), (1, 2), (2, 1), (1, 0)] {
             let part = array.slice(from, rows);
             let lent = Lent::new(&part);
@@ -49,7 +49,7 @@ fn every_message_survives_the_way_over_the_boundary() {
 /// The memory that a plug-in gave is given back once, and not before the batch is gone.
 #[test]
 fn a_batch_is_given_back_when_nothing_refers_to_it() {
-    let array = noised().to_array().unwrap();
+    let array = RowNoised(noised()).to_array().unwrap();
     let lent = Lent::new(&array);
     // SAFETY: made by arrow; the copy's release only counts.
     let copy = Received { id: "test".into(), array: unsafe { (&raw const lent.array).read() } };
@@ -115,7 +115,7 @@ fn a_batch_that_is_malformed_is_refused_in_words() {
         ),
     ];
     for (array, cases) in
-        [(noised().to_array().unwrap(), &of_lists[..]), (documents().to_array().unwrap(), &of_texts[..])]
+        [(RowNoised(noised()).to_array().unwrap(), &of_lists[..]), (documents().to_array().unwrap(), &of_texts[..])]
     {
         for (case, spoil, said) in cases {
             let lent = Lent::new(&array);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use difflow_model::{Device, Model};
+use difflow_model::{Device, Model, ObjectiveKind};
 use difflow_text::Words;
 use eyre::{Result, bail, eyre};
 
@@ -44,7 +44,7 @@ impl Checkpoint {
     /// When a base model is to fill a canvas.
     pub fn decoder(&self, arguments: &Arguments) -> Result<Decoder> {
         let adapted = self.model.config().adapted.as_ref();
-        let fills = adapted.is_some_and(|adapted| adapted.objective != "ar");
+        let fills = adapted.is_some_and(|adapted| adapted.objective != ObjectiveKind::Ar);
         match arguments.decoder {
             None if fills => Ok(Decoder::Random),
             None => Ok(Decoder::Ar),
