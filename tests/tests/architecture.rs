@@ -70,6 +70,8 @@ fn the_libraries_point_one_way() {
     assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
     assert_eq!(ours("difflow-model"), ["difflow-diffusion", "difflow-plugin-host"]);
     assert_eq!(ours("difflow-text"), ["difflow-diffusion"]);
+    let inference = ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
+    assert_eq!(ours("difflow-inference"), inference);
     assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
     assert_eq!(ours("difflow-plugin-torch"), ["difflow-plugin-sdk"]);
@@ -77,27 +79,61 @@ fn the_libraries_point_one_way() {
     let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
     assert_eq!(ours("difflow-plugin-host"), host);
     assert!(ours("difflow-hub").is_empty(), "{:?}", ours("difflow-hub"));
-    assert!(ours("difflow-world").is_empty(), "{:?}", ours("difflow-world"));
+    assert_eq!(ours("difflow-world"), ["difflow-text"]);
+}
+
+/// The little world of data/tiny is one corpus among others: its checker is a command that a dataflow names.
+#[test]
+fn nothing_but_the_world_itself_names_the_world() {
+    assert!(users_of(&dependencies(), "difflow-world").is_empty());
+    let all = sources(&["nodes", "plugins"]);
+    let naming = all.iter().filter(|(_, text)| text.contains("difflow_world") || text.contains("difflow-world"));
+    assert_eq!(naming.map(|(path, _)| path).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+/// Evaluation and decoding were written twice, and the copies drifted. What asks a model is `difflow_inference`; programs ask it.
+#[test]
+fn no_program_holds_decoding_or_scoring() {
+    let graph = dependencies();
+    for program in ["difflow-sampler", "difflow-evaluator"] {
+        let used = &graph[program];
+        assert!(used.contains("difflow-inference") && !used.contains("difflow-model"), "{program}: {used:?}");
+        assert!(!used.contains("difflow-plugin-host") && !used.contains("difflow-hub"), "{program}: {used:?}");
+    }
+    assert_eq!(users_of(&graph, "difflow-inference"), ["difflow-cli", "difflow-evaluator", "difflow-sampler"]);
+    let inner = ["nelbo_sums", "ar_sums", "DiffusionDecoding", "Generation", ".infill(", ".generate(", "masked_positions("];
+    let programs = sources(&["nodes/cli/src", "nodes/sampler/src", "nodes/evaluator/src", "nodes/monitor/src"]);
+    for (path, text) in &programs {
+        let found: Vec<&&str> = inner.iter().filter(|name| text.contains(**name)).collect();
+        assert!(found.is_empty(), "{path} has {found:?}");
+    }
+    assert!(programs.iter().any(|(path, text)| path.ends_with("score.rs") && text.contains("difflow_inference")));
+}
+
+/// The sources below folders of the checkout, by path.
+fn sources(folders: &[&str]) -> BTreeMap<String, String> {
+    fn collect(folder: &Path, found: &mut BTreeMap<String, String>) {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                found.insert(path.display().to_string(), std::fs::read_to_string(&path).expect("a source file"));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
+    let mut found = BTreeMap::new();
+    folders.iter().for_each(|folder| collect(&root.join(folder), &mut found));
+    found
 }
 
 /// A clock that jumps must not end a wait, a lock or a run: only labels for people may ask it.
 #[test]
 fn the_clock_on_the_wall_decides_nothing() {
-    fn asking(folder: &Path, found: &mut BTreeSet<String>) {
-        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if path.is_dir() {
-                asking(&path, found);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let text = std::fs::read_to_string(&path).expect("a source file");
-                if ["SystemTime::now", "Utc::now"].iter().any(|clock| text.contains(clock)) {
-                    found.insert(path.display().to_string());
-                }
-            }
-        }
-    }
+    let asks = |text: &str| ["SystemTime::now", "Utc::now"].iter().any(|clock| text.contains(clock));
+    let found = sources(&["nodes", "plugins"]).into_iter().filter(|(_, text)| asks(text)).map(|(path, _)| path);
+    let found: BTreeSet<String> = found.collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
-    let mut found = BTreeSet::new();
-    ["nodes", "plugins"].iter().for_each(|folder| asking(&root.join(folder), &mut found));
     // When a trainer or a monitor began, when a report or an event was written, and the name of a log file.
     let labels = [
         "nodes/cli/src/run.rs",

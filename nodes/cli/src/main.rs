@@ -20,7 +20,6 @@ mod schema;
 mod score;
 mod signals;
 mod terminal;
-mod texts;
 mod validate;
 
 use std::path::PathBuf;

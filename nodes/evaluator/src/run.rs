@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use difflow_model::set_num_threads;
+use difflow_inference::set_num_threads;
 use difflow_node_kit::{Inbox, Node, Stopped};
+use difflow_schema::Scores;
 use difflow_schema::run::RunDir;
 use eyre::Result;
 
 use crate::config::Config;
 use crate::evaluation::Evaluation;
-use crate::scores::Scores;
 
 /// Scores every published checkpoint until there are no more.
 ///

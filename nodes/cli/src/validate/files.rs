@@ -63,14 +63,13 @@ fn hub_id(key: &str, path: &Path) -> Option<String> {
 fn named(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
     let model = |path: &str| ("BASE_MODEL", Path::new(path).join("config.json"));
     let file = |key, path: &str| (key, PathBuf::from(path));
-    let gaps = |path: &str| (!path.is_empty()).then(|| file("INFILL", path));
+    let given = |key, path: &str| (!path.is_empty()).then(|| file(key, path));
     match settings {
         Settings::Tokenizer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
         Settings::Trainer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
-        Settings::Sampler(c) => [file("TOKENIZER", &c.tokenizer)].into_iter().chain(gaps(&c.infill)).collect(),
+        Settings::Sampler(c) => given("INFILL", &c.infill).into_iter().collect(),
         Settings::Evaluator(c) => {
-            let all = [file("TOKENIZER", &c.tokenizer), model(&c.base_model), file("HELDOUT", &c.heldout)];
-            all.into_iter().chain(gaps(&c.infill)).collect()
+            [given("HELDOUT", &c.heldout), given("INFILL", &c.infill)].into_iter().flatten().collect()
         }
         _ => Vec::new(),
     }
@@ -94,12 +93,8 @@ fn sources(node: &Node, text: &str, findings: &mut Vec<Finding>) {
 
 /// The tokens that begin and end a document must be the tokenizer's.
 fn special_tokens(node: &Node, tokenizers: &mut BTreeMap<String, Option<Tokenizer>>, findings: &mut Vec<Finding>) {
-    let (path, bos, eos) = match &node.settings {
-        Settings::Tokenizer(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
-        Settings::Sampler(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
-        Settings::Evaluator(c) => (&c.tokenizer, &c.bos_token, &c.eos_token),
-        _ => return,
-    };
+    let Settings::Tokenizer(config) = &node.settings else { return };
+    let (path, bos, eos) = (&config.tokenizer, &config.bos_token, &config.eos_token);
     if !Path::new(path).is_file() {
         return;
     }

@@ -34,11 +34,8 @@ pub fn check(nodes: &[Node], findings: &mut Vec<Finding>) {
         findings.push(Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed));
     }
     for node in nodes {
-        let length = match &node.settings {
-            Settings::Tokenizer(c) => c.sequence_length,
-            Settings::Evaluator(c) => c.sequence_length,
-            _ => continue,
-        };
+        let Settings::Tokenizer(tokenizer) = &node.settings else { continue };
+        let length = tokenizer.sequence_length;
         let key = "SEQUENCE_LENGTH";
         if length > model.max_positions && node.read(key) {
             let found = format!("{length} tokens, for a model of {}", model.max_positions);

@@ -89,21 +89,11 @@ fn uses(settings: &Settings) -> Vec<Use<'_>> {
                 torch(&c.torch_model, &c.torch_model_config),
             ]
         }
-        Settings::Sampler(c) => {
-            vec![
-                noise(&c.noise_schedule, &c.noise_schedule_config),
-                recipe(&c.model_recipe, &c.model_recipe_config),
-                torch(&c.torch_model, &c.torch_model_config),
-            ]
-        }
-        Settings::Evaluator(c) => {
-            vec![
-                noise(&c.noise_schedule, &c.noise_schedule_config),
-                recipe(&c.model_recipe, &c.model_recipe_config),
-                torch(&c.torch_model, &c.torch_model_config),
-            ]
-        }
-        Settings::Tokenizer(_) | Settings::Checkpointer(_) | Settings::Monitor(_) => Vec::new(),
+        Settings::Tokenizer(_)
+        | Settings::Checkpointer(_)
+        | Settings::Sampler(_)
+        | Settings::Evaluator(_)
+        | Settings::Monitor(_) => Vec::new(),
     };
     let empty_is_none = |named| !matches!(named, Named::Noise | Named::Annealing);
     all.into_iter().filter(|one| !(one.value.is_empty() && empty_is_none(one.named))).collect()
