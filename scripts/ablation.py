@@ -4,14 +4,13 @@
     scripts/ablation.py run tinystories|tiny [--seeds 1,2,3] [--only NAME,NAME] [--steps N]
     scripts/ablation.py report [--out docs/RESULTS]
 
-`run` takes data/experiments/ablation-WHICH.yml, changes the keys of the variant, and runs it with bin/difflow; a run that is finished is
-not run again. tinystories wants DIFFLOW_DATA_DIR. `report` reads runs/ablation-*/ablation.json, prints the tables and writes one picture
+`run` runs data/experiments/ablation-WHICH.yml with the keys of the variant (`difflow run --set`); a run that is finished is not run
+again. tinystories wants DIFFLOW_DATA_DIR. `report` reads runs/ablation-*/ablation.json, prints the tables and writes one picture
 a data set (SVG). Python's standard library is all it needs.
 """
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -34,21 +33,13 @@ TITLES = {
 }
 
 
-def dataflow(which, variant, seed, steps):
-    """The text of the variant's dataflow file, for a folder two levels below the checkout like data/experiments."""
-    text = (ROOT / "data/experiments" / f"ablation-{which}.yml").read_text()
+def keys(which, variant, seed, steps):
+    """The keys in which a run differs from its file."""
     keys = {"RUN": f"ablation-{which}-{variant}-{seed}", "SEED": str(seed), **VARIANTS[variant]}
     if steps:
-        every = max(1, steps // 2)
-        keys |= {"STEPS": str(steps), "WARMUP_STEPS": str(min(2, steps)), "ANNEAL_STEPS": str(every), "CHECKPOINT_EVERY": str(every)}
-    for key, value in keys.items():
-        line = re.compile(rf"^(\s+){key}: .*$", re.M)
-        if line.search(text):
-            text = line.sub(rf"\g<1>{key}: {value}", text)
-        else:
-            text = text.replace("  SEED: ", f"  {key}: {value}\n  SEED: ", 1)
-    # data/experiments names what lies in data/ from where it is.
-    return text.replace("../tiny/", "../../data/tiny/")
+        every = str(max(1, steps // 2))
+        keys |= {"STEPS": str(steps), "WARMUP_STEPS": str(min(2, steps)), "ANNEAL_STEPS": every, "CHECKPOINT_EVERY": every}
+    return [f"--set={key}={value}" for key, value in keys.items()]
 
 
 def score(which, checkpoint):
@@ -77,10 +68,8 @@ def run(a):
             if result.exists():
                 continue
             print(f"{folder.name} …", flush=True)
-            file = RUNS / "ablation" / f"{folder.name}.yml"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(dataflow(a.which, variant, seed, a.steps))
-            subprocess.run([ROOT / "bin/difflow", "run", file], check=True, cwd=ROOT)
+            file = ROOT / "data/experiments" / f"ablation-{a.which}.yml"
+            subprocess.run([ROOT / "bin/difflow", "run", file, *keys(a.which, variant, seed, a.steps)], check=True, cwd=ROOT)
             curve = []
             for checkpoint in sorted((folder / "checkpoints").glob("step-*[0-9]")):
                 manifest = json.loads((checkpoint / "manifest.json").read_text())

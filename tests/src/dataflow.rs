@@ -22,7 +22,10 @@ impl Dataflow {
     /// `file` of the repository, with all its paths made absolute; runs go into the test's folder.
     pub fn open(file: &str) -> Self {
         let path = root().join(file);
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        // With its modules written out.
+        let expanded = Command::new(program("difflow")).arg("expand").arg(&path).output().expect("difflow starts");
+        assert!(expanded.status.success(), "{}", String::from_utf8_lossy(&expanded.stderr));
+        let text = String::from_utf8_lossy(&expanded.stdout);
         let value: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let base = path.parent().expect("a file lies in a folder").to_owned();
         let mut dataflow = Self { folder: tempfile::tempdir().expect("a temporary folder"), value };

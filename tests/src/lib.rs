@@ -11,6 +11,7 @@ mod outcome;
 mod parquet_file;
 mod processes;
 mod random;
+mod random_model;
 mod tiny_run;
 
 pub use browser::Browser;
@@ -21,6 +22,7 @@ pub use outcome::Outcome;
 pub use parquet_file::write_parquet;
 pub use processes::{Process, family};
 pub use random::Random;
+pub use random_model::write_gpt2;
 
 use std::path::{Path, PathBuf};
 

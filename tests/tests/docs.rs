@@ -47,7 +47,7 @@ fn blocks(page: &str) -> Vec<Block> {
 /// A folder like the checkout, in which pages may write.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["bin", "data", "plugins", "dataflow.yml", "docs"] {
+    for name in ["bin", "data", "plugins", "dataflow.yml", "docs", "nodes"] {
         symlink(root().join(name), folder.path().join(name)).unwrap();
     }
     folder

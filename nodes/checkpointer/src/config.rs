@@ -12,14 +12,17 @@ pub struct Config {
     /// Name of the run: its folder under RUNS.
     pub run: String,
     /// Folder of all runs, relative to the dataflow file.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
     /// How many of the newest checkpoints stay, besides step 0.
-    #[schemars(range(min = 2))]
+    #[schemars(range(min = 2), extend("x-may-change" = true))]
     pub keep_last: usize,
     /// Checkpoints whose step is a multiple of this stay too; 0 keeps none for that reason.
+    #[schemars(extend("x-may-change" = true))]
     pub keep_every: u64,
     /// So many of the checkpoints with the lowest validation NELBO (AR loss where there is none) stay too. It needs an evaluator:
     /// what is not scored yet stays until it is.
+    #[schemars(extend("x-may-change" = true))]
     pub keep_best: usize,
 }
 

@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use difflow_schema::run::RunDir;
-use eyre::{Context, Result, bail, ensure};
-use serde_json::Value;
+use eyre::{Result, bail, ensure};
+
+use crate::dataflow::Tree;
+use crate::dataflow::assign::as_dora_reads;
+use crate::dataflow::yaml::Content;
 
 /// The run that a dataflow file names with RUN and RUNS in its shared `env:`.
 pub struct Experiment {
@@ -14,18 +17,17 @@ pub struct Experiment {
 }
 
 impl Experiment {
-    /// Reads the file.
+    /// Reads it off what `file` says.
     ///
     /// # Errors
-    /// When it is no YAML mapping, or a value is one that only dora can expand.
-    pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let dataflow: Value = serde_saphyr::from_str(&text).with_context(|| format!("{}", file.display()))?;
-        let of = |key: &str, default: &str| match dataflow.get("env").and_then(|env| env.get(key)) {
+    /// When RUN is no name, or RUNS is one that only dora can expand.
+    pub fn of(tree: &Tree, file: &Path) -> Result<Self> {
+        let of = |key: &str, default: &str| match tree.root.get("env").and_then(|env| env.get(key)) {
             None => Ok(default.to_owned()),
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(Value::Number(number)) => Ok(number.to_string()),
-            Some(other) => bail!("{}: {key}: found {other}, wanted a text", file.display()),
+            Some(value) => match &value.content {
+                Content::Scalar { text, .. } => Ok(as_dora_reads(text)),
+                _ => bail!("{}: {key}: found {}, wanted a text", file.display(), value.what()),
+            },
         };
         let (runs, run) = (of("RUNS", "runs")?, of("RUN", "default")?);
         ensure!(!runs.contains('$'), "{}: RUNS: found `{runs}`; --from and --fork need it written out", file.display());
@@ -69,9 +71,9 @@ mod tests {
     fn a_run_lies_beside_its_file_unless_told_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.yml");
-        let dir = |text: &str| {
-            std::fs::write(&file, text).unwrap();
-            Experiment::read(&file).map(|experiment| experiment.dir().root().to_owned())
+        let dir = |text: &str| -> Result<_> {
+            let tree = Tree::read(text, folder.path()).map_err(|finding| eyre::eyre!("{}", finding.found))?;
+            Ok(Experiment::of(&tree, &file)?.dir().root().to_owned())
         };
         assert_eq!(dir("nodes: []").unwrap(), folder.path().join("runs/default"));
         assert_eq!(dir("env:\n  RUN: tiny\n  RUNS: /somewhere").unwrap(), Path::new("/somewhere/tiny"));

@@ -19,23 +19,16 @@ struct Fork {
     checkpoint: String,
 }
 
-/// Does what was asked for to the run of `file`; gives the options for `dora run` that follow from it.
+/// Does what was asked for to the run of an experiment, before it goes on.
 ///
 /// # Errors
 /// When there is no such checkpoint, it is damaged, or the run is being trained.
-pub fn prepare(file: &Path, from: Option<u64>, fork: Option<&str>) -> Result<Vec<String>> {
-    if from.is_none() && fork.is_none() {
-        return Ok(Vec::new());
-    }
-    let experiment = Experiment::read(file)?;
+pub fn prepare(experiment: &Experiment, from: Option<u64>, fork: Option<&str>) -> Result<()> {
     let dir = experiment.dir();
     match (from, fork) {
-        (_, Some(name)) => {
-            begin_with(&dir, experiment.name(), &experiment.beside(name)?, from)?;
-            Ok(vec!["--env".to_owned(), format!("RUN={name}")])
-        }
-        (Some(step), None) => go_back(&dir, step).map(|()| Vec::new()),
-        (None, None) => Ok(Vec::new()),
+        (_, Some(name)) => begin_with(&dir, experiment.name(), &experiment.beside(name)?, from),
+        (Some(step), None) => go_back(&dir, step),
+        (None, None) => Ok(()),
     }
 }
 
@@ -85,6 +78,11 @@ fn begin_with(from: &RunDir, name: &str, to: &RunDir, step: Option<u64>) -> Resu
     if audit.exists() {
         let text = fs::read(&audit).with_context(|| audit.display().to_string())?;
         write_atomically(&to.audit(), &text).with_context(|| to.audit().display().to_string())?;
+    }
+    // What was held out of the training so far must not be trained on now.
+    if from.heldout().exists() && !to.heldout().exists() {
+        fs::copy(from.heldout(), to.heldout())
+            .with_context(|| format!("cannot copy {} to {}", from.heldout().display(), to.root().display()))?;
     }
     // The model before training comes along for the report; the fork's own step last, for it makes the fork whole.
     for step in [0, fork.step] {

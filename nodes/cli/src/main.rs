@@ -4,6 +4,7 @@ mod dataflow;
 mod docs;
 mod doctor;
 mod dora;
+mod expand;
 mod experiment;
 mod graph;
 mod history;
@@ -21,6 +22,7 @@ mod score;
 mod signals;
 mod terminal;
 mod validate;
+mod written_out;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ const EXAMPLES: &str = "\
 Examples:
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
+  difflow run --set STEPS=100 --set RUN=short     change keys for this run
+  difflow run --set sampler.DEVICE=cpu            change the key of one node
   difflow run dataflow.yml -- --stop-after 30s    hand an option on to `dora run`
   difflow run --from 600                          go back to the checkpoint of step 600
   difflow run other.yml --fork warmer             another experiment from this run's last checkpoint
@@ -63,24 +67,10 @@ struct Arguments {
 enum Command {
     /// Run a dataflow file and show its progress, its result and its errors, without dora's own log lines.
     #[command(after_help = EXAMPLES)]
-    Run {
-        /// The dataflow file.
-        #[arg(default_value = "dataflow.yml")]
-        file: PathBuf,
-        /// Go on from the checkpoint of this step, not from the last one; later ones are set aside.
-        #[arg(long, value_name = "STEP")]
-        from: Option<u64>,
-        /// Begin a new run of this name with a checkpoint of the file's run: the last one, or that of --from. The file's keys may
-        /// differ from those that the run began with. The same command again goes on with the new run.
-        #[arg(long, value_name = "NAME")]
-        fork: Option<String>,
-        /// The dora program; default: `dora` beside this program, else on PATH.
-        #[arg(long)]
-        dora: Option<PathBuf>,
-        /// Options for `dora run`.
-        #[arg(last = true)]
-        options: Vec<String>,
-    },
+    Run(run::Arguments),
+    /// Print a dataflow file with its modules written out and each key where its node finds it, for `dora start`.
+    #[command(after_help = expand::EXAMPLES)]
+    Expand(expand::Arguments),
     /// Find everything that is wrong with a dataflow file, at once, without running it.
     #[command(after_help = validate::EXAMPLES)]
     Validate(validate::Arguments),
@@ -139,12 +129,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let command = Arguments::parse().command;
-    if !matches!(command, Command::Run { .. }) {
+    if !matches!(command, Command::Run(_)) {
         signals::end_on_broken_pipe();
     }
     let code = match command {
-        Command::Run { file, from, fork, dora, options } => history::prepare(&file, from, fork.as_deref())
-            .and_then(|own| run::run(&file, dora, &[own, options].concat())),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Expand(arguments) => expand::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments).map(|()| 0),

@@ -8,15 +8,18 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use clap::Args;
 use eyre::{Context, Result};
 
+use crate::dataflow::{Assignment, Level, Names, Tree};
+use crate::experiment::Experiment;
 use crate::line::{Failure, Line, Reader, is_trace};
 use crate::outcome::{culprit, exit_code};
 use crate::terminal::{Terminal, error};
-use crate::{dora, signals};
+use crate::validate::{EXIT_CONFIG, EXIT_USAGE};
+use crate::written_out::WrittenOut;
+use crate::{dora, history, signals};
 
-/// Exit code for a wrong call.
-const EXIT_USAGE: u8 = 2;
 /// How long the other nodes have to end by themselves after one failed; then they are asked to stop.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Lines of a failed node that are looked through for its last words; most of them may be a stack trace.
@@ -28,18 +31,86 @@ enum Raw {
     Err(String),
 }
 
+#[derive(Args)]
+pub struct Arguments {
+    /// The dataflow file.
+    #[arg(default_value = "dataflow.yml")]
+    file: PathBuf,
+    /// Change a key for this run, in all nodes that have it, or with NODE.KEY in one; as often as needed.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<Assignment>,
+    /// Go on from the checkpoint of this step, not from the last one; later ones are set aside.
+    #[arg(long, value_name = "STEP")]
+    from: Option<u64>,
+    /// Begin a new run of this name with a checkpoint of the file's run: the last one, or that of --from. The file's keys may
+    /// differ from those that the run began with. The same command again goes on with the new run.
+    #[arg(long, value_name = "NAME")]
+    fork: Option<String>,
+    /// The dora program; default: `dora` beside this program, else on PATH.
+    #[arg(long)]
+    dora: Option<PathBuf>,
+    /// Options for `dora run`.
+    #[arg(last = true)]
+    options: Vec<String>,
+}
+
+/// What a file says with the keys of the command line; else why it cannot run, and the exit code.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(file: &Path, set: &[Assignment]) -> Result<Result<Tree, (String, u8)>> {
+    if !file.is_file() {
+        return Ok(Err((error(&format!("there is no dataflow file {}", file.display())), EXIT_USAGE)));
+    }
+    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let read = Tree::read(&String::from_utf8_lossy(&text), file.parent().unwrap_or(Path::new("")));
+    let (findings, files, tree) = match read {
+        Ok(mut tree) => (std::mem::take(&mut tree.findings), tree.files.clone(), Some(tree)),
+        Err(finding) => (vec![finding], Vec::new(), None),
+    };
+    let names = Names::new(file, &files);
+    let wrong: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Error)
+        .map(|finding| finding.to_text(&names))
+        .collect();
+    Ok(match tree {
+        Some(mut tree) if wrong.is_empty() => match tree.set(set) {
+            Ok(()) => Ok(tree),
+            Err(problems) => Err((error(&problems), EXIT_USAGE)),
+        },
+        _ => Err((wrong.join("\n"), EXIT_CONFIG)),
+    })
+}
+
 /// Runs a dataflow file. Returns the exit code.
 ///
 /// # Errors
-/// When dora cannot be started or its log file not written.
-pub fn run(file: &Path, program: Option<PathBuf>, options: &[String]) -> Result<u8> {
-    if !file.is_file() {
-        eprintln!("{}", error(&format!("there is no dataflow file {}", file.display())));
-        return Ok(EXIT_USAGE);
+/// When --from or --fork cannot be done, dora cannot be started or its log file not written.
+pub fn run(arguments: &Arguments) -> Result<u8> {
+    let Arguments { file, set, from, fork, .. } = arguments;
+    let mut tree = match read(file, set)? {
+        Ok(tree) => tree,
+        Err((problem, code)) => {
+            eprintln!("{problem}");
+            return Ok(code);
+        }
+    };
+    if from.is_some() || fork.is_some() {
+        history::prepare(&Experiment::of(&tree, file)?, *from, fork.as_deref())?;
     }
-    let (log_path, mut log) = log_file(file)?;
+    if let Some(name) = fork {
+        tree.set(&[Assignment::shared("RUN", name)]).map_err(|problem| eyre::eyre!(problem))?;
+    }
+    let (log_path, log) = log_file(file)?;
+    let written_out = tree.written_out().map(|text| WrittenOut::new(file, &text, &log_path)).transpose()?;
+    follow(arguments, written_out.as_ref().map_or(file, WrittenOut::path), &log_path, log)
+}
+
+/// Starts dora, and shows what it does until it ends. Returns the exit code.
+fn follow(arguments: &Arguments, file: &Path, log_path: &Path, mut log: File) -> Result<u8> {
     signals::catch();
-    let mut child = dora::start(&dora::program(program), file, options)?;
+    let mut child = dora::start(&dora::program(arguments.dora.clone()), file, &arguments.options)?;
     let pid = i32::try_from(child.id())?;
     signals::hand_on_to(pid);
     let (sender, lines) = mpsc::channel();
@@ -77,7 +148,7 @@ pub fn run(file: &Path, program: Option<PathBuf>, options: &[String]) -> Result<
     let status = child.wait().context("cannot wait for dora")?;
     signals::hand_on_to(0);
     let code = exit_code(status, &view.failures);
-    view.end(code, &log_path);
+    view.end(code, log_path);
     Ok(code)
 }
 

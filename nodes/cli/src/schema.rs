@@ -2,6 +2,7 @@
 
 use difflow_node_kit::config::{choices, keys, type_names};
 use difflow_node_kit::dataflow::known_keys;
+use difflow_node_kit::record::{MAY_CHANGE, marked};
 use serde_json::{Map, Value, json};
 
 use crate::dataflow::PROGRAMS;
@@ -13,7 +14,10 @@ Examples:
   then, as the first line of a dataflow file:  # yaml-language-server: $schema=dataflow.schema.json
 
 VS Code with the YAML extension then completes, explains and checks every key. docs/dataflow.schema.json is this schema, and
-.vscode/settings.json names it for the dataflow files of this checkout.";
+.vscode/settings.json names it for the dataflow files and the modules of this checkout.";
+
+/// difflow's own modules: with these, too, every key of the `env:` is known.
+const MODULES: &str = "(^|/)(adapt|train)\\.module\\.yml$";
 
 /// Prints the schema.
 pub fn run() {
@@ -29,15 +33,29 @@ pub fn schema() -> Value {
             shared.entry(key).or_insert_with(|| editor(&schema));
         }
     }
+    let names: Vec<&String> = shared.keys().collect();
+    let own = format!("^[A-Za-z0-9_.-]+\\.({})$", names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join("|"));
+    let known_keys = json!({"anyOf": [{"enum": names}, {"pattern": own}]});
+    let programs: Vec<&str> = PROGRAMS.iter().map(|program| program.ports.program).collect();
+    let ours = json!({
+        "anyOf": [
+            {"required": ["path"], "properties": {"path": {"pattern": format!("(^|/)({})$", programs.join("|"))}}},
+            {"required": ["module"], "properties": {"module": {"pattern": MODULES}}},
+        ],
+    });
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
-        "title": "A dataflow of difflow",
+        "title": "A dataflow of difflow, or a module of one",
         "type": "object",
         "required": ["nodes"],
         "additionalProperties": false,
+        // Another program may want any key.
+        "if": {"properties": {"nodes": {"items": ours}}},
+        "then": {"properties": {"env": {"propertyNames": known_keys}}},
         "properties": with(&known.dataflow, [
+            ("module", module()),
             ("nodes", json!({"type": "array", "items": node(&known.node)})),
-            ("env", json!({"type": "object", "description": "Keys of all nodes.", "properties": shared})),
+            ("env", json!({"type": "object", "description": "Keys of all nodes; NODE.KEY is one node's.", "properties": shared})),
             ("exit_when_nodes_finish", json!({"type": "boolean", "description": "true: the timer does not keep the dataflow alive."})),
         ]),
     })
@@ -60,12 +78,31 @@ fn node(known: &[String]) -> Value {
         "properties": with(known, [
             ("id", json!({"type": "string", "description": "Name of the node; inputs of others are ID/OUTPUT."})),
             ("path", json!({"type": "string", "description": "The program, relative to this file."})),
+            ("module", json!({"type": "string", "description": "A file whose nodes stand in the place of this one, relative to this file."})),
             ("inputs", json!({"type": "object", "additionalProperties": input()})),
             ("outputs", json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true})),
             ("env", json!({"type": "object"})),
             ("finish_grace_secs", seconds),
         ]),
         "allOf": PROGRAMS.iter().map(rule).collect::<Vec<_>>(),
+    })
+}
+
+/// The head of a module file.
+fn module() -> Value {
+    let names =
+        |what: &str| json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true, "description": what});
+    json!({
+        "type": "object",
+        "description": "Only in a module: its name and what it is connected by.",
+        "required": ["name"],
+        "additionalProperties": false,
+        "properties": {
+            "name": {"type": "string"},
+            "inputs": names("Inputs that must be given; _mod/INPUT inside."),
+            "inputs_optional": names("Inputs that may be given."),
+            "outputs": names("Outputs of nodes of the module that others may read."),
+        },
     })
 }
 
@@ -124,6 +161,9 @@ fn editor(schema: &Value) -> Value {
         if let Some(value) = schema.get(name) {
             out.insert(name.into(), value.clone());
         }
+    }
+    if let (true, Some(Value::String(description))) = (marked(schema, MAY_CHANGE), out.get_mut("description")) {
+        description.push_str(" (It may change when the run is resumed.)");
     }
     let choices = choices(schema);
     if choices.is_empty() {

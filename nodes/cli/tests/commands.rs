@@ -81,14 +81,15 @@ jsonschema.Draft7Validator.check_schema(schema)
 validator = jsonschema.Draft7Validator(schema)
 class Loader(yaml.SafeLoader):
     pass
-for path in ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml')):
+for path in ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml') + glob.glob('nodes/*.module.yml')):
     # YAML 1.2, which editors read, takes 3e-3 for a number; PyYAML reads 1.1 and wants 3.0e-3.
     import re
     text = re.sub(r'(: )(\\d+)e-(\\d+)', r'\\1\\2.0e-\\3', open(path).read())
     errors = list(validator.iter_errors(yaml.load(text, Loader)))
     assert not errors, (path, errors[:3])
     for wrong in [('STEPS: ', 'STEPS: x'), ('WARMUP_STEPS', 'WARMUP_STEP'), ('queue_size', 'queue_sizes'), ('outputs: [documents]', 'outputs: [document]')]:
-        assert list(validator.iter_errors(yaml.load(text.replace(*wrong), Loader))), (path, wrong)
+        if wrong[0] in text:
+            assert list(validator.iter_errors(yaml.load(text.replace(*wrong), Loader))), (path, wrong)
 print('checked')
 ";
     let output = Command::new("python3").args(["-c", check]).current_dir(root()).output().unwrap();

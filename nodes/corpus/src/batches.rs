@@ -1,12 +1,13 @@
 //! Documents by batch number: batch n holds the documents n·D .. (n+1)·D of the corpus, whenever it is asked for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Documents;
 
 use crate::config::Config;
 use crate::corpus::{Corpus, Reader};
+use crate::heldout::Key;
 
 /// Batches that are kept for a second question; an earlier one means reading the corpus again from its start.
 const KEPT: usize = 16;
@@ -24,6 +25,8 @@ pub enum Answer {
 pub struct Batches {
     corpus: Corpus,
     reader: Reader,
+    /// Documents that are left out.
+    heldout: BTreeSet<Key>,
     size: u64,
     /// The number of the batch that the reader gives next.
     next_seq: u64,
@@ -32,15 +35,14 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Opens the corpus and reads its first batch, so that mistakes show at the start.
+    /// The documents of the corpus but for those held out; reads the first batch, so that mistakes show at the start.
     ///
     /// # Errors
     /// What is wrong with SOURCES, SQL or TEXT_COLUMN, or that there is no document at all.
-    pub async fn open(config: &Config) -> Result<Self, Problems> {
-        let corpus = Corpus::open(config).await?;
+    pub async fn open(config: &Config, corpus: Corpus, heldout: BTreeSet<Key>) -> Result<Self, Problems> {
         let reader = corpus.read().await?;
         let size = config.documents_per_batch.max(1);
-        let mut batches = Self { corpus, reader, size, next_seq: 0, kept: VecDeque::new(), end: None };
+        let mut batches = Self { corpus, reader, heldout, size, next_seq: 0, kept: VecDeque::new(), end: None };
         if batches.get(0).await? == Answer::Ended(0) {
             let (key, found) = match &config.sql {
                 Some(sql) => ("SQL", sql),
@@ -85,11 +87,20 @@ impl Batches {
         let mut batch = Documents::default();
         let first = self.next_seq * self.size;
         for doc in first..first + self.size {
-            let Some(text) = self.reader.next().await? else { break };
+            let Some(text) = self.next_text().await? else { break };
             batch.doc.push(doc);
             batch.text.push(text);
         }
         Ok(batch)
+    }
+
+    async fn next_text(&mut self) -> Result<Option<String>, Problem> {
+        loop {
+            match self.reader.next().await? {
+                Some(text) if !self.heldout.is_empty() && self.heldout.contains(&Key::of(&text)) => {}
+                text => return Ok(text),
+            }
+        }
     }
 }
 

@@ -33,7 +33,7 @@ fn of(dir: &tempfile::TempDir, path: &str) -> String {
 }
 
 async fn all(config: &Config) -> Result<Vec<String>, Problems> {
-    let mut batches = Batches::open(config).await?;
+    let mut batches = Batches::open(config, Corpus::open(config).await?, BTreeSet::new()).await?;
     let mut texts = Vec::new();
     for seq in 0.. {
         match batches.get(seq).await? {
@@ -131,7 +131,9 @@ fn an_earlier_batch_is_the_same_again() {
     let lines: String = (0..101).map(|i| format!("{{\"text\":\"t{i}\"}}\n")).collect();
     fs::write(dir.path().join("a.jsonl"), lines).unwrap();
     wait(async {
-        let mut batches = Batches::open(&config(&of(&dir, "a.jsonl"))).await.unwrap();
+        let config = config(&of(&dir, "a.jsonl"));
+        let corpus = Corpus::open(&config).await.unwrap();
+        let mut batches = Batches::open(&config, corpus, BTreeSet::new()).await.unwrap();
         let last = Documents { doc: vec![100], text: vec!["t100".into()] };
         assert_eq!(batches.get(50).await.unwrap(), Answer::Batch(last));
         assert_eq!(batches.get(51).await.unwrap(), Answer::Ended(51));

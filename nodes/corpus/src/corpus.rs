@@ -34,6 +34,14 @@ impl Corpus {
     /// # Errors
     /// When a query cannot be run.
     pub async fn read(&self) -> Result<Reader, Problem> {
+        self.read_mixed(self.seed).await
+    }
+
+    /// As [`Corpus::read`], with the sources mixed by another seed.
+    ///
+    /// # Errors
+    /// When a query cannot be run.
+    pub async fn read_mixed(&self, seed: u64) -> Result<Reader, Problem> {
         let mut inputs = Vec::new();
         for query in &self.queries {
             let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(self.key, &e))?;
@@ -41,7 +49,7 @@ impl Corpus {
             inputs.push(Input { key: self.key, stream, texts: None });
         }
         let weights = self.queries.iter().map(|query| query.weight).collect();
-        Ok(Reader { inputs, weights, seed: self.seed, index: 0 })
+        Ok(Reader { inputs, weights, seed, index: 0 })
     }
 }
 

@@ -3,6 +3,8 @@
 mod batches;
 mod caught;
 mod corpus;
+mod corpus_files;
+mod heldout;
 mod mix;
 mod query;
 mod run;

@@ -1,20 +1,36 @@
 //! The corpus node's loop: a demand comes, the batches go.
 
+use std::collections::BTreeMap;
+
 use difflow_node_kit::{Event, Node, Problem, Problems};
 use difflow_plugin_host::Transforms;
-use difflow_schema::{Demand, Documents};
+use difflow_schema::run::{RunDir, bytes_sha256};
+use difflow_schema::{Demand, Documents, Facts};
 use eyre::Result;
+use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use crate::batches::{Answer, Batches};
 use crate::config::Config;
+use crate::corpus::Corpus;
+use crate::corpus_files::{self, Found, Remembered};
+use crate::heldout::{self, Split};
+use crate::{files, source};
 
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let runtime = Builder::new_current_thread().build()?;
-    let mut transforms = Transforms::open::<Documents>(&config.transforms)
-        .map_err(|e| Problems::from(Problem::new("TRANSFORMS", &config.transforms, e.to_string())))?;
-    let mut batches = runtime.block_on(Batches::open(&config))?;
+    let dir = RunDir::new(&config.runs, &config.run);
+    let mut transforms = open_transforms(&config)?;
+    let corpus = runtime.block_on(Corpus::open(&config))?;
+    let found = listed(&config)?;
+    let known = corpus_files::check(&dir, &found)?;
+    let split = runtime.block_on(heldout::split(&config, &dir, &corpus))?;
+    node.say("documents", &facts(&config, &node.name(), &known, &split)?)?;
+    // An instance of their own: what the documents are sent through has seen none but those.
+    runtime.block_on(heldout::publish(&config, &dir, &split, &mut open_transforms(&config)?))?;
+    let mut batches = runtime.block_on(Batches::open(&config, corpus, split.keys))?;
+    let mut ended = false;
     loop {
         match node.next(None)? {
             Event::Message(message) => {
@@ -25,6 +41,11 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
                             node.send("documents", seq, &transforms.apply(seq, config.seed, batch)?)?;
                         }
                         Answer::Ended(end) => {
+                            if !ended {
+                                // Before the token store counts as complete.
+                                corpus_files::unchanged(&found)?;
+                                ended = true;
+                            }
                             node.send_fin::<Documents>("documents", end)?;
                             break;
                         }
@@ -36,3 +57,46 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         }
     }
 }
+
+fn open_transforms(config: &Config) -> Result<Transforms, Problems> {
+    Transforms::open::<Documents>(&config.transforms)
+        .map_err(|e| Problems::from(Problem::new("TRANSFORMS", &config.transforms, e.to_string())))
+}
+
+/// The files of all sources.
+fn listed(config: &Config) -> Result<Vec<Found>, Problems> {
+    let mut found = Vec::new();
+    for source in source::parse(&config.sources)? {
+        let (paths, _) = files::find(&source)?;
+        found.extend(paths.iter().filter_map(|path| corpus_files::look(path)));
+    }
+    Ok(found)
+}
+
+/// What the nodes downstream need not be told by keys. The fingerprint changes with everything that changes the documents.
+fn facts(config: &Config, name: &str, files: &[Remembered], split: &Split) -> Result<Facts> {
+    let records = Transforms::records(&config.transforms)?;
+    let transforms: Vec<Value> =
+        records.iter().map(|record| json!([record.id, record.version, record.sha256, record.config])).collect();
+    let content = json!({
+        "layout": 1,
+        "sources": config.sources,
+        "text_column": config.text_column,
+        "sql": config.sql,
+        "text_separator": config.text_separator,
+        "seed": config.seed,
+        "files": files.iter().map(Remembered::identity).collect::<Vec<_>>(),
+        "transforms": transforms,
+        "heldout": split.identity(),
+    });
+    let mut plugins = BTreeMap::new();
+    for (number, record) in records.iter().enumerate() {
+        plugins.insert(format!("{name}.TRANSFORMS.{number}"), serde_json::to_value(record)?);
+    }
+    Ok(Facts { corpus: Some(bytes_sha256(content.to_string().as_bytes())), plugins, ..Facts::default() })
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -14,6 +14,7 @@ pub struct Config {
     /// Name of the run.
     pub run: String,
     /// Folder of all runs.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
     /// Held-out documents (Parquet). Empty: those that the corpus node splits off for the run.
     pub heldout: String,
@@ -62,6 +63,23 @@ impl Default for Config {
 }
 
 impl NodeConfig for Config {
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        const COPY: &str = "the checkpoint has its own copy of it";
+        &[
+            ("TOKENIZER", COPY),
+            ("BOS_TOKEN", COPY),
+            ("EOS_TOKEN", COPY),
+            ("SEQUENCE_LENGTH", COPY),
+            ("BASE_MODEL", COPY),
+            ("MODEL_RECIPE", COPY),
+            ("MODEL_RECIPE_CONFIG", COPY),
+            ("TORCH_MODEL", COPY),
+            ("TORCH_MODEL_CONFIG", COPY),
+            ("NOISE_SCHEDULE", "the bound does not depend on it"),
+            ("NOISE_SCHEDULE_CONFIG", "the bound does not depend on it"),
+        ]
+    }
+
     fn validate(&self) -> Vec<Problem> {
         RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
     }

@@ -1,12 +1,11 @@
-//! The event loop.
-
-use std::path::Path;
+//! What the evaluator does with each checkpoint.
 
 use difflow_inference::set_num_threads;
-use difflow_node_kit::{Inbox, Node, Stopped};
-use difflow_schema::Scores;
+use difflow_node_kit::{CheckpointWork, Node, follow};
+use difflow_schema::{Checkpoint, Scores};
 use difflow_schema::run::RunDir;
 use eyre::Result;
+use serde_json::Value;
 
 use crate::config::Config;
 use crate::evaluation::Evaluation;
@@ -19,28 +18,30 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     set_num_threads(config.threads);
     let dir = RunDir::new(&config.runs, &config.run);
     let settings = config.settings();
-    let evaluation = Evaluation::open(config)?;
-    let mut inbox = Inbox::default();
-    let mut seq = 0;
-    while let Some(checkpoint) = inbox.next(&mut node)? {
-        let path = dir.scores(checkpoint.step);
-        let scores = match Scores::earlier(&path, &checkpoint, &settings) {
-            Some(scores) => scores,
-            None if !Path::new(&checkpoint.path).exists() => {
-                eprintln!("step {}: {} was pruned before its turn; not scored", checkpoint.step, checkpoint.path);
-                continue;
-            }
-            None => match evaluation.score(&checkpoint, &mut || inbox.check(&mut node)) {
-                Err(e) if e.is::<Stopped>() => return Ok(()),
-                scores => {
-                    let scores = scores?;
-                    scores.write(&path)?;
-                    scores
-                }
-            },
-        };
-        node.send("scores", seq, &scores.message())?;
-        seq += 1;
+    let work = Scoring { dir: dir.clone(), settings, evaluation: Evaluation::open(config)? };
+    follow(&mut node, &dir, &work)
+}
+
+struct Scoring {
+    dir: RunDir,
+    settings: Value,
+    evaluation: Evaluation,
+}
+
+impl CheckpointWork for Scoring {
+    type Outcome = Scores;
+
+    fn earlier(&self, checkpoint: &Checkpoint) -> Option<Scores> {
+        Scores::earlier(&self.dir.scores(checkpoint.step), checkpoint, &self.settings)
     }
-    Ok(())
+
+    fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {
+        let scores = self.evaluation.score(checkpoint, check)?;
+        scores.write(&self.dir.scores(checkpoint.step))?;
+        Ok(scores)
+    }
+
+    fn tell(&self, node: &mut Node, seq: u64, scores: &Scores) -> Result<()> {
+        node.send("scores", seq, &scores.message())
+    }
 }

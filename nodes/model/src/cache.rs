@@ -69,6 +69,55 @@ impl Cache {
         Ok(Self { shape, storage })
     }
 
+    /// Makes room for at least `lanes` sequences of `capacity` positions; what is kept stays.
+    pub fn grow(&mut self, (lanes, capacity): (usize, usize)) -> Result<(), ModelError> {
+        let old = self.shape;
+        let shape = Shape { lanes: lanes.max(old.lanes), capacity: capacity.max(old.capacity), ..old };
+        if shape == old {
+            return Ok(());
+        }
+        match &mut self.storage {
+            Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.grow(&old, &shape)),
+            Storage::Torch(layers) => {
+                let (h, d) = (shape.kv_heads as i64, shape.head_dim as i64);
+                let wider = |tensor: &Tensor| -> Result<Tensor, ModelError> {
+                    let size = [shape.lanes as i64, shape.capacity as i64, h, d];
+                    let wide = Tensor::f_zeros(size, (tensor.kind(), tensor.device()))?;
+                    let (lanes, capacity) = (old.lanes as i64, old.capacity as i64);
+                    let mut part = wide.f_narrow(0, 0, lanes)?.f_narrow(1, 0, capacity)?;
+                    part.f_copy_(&tensor.f_view((lanes, capacity, h, d))?)?;
+                    Ok(wide.f_flatten(0, 1)?)
+                };
+                for (keys, values) in layers {
+                    (*keys, *values) = (wider(keys)?, wider(values)?);
+                }
+            }
+            Storage::Texts(texts) => texts.resize(shape.lanes, Text::default()),
+        }
+        self.shape = shape;
+        Ok(())
+    }
+
+    /// Forgets a lane, for another sequence; nothing happens when there is no such lane yet.
+    pub fn clear(&mut self, lane: usize) -> Result<(), ModelError> {
+        if lane >= self.shape.lanes {
+            return Ok(());
+        }
+        let shape = self.shape;
+        match &mut self.storage {
+            Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.clear(&shape, lane)),
+            Storage::Torch(layers) => {
+                let (start, length) = ((lane * shape.capacity) as i64, shape.capacity as i64);
+                for (keys, values) in layers {
+                    let _ = keys.f_narrow(0, start, length)?.f_zero_()?;
+                    let _ = values.f_narrow(0, start, length)?.f_zero_()?;
+                }
+            }
+            Storage::Texts(texts) => texts[lane] = Text::default(),
+        }
+        Ok(())
+    }
+
     /// Room for the texts of some lanes.
     pub fn of_texts((lanes, capacity): (usize, usize)) -> Self {
         let shape = Shape { lanes, capacity, heads: 0, kv_heads: 0, head_dim: 0 };
@@ -85,6 +134,8 @@ pub(crate) struct Active {
     /// Indices of places, in order.
     pub wanted: Vec<i64>,
     pub lanes: Vec<Lane>,
+    /// The length that rotary embedding with dynamic scaling goes by; `None`: the capacity of the cache.
+    pub rotary_length: Option<usize>,
 }
 
 impl Active {

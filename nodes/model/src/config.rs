@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::config_reader::{Reader, model_type};
+use crate::config_reader::{Reader, Windows, model_type};
+use crate::config_unsupported;
 use crate::error::ModelError;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::rope::Rope;
@@ -102,7 +103,8 @@ pub struct ModelConfig {
     pub gated: bool,
     /// RMS norm over each head of queries and keys (Qwen3).
     pub qk_norm: bool,
-    /// Causal attention reaches back this many tokens, the current one included (Mistral).
+    /// Attention reaches back this many tokens, the current one included, in every layer (Mistral). What lies to the right is
+    /// not narrowed.
     pub sliding_window: Option<usize>,
     pub bos_token_id: Option<u32>,
     /// Every id that ends a text (some models have several).
@@ -154,11 +156,18 @@ impl ModelConfig {
         }
         let architecture = r.architecture()?;
         let gpt2 = architecture.starts_with("GPT2");
+        config_unsupported::check(&r)?;
         let (vocab_size, initializer_range) = (r.size("vocab_size")?, r.number_or("initializer_range", 0.02)?);
         let adapted = r.adapted(vocab_size)?;
+        // A model that was trained to see both sides is no base to be adapted, and has no next-token logits.
+        r.require(
+            r.flag("is_causal")?.unwrap_or(true) || adapted.is_some(),
+            "is_causal",
+            "true, without a mask token",
+        )?;
         let (bos_token_id, eos_token_ids) = (r.token("bos_token_id")?, r.tokens("eos_token_id")?);
         let shared = Shared { architecture, vocab_size, initializer_range, adapted, bos_token_id, eos_token_ids };
-        let config = if gpt2 { Self::gpt2(&r, shared)? } else { Self::llama(&r, shared)? };
+        let config = if gpt2 { Self::gpt2(&r, shared)? } else { Self::llama(&r, shared, recipe.is_some())? };
         r.require(config.heads % config.kv_heads == 0, "num_key_value_heads", "a divisor of num_attention_heads")?;
         r.require(
             config.head_dim % 2 == 0 || config.positions == Positions::Learned,
@@ -203,7 +212,8 @@ impl ModelConfig {
         self.source.extend(written);
     }
 
-    fn llama(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
+    /// With `recipe`, the base of a variant.
+    fn llama(r: &Reader, shared: Shared, recipe: bool) -> Result<Self, ModelError> {
         let (hidden_size, heads) = (r.size("hidden_size")?, r.size("num_attention_heads")?);
         let head_dim = match r.size_opt("head_dim")? {
             Some(found) => found,
@@ -214,14 +224,29 @@ impl ModelConfig {
         };
         let (qwen2, qwen3) = (shared.architecture.starts_with("Qwen2"), shared.architecture.starts_with("Qwen3"));
         let attention_bias = r.flag("attention_bias")?.unwrap_or(false);
-        let max_positions = r.size_opt("max_position_embeddings")?.unwrap_or(2048);
         let mistral = shared.architecture.starts_with("Mistral");
-        let windowed = mistral || r.flag("use_sliding_window")?.unwrap_or(false);
+        // What `transformers` takes where the key is left out; scalings of the rotary embedding go by it.
+        let usual = if mistral {
+            131_072
+        } else if qwen2 || qwen3 {
+            32_768
+        } else {
+            2048
+        };
+        let max_positions = r.size_opt("max_position_embeddings")?.unwrap_or(usual);
+        let layers = r.size("num_hidden_layers")?;
+        let window = match (mistral, qwen2 || qwen3) {
+            (true, _) => r.window(Windows::EveryLayer { usual: Some(4096) }, layers)?,
+            (_, true) => r.window(Windows::Chosen, layers)?,
+            // Families near LLaMA have a window in every layer where their config.json names one.
+            _ if recipe => r.window(Windows::EveryLayer { usual: None }, layers)?,
+            _ => r.window(Windows::None, layers)?,
+        };
         Ok(Self {
             family: Family::Llama,
             hidden_size,
             intermediate_size: r.size("intermediate_size")?,
-            layers: r.size("num_hidden_layers")?,
+            layers,
             heads,
             kv_heads: r.size_opt("num_key_value_heads")?.unwrap_or(heads),
             head_dim,
@@ -236,18 +261,19 @@ impl ModelConfig {
             mlp_bias: r.flag("mlp_bias")?.unwrap_or(false),
             gated: !r.choice("mlp", "gated", "plain")?,
             qk_norm: r.flag("qk_norm")?.unwrap_or(qwen3),
-            sliding_window: if windowed { r.size_opt("sliding_window")? } else { None },
+            sliding_window: window,
             ..shared.start()
         })
     }
 
     fn gpt2(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
         let (hidden_size, heads) = (r.size("n_embd")?, r.size("n_head")?);
-        r.require(hidden_size % heads == 0, "n_head", "a divisor of n_embd")?;
-        for key in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
-            r.require(!r.flag(key)?.unwrap_or(false), key, "false")?;
+        // `transformers` takes these names for the same things, and of two the last.
+        for (other, own) in GPT2_ALIASES {
+            let (found, said) = (r.size_opt(other)?, r.size_opt(own)?);
+            r.require(found.is_none() || found == said, other, &format!("what `{own}` says"))?;
         }
-        r.require(r.flag("scale_attn_weights")?.unwrap_or(true), "scale_attn_weights", "true")?;
+        r.require(hidden_size % heads == 0, "n_head", "a divisor of n_embd")?;
         Ok(Self {
             family: Family::Gpt2,
             hidden_size,
@@ -268,6 +294,11 @@ impl ModelConfig {
             mlp_bias: true,
             ..shared.start()
         })
+    }
+
+    /// The first position that `position` attends to.
+    pub(crate) fn reach(&self, position: usize) -> usize {
+        self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// The mask token, or the error that says how to get one.
@@ -310,6 +341,14 @@ impl ModelConfig {
         text
     }
 }
+
+/// Keys that `transformers` reads as GPT-2's own.
+const GPT2_ALIASES: [(&str, &str); 4] = [
+    ("hidden_size", "n_embd"),
+    ("num_attention_heads", "n_head"),
+    ("num_hidden_layers", "n_layer"),
+    ("max_position_embeddings", "n_positions"),
+];
 
 /// The keys that both families spell alike.
 struct Shared {

@@ -22,6 +22,17 @@ pub(crate) fn model_type(architecture: &str) -> &'static str {
     ARCHITECTURES.iter().find(|(_, class)| *class == architecture).map_or("", |(model_type, _)| model_type)
 }
 
+/// Which layers of a family have a sliding window.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Windows {
+    /// None, whatever `sliding_window` says.
+    None,
+    /// Every one; without the key the `usual`, null for none.
+    EveryLayer { usual: Option<usize> },
+    /// With `use_sliding_window` those that `layer_types` names, without this key those from `max_window_layers` on.
+    Chosen,
+}
+
 pub(crate) struct Reader<'a> {
     pub map: &'a Map<String, Value>,
     pub file: &'a Path,
@@ -125,6 +136,55 @@ impl Reader<'_> {
             Some("relu") => Ok(Activation::Relu),
             _ => Err(self.wrong(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
         }
+    }
+
+    /// The sliding window of every layer. Errors if only some layers have one.
+    pub fn window(&self, windows: Windows, layers: usize) -> Result<Option<usize>, ModelError> {
+        let named = match self.get("layer_types") {
+            None => None,
+            Some(value) => {
+                let wanted = format!("{layers} of full_attention or sliding_attention");
+                let sliding = |kind: &Value| match kind.as_str() {
+                    Some("full_attention") => Some(false),
+                    Some("sliding_attention") => Some(true),
+                    _ => None,
+                };
+                let kinds = value.as_array().filter(|kinds| kinds.len() == layers);
+                let kinds = kinds.and_then(|kinds| kinds.iter().map(sliding).collect::<Option<Vec<bool>>>());
+                Some(kinds.ok_or_else(|| self.wrong("layer_types", &wanted))?)
+            }
+        };
+        let (window, sliding) = match windows {
+            Windows::None => (None, named),
+            Windows::EveryLayer { usual } => {
+                let used = self.flag("use_sliding_window")?.unwrap_or(true);
+                let usual = if self.map.contains_key("sliding_window") { None } else { usual };
+                (self.size_opt("sliding_window")?.or(usual).filter(|_| used), named)
+            }
+            Windows::Chosen => {
+                let used = self.flag("use_sliding_window")?.unwrap_or(false);
+                let usual = if self.map.contains_key("sliding_window") { None } else { Some(4096) };
+                let window = self.size_opt("sliding_window")?.or(usual).filter(|_| used);
+                let from = self.count_or("max_window_layers", 28)?;
+                let by_number = (0..layers).map(|layer| window.is_some() && layer >= from).collect();
+                (window, Some(named.unwrap_or(by_number)))
+            }
+        };
+        let Some(sliding) = sliding else { return Ok(window) };
+        let key = if self.get("layer_types").is_some() { "layer_types" } else { "max_window_layers" };
+        if sliding.iter().all(|&one| !one) && (window.is_none() || matches!(windows, Windows::Chosen)) {
+            return Ok(None);
+        }
+        let wanted = "the same for all layers, with a `sliding_window` if it is sliding attention (a window in some layers only \
+                      is not computed)";
+        self.require(window.is_some() && sliding.iter().all(|&one| one), key, wanted)?;
+        Ok(window)
+    }
+
+    /// A count, which may be 0.
+    fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        let found = self.get(key).map_or(Some(default as u64), Value::as_u64);
+        found.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number from 0 on"))
     }
 
     /// `difflow.torch_model`: the plug-in that a checkpoint was trained with.

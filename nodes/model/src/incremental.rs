@@ -85,17 +85,17 @@ impl<'a> Plan<'a> {
         positions: &Tensor,
         all: &'a [i64],
     ) -> Result<Self, ModelError> {
-        let capacity = cache.shape.capacity;
+        let length = active.rotary_length.unwrap_or(cache.shape.capacity);
         Ok(match &cache.storage {
             Storage::Host(_) => {
                 let whole = |lane: &cached::Lane| cached::Lane { queries: lane.places.clone(), ..lane.clone() };
-                let rotary = decoder.with_rotary(capacity, |rotary| Ok(rotary.host.clone()))?;
+                let rotary = decoder.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
                 Self::Host { rotary, queries: all, lanes: active.lanes.iter().map(whole).collect() }
             }
             Storage::Torch(_) | Storage::Texts(_) => {
                 let target = (decoder.kind, decoder.device());
                 let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, target)?;
-                Self::Torch { rotary: decoder.rotary_tables(capacity, Some(positions))?, padded }
+                Self::Torch { rotary: decoder.rotary_tables(length, Some(positions))?, padded }
             }
         })
     }
@@ -152,9 +152,10 @@ mod tests {
     /// The same hidden states as the forward of training: everything at once, and in parts over the cache.
     fn compare(model: &Model, pattern: &Pattern, parts: &[std::ops::Range<usize>]) {
         let lengths = [40usize, 23, 40];
+        let config = model.config();
         let seen = |length: usize| {
             let causal = *pattern == Pattern::Causal;
-            move |at: usize| 0..if causal { at + 1 } else { length }
+            move |at: usize| config.reach(at)..if causal { at + 1 } else { length }
         };
         let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target()).unwrap();
         for (number, part) in parts.iter().enumerate() {
@@ -170,7 +171,8 @@ mod tests {
             let found = copied(&model.decoder.partial(&active, &mut cache).unwrap()).unwrap();
             let mut row = 0;
             for &length in &lengths {
-                let attention = Attention::new(pattern, (1, length), None, None, model.decoder.target()).unwrap();
+                let attention =
+                    Attention::new(pattern, (1, length), None, config.sliding_window, model.decoder.target()).unwrap();
                 let ids = model.ids(&tokens(length), 1).unwrap();
                 let whole = copied(&model.decoder.hidden(&ids, &attention, false).unwrap()).unwrap();
                 let width = model.config().hidden_size;
@@ -185,11 +187,14 @@ mod tests {
         }
     }
 
-    /// A wrong slot, rotation, mask or order of lanes changes some hidden state. After a whole forward any part may be read
+    /// A wrong slot, rotation, mask, window or order of lanes changes some hidden state. After a whole forward any part may be read
     /// again: its keys and values are replaced by equal ones.
     #[test]
     fn parts_over_the_cache_equal_the_whole() {
-        for json in [LLAMA, GPT2] {
+        let mistral = LLAMA
+            .replace("LlamaForCausalLM", "MistralForCausalLM")
+            .replace("\"head_dim\"", "\"sliding_window\":5,\"head_dim\"");
+        for json in [LLAMA, GPT2, &mistral] {
             for fused in [true, false] {
                 let model = model(json, fused);
                 tch::no_grad(|| {

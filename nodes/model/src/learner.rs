@@ -141,6 +141,14 @@ impl Learner {
         self.optimizer.step
     }
 
+    /// As [`Model::use_tokenizer`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn use_tokenizer(&mut self, json: Vec<u8>) -> Result<(), ModelError> {
+        self.model.use_tokenizer(json)
+    }
+
     pub fn model(&self) -> &Model {
         &self.model
     }

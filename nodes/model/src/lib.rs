@@ -8,6 +8,7 @@
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
+//! | decode step by step | [`Filling`] (canvases), [`Writing`] (prompts): join, watch and cancel between forwards |
 //! | look | [`Summary::read`], [`Memory::of_training`] |
 //! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
 //!
@@ -43,6 +44,7 @@ mod block;
 mod cache;
 mod config;
 mod config_reader;
+mod config_unsupported;
 mod decode;
 mod decoder;
 mod device;
@@ -79,8 +81,8 @@ pub use attention::Pattern;
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, GapLength, Generated, Generation, Infilled, Piece, Prompt,
-    Reveal, Reveals, Sampling, Score, Template, Watch,
+    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, Infilled, Piece,
+    Prompt, Reveal, Revealed, Reveals, Sampling, Score, Template, Watch, Writing, Written,
 };
 pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;

@@ -74,6 +74,16 @@ impl Model {
         Ok(id)
     }
 
+    /// Takes the content of a tokenizer.json in the place of the base model's own, with the mask token named in it.
+    ///
+    /// # Errors
+    /// When it is none, or has more tokens than the model has rows.
+    pub fn use_tokenizer(&mut self, json: Vec<u8>) -> Result<(), ModelError> {
+        self.companions.insert("tokenizer.json".to_owned(), json);
+        let mask = self.config.adapted.as_ref().map(|adapted| adapted.mask_token_id);
+        mask.map_or(Ok(()), |mask| self.name_mask_token(mask))
+    }
+
     /// Adds the token to tokenizer.json (and the mask token's name to tokenizer_config.json, where there is one).
     fn name_mask_token(&mut self, id: u32) -> Result<(), ModelError> {
         let Some(bytes) = self.companions.get("tokenizer.json") else { return Ok(()) };
@@ -82,6 +92,9 @@ impl Model {
         };
         let mut tokenizer = parse("tokenizer.json", bytes)?;
         let known = known_tokens(&tokenizer);
+        if known.iter().any(|(_, known)| *known == u64::from(id)) {
+            return Ok(());
+        }
         let next = known.iter().map(|(_, id)| id + 1).max().unwrap_or(0);
         if next > u64::from(id) {
             let wanted = format!("at most {id}, the rows of the model's embedding");

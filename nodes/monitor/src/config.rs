@@ -17,23 +17,27 @@ pub struct Config {
     /// Name of the run: its folder inside RUNS. Usually set for the whole dataflow.
     pub run: String,
     /// Folder of all runs, relative to the dataflow file. Usually set for the whole dataflow.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
-    /// tokenizer.json, with which the page shows a batch as text. Usually set for the whole dataflow.
-    pub tokenizer: String,
     /// Seconds between two progress lines.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-may-change" = true))]
     pub progress_seconds: u64,
     /// Whether the run is shown on a live page, whose address is printed when the run starts.
+    #[schemars(extend("x-may-change" = true))]
     pub page: bool,
     /// Address of this machine that the page listens on. Others than this machine itself reach it only on one that is not a
     /// loopback address (0.0.0.0: on every one), and such a page needs PAGE_TOKEN.
+    #[schemars(extend("x-may-change" = true))]
     pub page_host: String,
     /// Port of the page; 0 lets the system choose a free one. When the port is taken the run goes on without its page.
+    #[schemars(extend("x-may-change" = true))]
     pub page_port: u16,
     /// What a reader must add to the page's address once, as `?token=…`; empty: nothing, on a loopback address. Letters, digits,
     /// - and _, at least 16, the first a letter. Take it from the environment (`$NAME`), so that it stands in no file.
+    #[schemars(extend("x-may-change" = true, "x-secret" = true))]
     pub page_token: String,
     /// Whether the metrics are also written for TensorBoard, into the folder `tensorboard` of the run.
+    #[schemars(extend("x-may-change" = true))]
     pub tensorboard: bool,
 }
 
@@ -42,7 +46,6 @@ impl Default for Config {
         Self {
             run: "default".into(),
             runs: "runs".into(),
-            tokenizer: "data/tiny/tokenizer.json".into(),
             progress_seconds: 5,
             page: true,
             page_host: Ipv4Addr::LOCALHOST.to_string(),
@@ -91,6 +94,10 @@ impl Config {
 }
 
 impl difflow_node_kit::Config for Config {
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        &[("TOKENIZER", "the trainer says with its previews which one it is")]
+    }
+
     fn validate(&self) -> Vec<Problem> {
         let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
         let page = if self.page { self.page_problems() } else { Vec::new() };

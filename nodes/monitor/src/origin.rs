@@ -1,8 +1,6 @@
 //! What a run was made with, for a reader who was not there: when, where, from which sources, and with which dataflow file.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -26,7 +24,6 @@ impl Origin {
     pub fn of(dataflow: &Value) -> Self {
         let facts = [
             ("difflow", Some(env!("CARGO_PKG_VERSION").to_owned())),
-            ("source revision", revision()),
             ("processor", processor()),
             ("memory", memory()),
             ("system", read("/proc/sys/kernel/osrelease").map(|release| format!("Linux {}", release.trim()))),
@@ -73,21 +70,6 @@ fn memory() -> Option<String> {
     let kib: f64 =
         info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().split(' ').next()?.parse().ok())?;
     Some(format!("{:.1} GB", kib * 1024.0 / 1e9))
-}
-
-/// The git revision of the checkout that this program lies in, and whether something in it was changed.
-fn revision() -> Option<String> {
-    let program = std::env::current_exe().ok()?;
-    let folder = program.parent()?;
-    let git = |arguments: &[&str]| git(folder, arguments);
-    let revision = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
-    Some(if changed.is_empty() { revision } else { format!("{revision}, with changes") })
-}
-
-fn git(folder: &Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(folder).args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ pub fn report(run: &Run, history: &History, unmaskings: &Unmaskings) -> Result<S
         table: figures.table(),
         charts: cards(history)?,
         kinds,
-        origin: origin.map(place).unwrap_or_default(),
+        origin: origin.map(place).into_iter().flatten().chain(record.map(made_with).unwrap_or_default()).collect(),
         inputs: part("inputs"),
         plugins: part("plugins"),
         configuration: part("configuration"),
@@ -120,11 +120,16 @@ pub fn report(run: &Run, history: &History, unmaskings: &Unmaskings) -> Result<S
 
 /// What was done, in a sentence, as far as the keys say it.
 fn summary(configuration: &Value) -> Option<String> {
-    let value = |key: &str| configuration.get(key);
+    // By node and key; up to November 2026 a key of the whole dataflow stood without a node.
+    let all = configuration.as_object()?;
+    let value = |key: &str| {
+        let of_node = || all.iter().find(|(name, _)| name.split_once('.').is_some_and(|(_, name)| name == key));
+        all.get(key).or_else(|| Some(of_node()?.1))
+    };
     let text = |key: &str| value(key).and_then(Value::as_str);
     let base = text("BASE_MODEL")?;
     let steps = value("STEPS")?.as_u64()?;
-    let ar = text("trainer.OBJECTIVE") == Some("ar");
+    let ar = text("OBJECTIVE") == Some("ar");
     let goal = if ar { "as an autoregressive model" } else { "into a diffusion language model" };
     let verb = if ar { "was trained" } else { "was turned" };
     let rows = value("MICRO_BATCH").and_then(Value::as_u64);
@@ -142,6 +147,18 @@ fn place(origin: &Origin) -> Vec<(&'static str, String)> {
     let time = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%d %H:%M UTC").to_string();
     let times = [("started", time(origin.started)), ("this report", time(chrono::Utc::now()))];
     times.into_iter().chain(origin.facts.iter().cloned()).collect()
+}
+
+/// What the programs were built from, and where the model was trained.
+fn made_with(record: &Value) -> Vec<(&'static str, String)> {
+    let places = [
+        ("source revision", "/revision"),
+        ("libtorch", "/versions/libtorch"),
+        ("dora", "/versions/dora"),
+        ("device", "/device"),
+    ];
+    let text = |place: &str| record.pointer(place).and_then(Value::as_str).filter(|text| !text.is_empty());
+    places.into_iter().filter_map(|(name, place)| Some((name, text(place)?.to_owned()))).collect()
 }
 
 fn shown<'a>(history: &'a History, kind: &str, unmaskings: &'a Unmaskings) -> Vec<Shown<'a>> {
@@ -280,14 +297,16 @@ mod tests {
     /// Somebody who gets the file alone must be able to say what was run, with what, and to run it again.
     #[test]
     fn the_report_says_what_ran_with_what_and_how_to_repeat_it() {
-        let configuration =
-            json!({"BASE_MODEL": "a/model", "STEPS": 600, "MICRO_BATCH": 4, "ACCUMULATION": 2, "SEQUENCE_LENGTH": 64});
+        let configuration = json!({
+            "trainer.BASE_MODEL": "a/model", "trainer.STEPS": 600, "tokenizer.MICRO_BATCH": 4, "trainer.ACCUMULATION": 2,
+            "tokenizer.SEQUENCE_LENGTH": 64,
+        });
         let plugins =
             json!({"noiser.NOISE_SCHEDULE": {"id": "difflow.noise.linear", "version": "1.0.0", "sha256": null}});
-        let record =
-            json!({"configuration": configuration, "inputs": {"a/model/config.json": "0123abcd"}, "plugins": plugins});
+        let record = json!({"configuration": configuration, "inputs": {"a/model/config.json": "0123abcd"}, "plugins": plugins,
+                   "revision": "abc123", "versions": {"dora": "1.1.0"}, "device": "cpu"});
         let origin = Origin {
-            facts: vec![("processor", "a fast one".into()), ("source revision", "abc123".into())],
+            facts: vec![("processor", "a fast one".into())],
             dataflow: "nodes:\n  - id: <trainer>\n".into(),
             ..Origin::default()
         };
@@ -308,6 +327,15 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} not in the report");
         }
+    }
+
+    /// Reports of runs of November 2026 are made again by `difflow report`.
+    #[test]
+    fn the_keys_of_an_older_record_make_the_same_sentence() {
+        let old =
+            json!({"BASE_MODEL": "a/model", "STEPS": 600, "MICRO_BATCH": 4, "ACCUMULATION": 2, "SEQUENCE_LENGTH": 64});
+        let wanted = "The base model a/model was turned into a diffusion language model: 600 optimizer steps of 8 rows of 64 tokens.";
+        assert_eq!(summary(&old).as_deref(), Some(wanted));
     }
 
     /// Each token appears at the step that revealed it; what was given is there from the start.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use difflow_node_kit::{Event, Node, Problems, Received};
+use difflow_node_kit::{Event, Node, Problems, Received, Upstream};
 use difflow_schema::run::{RunDir, write_atomically};
 use difflow_schema::{Metrics, Preview, Samples, read_unmaskings};
 use eyre::{Context, Result};
@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::history::History;
 use crate::inputs::Inputs;
 use crate::origin::Origin;
-use crate::page::{Page, Words};
+use crate::page::Page;
 use crate::progress::Progress;
 use crate::report::{Run, report};
 use crate::screen::screen;
@@ -42,6 +42,8 @@ struct Monitor {
     store: Store,
     events: Option<Events>,
     show: Option<Show>,
+    /// What the trainer says of its batches.
+    trainer: Upstream,
     progress: Progress,
     started: Instant,
     last_news: Instant,
@@ -105,6 +107,7 @@ impl Monitor {
             store,
             events,
             show: show(config, &dir),
+            trainer: Upstream::default(),
             dir,
             progress: Progress::default(),
             started: now,
@@ -123,7 +126,11 @@ impl Monitor {
         match message.input.as_str() {
             // Nobody but the page looks at it.
             "preview" => {
+                let news = self.trainer.hear(message)?;
                 if let Some(show) = &mut self.show {
+                    if let (true, Some(tokenizer)) = (news, &self.trainer.facts().tokenizer) {
+                        show.use_tokenizer(&tokenizer.path);
+                    }
                     show.look(message.read::<Preview>()?);
                 }
                 return Ok(());
@@ -249,7 +256,7 @@ fn show(config: &Config, dir: &RunDir) -> Option<Show> {
     match Page::open(&config.run, dir.clone(), address, &config.page_token) {
         Ok(page) => {
             say(&format!("page: {}", page.url()));
-            Some(Show::new(page, Words::open(&config.tokenizer), dir))
+            Some(Show::new(page, dir))
         }
         Err(e) => {
             eprintln!("warning: {e}");

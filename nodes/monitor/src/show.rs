@@ -1,5 +1,6 @@
 //! What the page is told each second.
 
+use std::path::Path;
 use std::time::Instant;
 
 use difflow_schema::Preview;
@@ -47,8 +48,13 @@ pub struct Known<'a> {
 
 impl Show {
     /// Around a page that is being served.
-    pub fn new(page: Page, words: Words, dir: &RunDir) -> Self {
-        Self { page, words, preview: None, samples: Some(sample_steps(dir)), started: Instant::now() }
+    pub fn new(page: Page, dir: &RunDir) -> Self {
+        Self { page, words: Words::default(), preview: None, samples: Some(sample_steps(dir)), started: Instant::now() }
+    }
+
+    /// Shows token ids as texts of this tokenizer.json from now on.
+    pub fn use_tokenizer(&mut self, path: &Path) {
+        self.words = Words::open(&path.display().to_string());
     }
 
     /// Takes what the trainer is looking at; shown with the next news.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -15,10 +16,15 @@ use crate::{Problem, Problems};
 
 /// A node's configuration struct. Derive `Serialize`, `Deserialize`, `JsonSchema`, with
 /// `#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]`, and give every field a doc comment: it is what users read.
-pub trait Config: DeserializeOwned + JsonSchema + Default {
+pub trait Config: Serialize + DeserializeOwned + JsonSchema + Default {
     /// Rules between keys and about files; every problem, not only the first.
     fn validate(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// Keys that the node had once, each with where it went: the end of the sentence "it is no longer a key of this node: …".
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        &[]
     }
 
     /// Puts paths in the places of names that stand for something elsewhere. The node itself does it, once, before its work.
@@ -53,7 +59,7 @@ pub struct Checked<C> {
 }
 
 /// Reads a configuration. `own` is the node's own `env:` block, in which every key must be known; `lookup` finds a value
-/// for a known key (the process environment, into which dora has merged the dataflow's shared `env:`).
+/// for a known key: that block's, else that of the dataflow's shared `env:`.
 ///
 /// # Errors
 /// Every problem with every key at once.
@@ -67,7 +73,7 @@ pub fn read<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) 
 pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Checked<C> {
     let keys: BTreeMap<String, Value> = keys(&schema::<C>()).into_iter().collect();
     let mut problems: Vec<Problem> =
-        own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown(key, &keys)).collect();
+        own.iter().filter(|key| !keys.contains_key(*key)).map(|key| unknown::<C>(key, &keys)).collect();
     let (mut values, mut unread) = (Map::new(), Vec::new());
     for (key, schema) in &keys {
         let Some(text) = lookup(key) else { continue };
@@ -99,7 +105,11 @@ pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>)
     }
 }
 
-fn unknown(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
+fn unknown<C: Config>(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
+    if let Some((_, went)) = C::gone().iter().find(|(gone, _)| *gone == key) {
+        let allowed = format!("{key} is no longer a key of this node: {went}; remove the line");
+        return Problem::new(key, "a key that went away", allowed).of_kind(Kind::UnknownKey);
+    }
     let all: Vec<&str> = keys.keys().map(String::as_str).collect();
     let nearest = nearest(key, all.iter().copied()).map(|k| format!("did you mean {k}? ")).unwrap_or_default();
     Problem::new(key, "an unknown key", format!("{nearest}known keys: {}", all.join(", "))).of_kind(Kind::UnknownKey)
@@ -132,6 +142,12 @@ fn parse(text: &str, schema: &Value) -> Result<Value, (Kind, String)> {
         "boolean" => text.parse::<bool>().map(Value::from).map_err(|_| wrong("true or false")),
         _ => Ok(Value::from(text)),
     }
+}
+
+/// Whether a value as it stood in a dataflow file is read as `now`.
+pub(crate) fn means(written: &Value, schema: &Value, now: &Value) -> bool {
+    let text = written.as_str().map_or_else(|| written.to_string(), str::to_owned);
+    parse(&text, schema).is_ok_and(|read| read == *now || read.as_f64().is_some_and(|read| now.as_f64() == Some(read)))
 }
 
 fn in_range(value: Value, schema: &Value) -> Result<Value, (Kind, String)> {
@@ -228,6 +244,10 @@ mod tests {
     }
 
     impl Config for Example {
+        fn gone() -> &'static [(&'static str, &'static str)] {
+            &[("TOKENIZER", "it travels with the checkpoint")]
+        }
+
         fn validate(&self) -> Vec<Problem> {
             if self.path == "nowhere" {
                 vec![Problem::new("PATH", &self.path, "a folder that exists")]
@@ -292,6 +312,14 @@ mod tests {
     fn a_rule_is_judged_beside_a_wrong_key_unless_it_is_about_that_key() {
         let text = from(&[("PATH", "nowhere"), ("STEPS", "many")]).unwrap_err().to_string();
         assert!(text.contains("a folder that exists") && text.contains("a whole number"), "{text}");
+    }
+
+    /// "Did you mean TIMESTEPS?" would send an owner of an older file looking for a spelling mistake.
+    #[test]
+    fn a_key_that_went_away_is_said_to_have_gone_where() {
+        let text = from(&[("TOKENIZER", "a.json")]).unwrap_err().to_string();
+        let wanted = "TOKENIZER is no longer a key of this node: it travels with the checkpoint; remove the line";
+        assert!(text.contains(wanted) && !text.contains("did you mean"), "{text}");
     }
 
     #[test]

@@ -53,6 +53,12 @@ pub fn known_keys() -> KnownKeys {
     }
 }
 
+impl From<Descriptor> for Dataflow {
+    fn from(descriptor: Descriptor) -> Self {
+        Self(descriptor)
+    }
+}
+
 impl Dataflow {
     /// Reads the text of a dataflow file.
     ///
@@ -64,18 +70,30 @@ impl Dataflow {
             .map_err(|e| format!("{:#}", e).replace("failed to parse given descriptor: ", ""))
     }
 
-    /// The dataflow's own `env:`.
+    /// The dataflow's own `env:`, without the keys of single nodes.
     pub fn shared(&self) -> Environment {
-        self.0.env.iter().flatten().map(|(key, value)| (key.clone(), value.to_string())).collect()
+        let all = self.0.env.iter().flatten().filter(|(key, _)| !key.contains('.'));
+        all.map(|(key, value)| (key.clone(), value.to_string())).collect()
     }
 
-    /// The `env:` of each node, by id.
+    /// The `env:` of each node, by id. `NODE.KEY` in the dataflow's `env:` is a key of that node and goes before the node's own, which
+    /// may stand in a module; dora calls a node of a module `MODULE.NODE`, and here its own name is enough.
     pub fn own(&self) -> BTreeMap<String, Environment> {
+        let of_one = |id: &str| {
+            let own_name = id.rsplit('.').next().unwrap_or(id).to_owned();
+            let id = id.to_owned();
+            self.0.env.iter().flatten().filter_map(move |(name, value)| {
+                let (node, key) = name.rsplit_once('.')?;
+                (node == own_name || node == id).then(|| (key.to_owned(), value.to_string()))
+            })
+        };
         let nodes = self.0.nodes.iter();
         nodes
             .map(|node| {
                 let own = node.env.iter().flatten().map(|(key, value)| (key.clone(), value.to_string()));
-                (node.id.to_string(), own.collect())
+                let id = node.id.to_string();
+                let all = own.chain(of_one(&id)).collect();
+                (id, all)
             })
             .collect()
     }
@@ -202,6 +220,17 @@ nodes:
         assert_eq!(dataflow.shared()["RUN"], "1.1");
         assert_eq!(dataflow.own()["noiser"]["MIN_T"], "0.01");
         dataflow.check().unwrap();
+    }
+
+    #[test]
+    fn a_key_of_one_node_goes_before_all_others() {
+        let text = FILE.replace("SEED: 1", "SEED: 1, noiser.MIN_T: 0.5, trainer.STEPS: 7");
+        let dataflow = Dataflow::parse(&text.replace("id: trainer", "id: adapt.trainer")).unwrap();
+        assert_eq!(dataflow.shared().into_keys().collect::<Vec<_>>(), ["RUN", "SEED"]);
+        let own = dataflow.own();
+        assert_eq!((own["noiser"]["MIN_T"].as_str(), own["noiser"]["PRESET"].as_str()), ("0.5", "parity"));
+        assert_eq!(own["adapt.trainer"]["STEPS"], "7");
+        assert!(own["corpus"].is_empty());
     }
 
     #[test]

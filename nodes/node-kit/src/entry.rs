@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, Command};
 use eyre::{Report, Result};
 
+use crate::record::{self, MAY_CHANGE, Writer, marked};
 use crate::{Config, Node, Problems, config};
 
 /// Exit code for a wrong configuration (sysexits' EX_CONFIG).
@@ -55,17 +56,21 @@ pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode
         eprintln!("{} is a node of a dataflow: start it with `dora run dataflow.yml`, or see --help.", about.name);
         return ExitCode::from(2);
     }
-    match connect_and_run(run) {
+    match connect_and_run(about.name, run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(report) => report_error(&report),
     }
 }
 
-fn connect_and_run<C: Config>(run: fn(C, Node) -> Result<()>) -> Result<()> {
+fn connect_and_run<C: Config>(program: &str, run: fn(C, Node) -> Result<()>) -> Result<()> {
     // Connect before anything can fail: a node that ends before it subscribed takes the others down with a riddle.
     let node = Node::connect()?;
     leave_with_daemon();
-    let mut config = config::read::<C>(&node.own_keys()?, |key| std::env::var(key).ok())?;
+    // The dataflow file decides, with what `dora run --env` adds to it; a variable that the shell exports does not.
+    let (own, shared) = node.keys()?;
+    let names: Vec<String> = own.keys().cloned().collect();
+    let mut config = config::read::<C>(&names, |key| own.get(key).or_else(|| shared.get(key)).cloned())?;
+    record::enter(&config, Writer { name: &node.name(), program, start: &node.start() })?;
     config.fetch().map_err(Problems::from)?;
     run(config, node)
 }
@@ -108,6 +113,7 @@ fn help<C: Config>() -> String {
         let default = schema.get("default").map(|d| format!(", default {d}")).unwrap_or_default();
         let description = schema.get("description").and_then(serde_json::Value::as_str).unwrap_or_default();
         let range = if range.is_empty() { range } else { format!(" {range}") };
+        let default = if marked(&schema, MAY_CHANGE) { default + "; may change on resume" } else { default };
         text.push_str(&format!("  {key}  ({kind}{range}{default})\n      {}\n", description.replace('\n', "\n      ")));
     }
     text

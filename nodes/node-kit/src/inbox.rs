@@ -48,6 +48,11 @@ impl Inbox {
         }
     }
 
+    /// True when the run ends before its work is done: what waits is left.
+    pub fn left(&self) -> bool {
+        self.leave
+    }
+
     /// Takes in what has come meanwhile.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! The connection to dora: events in, messages out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, StructArray};
-use difflow_schema::{Message, SchemaError, meta};
+use difflow_schema::{Facts, Message, SchemaError, meta};
 use dora_node_api::dora_core::config::DataId;
 use dora_node_api::futures::executor::block_on;
 use dora_node_api::futures::future::{Either, select};
@@ -11,10 +12,14 @@ use dora_node_api::{self as dora, DoraArray, DoraNode, EventStream, MetadataPara
 use eyre::{Context, Result, eyre};
 use serde_json::Value;
 
+use crate::dataflow::{Dataflow, Environment};
+
 /// A connected node.
 pub struct Node {
     dora: DoraNode,
     events: EventStream,
+    /// What is said of the data on an output, as JSON.
+    facts: BTreeMap<String, String>,
 }
 
 /// A message that came in.
@@ -25,6 +30,8 @@ pub struct Received {
     pub seq: u64,
     /// True when it says that the data ended before `seq`; it then has no content.
     pub fin: bool,
+    /// What its sender says of the data, as JSON: [`crate::Upstream`] reads it.
+    pub facts: Option<String>,
     message: String,
     data: DoraArray,
 }
@@ -79,20 +86,20 @@ impl Node {
     /// When there is none, or it speaks another version.
     pub fn connect() -> Result<Self> {
         let (dora, events) = DoraNode::init_from_env().context("cannot connect to dora")?;
-        Ok(Self { dora, events })
+        Ok(Self { dora, events, facts: BTreeMap::new() })
     }
 
     /// A node over given events and outputs, for tests without a daemon.
     ///
     /// # Errors
     /// When dora's testing harness refuses its inputs.
-    pub fn testing(
+    pub(crate) fn testing(
         input: dora::integration_testing::TestingInput,
         output: dora::integration_testing::TestingOutput,
         options: dora::integration_testing::TestingOptions,
     ) -> Result<Self> {
         let (dora, events) = DoraNode::init_testing(input, output, options)?;
-        Ok(Self { dora, events })
+        Ok(Self { dora, events, facts: BTreeMap::new() })
     }
 
     /// This node's id in the dataflow file.
@@ -100,15 +107,31 @@ impl Node {
         self.dora.id().to_string()
     }
 
+    /// Its id without the names of the modules that it stands in (dora: `MODULE.NODE`): what it is called in run.json, whether its
+    /// dataflow file is made of modules or not.
+    pub fn name(&self) -> String {
+        let id = self.id();
+        id.rsplit('.').next().unwrap_or(&id).to_owned()
+    }
+
     /// The parsed dataflow file as JSON.
     pub fn dataflow(&self) -> Result<Value> {
         Ok(serde_json::to_value(self.dora.dataflow_descriptor()?)?)
     }
 
-    /// The keys of this node's own `env:` block.
-    pub fn own_keys(&self) -> Result<Vec<String>> {
-        let own = self.own_entry()?;
-        Ok(own.get("env").and_then(Value::as_object).into_iter().flat_map(|env| env.keys().cloned()).collect())
+    /// This node's own `env:` block, and that of the dataflow, as dora read them: `$NAME` filled in, numbers rewritten, and
+    /// `dora run --env` among the dataflow's.
+    ///
+    /// # Errors
+    /// When dora does not give the dataflow file.
+    pub fn keys(&self) -> Result<(Environment, Environment)> {
+        let dataflow = Dataflow::from(self.dora.dataflow_descriptor()?.clone());
+        Ok((dataflow.own().remove(&self.id()).unwrap_or_default(), dataflow.shared()))
+    }
+
+    /// dora's name of this start of the dataflow.
+    pub fn start(&self) -> String {
+        self.dora.dataflow_id().to_string()
     }
 
     /// Whether the dataflow file gives this node the output `output`; dora refuses messages on any other.
@@ -155,6 +178,15 @@ impl Node {
         }
     }
 
+    /// Says `facts` of the data with every further message on `output`.
+    ///
+    /// # Errors
+    /// When they cannot be written as JSON.
+    pub fn say(&mut self, output: &str, facts: &Facts) -> Result<()> {
+        self.facts.insert(output.to_owned(), serde_json::to_string(facts)?);
+        Ok(())
+    }
+
     /// Sends `message` as number `seq` of `output`.
     ///
     /// # Errors
@@ -177,6 +209,9 @@ impl Node {
         parameters.insert(meta::SEQ.into(), Parameter::Integer(i64::try_from(seq)?));
         parameters.insert(meta::FIN.into(), Parameter::Bool(fin));
         parameters.insert(meta::MESSAGE.into(), Parameter::String(M::NAME.into()));
+        if let Some(facts) = self.facts.get(output) {
+            parameters.insert(meta::FACTS.into(), Parameter::String(facts.clone()));
+        }
         self.dora
             .send_output(DataId::from(output.to_owned()), parameters, array)
             .with_context(|| format!("cannot send {} {seq} on `{output}`", M::NAME))
@@ -202,6 +237,7 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
                 input: id.to_string(),
                 seq,
                 fin: dora::get_bool_param(parameters, meta::FIN).unwrap_or(false),
+                facts: dora::get_string_param(parameters, meta::FACTS).map(str::to_owned),
                 message: dora::get_string_param(parameters, meta::MESSAGE).unwrap_or("an unnamed").to_owned(),
                 data,
             }))

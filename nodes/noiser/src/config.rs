@@ -1,7 +1,8 @@
 //! The noiser's keys.
 
 use difflow_diffusion::{MIN_T, TimestepDraw};
-use difflow_node_kit::Config as NodeConfig;
+use difflow_node_kit::{Config as NodeConfig, Problem};
+use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,11 @@ pub enum Anchor {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
+    /// Name of the run.
+    pub run: String,
+    /// Folder of all runs.
+    #[schemars(extend("x-may-change" = true))]
+    pub runs: String,
     /// Key of all random numbers of the run.
     pub seed: u64,
     /// P(token kept) over t: a noise schedule of difflow (linear, cosine, geometric, log-linear, polynomial, clipped), or one of a
@@ -63,9 +69,6 @@ pub struct Config {
     /// Smallest t: the loss weight of the linear schedule is 1/t.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub min_t: f64,
-    /// Micro-batches per optimizer step: t is stratified over all of them.
-    #[schemars(range(min = 1))]
-    pub accumulation: u64,
     /// Batch transforms on the noised batches, in order: a JSON list of components, each a text or an object with `use` and
     /// `config`, such as `["builtin:span-mask"]`. Empty for none.
     pub transforms: String,
@@ -74,6 +77,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            run: "default".into(),
+            runs: "runs".into(),
             seed: 0,
             noise_schedule: "linear".into(),
             noise_schedule_config: "{}".into(),
@@ -81,7 +86,6 @@ impl Default for Config {
             timesteps: Timesteps::default(),
             anchor: Anchor::default(),
             min_t: MIN_T,
-            accumulation: 1,
             transforms: String::new(),
         }
     }
@@ -105,4 +109,12 @@ impl Config {
     }
 }
 
-impl NodeConfig for Config {}
+impl NodeConfig for Config {
+    fn validate(&self) -> Vec<Problem> {
+        RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+    }
+
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        &[("ACCUMULATION", "the trainer says it with its demand")]
+    }
+}

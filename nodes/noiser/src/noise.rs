@@ -10,6 +10,8 @@ use crate::config::Config;
 
 /// The schedule and the transforms, ready for any batch.
 pub struct Noiser {
+    /// Micro-batches of one optimizer step: t is stratified over all of them.
+    pub accumulation: u64,
     config: Config,
     schedule: NoiseSchedule,
     transforms: Transforms,
@@ -26,7 +28,7 @@ impl Noiser {
         let transforms = Transforms::open::<Noised>(&config.transforms)
             .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
         match (schedule, transforms) {
-            (Ok(schedule), Ok(transforms)) => Ok(Self { config, schedule, transforms }),
+            (Ok(schedule), Ok(transforms)) => Ok(Self { accumulation: 1, config, schedule, transforms }),
             (schedule, transforms) => Err(Problems(schedule.err().into_iter().chain(transforms.err()).collect())),
         }
     }
@@ -40,9 +42,9 @@ impl Noiser {
         if config.masks_first() {
             open_first(&mut sequences);
         }
-        let (step, micro) = (seq / config.accumulation, seq % config.accumulation);
+        let (step, micro) = (seq / self.accumulation, seq % self.accumulation);
         let rows = sequences.rows as u64;
-        let all = rows * config.accumulation;
+        let all = rows * self.accumulation;
         let timesteps = config.timestep_draw();
         let draw = |row| timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
         let t: Vec<f64> = (0..rows).map(draw).collect();
@@ -86,8 +88,9 @@ mod tests {
     #[test]
     fn two_micro_batches_of_four_are_one_of_eight() {
         let whole = noise(&Config { seed: 5, ..Config::default() }, 3, sequences(8));
-        let split = Config { seed: 5, accumulation: 2, ..Config::default() };
-        let (first, second) = (noise(&split, 6, sequences(4)), noise(&split, 7, sequences(4)));
+        let mut split = Noiser::open(Config { seed: 5, ..Config::default() }).unwrap();
+        split.accumulation = 2;
+        let [first, second] = [6, 7].map(|seq| split.noise(seq, sequences(4)).unwrap());
         assert_eq!(whole.t, [first.t, second.t].concat());
         assert_eq!(whole.masked, [first.masked, second.masked].concat());
         assert_eq!(whole.weight, [first.weight, second.weight].concat());

@@ -1,7 +1,8 @@
 //! The noiser's loop: a demand goes up, the batches that come are noised and go down. It holds nothing.
 
-use difflow_node_kit::{Event, Node};
-use difflow_schema::{Demand, Noised, Sequences};
+use difflow_node_kit::{Event, Node, Upstream};
+use difflow_plugin_host::{Kind, Record, Transforms};
+use difflow_schema::{Component, Demand, Facts, Noised, Sequences};
 use eyre::Result;
 
 use crate::config::Config;
@@ -9,21 +10,81 @@ use crate::noise::Noiser;
 
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
+    let own = facts(&config, &node.name())?;
     let mut noiser = Noiser::open(config)?;
+    let (mut trainer, mut upstream) = (Upstream::default(), Upstream::default());
+    node.say("noised", &own)?;
     let mut demands = 0;
     loop {
         match node.next(None)? {
             Event::Message(message) if message.input == "demand" => {
+                if trainer.hear(&message)? {
+                    noiser.accumulation = trainer.facts().accumulation.unwrap_or(1).max(1);
+                }
                 node.send("demand", demands, &message.read::<Demand>()?)?;
                 demands += 1;
             }
-            Event::Message(message) if message.fin => node.send_fin::<Noised>("noised", message.seq)?,
             Event::Message(message) => {
-                let noised = noiser.noise(message.seq, message.read::<Sequences>()?)?;
-                node.send("noised", message.seq, &noised)?;
+                if upstream.hear(&message)? {
+                    node.say("noised", &with(upstream.facts(), &own))?;
+                }
+                if message.fin {
+                    node.send_fin::<Noised>("noised", message.seq)?;
+                } else if demands > 0 {
+                    // One that came unasked is asked for again, by who says how many make a step.
+                    let noised = noiser.noise(message.seq, message.read::<Sequences>()?)?;
+                    node.send("noised", message.seq, &noised)?;
+                }
             }
             Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(()),
             Event::Tick | Event::Timeout => {}
         }
+    }
+}
+
+/// What this node says of the data.
+fn facts(config: &Config, name: &str) -> Result<Facts> {
+    let Config { noise_schedule: schedule, noise_schedule_config: options, transforms, .. } = config;
+    let mut plugins = std::collections::BTreeMap::new();
+    // One that cannot be found is reported where it is opened.
+    if let Ok(record) = Record::new(Kind::NoiseSchedule, schedule, options) {
+        plugins.insert(format!("{name}.NOISE_SCHEDULE"), serde_json::to_value(record)?);
+    }
+    for (number, record) in Transforms::records(transforms).unwrap_or_default().into_iter().enumerate() {
+        plugins.insert(format!("{name}.TRANSFORMS.{number}"), serde_json::to_value(record)?);
+    }
+    let noise_schedule = Some(Component { name: schedule.clone(), config: options.clone() });
+    Ok(Facts { noise_schedule, plugins, ..Facts::default() })
+}
+
+/// What is said upstream, and what this node adds.
+fn with(upstream: &Facts, own: &Facts) -> Facts {
+    let mut all = upstream.clone();
+    all.noise_schedule.clone_from(&own.noise_schedule);
+    all.plugins.extend(own.plugins.clone());
+    all
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_is_handed_on_with_the_schedule_and_the_plugins() {
+        let config = Config {
+            noise_schedule: "polynomial".into(),
+            noise_schedule_config: r#"{"power": 3}"#.into(),
+            transforms: r#"["builtin:span-mask"]"#.into(),
+            ..Config::default()
+        };
+        let upstream = Facts { corpus: Some("c".into()), ..facts(&config, "other").unwrap() };
+        let all = with(&upstream, &facts(&config, "noiser").unwrap());
+        let keys: Vec<&String> = all.plugins.keys().collect();
+        let wanted = ["noiser.NOISE_SCHEDULE", "noiser.TRANSFORMS.0", "other.NOISE_SCHEDULE", "other.TRANSFORMS.0"];
+        assert_eq!(keys, wanted);
+        let noise = &all.plugins["noiser.NOISE_SCHEDULE"];
+        assert_eq!((&noise["id"], &noise["config"]["power"]), (&"difflow.noise.polynomial".into(), &3.into()));
+        assert_eq!((all.corpus.as_deref(), all.noise_schedule.unwrap().name.as_str()), (Some("c"), "polynomial"));
     }
 }

@@ -16,6 +16,7 @@ pub struct Config {
     /// Name of the run.
     pub run: String,
     /// Folder of all runs.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
     /// Texts from nothing per checkpoint; a quarter of them at step 0.
     pub samples: u64,
@@ -67,6 +68,23 @@ impl Default for Config {
 }
 
 impl NodeConfig for Config {
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        const COPY: &str = "the checkpoint has its own copy of it";
+        &[
+            ("TOKENIZER", COPY),
+            ("BOS_TOKEN", COPY),
+            ("EOS_TOKEN", COPY),
+            ("STEPS", COPY),
+            ("BASE_MODEL", "JUDGE names the model that judges the texts"),
+            ("MODEL_RECIPE", COPY),
+            ("MODEL_RECIPE_CONFIG", COPY),
+            ("TORCH_MODEL", COPY),
+            ("TORCH_MODEL_CONFIG", COPY),
+            ("NOISE_SCHEDULE", "decoding has a schedule of its own"),
+            ("NOISE_SCHEDULE_CONFIG", "decoding has a schedule of its own"),
+        ]
+    }
+
     fn validate(&self) -> Vec<Problem> {
         let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
         let lengths = Lengths::parse(&self.lengths).is_none().then(|| {

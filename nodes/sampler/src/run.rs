@@ -1,10 +1,8 @@
-//! The event loop.
-
-use std::path::Path;
+//! What the sampler does with each checkpoint.
 
 use difflow_inference::set_num_threads;
-use difflow_node_kit::{Inbox, Node, Stopped};
-use difflow_schema::Texts;
+use difflow_node_kit::{CheckpointWork, Node, follow};
+use difflow_schema::{Checkpoint, Texts};
 use difflow_schema::run::RunDir;
 use eyre::Result;
 
@@ -18,29 +16,30 @@ use crate::sampling::Sampler;
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     set_num_threads(config.threads);
     let dir = RunDir::new(&config.runs, &config.run);
-    let sampler = Sampler::open(config)?;
-    let mut inbox = Inbox::default();
-    let mut seq = 0;
-    while let Some(checkpoint) = inbox.next(&mut node)? {
-        let path = dir.samples(checkpoint.step);
-        let texts = match Texts::earlier(&path, &checkpoint, &sampler.settings(&checkpoint)) {
-            Some(texts) => texts,
-            None if !Path::new(&checkpoint.path).exists() => {
-                eprintln!("step {}: {} was pruned before its turn; no samples", checkpoint.step, checkpoint.path);
-                continue;
-            }
-            None => match sampler.write(&checkpoint, &mut || inbox.check(&mut node)) {
-                Err(e) if e.is::<Stopped>() => return Ok(()),
-                texts => {
-                    let texts = texts?;
-                    texts.write(&path)?;
-                    texts
-                }
-            },
-        };
-        node.send("samples", seq, &texts.samples())?;
-        node.send("scores", seq, &texts.message())?;
-        seq += 1;
+    let work = Writing { dir: dir.clone(), sampler: Sampler::open(config)? };
+    follow(&mut node, &dir, &work)
+}
+
+struct Writing {
+    dir: RunDir,
+    sampler: Sampler,
+}
+
+impl CheckpointWork for Writing {
+    type Outcome = Texts;
+
+    fn earlier(&self, checkpoint: &Checkpoint) -> Option<Texts> {
+        Texts::earlier(&self.dir.samples(checkpoint.step), checkpoint, &self.sampler.settings(checkpoint))
     }
-    Ok(())
+
+    fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
+        let texts = self.sampler.write(checkpoint, check)?;
+        texts.write(&self.dir.samples(checkpoint.step))?;
+        Ok(texts)
+    }
+
+    fn tell(&self, node: &mut Node, seq: u64, texts: &Texts) -> Result<()> {
+        node.send("samples", seq, &texts.samples())?;
+        node.send("scores", seq, &texts.message())
+    }
 }

@@ -1,11 +1,13 @@
 //! trainer → checkpointer (written) and checkpointer → sampler, evaluator (published). Weights never travel on an edge.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{StringArray, StructArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Fields, UInt64Type};
 
 use crate::columns::Column;
+use crate::manifest::{CheckpointError, Manifest};
 use crate::{Message, SchemaError};
 
 /// A checkpoint directory on disk.
@@ -21,6 +23,17 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// Training tokens seen so far.
     pub tokens_seen: u64,
+}
+
+impl Checkpoint {
+    /// Returns the message about the checkpoint in `folder`, whose files are all as they were written. Errors if one is not.
+    pub fn verified(folder: &Path) -> Result<Self, CheckpointError> {
+        let (manifest, sha256) = Manifest::verify(folder)?;
+        let absolute = std::path::absolute(folder);
+        let path = absolute.map_err(|source| CheckpointError::Read { path: folder.to_owned(), source })?;
+        let (step, bytes, tokens_seen) = (manifest.step, manifest.bytes(), manifest.tokens_seen);
+        Ok(Self { step, path: path.display().to_string(), sha256, bytes, tokens_seen })
+    }
 }
 
 impl Message for Checkpoint {

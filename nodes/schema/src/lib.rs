@@ -1,7 +1,8 @@
 //! What travels on difflow's edges: one message type per file, each with its Arrow fields, and the checks that every
 //! receiver makes. dora's own runtime type checks skip structs, so these are the ones that count.
 //!
-//! A message is one Arrow struct array. Its metadata carries [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`].
+//! A message is one Arrow struct array. Its metadata carries [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`], and
+//! [`meta::FACTS`] where the sender has any.
 
 pub mod audit;
 pub mod checkpoint;
@@ -9,6 +10,7 @@ pub mod columns;
 pub mod demand;
 pub mod documents;
 pub mod error;
+pub mod facts;
 pub mod lock;
 pub mod manifest;
 pub mod measures;
@@ -18,6 +20,7 @@ pub mod noised;
 pub mod origin;
 pub mod ports;
 pub mod preview;
+pub mod record;
 pub mod results;
 pub mod run;
 pub mod samples;
@@ -31,10 +34,12 @@ pub use checkpoint::Checkpoint;
 pub use demand::Demand;
 pub use documents::Documents;
 pub use error::SchemaError;
+pub use facts::{Facts, TokenizerFacts};
 pub use metrics::{Metric, Metrics};
 pub use noised::Noised;
 pub use origin::{Component, Origin};
 pub use preview::Preview;
+pub use record::{Record, RecordError};
 pub use results::{Results, Scored, Scores, Text, Texts, Written};
 pub use samples::{Sample, Samples};
 pub use sequences::Sequences;

@@ -6,3 +6,5 @@ pub const SEQ: &str = "seq";
 pub const MESSAGE: &str = "message";
 /// True on the message after the last one: there is no batch `seq`, the data ended.
 pub const FIN: &str = "fin";
+/// [`crate::Facts`] as JSON, on messages of the data path. It goes with each of them, for any may be the first that a node sees.
+pub const FACTS: &str = "facts";

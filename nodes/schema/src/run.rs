@@ -30,9 +30,14 @@ impl RunDir {
         &self.0
     }
 
-    /// The resolved configuration and where everything came from.
+    /// The resolved configuration and where everything came from: [`crate::Record`].
     pub fn record(&self) -> PathBuf {
         self.0.join("run.json")
+    }
+
+    /// Held for the moment in which a node writes its part of the record.
+    pub fn record_lock(&self) -> PathBuf {
+        self.0.join("run.lock")
     }
 
     /// Held by the trainer while it runs.

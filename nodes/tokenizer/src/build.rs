@@ -7,6 +7,7 @@ use difflow_schema::Documents;
 use eyre::{Context, Result};
 
 use crate::config::Config;
+use crate::lengths::Lengths;
 use crate::packing::{LongDocuments, Packer, Packing};
 use crate::store::Record;
 use crate::store_writer::StoreWriter;
@@ -17,6 +18,7 @@ pub struct Build {
     words: Words,
     packer: Packer,
     writer: StoreWriter,
+    lengths: Lengths,
     /// Tokens of the longest document that is taken, if there is such a limit.
     longest: Option<usize>,
 }
@@ -29,9 +31,10 @@ impl Build {
     pub fn begin(dir: &Path, key: String, words: Words, config: &Config) -> Result<Self> {
         let writer = StoreWriter::create(dir, key, config.sequence_length);
         let writer = writer.with_context(|| format!("cannot write the token store {}", dir.display()))?;
-        let packer = Packer::new(config.packing, config.sequence_length, words.eos);
+        let packer = Packer::new(config.packing, config.sequence_length, words.special.eos);
         let refuse = config.packing == Packing::Documents && config.long_documents == LongDocuments::Refuse;
-        Ok(Self { words, packer, writer, longest: refuse.then_some(config.sequence_length) })
+        let longest = refuse.then_some(config.sequence_length);
+        Ok(Self { words, packer, writer, lengths: Lengths::new(config.sequence_length), longest })
     }
 
     /// Adds documents.
@@ -44,9 +47,10 @@ impl Build {
         for (doc, ids) in documents.doc.iter().zip(self.words.encode(documents.text)?) {
             self.refuse_long(*doc, ids.len() + 2)?;
             document.clear();
-            document.push(self.words.bos);
+            document.push(self.words.special.bos);
             document.extend(ids);
-            document.push(self.words.eos);
+            document.push(self.words.special.eos);
+            self.lengths.count(document.len());
             self.packer.push(&document, &mut rows);
         }
         self.writer.append(&rows).context("cannot write the token store")
@@ -75,6 +79,7 @@ impl Build {
         self.packer.finish(&mut rows);
         self.writer.append(&rows).context("cannot write the token store")?;
         self.writer.record.long_documents = self.packer.long_documents;
+        self.writer.record.length_entropy = self.lengths.entropy();
         self.writer.finish().context("cannot finish the token store")
     }
 }

@@ -1,5 +1,7 @@
 //! The keys of the tokenizer node.
 
+use std::path::{Path, PathBuf};
+
 use difflow_node_kit::Problem;
 use difflow_node_kit::problem::Kind;
 use difflow_schema::run::RunDir;
@@ -15,17 +17,20 @@ pub struct Config {
     /// Name of the run.
     pub run: String,
     /// Folder of all runs.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
     /// Seed of the run: the order of the sequences depends on it.
     pub seed: u64,
-    /// The tokenizer's file (`tokenizer.json`), or the hub id of a model that has one.
-    pub tokenizer: String,
+    /// The tokenizer's file, or the hub id of a model that has one. Empty: the `tokenizer.json` of BASE_MODEL.
+    #[schemars(extend("x-by-content" = true))]
+    pub tokenizer: Option<String>,
     /// Folder or hub id of the base model; the tokenizer's ids must fit the vocabulary in its config.json.
     pub base_model: String,
-    /// The token that begins every document.
-    pub bos_token: String,
-    /// The token that ends every document; padding uses its id, too. It may be the same as BOS_TOKEN.
-    pub eos_token: String,
+    /// The token that begins every document. Empty: the one that BASE_MODEL's own files name, and EOS_TOKEN where they name none.
+    pub bos_token: Option<String>,
+    /// The token that ends every document; padding uses its id, too. It may be the same as BOS_TOKEN. Empty: the one that BASE_MODEL's
+    /// own files name.
+    pub eos_token: Option<String>,
     /// Tokens in a sequence.
     #[schemars(range(min = 2, max = 1_048_576))]
     pub sequence_length: usize,
@@ -50,14 +55,14 @@ impl Default for Config {
             run: "default".into(),
             runs: "runs".into(),
             seed: 0,
-            tokenizer: "data/tiny/tokenizer.json".into(),
+            tokenizer: None,
             base_model: "data/tiny/model".into(),
-            bos_token: "<bos>".into(),
-            eos_token: "<eos>".into(),
+            bos_token: None,
+            eos_token: None,
             sequence_length: 256,
             micro_batch: 16,
             packing: Packing::Documents,
-            long_documents: LongDocuments::Refuse,
+            long_documents: LongDocuments::default(),
             shuffle_window: 8192,
             epochs: None,
         }
@@ -71,7 +76,17 @@ impl difflow_node_kit::Config for Config {
     }
 
     fn fetch(&mut self) -> Result<(), Problem> {
-        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
-            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
+        let mut tokenizer = self.tokenizer.take().unwrap_or_default();
+        difflow_hub::fetch_keys(&mut self.base_model, &mut tokenizer)
+            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))?;
+        self.tokenizer = (!tokenizer.is_empty()).then_some(tokenizer);
+        Ok(())
+    }
+}
+
+impl Config {
+    /// The tokenizer's file.
+    pub fn tokenizer_file(&self) -> PathBuf {
+        self.tokenizer.as_ref().map_or_else(|| Path::new(&self.base_model).join("tokenizer.json"), PathBuf::from)
     }
 }

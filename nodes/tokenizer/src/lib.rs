@@ -2,3 +2,4 @@
 
 pub mod config;
 pub mod packing;
+pub mod special_tokens;

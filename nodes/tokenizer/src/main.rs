@@ -1,8 +1,8 @@
 //! Documents to packed sequences of token ids, kept on disk. See README.md.
 
 mod build;
-mod corpus_files;
 mod key;
+mod lengths;
 mod order;
 mod run;
 mod sequencer;
@@ -13,7 +13,7 @@ mod words;
 use std::process::ExitCode;
 
 use difflow_node_kit::About;
-use difflow_tokenizer::{config, packing};
+use difflow_tokenizer::{config, packing, special_tokens};
 
 use crate::config::Config;
 

@@ -19,9 +19,9 @@ pub enum Packing {
 #[serde(rename_all = "kebab-case")]
 pub enum LongDocuments {
     /// The run ends and names it.
-    #[default]
     Refuse,
     /// It is cut into pieces as long as a sequence; how many were cut is said.
+    #[default]
     Cut,
 }
 

@@ -5,17 +5,17 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use difflow_node_kit::{Event, Node, Problem, Problems, Puller};
+use difflow_node_kit::{Event, Node, Problem, Problems, Puller, Received, Upstream};
 use difflow_schema::lock::{self, LockError};
-use difflow_schema::run::RunDir;
-use difflow_schema::{Demand, Documents, Sequences};
-use eyre::{Context, Result};
+use difflow_schema::run::{RunDir, file_sha256};
+use difflow_schema::{Demand, Documents, Facts, Sequences, TokenizerFacts};
+use eyre::{Context, Result, ensure};
 
 use crate::build::Build;
 use crate::config::Config;
-use crate::corpus_files;
-use crate::key::{files_of_corpus, store_key};
+use crate::key::store_key;
 use crate::sequencer::{Answer, Sequencer};
+use crate::special_tokens::SpecialTokens;
 use crate::store::{Record, Store};
 use crate::store_writer::UNFINISHED;
 use crate::words::Words;
@@ -28,39 +28,40 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let words = Words::open(&config)?;
-    let run = RunDir::new(&config.runs, &config.run);
-    let dir = run.tokens();
+    let dir = RunDir::new(&config.runs, &config.run).tokens();
     let _lock = claim(&config, &dir)?;
-    let (dataflow, id) = (node.dataflow()?, node.id());
-    let files = files_of_corpus(&dataflow, &id, |key| std::env::var(key).ok());
-    corpus_files::check(&run, &files)?;
-    let key = store_key(&config, &dataflow, &id, |key| std::env::var(key).ok())?;
-    let (mut sequencer, mut build) = match Store::reopen(&dir, &key) {
+    let tokenizer = facts(&config, &words)?;
+    let mut documents: Puller<Documents> = Puller::new("documents", 0, WINDOW, PATIENCE);
+    let mut asked = BTreeSet::new();
+    // With the first documents comes what they are: a store of others is of no use.
+    let Some(mut upstream) = first(&mut node, &mut documents, &mut asked)? else { return Ok(()) };
+    let corpus = upstream.facts().corpus.clone();
+    let mut said = Facts { tokenizer: Some(tokenizer.clone()), ..upstream.facts().clone() };
+    let key = store_key(&config, &tokenizer, corpus.as_deref());
+    let (mut sequencer, mut build) = match key.as_deref().and_then(|key| Store::reopen(&dir, key)) {
         Some((store, record)) => {
             let mut sequencer = Sequencer::new(store, &config);
-            sequencer.complete(&record).map_err(Problems::from)?;
+            complete(&mut sequencer, &record, &mut said)?;
             report("reused", &record);
             (sequencer, None)
         }
         None => {
-            let build = Build::begin(&dir, key, words, &config)?;
+            let build = Build::begin(&dir, key.unwrap_or_default(), words, &config)?;
             let store = Store::open(&dir, UNFINISHED, config.sequence_length);
             let store = store.with_context(|| format!("cannot read the token store {}", dir.display()))?;
             (Sequencer::new(store, &config), Some(build))
         }
     };
-    let mut documents: Puller<Documents> = Puller::new("documents", 0, WINDOW, PATIENCE);
-    let mut asked = BTreeSet::new();
+    node.say("sequences", &said)?;
     loop {
         answer(&mut node, &mut sequencer, &mut asked)?;
         let wants = build.is_some() && sequencer.wants_rows();
         let mut news = false;
         if wants {
             documents.ask(&mut node)?;
-            news = grow(&mut documents, &mut build, &mut sequencer)?;
-            if build.is_none() {
-                // Before anything of the store's end is served.
-                corpus_files::unchanged(&files)?;
+            news = grow(&mut documents, &mut build, &mut sequencer, &mut said)?;
+            if news && build.is_none() {
+                node.say("sequences", &said)?;
             }
             if !news {
                 documents.ask_again(&mut node)?;
@@ -68,17 +69,61 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         }
         let timeout = if news { Some(Duration::ZERO) } else { wants.then_some(PATIENCE / 5) };
         match node.next(timeout)? {
-            Event::Message(message) if message.input == "demand" => {
-                let demand: Demand = message.read()?;
-                asked.extend(demand.next_seq..demand.next_seq + u64::from(demand.count));
+            Event::Message(message) if message.input == "demand" => ask(&message, &mut asked)?,
+            Event::Message(message) => {
+                upstream.hear(&message)?;
+                ensure!(
+                    upstream.facts().corpus == corpus,
+                    "the corpus began anew with other documents in the middle of the run; start the run again"
+                );
+                documents.accept(&message)?;
             }
-            Event::Message(message) => documents.accept(&message)?,
             // With a complete store the corpus may leave.
             Event::Closed(input) if input == "documents" && build.is_none() => {}
             Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(()),
             Event::Tick | Event::Timeout => {}
         }
     }
+}
+
+/// Waits for the first documents, or word that there are none. Returns `None` when the run ends before.
+fn first(node: &mut Node, documents: &mut Puller<Documents>, asked: &mut BTreeSet<u64>) -> Result<Option<Upstream>> {
+    let mut upstream = Upstream::default();
+    documents.ask(node)?;
+    loop {
+        match node.next(Some(PATIENCE / 5))? {
+            Event::Message(message) if message.input == "demand" => ask(&message, asked)?,
+            Event::Message(message) => {
+                upstream.hear(&message)?;
+                documents.accept(&message)?;
+                return Ok(Some(upstream));
+            }
+            Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(None),
+            Event::Tick | Event::Timeout => documents.ask_again(node)?,
+        }
+    }
+}
+
+fn ask(message: &Received, asked: &mut BTreeSet<u64>) -> Result<()> {
+    let demand: Demand = message.read()?;
+    asked.extend(demand.next_seq..demand.next_seq + u64::from(demand.count));
+    Ok(())
+}
+
+/// What this node says of the data.
+fn facts(config: &Config, words: &Words) -> Result<TokenizerFacts> {
+    let path = std::path::absolute(config.tokenizer_file())?;
+    let (sha256, _) = file_sha256(&path).with_context(|| path.display().to_string())?;
+    let SpecialTokens { bos, eos } = words.special;
+    Ok(TokenizerFacts { path, sha256, bos, eos, sequence_length: config.sequence_length, length_entropy: None })
+}
+
+fn complete(sequencer: &mut Sequencer, record: &Record, said: &mut Facts) -> Result<(), Problems> {
+    sequencer.complete(record)?;
+    if let Some(tokenizer) = &mut said.tokenizer {
+        tokenizer.length_entropy = Some(record.length_entropy);
+    }
+    Ok(())
 }
 
 /// Takes the token store: two processes that build one would spoil it for each other.
@@ -115,7 +160,12 @@ fn answer(node: &mut Node, sequencer: &mut Sequencer, asked: &mut BTreeSet<u64>)
 }
 
 /// Takes one batch of documents, or their end, into the store; whether there was one.
-fn grow(documents: &mut Puller<Documents>, build: &mut Option<Build>, sequencer: &mut Sequencer) -> Result<bool> {
+fn grow(
+    documents: &mut Puller<Documents>,
+    build: &mut Option<Build>,
+    sequencer: &mut Sequencer,
+    said: &mut Facts,
+) -> Result<bool> {
     if let (Some(build), Some(batch)) = (build.as_mut(), documents.take()) {
         build.push(batch)?;
         sequencer.grow(build.rows());
@@ -126,7 +176,7 @@ fn grow(documents: &mut Puller<Documents>, build: &mut Option<Build>, sequencer:
     }
     let Some(finished) = build.take() else { return Ok(false) };
     let record = finished.finish()?;
-    sequencer.complete(&record).map_err(Problems::from)?;
+    complete(sequencer, &record, said)?;
     report("complete", &record);
     Ok(true)
 }

@@ -20,7 +20,7 @@ pub const ENDS: &str = "ends.u32";
 pub const ROWS: &str = "rows.u64";
 
 /// What a store holds; written last.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// sha256 of everything that the content depends on.
@@ -37,6 +37,8 @@ pub struct Record {
     pub long_documents: u64,
     /// Tokens of the documents in the rows, without padding.
     pub tokens: u64,
+    /// Entropy in nats of the documents' lengths, as cut.
+    pub length_entropy: f64,
 }
 
 /// A store that can be read, complete or still growing.

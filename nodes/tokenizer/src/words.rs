@@ -8,14 +8,13 @@ use eyre::{Result, eyre};
 use tokenizers::Tokenizer;
 
 use crate::config::Config;
+use crate::special_tokens::SpecialTokens;
 
 /// A tokenizer with its two special tokens.
 pub struct Words {
     tokenizer: Tokenizer,
-    /// Begins a document.
-    pub bos: u32,
-    /// Ends a document.
-    pub eos: u32,
+    /// They begin and end a document.
+    pub special: SpecialTokens,
 }
 
 impl Words {
@@ -24,26 +23,21 @@ impl Words {
     /// # Errors
     /// What is wrong with TOKENIZER, BOS_TOKEN, EOS_TOKEN or BASE_MODEL.
     pub fn open(config: &Config) -> Result<Self, Problems> {
-        let tokenizer = read_tokenizer(Path::new(&config.tokenizer)).map_err(|e| {
-            Problem::new(
-                "TOKENIZER",
-                &config.tokenizer,
-                format!("{e}; wanted: a tokenizer.json of Hugging Face tokenizers"),
-            )
+        let path = config.tokenizer_file();
+        let tokenizer = read_tokenizer(&path).map_err(|e| {
+            let allowed = match &config.tokenizer {
+                Some(_) => format!("{e}; wanted: a tokenizer.json of Hugging Face tokenizers"),
+                None => format!("{e}; wanted: BASE_MODEL with a tokenizer.json of its own, or TOKENIZER to name one"),
+            };
+            Problem::new("TOKENIZER", path.display(), allowed)
         })?;
-        let mut problems = Vec::new();
-        let mut special = |key: &str, name: &str| {
-            let id = tokenizer.token_to_id(name);
-            if id.is_none() {
-                problems.push(Problem::new(key, name, format!("no such token; {}", special_tokens(&tokenizer))));
-            }
-            id.unwrap_or_default()
-        };
-        let (bos, eos) = (special("BOS_TOKEN", &config.bos_token), special("EOS_TOKEN", &config.eos_token));
+        let special = SpecialTokens::find(config, &tokenizer);
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or_default();
-        problems.extend(fit(&config.base_model, &config.tokenizer, largest).err());
-        Problems(problems).into_result()?;
-        Ok(Self { tokenizer, bos, eos })
+        let fit = fit(&config.base_model, &path.display().to_string(), largest);
+        match (special, fit) {
+            (Ok(special), Ok(())) => Ok(Self { tokenizer, special }),
+            (special, fit) => Err(Problems(special.err().into_iter().flatten().chain(fit.err()).collect())),
+        }
     }
 
     /// The token ids of each text, without special tokens.
@@ -55,14 +49,6 @@ impl Words {
             self.tokenizer.encode_batch_fast(texts, false).map_err(|e| eyre!("the tokenizer failed: {e}"))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
-}
-
-fn special_tokens(tokenizer: &Tokenizer) -> String {
-    let added = tokenizer.get_added_tokens_decoder();
-    let mut names: Vec<(&u32, &str)> = added.iter().map(|(id, token)| (id, token.content.as_str())).collect();
-    names.sort_unstable();
-    let names: Vec<&str> = names.into_iter().map(|(_, name)| name).collect();
-    format!("the tokenizer's special tokens: {}", names.join(", "))
 }
 
 /// Whether every token id has a row in the model's embedding.
@@ -108,16 +94,20 @@ pub mod tests {
         });
         let path = dir.join("tokenizer.json");
         std::fs::write(&path, tokenizer.to_string()).unwrap();
-        std::fs::write(dir.join("config.json"), serde_json::json!({"vocab_size": rows}).to_string()).unwrap();
+        std::fs::write(
+            dir.join("config.json"),
+            serde_json::json!({"vocab_size": rows, "bos_token_id": 0, "eos_token_id": 1}).to_string(),
+        )
+        .unwrap();
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        Config { tokenizer: text(&path), base_model: text(dir), ..Config::default() }
+        Config { tokenizer: Some(text(&path)), base_model: text(dir), ..Config::default() }
     }
 
     #[test]
     fn a_document_is_encoded_whole_and_cannot_forge_special_tokens() {
         let dir = tempfile::tempdir().unwrap();
         let words = Words::open(&world(dir.path(), 29)).unwrap();
-        assert_eq!((words.bos, words.eos), (0, 1));
+        assert_eq!(words.special, SpecialTokens { bos: 0, eos: 1 });
         let ids = words.encode(vec!["a b c d".into(), String::new(), "a <eos> b".into()]).unwrap();
         assert_eq!(ids[..2], [vec![3, 4, 5, 6], vec![]]);
         assert!(!ids[2].contains(&1), "{:?}", ids[2]);
@@ -128,11 +118,13 @@ pub mod tests {
     fn a_tokenizer_file_that_breaks_off_is_refused_wherever_it_does() {
         let dir = tempfile::tempdir().unwrap();
         let config = world(dir.path(), 29);
-        let mut whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&config.tokenizer).unwrap()).unwrap();
-        whole["decoder"] = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let path = config.tokenizer_file();
+        let mut whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        whole["decoder"] =
+            serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
         let whole = whole.to_string();
         for end in 0..whole.len() {
-            std::fs::write(&config.tokenizer, &whole[..end]).unwrap();
+            std::fs::write(&path, &whole[..end]).unwrap();
             let text = Words::open(&config).err().unwrap().to_string();
             assert!(text.starts_with("TOKENIZER: found"), "cut at {end}: {text}");
         }
@@ -141,16 +133,24 @@ pub mod tests {
     #[test]
     fn a_tokenizer_that_does_not_fit_is_refused_with_every_reason() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { bos_token: "<s>".into(), eos_token: "</s>".into(), ..world(dir.path(), 28) };
+        let config = Config { bos_token: Some("<s>".into()), eos_token: Some("</s>".into()), ..world(dir.path(), 28) };
         let text = Words::open(&config).err().unwrap().to_string();
         for part in
             ["BOS_TOKEN: found `<s>`", "EOS_TOKEN: found `</s>`", "tokens: <bos>, <eos>", "28 rows", "ids up to 28"]
         {
             assert!(text.contains(part), "{part} not in {text}");
         }
-        let missing = Config { tokenizer: "nowhere.json".into(), ..config.clone() };
+        let missing = Config { tokenizer: Some("nowhere.json".into()), ..config.clone() };
         assert!(Words::open(&missing).err().unwrap().to_string().starts_with("TOKENIZER: found `nowhere.json`"));
+        let none = Config { tokenizer: None, base_model: "nowhere".into(), ..config.clone() };
+        let text = Words::open(&none).err().unwrap().to_string();
+        assert!(text.contains("nowhere/tokenizer.json") && text.contains("TOKENIZER to name one"), "{text}");
         let no_model = Config { base_model: "nowhere".into(), ..world(dir.path(), 29) };
-        assert!(Words::open(&no_model).err().unwrap().to_string().starts_with("BASE_MODEL: found `nowhere`"));
+        assert!(Words::open(&no_model).err().unwrap().to_string().contains("BASE_MODEL: found `nowhere`"));
     }
 }
+
+#[cfg(test)]
+#[path = "special_tokens_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod special_tokens_tests;

@@ -55,24 +55,21 @@ pub struct Config {
     /// Name of the run: its folder under RUNS. A name already taken is resumed if the configuration is the same.
     pub run: String,
     /// Folder of all runs, relative to the dataflow file.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
     /// Key of all random numbers of the run.
     pub seed: u64,
     /// The model to start from: a Hugging Face directory, or a hub id such as `openai-community/gpt2` (`owner/name@revision`), which is
     /// fetched into the Hugging Face cache.
     pub base_model: String,
-    /// A model recipe of a plug-in, by path or component id, for a base model that difflow does not know by name. Set it for all
-    /// nodes: the evaluator reads the base model, too. Empty for none.
+    /// A model recipe of a plug-in, by path or component id, for a base model that difflow does not know by name. Empty for none.
     pub model_recipe: String,
     /// Options of the model recipe, as a JSON object.
     pub model_recipe_config: String,
-    /// A torch model of a plug-in, by path or component id: the base model then has the plug-in's own forward pass. Set it for all nodes:
-    /// sampler and evaluator read its checkpoints. Empty for none.
+    /// A torch model of a plug-in, by path or component id: the base model then has the plug-in's own forward pass. Empty for none.
     pub torch_model: String,
     /// Options of the torch model, as a JSON object.
     pub torch_model_config: String,
-    /// tokenizer.json, or the hub id of a model that has one; checked against the model's vocabulary.
-    pub tokenizer: String,
     /// true: ignore the base model's weights and start from random ones (only its config.json is read).
     pub from_scratch: bool,
     /// Where keys that say `preset` (or are not set) get their value: recommended, or parity for what the paper's code does.
@@ -106,7 +103,7 @@ pub struct Config {
     /// Optimizer steps of the run.
     #[schemars(range(min = 1))]
     pub steps: u64,
-    /// Micro-batches per optimizer step.
+    /// Micro-batches per optimizer step; t is stratified over all of them.
     #[schemars(range(min = 1))]
     pub accumulation: u64,
     /// Peak learning rate.
@@ -152,16 +149,16 @@ pub struct Config {
     #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
     /// Batches asked for ahead of the one at work; less than the edge's queue_size.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-may-change" = true))]
     pub prefetch: u32,
     /// Seconds of silence after which a batch is asked for again; twice as long each further time.
-    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[schemars(extend("exclusiveMinimum" = 0, "x-may-change" = true))]
     pub patience_seconds: f64,
     /// Stop after this many steps in a row whose loss or gradient is not a number.
     #[schemars(range(min = 1))]
     pub max_bad_steps: u64,
     /// Seconds to wait before every step: for trying out a slow trainer.
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0), extend("x-may-change" = true))]
     pub slow_down_seconds: f64,
 }
 
@@ -176,7 +173,6 @@ impl Default for Config {
             model_recipe_config: "{}".into(),
             torch_model: String::new(),
             torch_model_config: "{}".into(),
-            tokenizer: "data/tiny/tokenizer.json".into(),
             from_scratch: false,
             preset: Preset::default(),
             objective: ObjectiveKind::default(),
@@ -243,15 +239,10 @@ impl NodeConfig for Config {
         if let Some(allowed) = RunDir::name_problem(&self.run) {
             problems.push(Problem::new("RUN", &self.run, allowed));
         }
-        for (key, value, file) in [("BASE_MODEL", &self.base_model, "config.json"), ("TOKENIZER", &self.tokenizer, "")]
-        {
-            let path = if file.is_empty() { Path::new(value).to_owned() } else { Path::new(value).join(file) };
-            if !path.is_file() && !difflow_hub::is_id(value) {
-                problems.push(
-                    Problem::new(key, path.display(), "no such file; paths are relative to the dataflow file")
-                        .of_kind(Kind::File),
-                );
-            }
+        let path = Path::new(&self.base_model).join("config.json");
+        if !path.is_file() && !difflow_hub::is_id(&self.base_model) {
+            let allowed = "no such file; paths are relative to the dataflow file";
+            problems.push(Problem::new("BASE_MODEL", path.display(), allowed).of_kind(Kind::File));
         }
         if !matches!(self.mask_token.as_str(), "preset" | "added") && self.mask_token.parse::<u32>().is_err() {
             problems.push(Problem::new("MASK_TOKEN", &self.mask_token, "allowed: preset, added, or the id of a token"));
@@ -286,8 +277,12 @@ impl NodeConfig for Config {
         problems
     }
 
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        &[("TOKENIZER", "the tokenizer node has it, and says with its batches which one it is")]
+    }
+
     fn fetch(&mut self) -> Result<(), Problem> {
-        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
+        difflow_hub::fetch_keys(&mut self.base_model, &mut String::new())
             .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
     }
 }

@@ -29,7 +29,7 @@ pub struct Lineage {
     pub chain: String,
     /// Of another run, which this one began with a checkpoint of; none for most.
     pub fork: Option<Value>,
-    /// Every key of the dataflow file.
+    /// Every key of every node.
     pub configuration: BTreeMap<String, Value>,
     /// sha256 of the base model's and the tokenizer's files.
     pub inputs: BTreeMap<String, String>,

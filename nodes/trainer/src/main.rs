@@ -3,6 +3,7 @@
 mod annealing;
 mod lineage;
 mod measured;
+mod origin;
 mod plugins;
 mod preview;
 mod record;

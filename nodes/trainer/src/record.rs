@@ -1,60 +1,30 @@
-//! run.json and the lock: a run's name belongs to one configuration and to one process at a time.
+//! The lock, and the trainer's part of run.json: a run's name belongs to one process at a time, and to one base model and corpus.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use difflow_node_kit::{Node, Problem, Problems};
+use difflow_model::Device;
+use difflow_node_kit::{Problem, Problems};
 use difflow_schema::audit::{self, Event};
 use difflow_schema::lock::{self, LockError};
-use difflow_schema::run::{RunDir, write_atomically};
+use difflow_schema::run::{RunDir, file_sha256};
+use difflow_schema::{Facts, Record, TokenizerFacts};
 use eyre::{Context, Result};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::plugins::{self, Plugins};
 use crate::save::Position;
 
-/// Keys that change how a run goes, but not what comes out: they may differ when a run is resumed.
-/// They are not recorded either, so that the page's token stands in no file of the run.
-const FREE_KEYS: [&str; 14] = [
-    "PREFETCH",
-    "PATIENCE_SECONDS",
-    "SLOW_DOWN_SECONDS",
-    "PROGRESS_SECONDS",
-    "RUNS",
-    "DOCUMENTS_PER_BATCH",
-    "KEEP_LAST",
-    "KEEP_EVERY",
-    "KEEP_BEST",
-    "PAGE",
-    "PAGE_HOST",
-    "PAGE_PORT",
-    "PAGE_TOKEN",
-    "TENSORBOARD",
-];
-
-/// What run.json holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Record {
-    /// difflow's version.
-    pub difflow: String,
-    /// Every key of the dataflow file, as `node.KEY`; shared keys have no node.
-    pub configuration: BTreeMap<String, Value>,
-    /// sha256 of the base model's and the tokenizer's files.
-    pub inputs: BTreeMap<String, String>,
-    /// The plug-ins that the run began with.
-    #[serde(default)]
-    pub plugins: Plugins,
-    /// Of another run, which this one began with a checkpoint of (`difflow run --fork`).
-    #[serde(default)]
-    pub fork: Option<Value>,
-}
-
-/// Takes the run: locks its folder and compares its configuration with the one that began it. Keep the file: dropping it
-/// gives the run back. The record is that of the run as it is now.
-pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugins: &Plugins) -> Result<(File, Record)> {
+/// Takes the run: locks its folder. Keep the file: dropping it gives the run back.
+///
+/// # Errors
+/// When another process has it, or the folder cannot be written to.
+pub fn claim(dir: &RunDir) -> Result<File, Problems> {
     let unwritable = |e: &dyn std::fmt::Display| {
         Problems::from(Problem::new("RUNS", dir.root().display(), format!("this folder cannot be written to: {e}")))
     };
@@ -67,37 +37,150 @@ pub fn claim(dir: &RunDir, node: &Node, inputs: BTreeMap<String, String>, plugin
         }
         taken => taken,
     };
-    let lock = lock.map_err(|e| match e {
+    lock.map_err(|e| match e {
         LockError::Taken { holder, .. } => {
             let taken =
                 format!("another process ({holder}) is training this run; wait for it, stop it, or choose another RUN");
             Problems::from(Problem::new("RUN", dir.root().display(), taken))
         }
         LockError::Io { source, .. } => unwritable(&source),
-    })?;
-    let fork = match fs::read(dir.fork()) {
-        Err(e) if e.kind() == ErrorKind::NotFound => None,
-        text => {
-            let text = text.with_context(|| format!("cannot read {}", dir.fork().display()))?;
-            Some(serde_json::from_slice(&text).with_context(|| dir.fork().display().to_string())?)
-        }
-    };
-    let (difflow, configuration) = (env!("CARGO_PKG_VERSION").into(), flatten(&node.dataflow()?));
-    let now = Record { difflow, configuration, inputs, plugins: plugins.clone(), fork };
-    let path = dir.record();
-    if path.exists() {
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let before: Record = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not a run record; move the folder away", path.display()))?;
-        Problems(differences(&before, &now)).into_result()?;
-        for change in plugins::changes(&before.plugins, &now.plugins) {
-            eprintln!("warning: {change}");
-        }
-    } else {
-        write_atomically(&path, &serde_json::to_vec_pretty(&now)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    })
+}
+
+/// What the trainer knows of the run before any batch comes.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// sha256 of the base model's files.
+    pub inputs: BTreeMap<String, String>,
+    /// Those that the trainer's own keys name.
+    pub plugins: Plugins,
+    /// Where it trains.
+    pub device: String,
+    /// The fork that it began as, if it did.
+    pub fork: Option<Value>,
+}
+
+impl Made {
+    /// That of this process.
+    ///
+    /// # Errors
+    /// When a file of BASE_MODEL or fork.json cannot be read.
+    pub fn of(config: &Config, name: &str, dir: &RunDir) -> Result<Self> {
+        let fork = match fs::read(dir.fork()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            text => {
+                let text = text.with_context(|| format!("cannot read {}", dir.fork().display()))?;
+                Some(serde_json::from_slice(&text).with_context(|| dir.fork().display().to_string())?)
+            }
+        };
+        let inputs = inputs(Path::new(&config.base_model)).map_err(|e| {
+            Problems::from(Problem::new("BASE_MODEL", &config.base_model, format!("cannot be read: {e}")))
+        })?;
+        let device = Device::open(&config.device)?.to_string();
+        Ok(Self { inputs, plugins: plugins::own(config, name), device, fork })
     }
-    Ok((lock, now))
+}
+
+/// sha256 of every file of the base model that is read: its configuration, its weights (all parts), its tokenizer.
+fn inputs(base: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(base)? {
+        let path = entry?.path();
+        let read = ["json", "safetensors", "txt", "model"].map(Some);
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if path.is_file() && read.contains(&ending) {
+            paths.push(path);
+        }
+    }
+    // The parts of a large model together take as long as the longest.
+    thread::scope(|scope| {
+        let digests: Vec<_> = paths.iter().map(|path| scope.spawn(move || file_sha256(path))).collect();
+        let named = paths.iter().zip(digests).map(|(path, digest)| {
+            let digest = digest.join().map_err(|_| io::Error::other("a thread that reads a file panicked"))?;
+            digest.map(|(sha256, _)| (path.display().to_string(), sha256))
+        });
+        named.collect()
+    })
+}
+
+/// Compares what the run is made from with what it began with, and writes it down. `facts` is what came with the first batch; a run
+/// that needs no batch has none.
+///
+/// # Errors
+/// [`Problems`] with everything that is not as it was; otherwise when run.json cannot be used.
+pub fn enter(dir: &RunDir, made: &Made, facts: Option<&Facts>) -> Result<()> {
+    let steps = dir.checkpoint_steps().context("cannot list the checkpoints")?;
+    let (begun, trained) = (!steps.is_empty(), steps.last().is_some_and(|&step| step > 0));
+    let entered = Record::update(dir, |record| {
+        let tokenizer = facts.and_then(|facts| facts.tokenizer.clone());
+        let mut inputs = made.inputs.clone();
+        inputs
+            .extend(tokenizer.iter().map(|tokenizer| (tokenizer.path.display().to_string(), tokenizer.sha256.clone())));
+        let mut plugins = made.plugins.clone();
+        plugins.extend(facts.into_iter().flat_map(|facts| facts.plugins.clone()));
+        if begun {
+            let files = facts.map(|_| files(record, &inputs)).unwrap_or_default();
+            let data = facts.map(|facts| data(record, facts, trained)).unwrap_or_default();
+            Problems(files.into_iter().chain(data).collect()).into_result()?;
+            for change in plugins::changes(&record.plugins, &plugins) {
+                eprintln!("warning: {change}");
+            }
+            record
+                .plugins
+                .extend(plugins.into_iter().filter(|(key, _)| !record.plugins.contains_key(key)).collect::<Vec<_>>());
+            record.inputs.extend(inputs);
+        } else {
+            (record.plugins, record.inputs) = (plugins, inputs);
+        }
+        record.revision = env!("DIFFLOW_REVISION").to_owned();
+        let versions = [("dora", env!("DORA_VERSION")), ("libtorch", env!("LIBTORCH_VERSION"))];
+        record.versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
+        record.device.clone_from(&made.device);
+        record.fork.clone_from(&made.fork);
+        if let Some(facts) = facts {
+            record.corpus.clone_from(&facts.corpus);
+            // How long documents are is known later, and in each checkpoint.
+            record.tokenizer = tokenizer.map(|tokenizer| TokenizerFacts { length_entropy: None, ..tokenizer });
+        }
+        Ok::<(), Problems>(())
+    });
+    Ok(entered.with_context(|| format!("the record of the run, {}", dir.record().display()))??)
+}
+
+/// Files that are not those that the run began with. One that lies elsewhere now is the same.
+fn files(before: &Record, now: &BTreeMap<String, String>) -> Vec<Problem> {
+    let changed = before.inputs.iter().filter(|(path, sha256)| match now.get(*path) {
+        Some(now) => now != *sha256,
+        None => !now.values().any(|now| now == *sha256),
+    });
+    let problem = |(path, _): (&String, _)| {
+        Problem::new(path, "changed content", "this run began with another file; put it back, or choose another RUN")
+    };
+    changed.map(problem).collect()
+}
+
+/// Data that is not that which the run began with.
+fn data(before: &Record, now: &Facts, trained: bool) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if trained && before.corpus.is_some() && before.corpus != now.corpus {
+        let allowed = "this run began with other documents (files, SQL, TRANSFORMS, or which are held out): put them back, or choose \
+                       another RUN";
+        problems.push(Problem::new("SOURCES", "other documents", allowed));
+    }
+    let tokens = |tokenizer: &TokenizerFacts| (tokenizer.sha256.clone(), tokenizer.bos, tokenizer.eos);
+    if let (Some(before), Some(now)) = (&before.tokenizer, &now.tokenizer)
+        && tokens(before) != tokens(now)
+    {
+        let allowed = format!(
+            "this run began with {} and the tokens {} and {}; put them back, or choose another RUN",
+            before.path.display(),
+            before.bos,
+            before.eos
+        );
+        let found = format!("{} with the tokens {} and {}", now.path.display(), now.bos, now.eos);
+        problems.push(Problem::new("TOKENIZER", found, allowed));
+    }
+    problems
 }
 
 /// Notes in the audit that a process begins to train at `position`, from the checkpoint of that manifest sha256.
@@ -107,50 +190,6 @@ pub fn started(dir: &RunDir, Position { step, next_seq, .. }: Position, checkpoi
     audit::append(&dir.audit(), &event).with_context(|| format!("cannot write {}", dir.audit().display()))
 }
 
-/// The `env:` blocks of a dataflow as `node.KEY` → value.
-fn flatten(dataflow: &Value) -> BTreeMap<String, Value> {
-    let mut keys = BTreeMap::new();
-    let mut add = |prefix: &str, env: Option<&Value>| {
-        for (key, value) in env.and_then(Value::as_object).into_iter().flatten() {
-            if !FREE_KEYS.contains(&key.as_str()) {
-                keys.insert(format!("{prefix}{key}"), value.clone());
-            }
-        }
-    };
-    add("", dataflow.get("env"));
-    for node in dataflow.get("nodes").and_then(Value::as_array).into_iter().flatten() {
-        let id = node.get("id").and_then(Value::as_str).unwrap_or_default();
-        add(&format!("{id}."), node.get("env"));
-    }
-    keys
-}
-
-fn differences(before: &Record, now: &Record) -> Vec<Problem> {
-    let names = before.configuration.keys().chain(now.configuration.keys());
-    // Records of an older difflow may hold keys that are free now.
-    let free = |name: &str| FREE_KEYS.contains(&name.rsplit_once('.').map_or(name, |(_, key)| key));
-    let names: std::collections::BTreeSet<&String> = names.filter(|name| !free(name)).collect();
-    let show = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
-    let mut problems = Vec::new();
-    for name in names {
-        let (old, new) = (before.configuration.get(name), now.configuration.get(name));
-        if old != new {
-            let was = format!("this run began with {}; put it back, or choose another RUN", show(old));
-            problems.push(Problem::new(name, show(new), was));
-        }
-    }
-    for (file, sha256) in &before.inputs {
-        if now.inputs.get(file) != Some(sha256) {
-            problems.push(Problem::new(
-                file,
-                "changed content",
-                "this run began with another file; choose another RUN",
-            ));
-        }
-    }
-    problems
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -158,46 +197,89 @@ mod tests {
 
     use super::*;
 
-    fn record(dataflow: Value) -> Record {
-        Record {
-            difflow: "0".into(),
-            configuration: flatten(&dataflow),
-            inputs: BTreeMap::new(),
-            plugins: Plugins::new(),
-            fork: None,
+    fn made(inputs: &[(&str, &str)]) -> Made {
+        let inputs = inputs.iter().map(|(path, sha256)| ((*path).to_owned(), (*sha256).to_owned())).collect();
+        Made { inputs, plugins: Plugins::new(), device: "cpu".into(), fork: None }
+    }
+
+    fn facts(corpus: &str, sha256: &str) -> Facts {
+        let tokenizer = TokenizerFacts {
+            path: "/t.json".into(),
+            sha256: sha256.into(),
+            bos: 0,
+            eos: 1,
+            sequence_length: 8,
+            length_entropy: Some(2.0),
+        };
+        Facts { corpus: Some(corpus.into()), tokenizer: Some(tokenizer), ..Facts::default() }
+    }
+
+    #[test]
+    fn what_a_run_was_made_from_is_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path(), "r");
+        let made = Made { fork: Some(json!({"run": "a"})), ..made(&[("m/config.json", "1")]) };
+        enter(&dir, &made, Some(&facts("c", "t"))).unwrap();
+        let record = Record::read(&dir).unwrap().unwrap();
+        assert_eq!(record.inputs.keys().collect::<Vec<_>>(), ["/t.json", "m/config.json"]);
+        assert_eq!((record.corpus.as_deref(), record.device.as_str()), (Some("c"), "cpu"));
+        assert!(record.versions.keys().eq(["dora", "libtorch"]) && !record.revision.is_empty());
+        assert_eq!(record.fork.unwrap()["run"], "a");
+    }
+
+    /// Of a sharded model only config.json was recorded: other weights under the same name were trained on without a word.
+    #[test]
+    fn every_part_of_a_sharded_model_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let names =
+            ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "tokenizer.json"];
+        for name in names.into_iter().chain(["README.md"]) {
+            fs::write(folder.path().join(name), name).unwrap();
         }
-    }
-
-    fn dataflow(learning_rate: f64, prefetch: u64) -> Value {
-        json!({"env": {"SEED": 1}, "nodes": [{"id": "trainer", "env": {"LEARNING_RATE": learning_rate, "PREFETCH": prefetch}}, {"id": "monitor"}]})
-    }
-
-    #[test]
-    fn a_changed_key_is_shown_with_both_values() {
-        let problems = differences(&record(dataflow(0.1, 4)), &record(dataflow(0.2, 4)));
-        assert_eq!(problems.len(), 1);
-        let text = problems[0].to_string();
-        assert!(text.contains("trainer.LEARNING_RATE") && text.contains("0.2") && text.contains("0.1"), "{text}");
+        let found = inputs(folder.path()).unwrap();
+        let mut wanted: Vec<String> = names.map(|name| folder.path().join(name).display().to_string()).into();
+        wanted.sort();
+        assert_eq!(found.keys().cloned().collect::<Vec<_>>(), wanted);
+        fs::write(folder.path().join(names[2]), "others").unwrap();
+        assert_ne!(inputs(folder.path()).unwrap(), found);
     }
 
     #[test]
-    fn prefetch_may_change_on_resume() {
-        assert!(differences(&record(dataflow(0.1, 4)), &record(dataflow(0.1, 9))).is_empty());
-    }
-
-    /// KEEP_LAST was in the records of 2026-11 and may change now.
-    #[test]
-    fn a_free_key_in_an_old_record_is_no_difference() {
-        let mut old = record(dataflow(0.1, 4));
-        old.configuration.insert("checkpointer.KEEP_LAST".into(), 3.into());
-        old.configuration.insert("PREFETCH".into(), 3.into());
-        assert!(differences(&old, &record(dataflow(0.1, 4))).is_empty());
+    fn another_file_under_a_name_is_refused_and_the_same_file_elsewhere_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path(), "r");
+        enter(&dir, &made(&[("m/model.safetensors", "1")]), Some(&facts("c", "t"))).unwrap();
+        fs::create_dir_all(dir.checkpoint(0)).unwrap();
+        enter(&dir, &made(&[("n/model.safetensors", "1")]), Some(&facts("c", "t"))).unwrap();
+        let text = enter(&dir, &made(&[("m/model.safetensors", "2")]), Some(&facts("c", "t"))).unwrap_err().to_string();
+        assert!(text.contains("m/model.safetensors: found `changed content`"), "{text}");
     }
 
     #[test]
-    fn a_key_that_went_away_is_a_difference() {
-        let without = json!({"env": {}, "nodes": [{"id": "trainer", "env": {"LEARNING_RATE": 0.1}}]});
-        let problems = differences(&record(dataflow(0.1, 4)), &record(without));
-        assert!(problems[0].to_string().starts_with("SEED: found `not set`"), "{problems:?}");
+    fn another_corpus_or_tokenizer_is_refused_once_something_depends_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path(), "r");
+        let enter = |corpus, sha256| enter(&dir, &made(&[]), Some(&facts(corpus, sha256))).map_err(|e| e.to_string());
+        enter("a", "t").unwrap();
+        fs::create_dir_all(dir.checkpoint(0)).unwrap();
+        enter("b", "t").unwrap();
+        assert!(enter("b", "u").unwrap_err().contains("TOKENIZER: found"));
+        fs::create_dir_all(dir.checkpoint(1)).unwrap();
+        assert!(enter("a", "t").unwrap_err().contains("SOURCES: found `other documents`"));
+        enter("b", "t").unwrap();
+    }
+
+    /// The record of a run of November 2026 names the tokenizer by the path of a key that went away.
+    #[test]
+    fn the_inputs_of_an_older_difflow_are_found_by_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path(), "r");
+        fs::create_dir_all(dir.checkpoint(5)).unwrap();
+        let old =
+            json!({"difflow": "0.1.0", "configuration": {}, "inputs": {"a/tokenizer.json": "t", "m/config.json": "1"}});
+        fs::write(dir.record(), old.to_string()).unwrap();
+        enter(&dir, &made(&[("m/config.json", "1")]), Some(&facts("c", "t"))).unwrap();
+        fs::write(dir.record(), old.to_string()).unwrap();
+        assert!(enter(&dir, &made(&[("m/config.json", "1")]), Some(&facts("c", "u"))).is_err());
     }
 }

@@ -1,20 +1,18 @@
 //! The trainer's loop: ask, wait, step, measure, now and then a checkpoint.
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use difflow_node_kit::{Event, Node, Problem, Problems, Puller};
-use difflow_schema::run::{Manifest, RunDir, file_sha256};
-use difflow_schema::{Checkpoint, Metrics, Noised};
-use eyre::{Result, bail};
+use difflow_node_kit::{Event, Node, Puller, Upstream};
+use difflow_schema::run::{Manifest, RunDir};
+use difflow_schema::{Checkpoint, Facts, Metrics, Noised};
+use eyre::{Context, Result, bail};
 
 use crate::config::Config;
 use crate::lineage::{Lineage, Trained};
 use crate::measured::measured;
-use crate::plugins;
+use crate::origin;
 use crate::preview::Previews;
-use crate::record;
+use crate::record::{self, Made};
 use crate::save::{self, Position};
 use crate::saver::Saver;
 use crate::training::{self, Training};
@@ -24,8 +22,17 @@ enum Wait {
     Batch(Noised),
     /// Stop now, with what is done.
     Stop,
-    /// The data ended, or its sender did.
+    /// The data ended.
     NoData,
+    /// Its sender ended before the data did: another node failed, or refused its configuration.
+    Gone,
+}
+
+impl Wait {
+    /// No batch comes any more.
+    fn without(puller: &Puller<Noised>) -> Self {
+        if puller.ended() { Self::NoData } else { Self::Gone }
+    }
 }
 
 /// Training under way.
@@ -38,40 +45,110 @@ struct Trainer {
     trained: Trained,
     saver: Saver,
     previews: Previews,
+    upstream: Upstream,
     /// Messages sent so far on the pushed outputs.
     checkpoints_sent: u64,
     metrics_sent: u64,
 }
 
 /// Trains from the last good checkpoint of the run, or from the base model, to STEPS.
-pub fn run(config: Config, node: Node) -> Result<()> {
+pub fn run(config: Config, mut node: Node) -> Result<()> {
     difflow_model::set_num_threads(config.threads);
     let dir = config.run_dir();
-    let plugins = plugins::of_dataflow(&node.dataflow()?, &config, &node.id());
-    let (_lock, record) = record::claim(&dir, &node, inputs(&config)?, &plugins)?;
+    let _lock = record::claim(&dir)?;
+    let made = Made::of(&config, &node.name(), &dir)?;
     save::tidy(&dir)?;
-    let (training, position, trained, last) = match save::last_good(&dir)? {
+    let good = save::last_good(&dir)?;
+    let position = good.as_ref().map(|good| good.position).unwrap_or_default();
+    // t is stratified over the batches of a step: the noiser hears how many those are.
+    node.say("demand", &Facts { accumulation: Some(config.accumulation), ..Facts::default() })?;
+    let window = config.prefetch.max(config.accumulation as u32);
+    let patience = Duration::from_secs_f64(config.patience_seconds);
+    let mut puller = Puller::<Noised>::new("noised", position.next_seq, window, patience);
+    let trains = position.step < config.steps;
+    if trains {
+        // The first batches are made while the model is read.
+        puller.ask(&mut node)?;
+    }
+    let (training, trained, last) = match good {
         Some(good) => {
-            let path = dir.checkpoint(good.position.step);
-            let trained = Trained::since(Lineage::read(&path)?, good.position.next_seq);
-            (training::resume(&config, &path)?, good.position, trained, Some(good.sha256))
+            let path = dir.checkpoint(position.step);
+            let trained = Trained::since(Lineage::read(&path)?, position.next_seq);
+            (training::resume(&config, &path)?, trained, Some(good.sha256))
         }
-        None => (training::begin(&config)?, Position::default(), Trained::nothing(), None),
+        None => (training::begin(&config)?, Trained::nothing(), None),
     };
-    record::started(&dir, position, last.clone())?;
-    let saver = Saver::new(dir.clone(), record, plugins, last);
     let previews = Previews::new(&node)?;
+    let saver = Saver::new(dir.clone(), made.plugins.clone(), None, last);
+    let upstream = Upstream::default();
     let (checkpoints_sent, metrics_sent) = (0, 0);
-    let mut trainer =
-        Trainer { config, node, dir, training, position, trained, saver, previews, checkpoints_sent, metrics_sent };
-    let ended = trainer.train();
+    let mut trainer = Trainer {
+        config,
+        node,
+        dir,
+        training,
+        position,
+        trained,
+        saver,
+        previews,
+        upstream,
+        checkpoints_sent,
+        metrics_sent,
+    };
+    if trains && !trainer.first(&mut puller)? {
+        return Ok(());
+    }
+    trainer.enter(&made, trains)?;
+    let ended = trainer.train(puller);
     // Whatever went wrong: a checkpoint that is almost there is not given up.
     let written = trainer.saver.wait();
     ended.and(written.map(drop))
 }
 
 impl Trainer {
-    fn train(&mut self) -> Result<()> {
+    /// Waits for the first batch, and with it for what it was made from. Returns false when the run ends before.
+    fn first(&mut self, puller: &mut Puller<Noised>) -> Result<bool> {
+        let look = Some(Duration::from_millis(200));
+        loop {
+            match self.node.next(look)? {
+                Event::Message(message) => {
+                    self.upstream.hear(&message)?;
+                    puller.accept(&message)?;
+                    return Ok(true);
+                }
+                // Who refused its configuration says so; nothing has been trained.
+                Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(false),
+                Event::Timeout => puller.ask_again(&mut self.node)?,
+                Event::Tick => {}
+            }
+        }
+    }
+
+    /// Compares the run with what it began with, and tells those who come after.
+    fn enter(&mut self, made: &Made, trains: bool) -> Result<()> {
+        let facts = self.upstream.facts().clone();
+        record::enter(&self.dir, made, trains.then_some(&facts))?;
+        record::started(&self.dir, self.position, self.saver.last())?;
+        if !trains {
+            return Ok(());
+        }
+        let mut plugins = made.plugins.clone();
+        plugins.extend(facts.plugins.clone());
+        self.saver.plugins = plugins;
+        if let Some(tokenizer) = &facts.tokenizer {
+            let json = std::fs::read(&tokenizer.path).with_context(|| tokenizer.path.display().to_string())?;
+            self.training.learner.use_tokenizer(json)?;
+        }
+        self.hear(&facts)
+    }
+
+    /// Takes in what is said of the data.
+    fn hear(&mut self, facts: &Facts) -> Result<()> {
+        self.saver.origin = origin::of(&self.config, facts)?;
+        self.node.say("preview", facts)
+    }
+
+    fn train(&mut self, mut puller: Puller<Noised>) -> Result<()> {
         // The model before training, for the scores to begin with. The run does not depend on it.
         if self.position.step > 0 && self.dir.checkpoint(0).exists() {
             match Manifest::verify(&self.dir.checkpoint(0)) {
@@ -83,9 +160,6 @@ impl Trainer {
             true => self.announce(&save::describe(&self.dir, self.position.step)?)?,
             false => self.checkpoint()?,
         }
-        let window = self.config.prefetch.max(self.config.accumulation as u32);
-        let patience = Duration::from_secs_f64(self.config.patience_seconds);
-        let mut puller = Puller::<Noised>::new("noised", self.position.next_seq, window, patience);
         let mut bad_steps = 0;
         while self.position.step < self.config.steps {
             let started = Instant::now();
@@ -101,6 +175,8 @@ impl Trainer {
                         eprintln!("warning: the data ended at step {} of {}", self.position.step, self.config.steps);
                         return Ok(());
                     }
+                    // The node that failed says why.
+                    Wait::Gone => return self.finish(),
                 }
                 waited += from.elapsed();
             }
@@ -141,11 +217,17 @@ impl Trainer {
         loop {
             // Everything that has come in is looked at first, so that a stop is heard between any two batches.
             match self.node.next(look)? {
-                Event::Message(message) => puller.accept(&message)?,
+                Event::Message(message) => {
+                    if self.upstream.hear(&message)? {
+                        let facts = self.upstream.facts().clone();
+                        self.hear(&facts)?;
+                    }
+                    puller.accept(&message)?;
+                }
                 Event::Stop { asked: true } => return Ok(Wait::Stop),
-                Event::Stop { asked: false } | Event::Failed { .. } => return Ok(Wait::NoData),
+                Event::Stop { asked: false } | Event::Failed { .. } => return Ok(Wait::without(puller)),
                 Event::Closed(input) if input == "noised" => {
-                    return Ok(puller.take().map_or(Wait::NoData, Wait::Batch));
+                    return Ok(puller.take().map_or_else(|| Wait::without(puller), Wait::Batch));
                 }
                 Event::Closed(_) | Event::Tick => {}
                 Event::Timeout => {
@@ -206,19 +288,4 @@ impl Trainer {
         self.metrics_sent += 1;
         Ok(())
     }
-}
-
-/// sha256 of the files that decide what the run starts from.
-fn inputs(config: &Config) -> Result<BTreeMap<String, String>> {
-    let base = Path::new(&config.base_model);
-    let mut inputs = BTreeMap::new();
-    for path in [base.join("config.json"), base.join("model.safetensors"), Path::new(&config.tokenizer).to_owned()] {
-        if path.is_file() {
-            let (sha256, _) = file_sha256(&path).map_err(|e| {
-                Problems::from(Problem::new("BASE_MODEL", path.display(), format!("cannot be read: {e}")))
-            })?;
-            inputs.insert(path.display().to_string(), sha256);
-        }
-    }
-    Ok(inputs)
 }

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 
 use difflow_diffusion::keyed;
 use difflow_schema::run::{Manifest, RunDir};
-use difflow_schema::{Noised, Sequences};
+use difflow_schema::{Component, Noised, Origin, Sequences};
 use tempfile::TempDir;
 
 use super::*;
 use crate::config::Config;
 use crate::lineage::{Lineage, Trained};
 use crate::plugins::Plugins;
-use crate::record::Record;
 use crate::saver::Saver;
 use crate::training::{self, Training};
 
@@ -42,9 +41,7 @@ impl Run {
         let dir = RunDir::new(folder.path(), "run");
         fs::create_dir_all(dir.root()).unwrap();
         tidy(&dir).unwrap();
-        let (configuration, inputs, plugins) = (BTreeMap::new(), BTreeMap::new(), Plugins::new());
-        let record = Record { difflow: "0".into(), configuration, inputs, plugins: Plugins::new(), fork: None };
-        let saver = Saver::new(dir.clone(), record, plugins, None);
+        let saver = Saver::new(dir.clone(), Plugins::new(), Some(origin()), None);
         let training = training::begin(&config).unwrap();
         let (trained, position) = (Trained::nothing(), Position::default());
         Self { _folder: folder, config, dir, training, trained, saver, position }
@@ -62,6 +59,21 @@ impl Run {
 
     fn save(&mut self) {
         self.saver.begin(&mut self.training, self.position, &mut self.trained).unwrap();
+    }
+}
+
+fn origin() -> Origin {
+    Origin {
+        base_model: "/base".into(),
+        model_recipe: None,
+        torch_model: None,
+        noise_schedule: Component { name: "cosine".into(), config: "{}".into() },
+        tokenizer_sha256: "ab".into(),
+        bos: 1,
+        eos: 2,
+        sequence_length: 12,
+        steps: 5,
+        length_entropy: Some(2.5),
     }
 }
 
@@ -114,6 +126,17 @@ fn a_changed_byte_anywhere_in_a_checkpoint_is_found_and_the_one_before_is_used()
     let found = last_good(&run.dir).unwrap().unwrap();
     assert_eq!(found.position, Position { step: 2, next_seq: 2, tokens_seen: 48 });
     assert_eq!(found.sha256, Manifest::read(&last).unwrap().1);
+}
+
+/// Sampler and evaluator are not told by keys what a checkpoint was made with.
+#[test]
+fn a_checkpoint_says_where_it_comes_from() {
+    let mut run = Run::begin();
+    run.save();
+    run.saver.wait().unwrap();
+    let path = run.dir.checkpoint(0);
+    assert_eq!(Origin::read(&path).unwrap(), Some(origin()));
+    assert!(Manifest::verify(&path).unwrap().0.files.contains_key("origin.json"));
 }
 
 /// A checkpoint is of one step. Training goes on while it is written, and what it changes must not be in it.

@@ -3,21 +3,23 @@
 use std::fs;
 use std::thread::{self, JoinHandle};
 
-use difflow_schema::Checkpoint;
+use difflow_schema::origin::ORIGIN;
 use difflow_schema::run::RunDir;
+use difflow_schema::{Checkpoint, Origin, Record};
 use eyre::{Context, Result, eyre};
 
 use crate::lineage::{LINEAGE, Lineage, Trained};
 use crate::plugins::Plugins;
-use crate::record::Record;
 use crate::save::{self, ANNEALING_STATE, Content, PLUGINS, Position};
 use crate::training::Training;
 
 /// Writes one checkpoint at a time.
 pub struct Saver {
     dir: RunDir,
-    record: Record,
-    plugins: Plugins,
+    /// The plug-ins that train the checkpoints.
+    pub plugins: Plugins,
+    /// Where the checkpoints come from; none where the batches did not say.
+    pub origin: Option<Origin>,
     /// sha256 of the manifest of the last checkpoint written.
     last: Option<String>,
     writing: Option<JoinHandle<Result<Checkpoint>>>,
@@ -25,8 +27,13 @@ pub struct Saver {
 
 impl Saver {
     /// For a run whose last checkpoint so far is `last`.
-    pub fn new(dir: RunDir, record: Record, plugins: Plugins, last: Option<String>) -> Self {
-        Self { dir, record, plugins, last, writing: None }
+    pub fn new(dir: RunDir, plugins: Plugins, origin: Option<Origin>, last: Option<String>) -> Self {
+        Self { dir, plugins, origin, last, writing: None }
+    }
+
+    /// sha256 of the manifest of the last checkpoint, if there is one.
+    pub fn last(&self) -> Option<String> {
+        self.last.clone()
     }
 
     /// Begins to write a checkpoint; training may go on when this returns. One that is still being written is waited for, and
@@ -46,18 +53,23 @@ impl Saver {
         let snapshot = snapshot.inspect_err(|_| _ = fs::remove_dir_all(&partial))?;
         let mut link = trained.close(position.step);
         link.parent = self.last.clone();
+        // Read anew: by now every node has written its part.
+        let record = Record::read(&self.dir)?.unwrap_or_default();
         let lineage = Lineage {
-            difflow: self.record.difflow.clone(),
+            difflow: record.difflow,
             parent: link.parent.clone(),
             first_seq: link.first_seq,
             batches: link.batches,
             chain: link.chain.clone(),
-            fork: self.record.fork.clone(),
-            configuration: self.record.configuration.clone(),
-            inputs: self.record.inputs.clone(),
+            fork: record.fork,
+            configuration: record.configuration,
+            inputs: record.inputs,
         };
         let mut beside =
             vec![(LINEAGE, serde_json::to_vec_pretty(&lineage)?), (PLUGINS, serde_json::to_vec_pretty(&self.plugins)?)];
+        if let Some(origin) = &self.origin {
+            beside.push((ORIGIN, serde_json::to_vec_pretty(origin)?));
+        }
         beside.extend(training.annealing.instance_mut().save_state()?.map(|state| (ANNEALING_STATE, state)));
         let (dir, content) = (self.dir.clone(), Content { snapshot, beside, position, link });
         let writer = thread::Builder::new().name("checkpoint".into());

@@ -84,6 +84,7 @@ fn a_tokenizer_whose_vocabulary_does_not_fit_the_model() {
 fn a_document_longer_than_the_sequence() {
     let long = "Sara walked to the river. ".repeat(40);
     let dataflow = corpus(Dataflow::small(4), "long.parquet", &["A day.", &long]);
+    let dataflow = dataflow.set("tokenizer", "LONG_DOCUMENTS", "refuse");
     dataflow.run_within(SOON).refused(78, &["tokenizer", "SEQUENCE_LENGTH", "document 1", "LONG_DOCUMENTS"]);
 }
 

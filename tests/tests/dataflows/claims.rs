@@ -104,7 +104,7 @@ fn a_run_goes_back_to_a_checkpoint_and_forks_from_one() {
         "a fork has its own weights and leaves the others"
     );
     let record = json(&fork.join("run.json"));
-    assert_eq!((&record["fork"]["step"], &record["configuration"]["RUN"]), (&6.into(), &"warmer".into()));
+    assert_eq!((&record["fork"]["step"], &record["configuration"]["trainer.RUN"]), (&6.into(), &"warmer".into()));
     let after = weights(&fork, 12);
     difflow(&warmer, &["--fork", "warmer"]).well();
     assert!(after == weights(&fork, 12));

@@ -41,7 +41,7 @@ fn the_default_run_ends_well_and_its_last_screen_holds_the_figures() {
         report.contains("<svg") && !report.contains("http://") && !report.contains("https://"),
         "not self-contained"
     );
-    assert_eq!(json(&run.join("run.json"))["configuration"]["STEPS"], 6);
+    assert_eq!(json(&run.join("run.json"))["configuration"]["trainer.STEPS"], 6);
 }
 
 /// method.md's first trap: a model that silently stays causal. Attention is full at the end of annealing, and not before.

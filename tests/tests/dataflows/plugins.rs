@@ -121,7 +121,7 @@ fn renamed_llama_recipe() {
         example("librenamed_llama_recipe.so"),
     );
     dataflow.run().well();
-    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["MODEL_RECIPE"].clone();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["trainer.MODEL_RECIPE"].clone();
     assert_eq!(record["id"], "org.difflow.examples.renamed-llama", "{record:#}");
     assert_eq!(scores(&plain.run_folder(), 0), scores(&dataflow.run_folder(), 0));
 }
@@ -135,7 +135,7 @@ fn plain_llama_torch_model() {
     plain.run().well();
     let dataflow = Dataflow::small(steps).set("", "TORCH_MODEL", example("libplain_llama.so"));
     dataflow.run().well();
-    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["TORCH_MODEL"].clone();
+    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["trainer.TORCH_MODEL"].clone();
     assert_eq!(record["id"], "org.difflow.examples.plain-llama", "{record:#}");
     for step in [0, steps] {
         let (wanted, found) = (scores(&plain.run_folder(), step), scores(&dataflow.run_folder(), step));

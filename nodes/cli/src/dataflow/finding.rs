@@ -1,5 +1,7 @@
 //! What is wrong with a dataflow file, and where.
 
+use std::path::{Path, PathBuf};
+
 use difflow_node_kit::problem;
 use serde_json::{Value, json};
 
@@ -109,6 +111,22 @@ impl From<problem::Kind> for Kind {
     }
 }
 
+/// The names of a dataflow file and its modules, for people.
+pub struct Names(Vec<String>);
+
+impl Names {
+    /// For the dataflow file `file` and `files`, which are relative to its folder.
+    pub fn new(file: &Path, files: &[PathBuf]) -> Self {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let modules = files.iter().skip(1).map(|module| folder.join(module));
+        Self(std::iter::once(file.to_owned()).chain(modules).map(|path| path.display().to_string()).collect())
+    }
+
+    fn of(&self, at: Mark) -> &str {
+        self.0.get(at.file).map_or("", String::as_str)
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
@@ -142,9 +160,9 @@ impl Finding {
     }
 
     /// The finding as JSON.
-    pub fn to_json(&self, file: &str) -> Value {
+    pub fn to_json(&self, names: &Names) -> Value {
         json!({
-            "file": file,
+            "file": names.of(self.at),
             "line": self.at.line,
             "column": self.at.column,
             "level": self.level.name(),
@@ -157,9 +175,10 @@ impl Finding {
     }
 
     /// The finding in two lines: where and what; what to do.
-    pub fn to_text(&self, file: &str) -> String {
+    pub fn to_text(&self, names: &Names) -> String {
         format!(
-            "{file}:{}:{}: {} [{}] {}: found {}; {}\n    {}",
+            "{}:{}:{}: {} [{}] {}: found {}; {}\n    {}",
+            names.of(self.at),
             self.at.line,
             self.at.column,
             self.level.name(),

@@ -1,12 +1,18 @@
 //! Dataflow files, with the place of everything in them.
 
+pub mod assign;
 pub mod file;
 pub mod finding;
+mod modules;
 pub mod programs;
 pub mod shape;
+pub mod tree;
+mod write;
 pub mod yaml;
 
+pub use assign::Assignment;
 pub use file::{File, Input, NodeEntry, Source, Value};
-pub use finding::{Finding, Kind, Level};
+pub use finding::{Finding, Kind, Level, Names};
 pub use programs::{PROGRAMS, Settings};
+pub use tree::Tree;
 pub use yaml::Mark;

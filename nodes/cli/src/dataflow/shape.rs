@@ -1,6 +1,7 @@
 //! From YAML to the parts of a dataflow file; what has the wrong shape is a finding, the rest is read all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use difflow_node_kit::config::nearest;
@@ -9,34 +10,40 @@ use difflow_node_kit::dataflow::{KnownKeys, known_keys};
 use crate::dataflow::file::{File, Input, NodeEntry, Source, Value};
 use crate::dataflow::finding::{Finding, Kind};
 use crate::dataflow::programs::program;
-use crate::dataflow::yaml::{Content, Entry, Mark, Node, parse};
+use crate::dataflow::tree::Tree;
+use crate::dataflow::yaml::{Content, Entry, Mark, Node};
 
 /// What dora knows; made once.
 static KEYS: LazyLock<KnownKeys> = LazyLock::new(known_keys);
-
-/// Where a file begins.
-const START: Mark = Mark { line: 1, column: 1 };
 
 struct Reader {
     findings: Vec<Finding>,
 }
 
-/// Reads a file. Without a single part that can be read it is empty.
-pub fn read(text: &str) -> (File, Vec<Finding>) {
-    let document = match parse(text) {
-        Ok(document) => document,
-        Err(e) => {
-            let finding = Finding::error(Kind::YamlSyntax, e.at, "the file", e.problem, "wanted: YAML");
-            return (File::default(), vec![finding]);
+/// A file that was read, and what is wrong with it so far.
+pub struct Reading {
+    pub file: File,
+    pub findings: Vec<Finding>,
+    /// The files of [`Mark::file`]; the dataflow file itself has no name here.
+    pub files: Vec<PathBuf>,
+    /// What dora must read in the place of the file's own text, where that has modules or keys of one node in the `env:` of all.
+    pub written_out: Option<String>,
+}
+
+/// Reads the text of a file in `folder`. Without a single part that can be read it is empty.
+pub fn read(text: &str, folder: &Path) -> Reading {
+    match Tree::read(text, folder) {
+        Ok(tree) => {
+            let written_out = tree.written_out();
+            let mut reader = Reader { findings: tree.findings };
+            let file = reader.file(&tree.root);
+            Reading { file, findings: reader.findings, files: tree.files, written_out }
         }
-    };
-    let duplicate = |(at, key): (Mark, String)| {
-        Finding::error(Kind::DuplicateKey, at, key.clone(), format!("`{key}` a second time"), "wanted: each key once")
-    };
-    let findings = document.duplicates.into_iter().map(duplicate).collect();
-    let mut reader = Reader { findings };
-    let file = reader.file(&document.root);
-    (file, reader.findings)
+        Err(finding) => {
+            let (file, files) = (File::default(), vec![PathBuf::new()]);
+            Reading { file, findings: vec![finding], files, written_out: None }
+        }
+    }
 }
 
 impl Reader {
@@ -45,13 +52,18 @@ impl Reader {
             self.wrong_type(root, "the file", "a mapping with `nodes`");
             return File::default();
         };
+        if let Some(entry) = entries.iter().find(|entry| entry.key == "module") {
+            let allowed = "wanted: a dataflow file; a module is judged with the dataflow that uses it";
+            self.findings.push(Finding::error(Kind::WrongValue, entry.at, "the file", "a module", allowed));
+            return File::default();
+        }
         self.unknown(entries, &KEYS.dataflow, "the dataflow");
         let exits = root.get("exit_when_nodes_finish").and_then(Node::text).and_then(|text| text.parse().ok());
         let shared = root.get("env").map(|env| self.env(env, "env")).unwrap_or_default();
         let Some(entry) = entries.iter().find(|entry| entry.key == "nodes") else {
             self.findings.push(Finding::error(
                 Kind::MissingKey,
-                START,
+                Mark::START,
                 "nodes",
                 "no `nodes`",
                 "wanted: a list of nodes",

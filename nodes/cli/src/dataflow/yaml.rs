@@ -9,11 +9,18 @@ const MOST_NODES: usize = 100_000;
 /// Nesting. A dataflow file needs six.
 const DEEPEST: usize = 64;
 
-/// A place in the file, both counted from 1.
+/// A place in a file; line and column are counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
+    /// Which file: 0 for the dataflow file, then its modules.
+    pub file: usize,
     pub line: usize,
     pub column: usize,
+}
+
+impl Mark {
+    /// Where a dataflow file begins.
+    pub const START: Self = Self { file: 0, line: 1, column: 1 };
 }
 
 /// A value and where it begins.
@@ -62,14 +69,49 @@ impl Node {
         if let Content::Scalar { text, .. } = &self.content { Some(text) } else { None }
     }
 
+    /// A text at a place, written in quotes.
+    pub fn quoted(at: Mark, text: impl Into<String>) -> Self {
+        Self { at, content: Content::Scalar { text: text.into(), plain: false } }
+    }
+
     /// The entries of a mapping; none for anything else.
     pub fn entries(&self) -> &[Entry] {
         if let Content::Map(entries) = &self.content { entries } else { &[] }
     }
 
+    /// The entries of a mapping, to be changed.
+    pub fn entries_mut(&mut self) -> Option<&mut Vec<Entry>> {
+        if let Content::Map(entries) = &mut self.content { Some(entries) } else { None }
+    }
+
+    /// The items of a list; none for anything else.
+    pub fn items(&self) -> &[Self] {
+        if let Content::List(items) = &self.content { items } else { &[] }
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&Node> {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    /// The value of a key, to be changed.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        self.entries_mut()?.iter_mut().find(|entry| entry.key == key).map(|entry| &mut entry.value)
+    }
+
+    /// Says which file it and all in it stand in.
+    pub fn stands_in(&mut self, file: usize) {
+        self.at.file = file;
+        match &mut self.content {
+            Content::Scalar { .. } => {}
+            Content::List(items) => items.iter_mut().for_each(|item| item.stands_in(file)),
+            Content::Map(entries) => {
+                for entry in entries {
+                    entry.at.file = file;
+                    entry.value.stands_in(file);
+                }
+            }
+        }
     }
 
     /// What it is, in words.
@@ -119,7 +161,7 @@ pub fn parse(text: &str) -> Result<Document, SyntaxError> {
     let mut documents = 0;
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
-            let at = Mark { line: e.marker().line(), column: e.marker().col() + 1 };
+            let at = Mark { file: 0, line: e.marker().line(), column: e.marker().col() + 1 };
             let problem = e.info();
             let tab = if problem.contains("tab") { tab_after(text, at) } else { None };
             SyntaxError { at: tab.unwrap_or(at), problem }
@@ -152,8 +194,7 @@ pub fn parse(text: &str) -> Result<Document, SyntaxError> {
             _ => {}
         }
     }
-    let start = Mark { line: 1, column: 1 };
-    let root = builder.root.ok_or_else(|| SyntaxError { at: start, problem: "the file is empty".into() })?;
+    let root = builder.root.ok_or_else(|| SyntaxError { at: Mark::START, problem: "the file is empty".into() })?;
     Ok(Document { root, duplicates: builder.duplicates })
 }
 
@@ -162,12 +203,12 @@ fn tab_after(text: &str, at: Mark) -> Option<Mark> {
     let mut lines = text.lines().enumerate().skip(at.line.saturating_sub(1));
     lines.find_map(|(index, line)| {
         let column = line.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t')?;
-        Some(Mark { line: index + 1, column: column + 1 })
+        Some(Mark { file: 0, line: index + 1, column: column + 1 })
     })
 }
 
 fn mark(span: &Span) -> Mark {
-    Mark { line: span.start.line(), column: span.start.col() + 1 }
+    Mark { file: 0, line: span.start.line(), column: span.start.col() + 1 }
 }
 
 fn size(node: &Node) -> usize {
@@ -239,13 +280,13 @@ mod tests {
     fn everything_knows_its_line_and_column() {
         let document = parse("# head\nenv:\n  A: 1\n  'B': { c: [x, \"y\"] }\n").unwrap();
         let env = &document.root.entries()[0];
-        assert_eq!((env.key.as_str(), env.at), ("env", Mark { line: 2, column: 1 }));
+        assert_eq!((env.key.as_str(), env.at), ("env", Mark { file: 0, line: 2, column: 1 }));
         let [a, b] = env.value.entries() else { panic!("{env:?}") };
-        assert_eq!((a.at, a.value.at), (Mark { line: 3, column: 3 }, Mark { line: 3, column: 6 }));
+        assert_eq!((a.at, a.value.at), (Mark { file: 0, line: 3, column: 3 }, Mark { file: 0, line: 3, column: 6 }));
         assert_eq!(a.value.content, Content::Scalar { text: "1".into(), plain: true });
         let list = b.value.get("c").unwrap();
         let Content::List(items) = &list.content else { panic!("{list:?}") };
-        assert_eq!(items[1].at, Mark { line: 4, column: 17 });
+        assert_eq!(items[1].at, Mark { file: 0, line: 4, column: 17 });
         assert_eq!(items[1].content, Content::Scalar { text: "y".into(), plain: false });
     }
 
@@ -254,7 +295,7 @@ mod tests {
         let document = parse("a: 1\nb: { c: 1, c: 2 }\na: 3\n").unwrap();
         assert_eq!(
             document.duplicates,
-            [(Mark { line: 2, column: 12 }, "c".into()), (Mark { line: 3, column: 1 }, "a".into())]
+            [(Mark { file: 0, line: 2, column: 12 }, "c".into()), (Mark { file: 0, line: 3, column: 1 }, "a".into())]
         );
     }
 

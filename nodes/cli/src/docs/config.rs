@@ -1,6 +1,7 @@
 //! docs/CONFIG.md: every key of every node, from the nodes' own structs.
 
 use difflow_node_kit::config::{choices, keys, range, type_names};
+use difflow_node_kit::record::{MAY_CHANGE, marked};
 use serde_json::Value;
 
 use crate::dataflow::PROGRAMS;
@@ -10,11 +11,17 @@ const HEAD: &str = "\
 
 <!-- Made by `difflow docs --write .` from the nodes' config structs; a test compares. -->
 
-An experiment is the `env:` of a dataflow file. Keys that several nodes have belong into the dataflow's `env:`, the others into their node's. A node's own value
-goes before the dataflow's, and that before the environment of the shell. A key that no node knows is an error with the nearest known name; so is a
+An experiment is the `env:` of a dataflow file. Keys that several nodes have belong into the dataflow's `env:`, the others into their node's, or all into the
+dataflow's, as in the files of `data/experiments`: there `sampler.DEVICE: cpu` is the key of one node. `difflow run FILE --set STEPS=100 --set sampler.DEVICE=cpu`
+changes keys for one run. A node's own value goes before the dataflow's. A variable of the shell changes nothing, unless the file names it (`$NAME`);
+`dora run --env KEY=VALUE` sets a key of the dataflow's `env:`. What one node decides and others need (the noise schedule, the tokenizer, the documents) travels with
+the data and the checkpoints: it is a key of that node alone. A key that no node knows is an error with the nearest known name; so is a
 value of the wrong type or outside its range (`difflow validate`, and the nodes themselves with exit code 78). dora fills in `$NAME`, and writes numbers
-without quotes anew: `RUN: 1.10` is the run `1.1`, `RUN: '1.10'` is not. Paths are relative to the dataflow file. `bin/difflow-trainer --help` and the others print
+anew, in quotes or not: `RUN: 1.10` is the run `1.1`. Paths are relative to the dataflow file. `bin/difflow-trainer --help` and the others print
 the same; `difflow schema` makes an editor know it.
+
+`run.json` of a run has every key of every node, defaults included. When the run is resumed each node compares its own: a key that is marked with † may be another
+then, any other is refused.
 ";
 
 /// The page.
@@ -25,7 +32,9 @@ pub fn page() -> String {
         text.push_str("| key | type | default | |\n|---|---|---|---|\n");
         for (key, schema) in keys(&(program.schema)()) {
             let default = schema.get("default").map(shown).unwrap_or_default();
-            text.push_str(&format!("| `{key}` | {} | {default} | {} |\n", kind(&schema), description(&schema)));
+            let free = if marked(&schema, MAY_CHANGE) { " †" } else { "" };
+            let (kind, description) = (kind(&schema), description(&schema));
+            text.push_str(&format!("| `{key}`{free} | {kind} | {default} | {description} |\n"));
         }
     }
     text

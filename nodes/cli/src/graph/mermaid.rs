@@ -18,13 +18,15 @@ pub fn draw(graph: &Graph) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use crate::dataflow::shape;
     use crate::graph::graph;
 
     #[test]
     fn every_edge_says_what_it_carries() {
         let text = include_str!("../../tests/dataflows/good.yml");
-        let drawn = super::draw(&graph(&shape::read(text).0));
+        let drawn = super::draw(&graph(&shape::read(text, Path::new("")).file));
         for line in [
             "  n3[\"trainer<br/><small>difflow-trainer</small>\"]",
             "  n2 -->|\"noised (noised/1)\"| n3",

@@ -4,13 +4,13 @@ mod layout;
 mod mermaid;
 mod svg;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use difflow_schema::ports::TICK;
 use eyre::{Context, Result, eyre};
 
-use crate::dataflow::{File, Source, shape};
+use crate::dataflow::{File, Names, Source, shape};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -79,10 +79,11 @@ impl Edge {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let name = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file).with_context(|| format!("cannot read {name}"))?;
-    let (file, findings) = shape::read(&text);
-    let graph = graph(&file);
+    let reading = shape::read(&text, arguments.file.parent().unwrap_or(Path::new("")));
+    let graph = graph(&reading.file);
     if graph.nodes.is_empty() {
-        let first = findings.first().map(|finding| finding.to_text(&name.to_string())).unwrap_or_default();
+        let names = Names::new(&arguments.file, &reading.files);
+        let first = reading.findings.first().map(|finding| finding.to_text(&names)).unwrap_or_default();
         return Err(eyre!("there is no node to draw in {name}\n{first}"));
     }
     let drawn = match (&arguments.svg, arguments.format) {

@@ -87,13 +87,15 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use crate::dataflow::shape;
     use crate::graph::graph;
 
     #[test]
     fn every_node_and_every_edge_is_drawn() {
         let text = include_str!("../../tests/dataflows/good.yml").replace("id: evaluator", "id: <e&v>");
-        let drawn = super::draw(&graph(&shape::read(&text).0));
+        let drawn = super::draw(&graph(&shape::read(&text, Path::new("")).file));
         assert_eq!(drawn.matches("<rect ").count(), 1 + 9);
         assert_eq!(drawn.matches("marker-end").count(), 13, "the edge from a node that is not there is left out");
         assert!(drawn.contains("&lt;e&amp;v&gt;") && drawn.contains("noised (noised/1)"));

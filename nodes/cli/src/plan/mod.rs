@@ -5,13 +5,13 @@ mod cost;
 mod curves;
 mod shape;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use eyre::{Result, eyre};
 use serde_json::{Value, json};
 
-use crate::dataflow::{Level, Settings, shape as reading};
+use crate::dataflow::{Level, Names, Settings, shape as reading};
 use crate::plan::cost::{Cost, Work};
 use crate::plugin::plot;
 use crate::terminal;
@@ -50,10 +50,12 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let name = arguments.file.display().to_string();
     let text = std::fs::read_to_string(&arguments.file).map_err(|e| eyre!("cannot read {name}: {e}"))?;
     enter_folder(&arguments.file)?;
-    let findings = validate::check(&text, Environment::None);
-    if findings.iter().any(|finding| finding.level == Level::Error) {
-        for finding in findings.iter().filter(|finding| finding.level == Level::Error) {
-            eprintln!("{}", finding.to_text(&name));
+    let checked = validate::check(&text, Path::new(""), Environment::None);
+    let errors: Vec<_> = checked.findings.iter().filter(|finding| finding.level == Level::Error).collect();
+    if !errors.is_empty() {
+        let names = Names::new(&arguments.file, &checked.files);
+        for finding in errors {
+            eprintln!("{}", finding.to_text(&names));
         }
         eprintln!("{}", terminal::error("a file with errors cannot be planned"));
         return Ok(EXIT_CONFIG);
@@ -83,7 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 
 /// The settings that decide the work.
 fn work(text: &str) -> Result<Work> {
-    let (file, _) = reading::read(text);
+    let file = reading::read(text, Path::new("")).file;
     let nodes = validate::settings(&file, false, &mut Vec::new());
     let (mut trainer, mut tokenizer, mut noiser, mut checkpointer) = (None, None, None, None);
     for node in &nodes {

@@ -85,8 +85,18 @@ fn differences(a: &Run, b: &Run) -> Vec<(String, String, String)> {
     compare("", &a.record["configuration"], &b.record["configuration"]);
     compare("file ", &a.record["inputs"], &b.record["inputs"]);
     compare("plug-in ", &a.record["plugins"], &b.record["plugins"]);
-    if a.record["difflow"] != b.record["difflow"] {
-        sides.push(("difflow".into(), plain(&a.record["difflow"]), plain(&b.record["difflow"])));
+    compare("version of ", &a.record["versions"], &b.record["versions"]);
+    for (name, field) in [
+        ("difflow", "/difflow"),
+        ("source revision", "/revision"),
+        ("device", "/device"),
+        ("documents", "/corpus"),
+        ("tokenizer", "/tokenizer/sha256"),
+    ] {
+        let side = |run: &Run| run.record.pointer(field).map_or_else(|| "not recorded".to_owned(), plain);
+        if side(a) != side(b) {
+            sides.push((name.to_owned(), side(a), side(b)));
+        }
     }
     sides
 }

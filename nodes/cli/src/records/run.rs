@@ -13,7 +13,7 @@ use crate::records::metrics::{self, Metrics};
 pub struct Run {
     pub name: String,
     pub folder: PathBuf,
-    /// run.json; null where the trainer has not written it.
+    /// run.json; null where there is none.
     pub record: Value,
     pub metrics: Metrics,
     /// Steps of its checkpoints.
@@ -54,7 +54,7 @@ impl Run {
         names(runs).iter().map(|name| Self::open(runs, name)).collect()
     }
 
-    /// The keys that it was run with, as `node.KEY`; those of the dataflow have no node.
+    /// The keys that it was run with, as `node.KEY`. In a record of an older difflow those of the dataflow's `env:` have no node.
     pub fn keys(&self) -> BTreeMap<String, String> {
         let all = self.record["configuration"].as_object().into_iter().flatten();
         all.map(|(key, value)| (key.clone(), plain(value))).collect()

@@ -19,7 +19,7 @@ use crate::records::run::Run;
 pub const EXAMPLES: &str = "\
 Tables:
   metrics      run, node, name, step, value     every number that monitors stored
-  keys         run, key, value                  every key of run.json, as node.KEY; shared keys have no node
+  keys         run, key, value                  every key of run.json, as node.KEY
   checkpoints  run, step                        what is on disk
 
 Examples:

@@ -1,11 +1,10 @@
 //! The files that a dataflow file names.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use difflow_corpus::{files, source};
 use difflow_text::read_tokenizer;
-use tokenizers::Tokenizer;
+use difflow_tokenizer::special_tokens::SpecialTokens;
 
 use crate::dataflow::{File, Finding, Kind, Settings};
 use crate::validate::keys::Node;
@@ -21,12 +20,13 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
             findings.push(Finding::error(Kind::MissingFile, *at, format!("{}.path", node.id), found, allowed));
         }
     }
-    let mut tokenizers = BTreeMap::new();
     for node in nodes {
         if let Settings::Corpus(config) = &node.settings {
-            sources(node, &config.sources, findings);
+            sources(node, "SOURCES", &config.sources, findings);
+            let heldout = config.heldout.as_ref().map(|path| serde_json::json!([{"path": path}]).to_string());
+            heldout.into_iter().for_each(|list| sources(node, "HELDOUT", &list, findings));
         }
-        for (key, path) in named(&node.settings) {
+        for (key, path) in named(node) {
             if let Some(id) = hub_id(key, &path) {
                 if difflow_hub::cached_folder(&id).is_none() {
                     let found = format!("`{id}`, which is no path here");
@@ -40,7 +40,9 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
                 findings.push(Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed));
             }
         }
-        special_tokens(node, &mut tokenizers, findings);
+        if let Settings::Tokenizer(config) = &node.settings {
+            special_tokens(node, config, findings);
+        }
     }
 }
 
@@ -60,26 +62,31 @@ fn hub_id(key: &str, path: &Path) -> Option<String> {
 }
 
 /// Keys that name one file each.
-fn named(settings: &Settings) -> Vec<(&'static str, PathBuf)> {
+fn named(node: &Node) -> Vec<(&'static str, PathBuf)> {
     let model = |path: &str| ("BASE_MODEL", Path::new(path).join("config.json"));
-    let file = |key, path: &str| (key, PathBuf::from(path));
-    let given = |key, path: &str| (!path.is_empty()).then(|| file(key, path));
-    match settings {
-        Settings::Tokenizer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
-        Settings::Trainer(c) => vec![file("TOKENIZER", &c.tokenizer), model(&c.base_model)],
-        Settings::Sampler(c) => given("INFILL", &c.infill).into_iter().collect(),
-        Settings::Evaluator(c) => {
-            [given("HELDOUT", &c.heldout), given("INFILL", &c.infill)].into_iter().flatten().collect()
+    match &node.settings {
+        Settings::Tokenizer(c) => {
+            let own = c.tokenizer.as_ref().map(|path| ("TOKENIZER", PathBuf::from(path)));
+            own.into_iter().chain([model(&c.base_model)]).collect()
+        }
+        Settings::Trainer(c) => vec![model(&c.base_model)],
+        Settings::Sampler(_) | Settings::Evaluator(_) => {
+            let values = node.values();
+            let set = |key: &'static str| {
+                let path = values.get(key)?.as_str().filter(|path| !path.is_empty())?;
+                Some((key, PathBuf::from(path)))
+            };
+            ["HELDOUT", "INFILL"].into_iter().filter_map(set).collect()
         }
         _ => Vec::new(),
     }
 }
 
-fn sources(node: &Node, text: &str, findings: &mut Vec<Finding>) {
+fn sources(node: &Node, key: &str, text: &str, findings: &mut Vec<Finding>) {
     // What cannot be read is said with the keys.
     for source in source::parse(text).unwrap_or_default() {
         if let Err(problem) = files::find(&source) {
-            let (key, found) = ("SOURCES", format!("`{}`", problem.found));
+            let found = format!("`{}`", problem.found);
             findings.push(Finding::error(
                 Kind::MissingFile,
                 node.place(key),
@@ -92,31 +99,25 @@ fn sources(node: &Node, text: &str, findings: &mut Vec<Finding>) {
 }
 
 /// The tokens that begin and end a document must be the tokenizer's.
-fn special_tokens(node: &Node, tokenizers: &mut BTreeMap<String, Option<Tokenizer>>, findings: &mut Vec<Finding>) {
-    let Settings::Tokenizer(config) = &node.settings else { return };
-    let (path, bos, eos) = (&config.tokenizer, &config.bos_token, &config.eos_token);
-    if !Path::new(path).is_file() {
+fn special_tokens(node: &Node, config: &difflow_tokenizer::config::Config, findings: &mut Vec<Finding>) {
+    let path = config.tokenizer_file();
+    // A model on the hub, or one that is said to be missing above.
+    if !path.is_file() && (config.tokenizer.is_some() || !Path::new(&config.base_model).is_dir()) {
         return;
     }
-    let tokenizer = tokenizers.entry(path.clone()).or_insert_with(|| read_tokenizer(Path::new(path)).ok());
-    let mut wrong = |kind, key: &str, found: String, allowed: String| {
-        findings.push(Finding::error(kind, node.place(key), node.subject(key), found, allowed));
+    let mut wrong = |key: &str, found: String, allowed: String| {
+        findings.push(Finding::error(Kind::WrongValue, node.place(key), node.subject(key), found, allowed));
     };
-    let Some(tokenizer) = tokenizer else {
-        let allowed = "wanted: a tokenizer.json of Hugging Face tokenizers";
-        return wrong(Kind::WrongValue, "TOKENIZER", format!("`{path}`"), allowed.into());
-    };
-    for (key, token) in [("BOS_TOKEN", bos), ("EOS_TOKEN", eos)] {
-        if tokenizer.token_to_id(token).is_none() {
-            let mut names: Vec<String> =
-                tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-            names.sort();
-            wrong(
-                Kind::WrongValue,
-                key,
-                format!("`{token}`"),
-                format!("wanted: a token of {path}, such as {}", names.join(", ")),
-            );
+    match read_tokenizer(&path) {
+        Err(_) => wrong(
+            "TOKENIZER",
+            format!("`{}`", path.display()),
+            "wanted: a tokenizer.json of Hugging Face tokenizers".into(),
+        ),
+        Ok(tokenizer) => {
+            for problem in SpecialTokens::find(config, &tokenizer).err().into_iter().flatten() {
+                wrong(&problem.key, format!("`{}`", problem.found), problem.allowed);
+            }
         }
     }
 }

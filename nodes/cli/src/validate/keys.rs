@@ -55,10 +55,7 @@ pub fn settings<'a>(file: &'a File, environment: bool, findings: &mut Vec<Findin
     for entry in &file.nodes {
         let Some(program) = entry.program else { continue };
         let own: Vec<String> = entry.env.keys().cloned().collect();
-        let lookup = |key: &str| {
-            let value = file.value(entry, key).map(|value| value.text);
-            value.or_else(|| environment.then(|| std::env::var(key).ok()).flatten())
-        };
+        let lookup = |key: &str| file.value(entry, key).map(|value| value.text);
         let reading = (program.read)(&own, &lookup);
         let node = Node { entry, settings: reading.settings, unread: reading.unread, file };
         for problem in reading.problems {

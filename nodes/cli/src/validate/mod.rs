@@ -15,7 +15,7 @@ use difflow_node_kit::dataflow::Dataflow;
 use eyre::{Context, Result};
 use serde_json::json;
 
-use crate::dataflow::{Finding, Kind, Level, Mark, shape};
+use crate::dataflow::{Finding, Kind, Level, Mark, Names, shape};
 use crate::terminal;
 
 pub use keys::settings;
@@ -24,7 +24,7 @@ pub use plugins::{Named, open};
 /// Exit code for a wrong configuration.
 pub const EXIT_CONFIG: u8 = 78;
 /// Exit code for a wrong call.
-const EXIT_USAGE: u8 = 2;
+pub const EXIT_USAGE: u8 = 2;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -77,13 +77,14 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     };
     enter_folder(file)?;
     let environment = if arguments.no_environment { Environment::None } else { Environment::Here };
-    let findings = check(&text, environment);
+    let Checked { findings, files } = check(&text, Path::new(""), environment);
+    let names = Names::new(file, &files);
     let wrong = findings.iter().any(|finding| finding.level == Level::Error || arguments.deny_warnings);
     if arguments.json {
-        println!("{:#}", json!(findings.iter().map(|finding| finding.to_json(&name)).collect::<Vec<_>>()));
+        println!("{:#}", json!(findings.iter().map(|finding| finding.to_json(&names)).collect::<Vec<_>>()));
     } else {
         for finding in &findings {
-            println!("{}", finding.to_text(&name));
+            println!("{}", finding.to_text(&names));
         }
         println!("{name}: {}", summary(&findings));
     }
@@ -115,11 +116,19 @@ fn summary(findings: &[Finding]) -> String {
     }
 }
 
-/// Everything that is wrong with the text of a dataflow file, in the order of the file.
-pub fn check(text: &str, environment: Environment) -> Vec<Finding> {
-    let (mut file, mut findings) = shape::read(text);
+/// What was found in a file.
+pub struct Checked {
+    /// Everything that is wrong, in the order of the file and then of its modules.
+    pub findings: Vec<Finding>,
+    /// The files that were read, relative to the folder; the dataflow file itself, the first, has no name here.
+    pub files: Vec<PathBuf>,
+}
+
+/// Everything that is wrong with the text of a dataflow file in `folder` and with its modules.
+pub fn check(text: &str, folder: &Path, environment: Environment) -> Checked {
+    let shape::Reading { mut file, mut findings, files, written_out } = shape::read(text, folder);
     let here = environment != Environment::None;
-    let (readable, missing) = variables::fill(text, &file, here);
+    let (readable, missing) = variables::fill(written_out.as_deref().unwrap_or(text), &file, here);
     findings.extend(missing);
     let dora = Dataflow::parse(&readable);
     if let Ok(dataflow) = &dora {
@@ -135,19 +144,20 @@ pub fn check(text: &str, environment: Environment) -> Vec<Finding> {
     }
     // dora says one thing at a time, often about what has been said above.
     if !findings.iter().any(|finding| finding.level == Level::Error) {
-        findings.extend(doras(&dora, &file));
+        findings.extend(doras(&dora, &file, written_out.is_none()));
     }
     findings.sort_by(|a, b| (a.at, a.level, &a.subject, a.kind).cmp(&(b.at, b.level, &b.subject, b.kind)));
     // A shared key is wrong once, not once a node.
     findings.dedup_by(|a, b| (a.at, a.kind) == (b.at, b.kind) && (a.found == b.found || a.kind == Kind::MissingFile));
-    findings
+    Checked { findings, files }
 }
 
 /// What dora itself finds: its reading of the file, its rules, and its strict types.
-fn doras(dora: &Result<Dataflow, String>, file: &crate::dataflow::File) -> Vec<Finding> {
-    let start = Mark { line: 1, column: 1 };
+/// Lines that dora names are those of the file itself only `as_written`.
+fn doras(dora: &Result<Dataflow, String>, file: &crate::dataflow::File, as_written: bool) -> Vec<Finding> {
     let whole = |text: String, kind| {
-        let at = place_in(&text).or_else(|| node_in(&text, file)).unwrap_or(start);
+        let place = place_in(&text).filter(|_| as_written);
+        let at = place.or_else(|| node_in(&text, file)).unwrap_or(Mark::START);
         vec![Finding::error(kind, at, "the dataflow", text, "wanted: a dataflow file that dora takes")]
     };
     let dataflow = match dora {
@@ -164,7 +174,7 @@ fn doras(dora: &Result<Dataflow, String>, file: &crate::dataflow::File) -> Vec<F
                 let node = file.node(&id);
                 let input = node
                     .and_then(|node| node.inputs.iter().find(|input| text.contains(&format!("\"{}\"", input.name))));
-                let at = input.map(|input| input.source_at).or(node.map(|node| node.at)).unwrap_or(start);
+                let at = input.map(|input| input.source_at).or(node.map(|node| node.at)).unwrap_or(Mark::START);
                 Finding::error(Kind::EdgeType, at, id, text, "wanted: types that agree (dora's strict types)")
             };
             problems.into_iter().map(finding).collect()
@@ -177,7 +187,7 @@ fn place_in(text: &str) -> Option<Mark> {
     let rest = &text[text.rfind("line ")? + 5..];
     let (line, rest) = rest.split_once(" column ")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    Some(Mark { line: line.parse().ok()?, column: digits.parse().ok()? })
+    Some(Mark { file: 0, line: line.parse().ok()?, column: digits.parse().ok()? })
 }
 
 /// The first node whose id a message names between backticks.

@@ -13,28 +13,13 @@ const DOCUMENTS_ASKED: u64 = 2;
 /// Seconds that a node needs to end: a checkpoint is written, texts are finished.
 const GRACE: f64 = 60.0;
 
-/// Keys that must have one value in all nodes that have them (with those that may go their own way), and what else would happen.
-const AGREE: [(&str, &[&str], Level, &str); 15] = [
-    ("RUN", &[], Level::Error, "checkpoints would be looked for in another run"),
-    ("RUNS", &[], Level::Error, "checkpoints would be looked for in another folder"),
-    ("TOKENIZER", &[], Level::Error, "the same ids would be other texts"),
-    ("BOS_TOKEN", &[], Level::Error, "documents would begin in two ways"),
-    ("EOS_TOKEN", &[], Level::Error, "documents would end in two ways"),
-    ("BASE_MODEL", &[], Level::Error, "the vocabulary would be another one"),
-    ("MODEL_RECIPE", &[], Level::Error, "the base model would be read in two ways"),
-    ("MODEL_RECIPE_CONFIG", &[], Level::Error, "the base model would be read in two ways"),
-    ("TORCH_MODEL", &[], Level::Error, "the base model would be read in two ways"),
-    ("TORCH_MODEL_CONFIG", &[], Level::Error, "the base model would be read in two ways"),
-    ("ACCUMULATION", &[], Level::Error, "t is spread over the batches of one step, so both must divide it alike"),
-    ("PRESET", &[], Level::Warning, "half of a preset is neither of the two"),
-    ("STEPS", &[], Level::Warning, "the last checkpoint would not be known as the last"),
-    ("NOISE_SCHEDULE", &[], Level::Warning, "the model would be used with another noise than it was trained with"),
-    (
-        "NOISE_SCHEDULE_CONFIG",
-        &[],
-        Level::Warning,
-        "the model would be used with another noise than it was trained with",
-    ),
+/// Keys that must have one value in all nodes that have them, and what else would happen. What one node alone decides is no key of
+/// another: it travels with the data and the checkpoints.
+const AGREE: [(&str, Level, &str); 4] = [
+    ("RUN", Level::Error, "checkpoints would be looked for in another run"),
+    ("RUNS", Level::Error, "checkpoints would be looked for in another folder"),
+    ("BASE_MODEL", Level::Error, "the vocabulary would be another one"),
+    ("PRESET", Level::Warning, "half of a preset is neither of the two"),
 ];
 
 /// Checks all of them.
@@ -43,6 +28,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     queues(file, nodes, findings);
     trainer(nodes, findings);
     graces(nodes, findings);
+    heldout(nodes, findings);
     let timed = file.nodes.iter().any(|node| node.inputs.iter().any(|input| input.source == Source::Timer));
     if let (true, false, Some(at)) = (timed, file.exits == Some(true), file.nodes_at) {
         let found = "no `exit_when_nodes_finish: true`";
@@ -74,11 +60,8 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
 
 fn agree(nodes: &[Node], findings: &mut Vec<Finding>) {
     let values: Vec<Value> = nodes.iter().map(Node::values).collect();
-    for (key, free, level, otherwise) in AGREE {
-        let has = |(node, values): &(&Node, &Value)| {
-            let program = node.entry.program.map_or("", |program| program.ports.program);
-            node.read(key) && values.get(key).is_some() && !free.contains(&program)
-        };
+    for (key, level, otherwise) in AGREE {
+        let has = |(node, values): &(&Node, &Value)| node.read(key) && values.get(key).is_some();
         // Trainer and noiser are what the others follow.
         let all: Vec<(&Node, &Value)> = nodes.iter().zip(&values).filter(has).collect();
         let leads = |node: &Node| matches!(node.settings, Settings::Trainer(_) | Settings::Noiser(_));
@@ -86,7 +69,7 @@ fn agree(nodes: &[Node], findings: &mut Vec<Finding>) {
         let wanted = &wanted[key];
         for (node, value) in &all {
             let value = &value[key];
-            if value == wanted || (key == "STEPS" && value.is_null()) {
+            if value == wanted {
                 continue;
             }
             // Where a node has a value of its own: that is what makes them differ.
@@ -179,6 +162,21 @@ fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
             let found = format!("KEEP_EVERY {every}, with a checkpoint every {} steps", config.checkpoint_every);
             let allowed = "wanted: a multiple of CHECKPOINT_EVERY, or checkpoints are kept seldom or never";
             let (at, subject) = (keeper.place("KEEP_EVERY"), keeper.subject("KEEP_EVERY"));
+            findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
+        }
+    }
+}
+
+/// Documents that are split off the corpus are for the evaluator.
+fn heldout(nodes: &[Node], findings: &mut Vec<Finding>) {
+    let own = |node: &Node| node.entry.env.get("HELDOUT").is_some_and(|value| !value.text.is_empty());
+    let scored = nodes.iter().any(|node| matches!(node.settings, Settings::Evaluator(_)) && own(node));
+    for node in nodes {
+        let Settings::Corpus(config) = &node.settings else { continue };
+        if scored && config.heldout.is_none() && config.heldout_documents > 0 {
+            let found = "documents that are split off the corpus, and an evaluator with a HELDOUT of its own";
+            let allowed = "wanted: HELDOUT for the corpus (it hands it on to the evaluator), or HELDOUT_DOCUMENTS: 0";
+            let (at, subject) = (node.place("HELDOUT"), node.subject("HELDOUT"));
             findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
         }
     }

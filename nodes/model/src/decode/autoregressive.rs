@@ -2,9 +2,10 @@
 
 use difflow_diffusion::keyed;
 
-use crate::cache::Active;
+use crate::cache::{Active, Cache};
 use crate::decode::choose::Ask;
 use crate::decode::draw::Sampling;
+use crate::decode::lanes::Lanes;
 use crate::decode::options::Score;
 use crate::error::ModelError;
 use crate::model::Model;
@@ -40,23 +41,139 @@ pub struct Generated {
     pub nfe: u32,
 }
 
+/// Texts on their way from left to right: each [`Writing::step`] is one forward and one token for all of them, and between forwards
+/// texts join, are looked at, and leave. What a text becomes is decided by its own key and its own steps.
+#[derive(Debug)]
+pub struct Writing<'m> {
+    model: &'m Model,
+    options: Generation,
+    texts: Lanes<Text>,
+    cache: Option<Cache>,
+}
+
+/// A token that a step wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    pub id: u64,
+    pub token: u32,
+}
+
+/// A text as it stands.
+#[derive(Debug)]
+struct Text {
+    key: u64,
+    /// With the prompt.
+    tokens: Vec<u32>,
+    prompt: usize,
+    most: usize,
+    stopped: bool,
+}
+
+impl Text {
+    fn new_tokens(&self) -> usize {
+        self.tokens.len() - self.prompt
+    }
+
+    fn ended(&self) -> bool {
+        self.stopped || self.new_tokens() >= self.most
+    }
+
+    fn generated(&self) -> Generated {
+        let tokens = self.tokens[self.prompt..].to_vec();
+        Generated { tokens, stopped: self.stopped, nfe: self.new_tokens() as u32 }
+    }
+}
+
+impl<'m> Writing<'m> {
+    /// Nothing yet, to be written in this way. Errors if an option means nothing.
+    pub fn new(model: &'m Model, options: Generation) -> Result<Self, ModelError> {
+        options.sampling.check()?;
+        Ok(Self { model, options, texts: Lanes::default(), cache: None })
+    }
+
+    /// Takes a prompt; returns its id: the number of prompts that joined before. Errors if it does not fit the model.
+    pub fn join(&mut self, prompt: Prompt) -> Result<u64, ModelError> {
+        let most = self.options.max_new_tokens;
+        self.model.check_prompt(&prompt.tokens, most)?;
+        let length = prompt.tokens.len();
+        let text = Text { key: prompt.key, tokens: prompt.tokens, prompt: length, most, stopped: false };
+        let (id, lane) = self.texts.join(text);
+        if let Some(cache) = &mut self.cache {
+            cache.clear(lane)?;
+        }
+        Ok(id)
+    }
+
+    /// Number of texts that have not ended.
+    pub fn going(&self) -> usize {
+        self.texts.iter().filter(|(_, _, text)| !text.ended()).count()
+    }
+
+    /// One forward and one token for every text that has not ended; returns the tokens in the order the texts joined, none when all
+    /// have ended. Errors if the forward fails; the texts are then of no more use.
+    pub fn step(&mut self) -> Result<Vec<Written>, ModelError> {
+        if self.going() == 0 {
+            return Ok(Vec::new());
+        }
+        let Self { model, options, texts, cache } = self;
+        let capacity = texts.iter().map(|(_, _, text)| text.prompt + text.most - 1).max().unwrap_or(0);
+        let cache = model.room(cache, (texts.count(), capacity), true)?;
+        let mut active = Active::default();
+        let mut drawn = Vec::new();
+        for (lane, _, text) in texts.iter().filter(|(_, _, text)| !text.ended()) {
+            let (step, last) = (text.new_tokens(), text.tokens.len() - 1);
+            let new = if step == 0 { 0..text.tokens.len() } else { last..last + 1 };
+            let seen = |at: usize| model.config.reach(at)..at + 1;
+            active.add(lane, new.map(|at| (at, text.tokens[at])), seen, std::iter::once(last));
+            let uniform = keyed::uniform(&mut keyed::rng(options.seed, "generate", step as u64, text.key));
+            let penalised = options.sampling.repetition_penalty != 1.0;
+            drawn.push((uniform, if penalised { different(&text.tokens) } else { Vec::new() }));
+        }
+        let choices = tch::no_grad(|| {
+            let hidden = model.decoder.partial(&active, cache)?;
+            let mut asks = Vec::with_capacity(drawn.len());
+            for (row, (uniform, present)) in drawn.iter().enumerate() {
+                asks.push(Ask { row, unguided: row, uniform: *uniform, present });
+            }
+            model.choose(&hidden, &asks, (&options.sampling, Score::Probability, 0.0))
+        })?;
+        let mut written = Vec::with_capacity(choices.len());
+        let going = texts.iter_mut().filter(|(_, _, text)| !text.ended());
+        for ((_, id, text), choice) in going.zip(choices) {
+            text.tokens.push(choice.token);
+            text.stopped = options.stop.contains(&choice.token);
+            written.push(Written { id, token: choice.token });
+        }
+        written.sort_by_key(|one| one.id);
+        Ok(written)
+    }
+
+    /// Takes the texts that have ended, with their ids, in the order they joined.
+    pub fn take_finished(&mut self) -> Vec<(u64, Generated)> {
+        let ended = self.texts.take(|_, text| text.ended());
+        ended.into_iter().map(|(id, text)| (id, text.generated())).collect()
+    }
+
+    /// Takes a text, ended or not, as it stands. `None` when there is none with this id.
+    pub fn cancel(&mut self, id: u64) -> Option<Generated> {
+        self.texts.take(|other, _| other == id).pop().map(|(_, text)| text.generated())
+    }
+}
+
 impl Model {
     /// Continues prompts of equal or different lengths. The call ends when the last of them does.
     ///
     /// # Errors
     /// When a prompt or an option does not fit the model.
     pub fn generate(&self, prompts: &[Prompt], options: &Generation) -> Result<Vec<Generated>, ModelError> {
-        options.sampling.check()?;
-        let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let mut writing = Writing::new(self, options.clone())?;
         for prompt in prompts {
-            self.check_prompt(&prompt.tokens, options.max_new_tokens)?;
+            writing.join(prompt.clone())?;
         }
-        let mut all = vec![Generated::default(); prompts.len()];
-        if prompts.is_empty() || options.max_new_tokens == 0 {
-            return Ok(all);
+        while writing.going() > 0 {
+            writing.step()?;
         }
-        tch::no_grad(|| self.continue_all(prompts, longest, options, &mut all))?;
-        Ok(all)
+        Ok(writing.take_finished().into_iter().map(|(_, generated)| generated).collect())
     }
 
     fn check_prompt(&self, tokens: &[u32], more: usize) -> Result<(), ModelError> {
@@ -74,55 +191,6 @@ impl Model {
             }
             _ => Ok(()),
         }
-    }
-
-    fn continue_all(
-        &self,
-        prompts: &[Prompt],
-        longest: usize,
-        options: &Generation,
-        all: &mut [Generated],
-    ) -> Result<(), ModelError> {
-        let capacity = longest + options.max_new_tokens - 1;
-        let mut cache = self.decoder.cache(&self.config, (prompts.len(), capacity), true)?;
-        let window = self.config.sliding_window.unwrap_or(usize::MAX);
-        let mut texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
-        for step in 0..options.max_new_tokens {
-            let going: Vec<usize> = (0..prompts.len()).filter(|&row| !all[row].stopped).collect();
-            if going.is_empty() {
-                break;
-            }
-            let mut active = Active::default();
-            for &row in &going {
-                let text = &texts[row];
-                let last = text.len() - 1;
-                let new = if step == 0 { 0..text.len() } else { last..text.len() };
-                let seen = |at: usize| (at + 1).saturating_sub(window)..at + 1;
-                active.add(row, new.map(|at| (at, text[at])), seen, std::iter::once(last));
-            }
-            let hidden = self.decoder.partial(&active, &mut cache)?;
-            let present: Vec<Vec<u32>> = match options.sampling.repetition_penalty == 1.0 {
-                true => vec![Vec::new(); going.len()],
-                false => going.iter().map(|&row| different(&texts[row])).collect(),
-            };
-            let asks: Vec<Ask> = (0..)
-                .zip(&going)
-                .zip(&present)
-                .map(|((at, &row), present)| {
-                    let mut rng = keyed::rng(options.seed, "generate", step as u64, prompts[row].key);
-                    Ask { row: at, unguided: at, uniform: keyed::uniform(&mut rng), present }
-                })
-                .collect();
-            let choices = self.choose(&hidden, &asks, (&options.sampling, Score::Probability, 0.0))?;
-            for (&row, choice) in going.iter().zip(choices) {
-                let (text, generated) = (&mut texts[row], &mut all[row]);
-                text.push(choice.token);
-                generated.tokens.push(choice.token);
-                generated.nfe += 1;
-                generated.stopped = options.stop.contains(&choice.token);
-            }
-        }
-        Ok(())
     }
 }
 

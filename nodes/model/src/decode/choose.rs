@@ -6,6 +6,7 @@ use crate::decode::draw::Sampling;
 use crate::decode::options::Score;
 use crate::error::ModelError;
 use crate::host::write;
+use crate::kernel::choice::{exponentials, top};
 use crate::model::Model;
 use crate::shim::map_rows;
 
@@ -33,42 +34,68 @@ pub(crate) struct Choice {
 }
 
 impl Model {
-    /// A choice for each ask, from hidden states `[n, D]` before the last norm. Logits exist for a bounded number of asks at a
-    /// time, and come to the host once.
+    /// A choice for each ask, from hidden states `[n, D]` before the last norm.
     pub(crate) fn choose(
         &self,
         hidden: &Tensor,
         asks: &[Ask],
         (sampling, score, guidance): (&Sampling, Score, f64),
     ) -> Result<Vec<Choice>, ModelError> {
+        let sides: Vec<(usize, usize)> = asks.iter().map(|ask| (ask.row, ask.unguided)).collect();
+        self.over_logits(hidden, &sides, guidance, |scratch, at, logits| {
+            sampling.choose(logits, &asks[at], score, scratch)
+        })
+    }
+
+    /// Log-probability of one token for each of the hidden states `[n, D]` before the last norm, the mask token left out.
+    pub(crate) fn log_probabilities(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Vec<f64>, ModelError> {
+        let rows: Vec<(usize, usize)> = (0..tokens.len()).map(|row| (row, row)).collect();
+        self.over_logits(hidden, &rows, 0.0, |scratch, at, logits| {
+            scratch.resize(logits.len(), 0.0);
+            let largest = top(logits);
+            let total = f64::from(exponentials(logits, largest, 1.0, scratch));
+            f64::from(logits[tokens[at] as usize]) - f64::from(largest) - total.ln()
+        })
+    }
+
+    /// What `read` makes of the logits of each of `rows`: with guidance, those of its first number weighed against those of its
+    /// second. The mask token's is −∞. Logits exist for a bounded number of rows at a time, and come to the host once.
+    fn over_logits<T: Clone + Default + Send>(
+        &self,
+        hidden: &Tensor,
+        rows: &[(usize, usize)],
+        guidance: f64,
+        read: impl Fn(&mut Vec<f32>, usize, &mut [f32]) -> T + Sync,
+    ) -> Result<Vec<T>, ModelError> {
         let vocabulary = self.config.vocab_size;
         let normed = self.decoder.normed(hidden)?;
-        let logits_of = |rows: Vec<i64>| {
-            let in_order = rows.iter().enumerate().all(|(at, &row)| at as i64 == row) && rows.len() == asks.len();
-            let picked = match in_order && normed.size()[0] as usize == asks.len() {
+        let logits_of = |picked: Vec<i64>| {
+            let in_order = picked.iter().enumerate().all(|(at, &row)| at as i64 == row) && picked.len() == rows.len();
+            let picked = match in_order && normed.size()[0] as usize == rows.len() {
                 true => normed.shallow_clone(),
-                false => normed.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(self.device.torch())?)?,
+                false => normed.f_index_select(0, &Tensor::f_from_slice(&picked)?.f_to_device(self.device.torch())?)?,
             };
             self.decoder.logits(&picked)
         };
         let mask = self.config.adapted.as_ref().map(|adapted| adapted.mask_token_id as usize);
-        let mut choices = Vec::with_capacity(asks.len());
-        for chunk in asks.chunks((self.chunk_elements / vocabulary).max(1)) {
-            let mut logits = logits_of(chunk.iter().map(|ask| ask.row as i64).collect())?;
+        let chunk = (self.chunk_elements / vocabulary).max(1);
+        let mut results = Vec::with_capacity(rows.len());
+        for (number, part) in rows.chunks(chunk).enumerate() {
+            let mut logits = logits_of(part.iter().map(|(row, _)| *row as i64).collect())?;
             if guidance != 0.0 {
-                let without = logits_of(chunk.iter().map(|ask| ask.unguided as i64).collect())?;
+                let without = logits_of(part.iter().map(|(_, unguided)| *unguided as i64).collect())?;
                 logits = logits.f_mul_scalar(1.0 + guidance)?.f_sub(&without.f_mul_scalar(guidance)?)?;
             }
             let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
-            choices.extend(map_rows(write(&mut logits)?, vocabulary, grain, |scratch, number, logits| {
+            results.extend(map_rows(write(&mut logits)?, vocabulary, grain, |scratch, at, logits| {
                 if let Some(mask) = mask {
                     logits[mask] = f32::NEG_INFINITY;
                 }
-                sampling.choose(logits, &chunk[number], score, scratch)
+                read(scratch, number * chunk + at, logits)
             })?);
         }
-        Ok(choices)
+        Ok(results)
     }
 }
 

@@ -1,15 +1,187 @@
-//! Filling the masked positions of canvases with a diffusion model.
+//! Filling the masked positions of canvases with a diffusion model, one forward after the other.
 
 use crate::cache::{Active, Cache};
+use crate::config::Positions;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
 use crate::decode::choose::{Ask, Choice};
+use crate::decode::lanes::Lanes;
 use crate::decode::options::{Caching, DiffusionDecoding, Reveals, Score};
 use crate::decode::row::{Candidate, Row};
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::rope::{Rope, RopeScaling};
 
 /// Is told the number of a canvas, the canvas, and what a step reveals on it.
 pub type Watch<'a> = dyn FnMut(usize, &Canvas, &[Reveal]) + 'a;
+
+/// Canvases on their way: each [`Filling::step`] is one forward for all of them, and between forwards canvases join, are looked at,
+/// and leave.
+///
+/// What a canvas becomes is decided by its own key and its own steps, never by what is filled beside it or by when it joined.
+///
+/// ```no_run
+/// # use difflow_model::*;
+/// # fn fill(model: &Model, first: Canvas, second: Canvas) -> Result<(), ModelError> {
+/// let mut filling = Filling::new(model, DiffusionDecoding::default())?;
+/// filling.join(first)?;
+/// filling.step()?;
+/// filling.join(second)?;
+/// while filling.going() > 0 {
+///     for step in filling.step()? {
+///         println!("canvas {}: {:?}", step.id, step.reveals);
+///     }
+///     for (id, decoded) in filling.take_finished() {
+///         println!("canvas {id} took {} forwards", decoded.nfe);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Filling<'m> {
+    model: &'m Model,
+    options: DiffusionDecoding,
+    mask: u32,
+    rows: Lanes<Planned>,
+    cache: Option<Cache>,
+}
+
+/// What a step revealed on a canvas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Revealed {
+    pub id: u64,
+    pub reveals: Vec<Reveal>,
+}
+
+/// A row, and what it asks the next forward for: nothing when it is full.
+#[derive(Debug)]
+struct Planned {
+    row: Row,
+    wanted: Vec<Candidate>,
+}
+
+impl<'m> Filling<'m> {
+    /// Nothing yet, to be filled in this way. Errors if the model has no mask token or an option means nothing.
+    pub fn new(model: &'m Model, options: DiffusionDecoding) -> Result<Self, ModelError> {
+        let mask = model.config.mask_token_id()?;
+        options.check()?;
+        Ok(Self { model, options, mask, rows: Lanes::default(), cache: None })
+    }
+
+    /// Takes a canvas; returns its id: the number of canvases that joined before. Errors if it does not fit the model.
+    pub fn join(&mut self, canvas: Canvas) -> Result<u64, ModelError> {
+        canvas.check(self.model.config.vocab_size, self.model.longest())?;
+        let mut row = Row::new(canvas, self.mask);
+        let wanted = row.plan(&self.options);
+        let (id, lane) = self.rows.join(Planned { row, wanted });
+        if let Some(cache) = &mut self.cache {
+            let sides = sides(&self.options);
+            (lane * sides..(lane + 1) * sides).try_for_each(|lane| cache.clear(lane))?;
+        }
+        Ok(id)
+    }
+
+    /// Number of canvases that are not full yet.
+    pub fn going(&self) -> usize {
+        self.rows.iter().filter(|(_, _, planned)| !planned.wanted.is_empty()).count()
+    }
+
+    /// One forward for every canvas that is not full; returns what it revealed on each of them, nothing when all are full. Errors if
+    /// the forward fails; the canvases are then of no more use.
+    pub fn step(&mut self) -> Result<Vec<Revealed>, ModelError> {
+        let mut revealed = Vec::new();
+        for length in self.rotary_lengths() {
+            let choices = tch::no_grad(|| self.answer(length))?;
+            let mut choices = choices.into_iter();
+            for (_, id, planned) in self.rows.iter_mut() {
+                if planned.wanted.is_empty() || self.model.rotary_length(planned.row.length()) != length {
+                    continue;
+                }
+                let mine: Vec<Choice> = choices.by_ref().take(planned.wanted.len()).collect();
+                let reveals = planned.row.settle(&planned.wanted, &mine, &self.options).to_vec();
+                revealed.push(Revealed { id, reveals });
+                planned.wanted = planned.row.plan(&self.options);
+            }
+        }
+        revealed.sort_by_key(|one| one.id);
+        Ok(revealed)
+    }
+
+    /// A canvas that has not been taken; `None` for an id that is not here.
+    pub fn canvas(&self, id: u64) -> Option<&Canvas> {
+        self.rows.iter().find(|(_, other, _)| *other == id).map(|(_, _, planned)| planned.row.canvas())
+    }
+
+    /// Takes the canvases that are full, with their ids, in the order they joined.
+    pub fn take_finished(&mut self) -> Vec<(u64, Decoded)> {
+        let full = self.rows.take(|_, planned| planned.wanted.is_empty());
+        full.into_iter().map(|(id, planned)| (id, planned.row.finish())).collect()
+    }
+
+    /// Takes a canvas, full or not, as it stands: what is not known is the mask token. `None` when there is none with this id.
+    pub fn cancel(&mut self, id: u64) -> Option<Decoded> {
+        self.rows.take(|other, _| other == id).pop().map(|(_, planned)| planned.row.finish())
+    }
+
+    /// The rotary lengths of the canvases that are not full: each has a forward of its own.
+    fn rotary_lengths(&self) -> Vec<Option<usize>> {
+        let going = self.rows.iter().filter(|(_, _, planned)| !planned.wanted.is_empty());
+        let mut lengths: Vec<_> = going.map(|(_, _, planned)| self.model.rotary_length(planned.row.length())).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        lengths
+    }
+
+    /// One forward: a choice for every candidate, by lane.
+    fn answer(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
+        let Self { model, options, rows, cache, .. } = self;
+        let back = usize::from(options.shift);
+        let sides = sides(options);
+        let capacity = rows.iter().map(|(_, _, planned)| planned.row.length()).max().unwrap_or(0);
+        let cache = model.room(cache, (rows.count() * sides, capacity), options.cache != Caching::None)?;
+        let mut active = Active { rotary_length: length, ..Active::default() };
+        // Of each canvas its candidates, the first rows of its hidden states with and without what is given, and its tokens.
+        let mut asked = Vec::new();
+        for (lane, _, planned) in rows.iter_mut() {
+            let Planned { row, wanted } = planned;
+            if wanted.is_empty() || model.rotary_length(row.length()) != length {
+                continue;
+            }
+            let positions = row.positions(options);
+            let mut add = |lane: usize, given: bool| {
+                let start = active.wanted.len();
+                let tokens = positions.clone().map(|at| (at, row.token(at, given)));
+                let places = wanted.iter().map(|candidate| candidate.position - back);
+                active.add(lane, tokens, |at| model.config.reach(at)..row.end(), places);
+                start
+            };
+            let start = add(sides * lane, true);
+            let unguided = if row.guided(options) { add(sides * lane + 1, false) } else { start };
+            let present = if options.sampling.repetition_penalty == 1.0 { Vec::new() } else { row.present() };
+            asked.push((&*wanted, start, unguided, present));
+        }
+        let hidden = model.decoder.partial(&active, cache)?;
+        let mut asks = Vec::new();
+        for (wanted, start, unguided, present) in &asked {
+            asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
+                row: start + at,
+                unguided: unguided + at,
+                uniform: candidate.uniform,
+                present,
+            }));
+        }
+        let score = match options.reveals {
+            Reveals::Confidence { score, .. } | Reveals::Threshold { score, .. } => score,
+            Reveals::Random { .. } | Reveals::FirstHitting => Score::Probability,
+        };
+        model.choose(&hidden, &asks, (&options.sampling, score, options.guidance))
+    }
+}
+
+/// Lanes of the cache for each canvas.
+fn sides(options: &DiffusionDecoding) -> usize {
+    1 + usize::from(options.guidance != 0.0)
+}
 
 impl Model {
     /// Fills every masked position of the canvases; clean positions never change. Canvases may have different lengths. One forward
@@ -31,78 +203,42 @@ impl Model {
         options: &DiffusionDecoding,
         watch: &mut Watch,
     ) -> Result<Vec<Decoded>, ModelError> {
-        let mask = self.config.mask_token_id()?;
-        options.check()?;
+        let mut filling = Filling::new(self, options.clone())?;
         for canvas in canvases {
-            canvas.check(self.config.vocab_size, self.longest())?;
+            filling.join(canvas.clone())?;
         }
-        let mut rows: Vec<Row> = canvases.iter().map(|canvas| Row::new(canvas, mask)).collect();
-        let capacity = canvases.iter().map(|canvas| canvas.tokens.len()).max().unwrap_or(0);
-        tch::no_grad(|| -> Result<(), ModelError> {
-            let sides = 1 + usize::from(options.guidance != 0.0);
-            let keep = options.cache != Caching::None;
-            let mut cache = self.decoder.cache(&self.config, (rows.len() * sides, capacity), keep)?;
-            loop {
-                let wanted: Vec<Vec<Candidate>> = rows.iter_mut().map(|row| row.plan(options)).collect();
-                if wanted.iter().all(Vec::is_empty) {
-                    return Ok(());
-                }
-                let mut choices = self.answer(&mut rows, &wanted, options, &mut cache)?.into_iter();
-                for (number, (row, wanted)) in rows.iter_mut().zip(&wanted).enumerate() {
-                    let mine: Vec<Choice> = choices.by_ref().take(wanted.len()).collect();
-                    if !mine.is_empty() {
-                        watch(number, &canvases[number], row.settle(wanted, &mine, options));
-                    }
-                }
+        while filling.going() > 0 {
+            for Revealed { id, reveals } in filling.step()? {
+                watch(id as usize, &canvases[id as usize], &reveals);
             }
-        })?;
-        Ok(rows.into_iter().map(Row::finish).collect())
+        }
+        Ok(filling.take_finished().into_iter().map(|(_, decoded)| decoded).collect())
     }
 
-    /// One forward: a choice for every candidate, in order.
-    fn answer(
-        &self,
-        rows: &mut [Row],
-        wanted: &[Vec<Candidate>],
-        options: &DiffusionDecoding,
-        cache: &mut Cache,
-    ) -> Result<Vec<Choice>, ModelError> {
-        let back = usize::from(options.shift);
-        let sides = cache.shape.lanes / rows.len().max(1);
-        let mut active = Active::default();
-        let mut present = vec![Vec::new(); rows.len()];
-        // First row of hidden states of each canvas, and that of its unguided side.
-        let mut starts = vec![(0, 0); rows.len()];
-        for (number, row) in rows.iter_mut().enumerate().filter(|(number, _)| !wanted[*number].is_empty()) {
-            let positions = row.positions(options);
-            let mut add = |lane: usize, given: bool| {
-                let start = active.wanted.len();
-                let tokens = positions.clone().map(|at| (at, row.token(at, given)));
-                let asked = wanted[number].iter().map(|candidate| candidate.position - back);
-                active.add(lane, tokens, |_| 0..row.end(), asked);
-                start
-            };
-            let start = add(sides * number, true);
-            starts[number] = (start, if row.guided(options) { add(sides * number + 1, false) } else { start });
-            if options.sampling.repetition_penalty != 1.0 {
-                present[number] = row.present();
+    /// The length that the rotary embedding of a sequence goes by, where it goes by one (dynamic scaling). Sequences with different
+    /// ones do not share a forward, or what one becomes would depend on the longest beside it.
+    pub(crate) fn rotary_length(&self, length: usize) -> Option<usize> {
+        match &self.config.positions {
+            Positions::Rotary(Rope { scaling: Some(RopeScaling::Dynamic { original, .. }), .. }) => {
+                Some(length.max(*original))
             }
+            _ => None,
         }
-        let hidden = self.decoder.partial(&active, cache)?;
-        let mut asks = Vec::new();
-        for (number, wanted) in wanted.iter().enumerate() {
-            let (guided, unguided) = starts[number];
-            asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
-                row: guided + at,
-                unguided: unguided + at,
-                uniform: candidate.uniform,
-                present: &present[number],
-            }));
+    }
+
+    /// A cache with room for `size` = (lanes, positions of each), made or made larger as needed.
+    pub(crate) fn room<'c>(
+        &self,
+        cache: &'c mut Option<Cache>,
+        size: (usize, usize),
+        keep: bool,
+    ) -> Result<&'c mut Cache, ModelError> {
+        match cache {
+            Some(cache) => {
+                cache.grow(size)?;
+                Ok(cache)
+            }
+            None => Ok(cache.insert(self.decoder.cache(&self.config, size, keep)?)),
         }
-        let score = match options.reveals {
-            Reveals::Confidence { score, .. } | Reveals::Threshold { score, .. } => score,
-            Reveals::Random { .. } | Reveals::FirstHitting => Score::Probability,
-        };
-        self.choose(&hidden, &asks, (&options.sampling, score, options.guidance))
     }
 }

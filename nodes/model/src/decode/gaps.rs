@@ -1,13 +1,10 @@
 //! Texts with gaps whose lengths may be unknown.
-//!
-//! A length is found by filling the gap at every length within its bounds and keeping the most probable filling: the largest
-//! sum of the log-probabilities of the gap's tokens, each at the moment it was revealed (the chain rule, in the decoder's
-//! order). A mean in its place would favour long fillings, most of whose tokens follow from their first ones.
 
 use std::ops::Range;
 
 use crate::decode::canvas::{Canvas, Decoded};
 use crate::decode::diffusion::Watch;
+use crate::decode::gap_length::{Candidate, Search};
 use crate::decode::options::DiffusionDecoding;
 use crate::error::ModelError;
 use crate::model::Model;
@@ -41,7 +38,7 @@ pub struct Infilled {
     pub canvas: Canvas,
     /// Tokens of each gap on it.
     pub lengths: Vec<usize>,
-    /// How it was filled; `nfe` counts the forwards of every length that was tried.
+    /// How it was filled; `nfe` counts the canvases that were read to find the lengths as well.
     pub decoded: Decoded,
 }
 
@@ -71,11 +68,18 @@ impl Template {
         }
         (canvas, places)
     }
+
+    /// Whether a gap is one whose length is searched. With `stop`, one at the very end is not: a stop token ends it.
+    fn searched(&self, gaps: &[GapLength], number: usize, stop: bool) -> bool {
+        let open = stop && number + 1 == gaps.len() && matches!(self.pieces.last(), Some(Piece::Gap(_)));
+        gaps[number].least < gaps[number].most && !open
+    }
 }
 
 impl Model {
     /// Fills templates. Lengths that are not given are searched gap by gap from the left, the others meanwhile in the middle of
-    /// their bounds; one at the very end is not searched but as long as it may be when a stop token can end it.
+    /// their bounds; how a length is chosen is said in docs/SAMPLING.md. One at the very end is not searched but as long as it may
+    /// be when a stop token can end it.
     ///
     /// # Errors
     /// When a template or an option does not fit the model.
@@ -85,63 +89,53 @@ impl Model {
         options: &DiffusionDecoding,
         watch: &mut Watch,
     ) -> Result<Vec<Infilled>, ModelError> {
-        let mut lengths = Vec::with_capacity(templates.len());
-        let mut tried = vec![0; templates.len()];
-        for (template, tried) in templates.iter().zip(&mut tried) {
-            lengths.push(self.lengths(template, options, tried)?);
+        let gaps: Vec<Vec<GapLength>> = templates.iter().map(Template::gaps).collect();
+        if let Some(gap) = gaps.iter().flatten().find(|gap| gap.least > gap.most) {
+            let found = format!("{}..{}", gap.least, gap.most);
+            return Err(ModelError::input("length of a gap", found, "bounds in order"));
+        }
+        let stop = !options.stop.is_empty();
+        let mut lengths: Vec<Vec<usize>> = Vec::with_capacity(templates.len());
+        for (template, gaps) in templates.iter().zip(&gaps) {
+            let start = |number: usize| match template.searched(gaps, number, stop) {
+                true => gaps[number].least.midpoint(gaps[number].most),
+                false => gaps[number].most,
+            };
+            lengths.push((0..gaps.len()).map(start).collect());
+        }
+        let mut read = vec![0; templates.len()];
+        let mut search = Search::new(self, options)?;
+        for number in 0..gaps.iter().map(Vec::len).max().unwrap_or(0) {
+            let mut candidates = Vec::new();
+            for (of, (template, gaps)) in templates.iter().zip(&gaps).enumerate() {
+                if number >= gaps.len() || !template.searched(gaps, number, stop) {
+                    continue;
+                }
+                let mut tried = lengths[of].clone();
+                for length in gaps[number].least..=gaps[number].most {
+                    tried[number] = length;
+                    let (canvas, places) = template.canvas(&tried);
+                    // A longer gap than there are positions for is no choice; the shortest is refused in its place.
+                    if length > gaps[number].least && self.longest().is_some_and(|most| canvas.tokens.len() > most) {
+                        break;
+                    }
+                    candidates.push(Candidate { of, canvas, gap: places[number].clone() });
+                }
+            }
+            for best in search.best(candidates)? {
+                lengths[best.of][number] = best.length;
+                read[best.of] += best.read;
+            }
         }
         let canvases: Vec<Canvas> =
             templates.iter().zip(&lengths).map(|(template, lengths)| template.canvas(lengths).0).collect();
         let decoded = self.decode_watched(&canvases, options, watch)?;
-        let all = canvases.into_iter().zip(lengths).zip(decoded).zip(tried);
+        let all = canvases.into_iter().zip(lengths).zip(decoded).zip(read);
         Ok(all
-            .map(|(((canvas, lengths), mut decoded), tried)| {
-                decoded.nfe += tried;
+            .map(|(((canvas, lengths), mut decoded), read)| {
+                decoded.nfe += read;
                 Infilled { canvas, lengths, decoded }
             })
             .collect())
     }
-
-    /// The length of every gap; `tried` counts the forwards that finding them took.
-    fn lengths(
-        &self,
-        template: &Template,
-        options: &DiffusionDecoding,
-        tried: &mut u32,
-    ) -> Result<Vec<usize>, ModelError> {
-        let gaps = template.gaps();
-        if let Some(gap) = gaps.iter().find(|gap| gap.least > gap.most) {
-            let found = format!("{}..{}", gap.least, gap.most);
-            return Err(ModelError::input("length of a gap", found, "bounds in order"));
-        }
-        let open_end = !options.stop.is_empty() && matches!(template.pieces.last(), Some(Piece::Gap(_)));
-        let mut lengths: Vec<usize> = gaps.iter().map(|gap| gap.least.midpoint(gap.most)).collect();
-        for (number, gap) in gaps.iter().enumerate().filter(|(_, gap)| gap.least < gap.most) {
-            if open_end && number + 1 == gaps.len() {
-                lengths[number] = gap.most;
-                continue;
-            }
-            let choices: Vec<usize> = (gap.least..=gap.most).collect();
-            let canvases: Vec<(Canvas, Vec<Range<usize>>)> = choices
-                .iter()
-                .map(|&length| {
-                    lengths[number] = length;
-                    template.canvas(&lengths)
-                })
-                .collect();
-            let only: Vec<Canvas> = canvases.iter().map(|(canvas, _)| canvas.clone()).collect();
-            let decoded = self.decode(&only, options)?;
-            *tried += decoded.iter().map(|one| one.nfe).sum::<u32>();
-            let scores = decoded.iter().zip(&canvases).map(|(one, (_, places))| log_probability(one, &places[number]));
-            let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-            lengths[number] = best.map_or(gap.least, |(at, _)| choices[at]);
-        }
-        Ok(lengths)
-    }
-}
-
-/// Log-probability of the tokens revealed at `places`; −∞ when there are none, so that a gap is filled if it may be.
-fn log_probability(decoded: &Decoded, places: &Range<usize>) -> f64 {
-    let inside = decoded.history.iter().filter(|reveal| places.contains(&(reveal.position as usize)));
-    inside.map(|reveal| f64::from(reveal.probability).ln()).reduce(|a, b| a + b).unwrap_or(f64::NEG_INFINITY)
 }

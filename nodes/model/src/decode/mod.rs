@@ -5,13 +5,15 @@ mod canvas;
 mod choose;
 mod diffusion;
 mod draw;
+mod gap_length;
 mod gaps;
+mod lanes;
 mod options;
 mod row;
 
-pub use autoregressive::{Generated, Generation, Prompt};
+pub use autoregressive::{Generated, Generation, Prompt, Writing, Written};
 pub use canvas::{Canvas, Decoded, Reveal};
-pub use diffusion::Watch;
+pub use diffusion::{Filling, Revealed, Watch};
 pub use draw::Sampling;
 pub use gaps::{GapLength, Infilled, Piece, Template};
 pub use options::{Budget, Caching, DiffusionDecoding, Reveals, Score};

@@ -16,8 +16,9 @@ pub(crate) struct Candidate {
     pub uniform: f64,
 }
 
-pub(crate) struct Row<'a> {
-    canvas: &'a Canvas,
+#[derive(Debug)]
+pub(crate) struct Row {
+    canvas: Canvas,
     mask: u32,
     tokens: Vec<u32>,
     masked: Vec<bool>,
@@ -38,12 +39,11 @@ pub(crate) struct Row<'a> {
     history: Vec<Reveal>,
 }
 
-impl<'a> Row<'a> {
-    pub fn new(canvas: &'a Canvas, mask: u32) -> Self {
+impl Row {
+    pub fn new(canvas: Canvas, mask: u32) -> Self {
         let known = canvas.tokens.iter().zip(&canvas.masked);
         let tail = canvas.masked.iter().rposition(|masked| !masked).map_or(0, |last| last + 1);
         Self {
-            canvas,
             mask,
             tokens: known.map(|(&token, &masked)| if masked { mask } else { token }).collect(),
             masked: canvas.masked.clone(),
@@ -58,7 +58,18 @@ impl<'a> Row<'a> {
             step: 0,
             nfe: 0,
             history: Vec::new(),
+            canvas,
         }
+    }
+
+    /// What it was asked to fill.
+    pub fn canvas(&self) -> &Canvas {
+        &self.canvas
+    }
+
+    /// Positions of the canvas.
+    pub fn length(&self) -> usize {
+        self.canvas.tokens.len()
     }
 
     /// What the next forward has to answer; nothing when the canvas is full. Steps that reveal nothing are passed over.

@@ -55,6 +55,26 @@ impl Slab {
         let size = shape.lanes * shape.kv_heads * shape.columns() * shape.dim();
         Self { keys: vec![0.0; size], values: vec![0.0; size] }
     }
+
+    /// Moves what is kept into the places of a larger shape.
+    pub fn grow(&mut self, old: &Shape, new: &Shape) {
+        let mut wide = Self::new(new);
+        let (from, to, dim) = (old.columns(), new.columns(), new.dim());
+        for (keys, row) in wide.keys.chunks_mut(to.max(1)).zip(self.keys.chunks(from.max(1))) {
+            keys[..row.len()].copy_from_slice(row);
+        }
+        for (values, rows) in wide.values.chunks_mut((to * dim).max(1)).zip(self.values.chunks((from * dim).max(1))) {
+            values[..rows.len()].copy_from_slice(rows);
+        }
+        *self = wide;
+    }
+
+    /// Zeros in a lane: what is not seen has weight 0, and 0 times an infinity that a sequence left behind would not be 0.
+    pub fn clear(&mut self, shape: &Shape, lane: usize) {
+        let size = shape.kv_heads * shape.columns() * shape.dim();
+        self.keys[lane * size..(lane + 1) * size].fill(0.0);
+        self.values[lane * size..(lane + 1) * size].fill(0.0);
+    }
 }
 
 /// One position to be computed.

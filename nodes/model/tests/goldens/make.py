@@ -84,8 +84,8 @@ def fill(name, tensor):
     tensor.copy_(numbers.to(torch.float32).view_as(tensor))
 
 
-out = {"ids": IDS, "kept": KEPT, "cases": []}
-for title, config in CASES.items():
+def logits(config):
+    """The model of a config, and what it gives at the kept positions under a causal and a full pattern."""
     fields = {key: config[key] for key in config if key != "architectures"}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields), attn_implementation="eager")
     model = model.eval().double()
@@ -103,7 +103,18 @@ for title, config in CASES.items():
         bias = torch.zeros(LENGTH, LENGTH).double().masked_fill(far, float("-inf"))
         full = model(input_ids=ids, use_cache=False, attention_mask=bias[None, None]).logits[0]
     keep = lambda logits: [[round(x, 5) for x in logits[at].tolist()] for at in KEPT]
-    out["cases"].append({"title": title, "config": config, "tensors": names, "causal": keep(causal), "full": keep(full)})
-    if title in RECIPES:
-        out["cases"][-1]["recipe"] = RECIPES[title]
-print(json.dumps(out, separators=(",", ":")).replace('{"title"', '\n{"title"'))
+    return names, keep(causal), keep(full)
+
+
+def main():
+    out = {"ids": IDS, "kept": KEPT, "cases": []}
+    for title, config in CASES.items():
+        tensors, causal, full = logits(config)
+        out["cases"].append({"title": title, "config": config, "tensors": tensors, "causal": causal, "full": full})
+        if title in RECIPES:
+            out["cases"][-1]["recipe"] = RECIPES[title]
+    print(json.dumps(out, separators=(",", ":")).replace('{"title"', '\n{"title"'))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,7 @@
 //! Logits against `transformers` for every family, flag and RoPE scaling: tests/goldens/make.py says how they were made.
 
+use std::path::Path;
+
 use difflow_model::{Device, Model, Pattern, RECIPE_FILE};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
@@ -22,7 +24,18 @@ fn weights(name: &str, count: usize) -> Vec<u8> {
     (0..count).flat_map(|i| (number(i) as f32).to_le_bytes()).collect()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+/// Writes the file with the weights of the tensors with these names and shapes.
+pub fn write_weights(dir: &Path, tensors: &Value) {
+    let all = tensors.as_object().unwrap().iter().map(|(name, shape)| {
+        let shape: Vec<usize> = numbers(shape).iter().map(|&n| n as usize).collect();
+        (name.clone(), shape.clone(), weights(name, shape.iter().product()))
+    });
+    let all: Vec<(String, Vec<usize>, Vec<u8>)> = all.collect();
+    let views = all.iter().map(|(n, shape, data)| (n, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect()
 }
 
@@ -37,18 +50,7 @@ fn logits_equal_those_of_transformers() {
         if let Some(recipe) = case.get("recipe") {
             std::fs::write(dir.path().join(RECIPE_FILE), recipe.to_string()).unwrap();
         }
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = case["tensors"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .map(|(name, shape)| {
-                let shape: Vec<usize> = numbers(shape).iter().map(|&n| n as usize).collect();
-                (name.clone(), shape.clone(), weights(name, shape.iter().product()))
-            })
-            .collect();
-        let views =
-            tensors.iter().map(|(n, shape, data)| (n, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
-        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        write_weights(dir.path(), &case["tensors"]);
         let model = Model::load(dir.path(), Device::Cpu).unwrap();
         for (key, pattern) in [("causal", Pattern::Causal), ("full", Pattern::Full)] {
             let logits = model.logits(&ids, &pattern).unwrap();

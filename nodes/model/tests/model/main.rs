@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adaptation;
+mod config_keys;
 mod decoding;
 mod distribution;
 mod dtypes;
@@ -12,6 +13,7 @@ mod hostile;
 mod objective;
 mod pretrained;
 mod recipes;
+mod steps;
 mod support;
 mod training;
 mod transformers;

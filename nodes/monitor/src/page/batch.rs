@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use difflow_schema::Preview;
 use serde::Serialize;
 
-/// Token ids as text, each looked up once.
+/// Token ids as text, each looked up once; none are known without a tokenizer.
+#[derive(Default)]
 pub struct Words {
     words: Option<difflow_text::Words>,
     known: HashMap<u32, String>,

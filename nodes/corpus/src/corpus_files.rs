@@ -9,6 +9,7 @@ use difflow_node_kit::{Problem, Problems};
 use difflow_schema::run::{RunDir, bytes_sha256, write_atomically};
 use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Bytes of all files together that are digested, at most: a start must not take minutes because the corpus is large.
 const DIGESTED: u64 = 64 << 20;
@@ -31,7 +32,7 @@ pub struct Found {
 /// What is remembered of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Remembered {
+pub struct Remembered {
     path: String,
     bytes: u64,
     modified: String,
@@ -41,21 +42,25 @@ struct Remembered {
     whole: bool,
 }
 
-/// Remembers the files if the run has not been trained yet, else compares them with what is remembered.
+/// Lists the files, and what identifies their content, in `corpus.json`; once the run has been trained, compares them with what stands
+/// there.
 ///
 /// # Errors
-/// [`Problems`] with every file that is gone, new or changed; otherwise when the run's folder cannot be used.
-pub fn check(dir: &RunDir, found: &[Found]) -> Result<()> {
+/// [`Problems`] with every file that is gone, new or changed, or cannot be read; otherwise when the run's folder cannot be used.
+pub fn check(dir: &RunDir, found: &[Found]) -> Result<Vec<Remembered>> {
+    let now = digests(found)?;
     let path = dir.corpus();
     let trained = dir.checkpoint_steps().context("cannot list the checkpoints")?.last().is_some_and(|&step| step > 0);
     if !trained || !path.exists() {
-        return remember(&path, found);
+        let text = serde_json::to_vec_pretty(&now)?;
+        write_atomically(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        return Ok(now);
     }
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let before: Vec<Remembered> = serde_json::from_slice(&text)
         .with_context(|| format!("{} is no list of files; choose another RUN", path.display()))?;
-    Problems(differences(&before, found)).into_result()?;
-    Ok(())
+    Problems(differences(&before, &now)).into_result()?;
+    Ok(now)
 }
 
 /// Whether all files still have the size and time of change with which they were listed.
@@ -72,6 +77,14 @@ pub fn unchanged(found: &[Found]) -> Result<(), Problems> {
     Problems(changed.map(problem).collect()).into_result()
 }
 
+impl Remembered {
+    /// What tells its content from any other's.
+    pub fn identity(&self) -> Value {
+        let modified = (!self.whole).then_some(&self.modified);
+        json!([self.path, self.bytes, self.sha256, modified])
+    }
+}
+
 /// A file as it is now; `None` when it cannot be looked at.
 pub fn look(path: &Path) -> Option<Found> {
     let meta = fs::metadata(path).ok()?;
@@ -79,17 +92,23 @@ pub fn look(path: &Path) -> Option<Found> {
     Some(Found { path: path.to_owned(), bytes: meta.len(), modified })
 }
 
-fn remember(path: &Path, found: &[Found]) -> Result<()> {
-    let mut files = Vec::with_capacity(found.len());
-    for file in found {
-        // What cannot be read is reported by the corpus, which has to read it.
-        let Ok(sha256) = digest(&file.path, file.bytes, share(found)) else { return Ok(()) };
-        let whole = file.bytes <= share(found);
-        let (path, modified) = (file.path.display().to_string(), file.modified.to_string());
-        files.push(Remembered { path, bytes: file.bytes, modified, sha256, whole });
+fn digests(found: &[Found]) -> Result<Vec<Remembered>, Problems> {
+    let share = share(found);
+    let (mut files, mut problems) = (Vec::with_capacity(found.len()), Vec::new());
+    for Found { path, bytes, modified } in found {
+        match digest(path, *bytes, share) {
+            Ok(sha256) => files.push(Remembered {
+                path: path.display().to_string(),
+                bytes: *bytes,
+                modified: modified.to_string(),
+                sha256,
+                whole: *bytes <= share,
+            }),
+            Err(e) => problems.push(Problem::new("SOURCES", path.display(), format!("it cannot be read: {e}"))),
+        }
     }
-    let text = serde_json::to_vec_pretty(&files)?;
-    write_atomically(path, &text).with_context(|| format!("cannot write {}", path.display()))
+    Problems(problems).into_result()?;
+    Ok(files)
 }
 
 /// Bytes of each file that are digested.
@@ -115,7 +134,7 @@ fn digest(path: &Path, bytes: u64, share: u64) -> io::Result<String> {
     Ok(bytes_sha256(&content))
 }
 
-fn differences(before: &[Remembered], found: &[Found]) -> Vec<Problem> {
+fn differences(before: &[Remembered], now: &[Remembered]) -> Vec<Problem> {
     let began = |path: &str, what: String| {
         Problem::new(
             "SOURCES",
@@ -125,27 +144,23 @@ fn differences(before: &[Remembered], found: &[Found]) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     for old in before {
-        let Some(now) = found.iter().find(|file| file.path.display().to_string() == old.path) else {
-            problems.push(began(&old.path, "the file is gone".to_owned()));
+        let Some(now) = now.iter().find(|file| file.path == old.path) else {
+            // Up to November 2026 every file of a folder was listed, also those that are no documents.
+            if !Path::new(&old.path).is_file() {
+                problems.push(began(&old.path, "the file is gone".to_owned()));
+            }
             continue;
         };
         if now.bytes != old.bytes {
             problems.push(began(&old.path, format!("it has {} bytes and had {}", now.bytes, old.bytes)));
-            continue;
-        }
-        match digest(&now.path, now.bytes, share(found)) {
-            Err(e) => problems.push(began(&old.path, format!("it cannot be read: {e}"))),
-            Ok(sha256) if sha256 != old.sha256 => problems.push(began(&old.path, "its content changed".to_owned())),
-            Ok(_) if !old.whole && now.modified.to_string() != old.modified => {
-                problems.push(began(&old.path, "it was changed, and is too long to be compared".to_owned()));
-            }
-            Ok(_) => {}
+        } else if now.sha256 != old.sha256 {
+            problems.push(began(&old.path, "its content changed".to_owned()));
+        } else if !old.whole && now.modified != old.modified {
+            problems.push(began(&old.path, "it was changed, and is too long to be compared".to_owned()));
         }
     }
-    let known = |file: &&Found| !before.iter().any(|old| old.path == file.path.display().to_string());
-    problems.extend(
-        found.iter().filter(known).map(|file| began(&file.path.display().to_string(), "the file is new".into())),
-    );
+    let known = |file: &&Remembered| !before.iter().any(|old| file.path == old.path);
+    problems.extend(now.iter().filter(known).map(|file| began(&file.path, "the file is new".into())));
     problems
 }
 
@@ -176,8 +191,11 @@ mod tests {
         write("a", "One");
         check(&dir, &files(root, &["a", "b"])).unwrap();
         let refused = |names: &[&str]| check(&dir, &files(root, names)).unwrap_err().to_string();
+        check(&dir, &files(root, &["a"])).unwrap();
+        fs::remove_file(root.join("b")).unwrap();
         let text = refused(&["a"]);
         assert!(text.contains("b`; the file is gone"), "{text}");
+        write("b", "two");
         write("c", "three");
         assert!(refused(&["a", "b", "c"]).contains("the file is new"));
         write("a", "one");

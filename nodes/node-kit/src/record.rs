@@ -1,0 +1,115 @@
+//! A node's part of run.json: its keys as they were resolved, written and compared by the node itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use difflow_schema::run::RunDir;
+use difflow_schema::{Record, RecordError};
+use eyre::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::config::{self, Config};
+use crate::{Problem, Problems};
+
+/// Schema extension of a field that may have another value when a run is resumed: it changes how a run goes, not what comes out.
+pub const MAY_CHANGE: &str = "x-may-change";
+/// Schema extension of a field that names what is compared by its content elsewhere, so that its path may be another one.
+pub const BY_CONTENT: &str = "x-by-content";
+/// Schema extension of a field that is written into no file.
+pub const SECRET: &str = "x-secret";
+
+/// True where a key's schema has that extension.
+pub fn marked(schema: &Value, extension: &str) -> bool {
+    schema.get(extension) == Some(&Value::Bool(true))
+}
+
+/// Who writes, and in which start of the dataflow.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    /// Its program.
+    pub program: &'a str,
+    /// dora's name of this start.
+    pub start: &'a str,
+}
+
+/// Compares a node's keys with those that its run has, and writes them. As long as the run has no checkpoint nothing depends on
+/// them: then whatever an earlier start wrote is forgotten.
+///
+/// # Errors
+/// [`Problems`] with each key that may not change and did; otherwise when the run's folder cannot be used.
+pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
+    let Value::Object(values) = serde_json::to_value(config)? else { bail!("a configuration is not a mapping") };
+    let text = |key: &str| values.get(key).and_then(Value::as_str);
+    let (Some(run), Some(runs)) = (text("RUN"), text("RUNS")) else { bail!("a node without RUN and RUNS") };
+    let dir = RunDir::new(runs, run);
+    let schemas: BTreeMap<String, Value> = config::keys(&config::schema::<C>()).into_iter().collect();
+    let begun = !dir.checkpoint_steps().map_err(|e| unwritable(&dir, &e))?.is_empty();
+    let result = Record::update(&dir, |record| {
+        if !begun && record.start != writer.start {
+            *record = Record { more: std::mem::take(&mut record.more), ..Record::default() };
+        }
+        if record.difflow.is_empty() {
+            (record.difflow, record.start) = (env!("CARGO_PKG_VERSION").to_owned(), writer.start.to_owned());
+        }
+        if begun {
+            Problems(differences(record, writer.name, &values, &schemas)).into_result()?;
+        }
+        let own = format!("{}.", writer.name);
+        record.configuration.retain(|key, _| !key.strip_prefix(&own).is_some_and(|key| !key.contains('.')));
+        record.nodes.insert(writer.name.to_owned(), writer.program.to_owned());
+        let public = |key: &str| !schemas.get(key).is_some_and(|schema| marked(schema, SECRET));
+        let keys = values.into_iter().filter(|(key, _)| public(key));
+        record.configuration.extend(keys.map(|(key, value)| (format!("{own}{key}"), value)));
+        Ok::<(), Problems>(())
+    });
+    match result {
+        Ok(result) => Ok(result?),
+        Err(RecordError::Io(e)) => Err(unwritable(&dir, &e).into()),
+        Err(e) => Err(e).with_context(|| format!("the record of the run, {}", dir.record().display())),
+    }
+}
+
+fn unwritable(dir: &RunDir, error: &dyn std::fmt::Display) -> Problems {
+    let root: &Path = dir.root();
+    Problem::new("RUNS", root.display(), format!("this folder cannot be written to: {error}")).into()
+}
+
+/// The keys that may not change and did. Keys that only the record knows are none any more; what a record of an older difflow does
+/// not have was at its default.
+fn differences(
+    record: &Record,
+    name: &str,
+    values: &Map<String, Value>,
+    schemas: &BTreeMap<String, Value>,
+) -> Vec<Problem> {
+    let (own, old) = (format!("{name}."), !record.nodes.contains_key(name));
+    // A node that was not there before has nothing to compare; one of an older difflow wrote only what stood in the dataflow file.
+    if old && !record.nodes.is_empty() && !record.configuration.keys().any(|key| key.starts_with(&own)) {
+        return Vec::new();
+    }
+    let before = |key: &str| {
+        let found = record.configuration.get(&format!("{own}{key}"));
+        found.or_else(|| old.then(|| record.configuration.get(key)).flatten())
+    };
+    let free = |schema: &Value| marked(schema, MAY_CHANGE) || marked(schema, BY_CONTENT);
+    let mut problems = Vec::new();
+    for (key, schema) in schemas.iter().filter(|(_, schema)| !free(schema)) {
+        let Some(now) = values.get(key) else { continue };
+        let (same, before) = match before(key) {
+            Some(before) => (before == now || (old && config::means(before, schema, now)), before.to_string()),
+            None => (!old || schema.get("default").is_none_or(|default| default == now), "its default".to_owned()),
+        };
+        if !same {
+            let was = format!("this run began with {before}; put it back, or choose another RUN");
+            problems.push(Problem::new(format!("{own}{key}"), now, was));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,48 @@
+//! What the nodes of the data path did to the data. It travels in the metadata of every message, so that a node needs no copy of
+//! another node's keys, and hears of them from the node that owns them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::origin::Component;
+
+/// Everything that is known so far; each node adds its own and hands the rest on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// Fingerprint of the documents, from the corpus: its files, its query, its transforms, and which documents are held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<String>,
+    /// From the tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerFacts>,
+    /// From the noiser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_schedule: Option<Component>,
+    /// From the trainer, upstream with its demand: micro-batches of one optimizer step, over which t is stratified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accumulation: Option<u64>,
+    /// The plug-ins that worked on the data, by `node.KEY`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, Value>,
+}
+
+/// How texts became token ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenizerFacts {
+    /// Its tokenizer.json, absolute.
+    pub path: PathBuf,
+    /// sha256 of that.
+    pub sha256: String,
+    /// The token that begins a document.
+    pub bos: u32,
+    /// The token that ends a document; it may be the same.
+    pub eos: u32,
+    /// Tokens of a training row.
+    pub sequence_length: usize,
+    /// Entropy in nats of the lengths of the training documents, as cut; `None` while the corpus has not been read to its end.
+    pub length_entropy: Option<f64>,
+}
