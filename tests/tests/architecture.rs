@@ -70,7 +70,8 @@ fn the_libraries_point_one_way() {
     assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
     assert_eq!(ours("difflow-model"), ["difflow-diffusion", "difflow-plugin-host"]);
     assert_eq!(ours("difflow-text"), ["difflow-diffusion"]);
-    let inference = ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
+    let inference =
+        ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
     assert_eq!(ours("difflow-inference"), inference);
     assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
@@ -101,7 +102,8 @@ fn no_program_holds_decoding_or_scoring() {
         assert!(!used.contains("difflow-plugin-host") && !used.contains("difflow-hub"), "{program}: {used:?}");
     }
     assert_eq!(users_of(&graph, "difflow-inference"), ["difflow-cli", "difflow-evaluator", "difflow-sampler"]);
-    let inner = ["nelbo_sums", "ar_sums", "DiffusionDecoding", "Generation", ".infill(", ".generate(", "masked_positions("];
+    let inner =
+        ["nelbo_sums", "ar_sums", "DiffusionDecoding", "Generation", ".infill(", ".generate(", "masked_positions("];
     let programs = sources(&["nodes/cli/src", "nodes/sampler/src", "nodes/evaluator/src", "nodes/monitor/src"]);
     for (path, text) in &programs {
         let found: Vec<&&str> = inner.iter().filter(|name| text.contains(**name)).collect();

@@ -1,11 +1,11 @@
 //! A gap is filled by one answer only, and only when both sides are seen.
 #![allow(clippy::unwrap_used)]
 
+use difflow_text::Gap;
 use difflow_world::gaps::{LEAST_CHOICES, choose_gaps, gaps};
 use difflow_world::lexicon::Class;
 use difflow_world::mentions::mentions;
 use difflow_world::tell::{Split, tell};
-use difflow_text::Gap;
 use difflow_world::{check, check_beginning};
 
 /// All ways to fill the gap with words of the same classes, the answer included.

@@ -104,7 +104,8 @@ impl Evaluation {
         });
         let estimate = Estimate::of(&nats.collect::<Vec<_>>());
         let filled = ask(&questions.gaps)?;
-        let right = filled.iter().filter(|answer| matches!(answer, Answer::Gap(gap) if gap.exact == Some(true))).count();
+        let right =
+            filled.iter().filter(|answer| matches!(answer, Answer::Gap(gap) if gap.exact == Some(true))).count();
         let share = (!filled.is_empty()).then(|| right as f64 / filled.len() as f64);
         let mut metrics = BTreeMap::new();
         if session.left_to_right() {
@@ -135,7 +136,11 @@ impl Evaluation {
 
     /// The file of held-out documents.
     fn heldout(&self) -> PathBuf {
-        if self.config.heldout.is_empty() { self.config.run_dir().heldout() } else { PathBuf::from(&self.config.heldout) }
+        if self.config.heldout.is_empty() {
+            self.config.run_dir().heldout()
+        } else {
+            PathBuf::from(&self.config.heldout)
+        }
     }
 
     /// The corpus node writes the run's own held-out documents while the first checkpoint is made.
@@ -150,7 +155,8 @@ impl Evaluation {
 
     fn texts(&self) -> Result<Vec<String>, Problems> {
         let (path, column) = (self.heldout(), &self.config.text_column);
-        let missing = "allowed: a Parquet file of documents, or empty for those that the corpus node splits off for the run";
+        let missing =
+            "allowed: a Parquet file of documents, or empty for those that the corpus node splits off for the run";
         let wrong = |found: String| Problem::new("HELDOUT", path.display(), format!("{found}; {missing}"));
         let texts = documents::of_parquet(&path, column, self.config.eval_documents).map_err(|e| match e {
             DocumentsError::File { reason, .. } => wrong(reason).of_kind(Kind::File),

@@ -2,8 +2,8 @@
 
 use difflow_inference::set_num_threads;
 use difflow_node_kit::{CheckpointWork, Node, follow};
-use difflow_schema::{Checkpoint, Scores};
 use difflow_schema::run::RunDir;
+use difflow_schema::{Checkpoint, Scores};
 use eyre::Result;
 use serde_json::Value;
 

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_command_answers_one_line_a_text() {
-        let script = r#"while read -r line; do case "$line" in *bad*) echo "sentence 1: bad";; *) echo ok;; esac; done"#;
+        let script =
+            r#"while read -r line; do case "$line" in *bad*) echo "sentence 1: bad";; *) echo ok;; esac; done"#;
         assert_eq!(verdicts(script, &["a\nb", "bad"]).unwrap(), ["ok", "sentence 1: bad"]);
         assert!(verdicts("exit 3", &[]).unwrap().is_empty(), "nothing is asked about nothing");
     }

@@ -169,11 +169,11 @@ mod tests {
 
     #[test]
     fn options_are_read_by_their_configuration_names_and_the_rest_is_default() {
-        let found: Decoding =
-            serde_json::from_str(r#"{"DECODER": "first-hitting", "DIFFUSION_STEPS": 7, "CACHE": "dual", "WINDOW": null}"#)
-                .unwrap();
-        let wanted =
-            Decoding { decoder: Decoder::FirstHitting, steps: 7, cache: Caching::Dual, ..Decoding::default() };
+        let found: Decoding = serde_json::from_str(
+            r#"{"DECODER": "first-hitting", "DIFFUSION_STEPS": 7, "CACHE": "dual", "WINDOW": null}"#,
+        )
+        .unwrap();
+        let wanted = Decoding { decoder: Decoder::FirstHitting, steps: 7, cache: Caching::Dual, ..Decoding::default() };
         assert_eq!(found, wanted);
         assert!(serde_json::from_str::<Decoding>(r#"{"SCORE": "sure"}"#).unwrap_err().to_string().contains("margin"));
     }

@@ -52,8 +52,7 @@ impl Facts {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::default()),
             bytes => {
                 let bytes = bytes.map_err(|e| wrong(LINEAGE, e.to_string()))?;
-                let lineage: Value =
-                    serde_json::from_slice(&bytes).map_err(|e| wrong(LINEAGE, e.to_string()))?;
+                let lineage: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(LINEAGE, e.to_string()))?;
                 Ok(lineage.get("configuration").and_then(Value::as_object).map(Self::of_keys).unwrap_or_default())
             }
         }

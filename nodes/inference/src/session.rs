@@ -56,12 +56,7 @@ impl Session {
         Peers { words: self.words.clone(), facts: self.facts.clone(), opening: self.opening.clone(), mask }
     }
 
-    fn with_model(
-        folder: PathBuf,
-        mut model: Model,
-        facts: Facts,
-        opening: &Opening,
-    ) -> Result<Self, InferenceError> {
+    fn with_model(folder: PathBuf, mut model: Model, facts: Facts, opening: &Opening) -> Result<Self, InferenceError> {
         model.set_precision(opening.precision);
         let beside = Some(folder.join(TOKENIZER)).filter(|path| path.is_file() || facts.tokenizer.is_none());
         let tokenizer = opening.tokenizer.clone().or(beside).or_else(|| facts.tokenizer.clone()).unwrap_or_default();
@@ -182,11 +177,7 @@ fn has_weights(folder: &Path) -> bool {
     ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists())
 }
 
-fn loader(
-    opening: &Opening,
-    recipe: Option<&Component>,
-    torch: Option<&Component>,
-) -> Result<Loader, InferenceError> {
+fn loader(opening: &Opening, recipe: Option<&Component>, torch: Option<&Component>) -> Result<Loader, InferenceError> {
     if let Some(threads) = opening.threads {
         set_num_threads(threads);
     }

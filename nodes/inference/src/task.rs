@@ -205,8 +205,7 @@ mod tests {
     #[test]
     fn the_most_probable_candidate_is_chosen() {
         let base = tiny::session(false, 0.3);
-        let candidates: Vec<Document> =
-            (3..30).map(|token| Document { tokens: vec![1, 5, token], given: 2 }).collect();
+        let candidates: Vec<Document> = (3..30).map(|token| Document { tokens: vec![1, 5, token], given: 2 }).collect();
         let chosen = answers(&base, &[Task::Choice(candidates.clone())]).remove(0);
         let Answer::Choice(choice) = chosen else { panic!("{chosen:?}") };
         assert!(choice.candidates.iter().all(|one| one.nats >= choice.candidates[choice.best].nats && one.tokens == 1));

@@ -80,12 +80,7 @@ impl Session {
         Ok(all)
     }
 
-    fn fill(
-        &self,
-        texts: &[Template],
-        decoding: &Decoding,
-        watch: &mut Watch,
-    ) -> Result<Vec<Written>, InferenceError> {
+    fn fill(&self, texts: &[Template], decoding: &Decoding, watch: &mut Watch) -> Result<Vec<Written>, InferenceError> {
         let options = decoding.filling(self.shift(), self.stops());
         let filled = self.model().infill(texts, &options, watch)?;
         Ok(filled
@@ -206,11 +201,7 @@ mod tests {
         let base = tiny::session(false, 0.3);
         assert!(base.decoder(Decoder::Random).unwrap_err().to_string().contains("base model"));
         let gap = Template {
-            pieces: vec![
-                Piece::Tokens(vec![1]),
-                Piece::Gap(GapLength { least: 1, most: 1 }),
-                Piece::Tokens(vec![4]),
-            ],
+            pieces: vec![Piece::Tokens(vec![1]), Piece::Gap(GapLength { least: 1, most: 1 }), Piece::Tokens(vec![4])],
             key: 0,
         };
         let error = base.continue_texts(&[gap], &Decoding::default()).unwrap_err().to_string();

@@ -44,7 +44,8 @@ impl Score {
     fn of(measure: &'static Measure, history: &History) -> Option<Self> {
         let figure = measure.figure?;
         let name = measure.name;
-        let beside_another = MEASURES.iter().any(|one| one.figure.is_some_and(|figure| figure.comparable == Some(name)));
+        let beside_another =
+            MEASURES.iter().any(|one| one.figure.is_some_and(|figure| figure.comparable == Some(name)));
         if beside_another && history.metric(name).is_none() {
             return None;
         }

@@ -66,7 +66,9 @@ fn table(figures: &Figures) -> String {
         text.push_str("(gaps: before and after see both sides, the base model only the left one)\n");
     }
     if figures.score("nelbo_with_length").is_some() {
-        text.push_str("(with length: the NELBO is given the length of a document, the base model's loss has to predict it)\n");
+        text.push_str(
+            "(with length: the NELBO is given the length of a document, the base model's loss has to predict it)\n",
+        );
     }
     text
 }

@@ -2,8 +2,8 @@
 
 use difflow_inference::set_num_threads;
 use difflow_node_kit::{CheckpointWork, Node, follow};
-use difflow_schema::{Checkpoint, Texts};
 use difflow_schema::run::RunDir;
+use difflow_schema::{Checkpoint, Texts};
 use eyre::Result;
 
 use crate::config::Config;

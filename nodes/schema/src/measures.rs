@@ -104,18 +104,7 @@ impl Source {
 
 impl Measure {
     const fn new(source: Source, name: &'static str, unit: Unit, label: &'static str, what: &'static str) -> Self {
-        Self {
-            name,
-            source,
-            unit,
-            better: None,
-            label,
-            what,
-            curve: false,
-            reported: false,
-            column: "",
-            figure: None,
-        }
+        Self { name, source, unit, better: None, label, what, curve: false, reported: false, column: "", figure: None }
     }
 
     const fn training(name: &'static str, unit: Unit, what: &'static str) -> Self {

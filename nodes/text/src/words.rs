@@ -43,9 +43,7 @@ impl Words {
         let differs = |(token, id): &(String, u32)| mine.get(token).is_some_and(|own| own != id);
         match other.tokenizer.get_vocab(true).into_iter().filter(differs).min() {
             None => Ok(()),
-            Some((token, _)) => {
-                Err(TextError::Differ { path: self.path.clone(), other: other.path.clone(), token })
-            }
+            Some((token, _)) => Err(TextError::Differ { path: self.path.clone(), other: other.path.clone(), token }),
         }
     }
 

@@ -60,7 +60,10 @@ impl<'a> Printer<'a> {
         let text = text(self.words, &written.tokens)?;
         if !self.json {
             if many {
-                println!("--- {}.{}: {} forwards, {:.2} s", task.prompt_number, task.number, written.nfe, written.seconds);
+                println!(
+                    "--- {}.{}: {} forwards, {:.2} s",
+                    task.prompt_number, task.number, written.nfe, written.seconds
+                );
             }
             println!("{text}");
             return Ok(());
@@ -88,8 +91,7 @@ impl<'a> Printer<'a> {
     }
 
     fn filled(&self, written: &Written) -> Result<Vec<String>, TextError> {
-        let tokens: Vec<(u32, bool)> =
-            written.tokens.iter().copied().zip(written.filled.iter().copied()).collect();
+        let tokens: Vec<(u32, bool)> = written.tokens.iter().copied().zip(written.filled.iter().copied()).collect();
         let gaps = tokens.chunk_by(|a, b| a.1 == b.1).filter(|part| part[0].1);
         gaps.map(|gap| {
             let ids: Vec<u32> = gap.iter().map(|(token, _)| *token).filter(|token| *token != self.words.eos).collect();

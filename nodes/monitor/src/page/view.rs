@@ -39,7 +39,8 @@ impl News {
     /// The curves of a history.
     pub fn series_of(history: &History) -> BTreeMap<&'static str, Vec<Point>> {
         let points = |name| Some((name, history.metric(name)?.points().to_vec()));
-        let mut series: BTreeMap<_, _> = MEASURES.iter().filter(|one| one.curve).filter_map(|one| points(one.name)).collect();
+        let mut series: BTreeMap<_, _> =
+            MEASURES.iter().filter(|one| one.curve).filter_map(|one| points(one.name)).collect();
         if let (Some(waited), Some(took)) = (history.metric("data_wait_s"), history.metric("step_s")) {
             series.insert(DATA_WAIT, Series::shares(waited, took));
         }
