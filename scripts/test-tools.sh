@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# What some tests need and nothing else does: TensorBoard, to read event files back, and a Chromium where none is installed.
-# Both go into .difflow. What cannot be fetched is named, and the tests that want it say that they are skipped.
+# What some tests need and nothing else does: a Python with TensorBoard, to read event files back, and with a JSON schema validator; and a
+# Chromium where none is installed. Both go into .difflow. What cannot be fetched is named, and the tests that want it say that they are skipped.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -d .difflow ] || die "the checkout is not set up; run: make setup"
 cache=$(cd -P .difflow && pwd)
-TENSORBOARD_VERSION=2.21.0 CHROMIUM_VERSION=153.0.0
+PYTHON_PACKAGES=(tensorboard==2.21.0 'setuptools<81' jsonschema==4.26.0 PyYAML==6.0.4) CHROMIUM_VERSION=153.0.0
 
-tensorboard() {
-    local venv=$cache/test-venv
-    "$venv/bin/python3" -c "import tensorboard.version as t, sys; sys.exit(t.VERSION != '$TENSORBOARD_VERSION')" 2>/dev/null &&
-        return
-    say "TensorBoard $TENSORBOARD_VERSION for the tests: 45 MB to download; usually 1-5 minutes"
+python_packages() {
+    local venv=$cache/test-venv wanted="${PYTHON_PACKAGES[*]} $(python3 --version)"
+    [ "$(cat "$venv/ready" 2>/dev/null)" != "$wanted" ] || return 0
+    say "a Python with TensorBoard for the tests: 45 MB to download; usually 1-5 minutes"
     rm -rf "$venv" "$venv.new"
     python3 -m venv "$venv.new" &&
         "$venv.new/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir --quiet \
-            --only-binary=:all: "tensorboard==$TENSORBOARD_VERSION" 'setuptools<81' >&2 &&
+            --only-binary=:all: "${PYTHON_PACKAGES[@]}" >&2 &&
+        "$venv.new/bin/python3" -c 'import jsonschema, tensorboard, yaml' &&
+        printf '%s\n' "$wanted" >"$venv.new/ready" &&
         mv "$venv.new" "$venv"
 }
 
@@ -23,7 +24,8 @@ chromium() {
     local name folder=$cache/chromium
     [ -z "${DIFFLOW_CHROMIUM:-}" ] || return 0
     for name in chromium chromium-browser google-chrome google-chrome-stable chrome-headless-shell; do
-        ! command -v "$name" >/dev/null || return 0
+        # On PATH: `command -v` would find the function that this is.
+        ! type -P "$name" >/dev/null || return 0
     done
     [ ! -x "$folder/chromium" ] || return 0
     { command -v npm && command -v node; } >/dev/null || return 1
@@ -48,5 +50,5 @@ chromium() {
 }
 
 lock "$cache/test-tools.lock" "$cache"
-tensorboard || say "TensorBoard cannot be fetched; the test that reads event files with it is skipped"
+python_packages || say "Python packages for the tests cannot be fetched; those that read event files or check the schema are skipped"
 chromium || say "there is no Chromium and none can be fetched (as root: apt-get install chromium); browser tests are skipped"

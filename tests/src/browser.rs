@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::root;
+use crate::{root, skip};
 
 /// Names under which Chromium or Chrome lies on PATH.
 const NAMES: [&str; 5] =
@@ -46,10 +46,8 @@ impl Browser {
     /// Starts one, or says that `what` is skipped because there is none.
     pub fn open(what: &str) -> Option<Self> {
         let Some(program) = program() else {
-            eprintln!(
-                "SKIPPED: {what}: no Chromium (as root: apt-get install chromium; without root: scripts/test-tools.sh; or name \
-                 one with DIFFLOW_CHROMIUM)"
-            );
+            let how = "as root: apt-get install chromium; without root: scripts/test-tools.sh; or name one with DIFFLOW_CHROMIUM";
+            skip("browser", what, how);
             return None;
         };
         let profile = tempfile::tempdir().expect("a temporary folder");

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::skip;
+
 /// A mounted tmpfs; unmounted when dropped.
 pub struct Disk(PathBuf);
 
@@ -13,7 +15,7 @@ impl Disk {
         let size = format!("size={kib}k");
         let done = mount(&["-t", "tmpfs", "-o", &size, "tmpfs"], path);
         if !done {
-            eprintln!("SKIPPED: {what}: this user may not mount a tmpfs");
+            skip("tmpfs", what, "this user may not mount a tmpfs");
         }
         done.then(|| Self(path.to_owned()))
     }

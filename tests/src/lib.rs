@@ -12,6 +12,7 @@ mod parquet_file;
 mod processes;
 mod random;
 mod random_model;
+mod skip;
 mod tiny_run;
 
 pub use browser::Browser;
@@ -23,6 +24,7 @@ pub use parquet_file::write_parquet;
 pub use processes::{Process, family};
 pub use random::Random;
 pub use random_model::write_gpt2;
+pub use skip::{allowed_skips, python, real_data, skip};
 
 use std::path::{Path, PathBuf};
 
@@ -36,13 +38,4 @@ pub fn program(name: &str) -> PathBuf {
     let path = root().join("bin").join(name);
     assert!(path.exists(), "{} is missing; run `make build` first", path.display());
     path
-}
-
-/// The folder with real data, or `None` after saying that `what` is skipped.
-pub fn real_data(what: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("DIFFLOW_DATA_DIR").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("SKIPPED: {what}: DIFFLOW_DATA_DIR is not set (a folder with models/stories260K and text/)");
-    }
-    folder
 }

@@ -13,6 +13,8 @@ use crate::{Dataflow, Random, write_parquet};
 const VOCABULARY: usize = 64;
 /// Of the model.
 const WIDTH: usize = 16;
+/// Tokens in a row of [`Dataflow::ending_in`].
+const ROW: usize = 16;
 
 impl Dataflow {
     /// The default dataflow with a random model of one layer, its own corpus, and little to score and to sample.
@@ -20,7 +22,7 @@ impl Dataflow {
         let dataflow = Self::open("dataflow.yml");
         let folder = dataflow.folder().to_owned();
         let model = folder.join("model");
-        write_model(&model);
+        write_model(&model, false);
         let tokenizer = folder.join("tokenizer.json");
         fs::write(&tokenizer, tokenizer_json().to_string()).expect("the folder takes a file");
         let texts = texts(400);
@@ -45,6 +47,7 @@ impl Dataflow {
             .set("trainer", "ANNEAL_STEPS", steps * 2 / 3 + 1)
             .set("trainer", "CHECKPOINT_EVERY", steps / 6 + 1)
             .set("trainer", "THREADS", 1)
+            .set("corpus", "HELDOUT", path("heldout.parquet"))
             .set("evaluator", "HELDOUT", path("heldout.parquet"))
             .set("evaluator", "EVAL_DRAWS", 1)
             .set("evaluator", "INFILL", "")
@@ -54,6 +57,37 @@ impl Dataflow {
             .set("sampler", "DIFFUSION_STEPS", 4)
             .set("sampler", "CHECKER", "none")
             .set("sampler", "INFILL", "")
+    }
+
+    /// [`Dataflow::tiny`] for the question whether a forward reads to the right. Every row of training, every held-out document and every
+    /// gap's right side ends in `last`, `w3` or `w4`; nothing else has these words, and the model gives both the same logit. Its weights stay
+    /// what they are.
+    pub fn ending_in(steps: u64, last: &str) -> Self {
+        let dataflow = Self::tiny(steps);
+        let folder = dataflow.folder().to_owned();
+        write_model(&folder.join("model"), true);
+        // One document, whose tokens behind its <bos> fill the rows: no row has an <eos>, which would be predicted from `last`.
+        let mut random = Random::new(3);
+        let mut words = |rows: usize| {
+            let mut word =
+                |at: usize| if at % ROW == 0 { last.to_owned() } else { word(5 + random.below(VOCABULARY - 5)) };
+            (1..rows * ROW).map(|at| word(at + 1)).collect::<Vec<_>>().join(" ")
+        };
+        fs::write(folder.join("corpus.jsonl"), json!({"text": words(64)}).to_string() + "\n")
+            .expect("the folder takes a file");
+        // Longer than a row, so that they are cut behind their first `last`.
+        let heldout: Vec<String> = (0..4).map(|_| words(2)).collect();
+        let heldout: Vec<&str> = heldout.iter().map(String::as_str).collect();
+        write_parquet(&folder.join("heldout.parquet"), "text", &heldout);
+        let gap = json!({"id": 0, "left": "w9 w8", "answer": " w7 w6", "right": format!(" w5 {last}")});
+        fs::write(folder.join("gaps.jsonl"), gap.to_string() + "\n").expect("the folder takes a file");
+        let gaps = folder.join("gaps.jsonl").display().to_string();
+        dataflow
+            .set("", "SEQUENCE_LENGTH", ROW)
+            .set("tokenizer", "PACKING", "stream")
+            .set("trainer", "LEARNING_RATE", 1e-12)
+            .set("evaluator", "EVAL_DRAWS", 4)
+            .set("sampler", "INFILL", gaps)
     }
 
     /// The corpus of [`Dataflow::tiny`].
@@ -92,14 +126,15 @@ fn tokenizer_json() -> Value {
     })
 }
 
-/// config.json and model.safetensors of a LLaMA of one layer with random weights.
-fn write_model(folder: &Path) {
+/// config.json and model.safetensors of a LLaMA of one layer with random weights. With `twins` it has a head of its own, in which `w3` and
+/// `w4` have the same row.
+fn write_model(folder: &Path, twins: bool) {
     fs::create_dir_all(folder).expect("a folder");
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
         "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
-        "tie_word_embeddings": true, "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "float32",
+        "tie_word_embeddings": !twins, "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "float32",
     });
     fs::write(folder.join("config.json"), config.to_string()).expect("the folder takes a file");
     let square =
@@ -113,11 +148,16 @@ fn write_model(folder: &Path) {
     ];
     let mut random = Random::new(2);
     let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
-    for (name, shape) in square.into_iter().chain(wide).chain(norms).chain(rest) {
+    let head = twins.then(|| ("lm_head.weight".to_owned(), vec![VOCABULARY, WIDTH]));
+    for (name, shape) in square.into_iter().chain(wide).chain(norms).chain(rest).chain(head) {
         let start = data.len();
         for _ in 0..shape.iter().product() {
             let value = if shape.len() == 1 { 1.0 } else { random.unit() as f32 - 0.5 };
             data.extend(value.to_le_bytes());
+        }
+        if name == "lm_head.weight" {
+            let row = |token: usize| start + 4 * token * WIDTH;
+            data.copy_within(row(3)..row(4), row(4));
         }
         header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}));
     }

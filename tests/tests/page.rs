@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -171,7 +172,9 @@ fn the_page_says_when_a_run_is_over_and_shows_its_last_texts() {
 
 /// Nothing was asked of another host, and the console is empty.
 fn nothing_bad(browser: &mut Browser, url: &str) {
-    let outside: Vec<String> = browser.requested().into_iter().filter(|asked| !asked.starts_with(url)).collect();
+    let asked = browser.requested();
+    assert!(asked.iter().any(|asked| asked.starts_with(url)), "the browser's requests are not seen: {asked:?}");
+    let outside: Vec<String> = asked.into_iter().filter(|asked| !asked.starts_with(url)).collect();
     assert!(outside.iter().all(|asked| asked == "about:blank"), "asked elsewhere: {outside:?}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
@@ -190,15 +193,25 @@ fn a_page_that_others_can_reach_is_refused_without_a_token() {
     with_page(3).set("monitor", "PAGE_HOST", "0.0.0.0").run().refused(78, &["PAGE_HOST", "PAGE_TOKEN"]);
 }
 
-/// run.json and the report are handed to others; the token is not.
+/// Files of a run are handed to others; the token is not.
 #[test]
 fn the_token_stands_in_no_file_of_the_run() {
     let token = "a-secret-of-this-test-run";
     let dataflow = with_page(3).set("monitor", "PAGE_TOKEN", token);
     let outcome = dataflow.run().well().says(&["?token=PAGE_TOKEN"]);
     assert!(!outcome.text.contains(token));
-    for file in ["run.json", "report.html"] {
-        let text = std::fs::read_to_string(dataflow.run_folder().join(file)).unwrap();
-        assert!(!text.contains(token) && !text.contains("PAGE_TOKEN"), "{file}");
+    let files = files_in(&dataflow.run_folder());
+    for name in ["run.json", "report.html", "audit.jsonl", "manifest.json"] {
+        assert!(files.iter().any(|file| file.ends_with(name)), "no {name} in {files:?}");
     }
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let found = bytes.windows(token.len()).any(|part| part == token.as_bytes());
+        assert!(!found, "{} has the token", file.display());
+    }
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_in(&path) } else { vec![path] }).collect()
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use difflow_tests::{Outcome, program};
+use difflow_tests::{Outcome, program, skip};
 
 const SOON: Duration = Duration::from_secs(60);
 const RED: &str = "\u{1b}[1;31m";
@@ -12,7 +12,7 @@ const RED: &str = "\u{1b}[1;31m";
 /// `difflow run` of a file that is missing, on a terminal of its own: what it showed there.
 fn on_a_terminal(no_color: Option<&str>) -> Option<String> {
     if !Path::new("/usr/bin/script").exists() {
-        eprintln!("SKIPPED: colours on a terminal: no `script` (Debian: apt-get install bsdutils)");
+        skip("script", "colours on a terminal", "no `script` (Debian: apt-get install bsdutils)");
         return None;
     }
     let mut command = Command::new("/usr/bin/script");

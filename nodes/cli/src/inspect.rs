@@ -157,7 +157,7 @@ fn described(summary: &Summary, batch: u64, length: u64) -> Value {
         "tied": c.tied,
         "mask_token_id": c.adapted.as_ref().map(|adapted| adapted.mask_token_id),
         "shift": c.adapted.as_ref().map(|adapted| adapted.shift),
-        "objective": c.adapted.as_ref().map(|adapted| adapted.objective.clone()),
+        "objective": c.adapted.as_ref().map(|adapted| adapted.objective),
         "batch": batch,
         "seq_len": length,
         "training_memory": memory(false),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use difflow_schema::Record;
 use difflow_schema::audit::{self, AuditError, Link, Proof};
 use difflow_schema::run::{Manifest, RunDir};
 use eyre::{Context, Result, bail, ensure};
@@ -28,6 +29,8 @@ type Verified = Result<(Manifest, String), String>;
 struct Found {
     /// By step.
     checkpoints: Vec<(u64, Verified)>,
+    /// run.json, where there is one that can be read.
+    record: Option<Record>,
     proof: Result<Proof, String>,
 }
 
@@ -66,7 +69,8 @@ fn found(dir: &RunDir) -> Result<Found> {
             .map_err(|e: AuditError| e.to_string())
             .and_then(|proof| agrees(manifest, proof.links.last()).map(|()| proof)),
     };
-    Ok(Found { checkpoints, proof })
+    let record = Record::read(dir).ok().flatten();
+    Ok(Found { checkpoints, record, proof })
 }
 
 /// The records must say of the newest checkpoint what it says itself.
@@ -90,6 +94,12 @@ impl Found {
                 }
                 Err(problem) => println!("checkpoint {step:<10} damaged: {problem}"),
             }
+        }
+        if let Some(record) = self.record.as_ref().filter(|record| !record.revision.is_empty()) {
+            let version = |name: &str| record.versions.get(name).map_or("unknown", String::as_str);
+            let Record { difflow, revision, device, .. } = record;
+            println!("difflow               {difflow}, revision {revision}");
+            println!("trained on            {device}, libtorch {}, dora {}", version("libtorch"), version("dora"));
         }
         let Ok(proof) = &self.proof else { return };
         let Some(last) = proof.links.last() else { return };
@@ -117,6 +127,9 @@ impl Found {
         let proof = self.proof.as_ref().ok();
         json!({
             "checkpoints": checkpoints,
+            "revision": self.record.as_ref().map(|record| &record.revision),
+            "versions": self.record.as_ref().map(|record| &record.versions),
+            "device": self.record.as_ref().map(|record| &record.device),
             "exactly_once": proof.is_some(),
             "problem": self.proof.as_ref().err(),
             "batches": proof.and_then(|proof| proof.links.last()).map(|link| link.next_seq),

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use difflow_tests::skip;
 use serde_json::Value;
 
 const DIFFLOW: &str = env!("CARGO_BIN_EXE_difflow");
@@ -107,15 +108,20 @@ fn what_is_no_library_of_this_machine_is_said_to_be_so() {
     if std::fs::read(&good).is_ok() {
         // The superuser needs no permissions, until these capabilities are given up.
         const DAC: [libc::c_ulong; 2] = [1, 2]; // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-        let give_up = || match DAC.iter().all(|&one| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, one, 0, 0, 0) } == 0) {
-            true => Ok(()),
-            false => Err(std::io::Error::last_os_error()),
+        let give_up = || {
+            // SAFETY: a system call with numbers only.
+            let dropped = |one: libc::c_ulong| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, one, 0, 0, 0) } == 0;
+            if DAC.into_iter().all(dropped) { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };
         // SAFETY: only system calls, in the child before it becomes another program.
         unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, give_up) };
     }
     let Ok(output) = command.output() else {
-        println!("skipped: no permissions, which this user does not need and may not give up");
+        skip(
+            "permissions",
+            "a library that may not be read",
+            "this user needs no permissions and may not give that up",
+        );
         return;
     };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -71,31 +71,32 @@ fn completions_know_the_commands() {
 #[test]
 fn the_editor_schema_takes_the_dataflow_files_and_refuses_a_misspelt_key() {
     let check = "\
-import json, sys, glob
-try:
-    import jsonschema, yaml
-except ImportError as e:
-    print('SKIPPED:', e); sys.exit(0)
+import glob, json, jsonschema, re, yaml
 schema = json.load(open('docs/dataflow.schema.json'))
 jsonschema.Draft7Validator.check_schema(schema)
 validator = jsonschema.Draft7Validator(schema)
 class Loader(yaml.SafeLoader):
     pass
-for path in ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml') + glob.glob('nodes/*.module.yml')):
+mistakes = [('STEPS: ', 'STEPS: x'), ('WARMUP_STEPS', 'WARMUP_STEP'), ('queue_size', 'queue_sizes'), ('outputs: [documents]', 'outputs: [document]')]
+found = set()
+files = ['dataflow.yml'] + sorted(glob.glob('data/experiments/*.yml') + glob.glob('nodes/*.module.yml'))
+for path in files:
     # YAML 1.2, which editors read, takes 3e-3 for a number; PyYAML reads 1.1 and wants 3.0e-3.
-    import re
     text = re.sub(r'(: )(\\d+)e-(\\d+)', r'\\1\\2.0e-\\3', open(path).read())
     errors = list(validator.iter_errors(yaml.load(text, Loader)))
     assert not errors, (path, errors[:3])
-    for wrong in [('STEPS: ', 'STEPS: x'), ('WARMUP_STEPS', 'WARMUP_STEP'), ('queue_size', 'queue_sizes'), ('outputs: [documents]', 'outputs: [document]')]:
+    for wrong in mistakes:
         if wrong[0] in text:
+            found.add(wrong)
             assert list(validator.iter_errors(yaml.load(text.replace(*wrong), Loader))), (path, wrong)
+assert len(files) > 5 and len(found) == len(mistakes), (files, found)
 print('checked')
 ";
-    let output = Command::new("python3").args(["-c", check]).current_dir(root()).output().unwrap();
+    let Some(python) = difflow_tests::python("the editor's schema by another project's validator") else { return };
+    let output = Command::new(python).args(["-c", check]).current_dir(root()).output().unwrap();
     let problem = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{problem}");
-    print!("{}", text(&output));
+    assert_eq!(text(&output), "checked\n");
 }
 
 /// Each command's help ends with commands that can be typed.

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use difflow_model::{Device, Model, Pattern};
@@ -107,10 +106,7 @@ fn score_counts_every_token_but_the_first_of_each_document() {
 /// The independent number of the data's README: 1.3226 nats a token over 54,716 tokens.
 #[test]
 fn stories260k_scores_as_computed_with_transformers() {
-    let Some(data) = std::env::var_os("DIFFLOW_DATA_DIR").map(PathBuf::from) else {
-        println!("skipped: stories260K on tinystories-val: DIFFLOW_DATA_DIR is not set");
-        return;
-    };
+    let Some(data) = difflow_tests::real_data("stories260K on tinystories-val") else { return };
     let (model, text) = (data.join("models/stories260K"), data.join("text/tinystories-val.parquet"));
     let words = ["score", "--model", model.to_str().unwrap(), "--parquet", text.to_str().unwrap()];
     let found = found(&[&words[..], &["--mode", "ar", "--limit", "150", "--json"]].concat());

@@ -11,7 +11,7 @@ const DIFFLOW: &str = env!("CARGO_BIN_EXE_difflow");
 #[test]
 fn the_c_example_passes_every_test_under_valgrind_without_error_or_leak() {
     if Command::new("valgrind").arg("--version").output().is_err() {
-        println!("skipped: valgrind is not installed");
+        difflow_tests::skip("valgrind", "the C example under valgrind", "apt-get install valgrind");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! The corpus as one stream of texts, in an order that depends on nothing but the configuration and the files.
 
+use std::fmt::Display;
+
 use datafusion::arrow::array::{Array, AsArray, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -44,17 +46,18 @@ impl Corpus {
     pub async fn read_mixed(&self, seed: u64) -> Result<Reader, Problem> {
         let mut inputs = Vec::new();
         for query in &self.queries {
-            let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(self.key, &e))?;
-            let stream = stream.map_err(|e| failed(self.key, &e))?;
-            inputs.push(Input { key: self.key, stream, texts: None });
+            let failed = |error: &dyn Display| unreadable(self.key, &query.paths, error);
+            let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(&e))?;
+            let stream = stream.map_err(|e| failed(&e))?;
+            inputs.push(Input { key: self.key, paths: query.paths.clone(), stream, texts: None });
         }
         let weights = self.queries.iter().map(|query| query.weight).collect();
         Ok(Reader { inputs, weights, seed, index: 0 })
     }
 }
 
-fn failed(key: &str, error: &dyn std::fmt::Display) -> Problem {
-    Problem::new(key, "data that cannot be read", error.to_string())
+fn unreadable(key: &str, paths: &str, error: &dyn Display) -> Problem {
+    Problem::new(key, paths, format!("it cannot be read: {error}"))
 }
 
 /// One pass over the corpus.
@@ -86,6 +89,7 @@ impl Reader {
 /// One query's rows.
 struct Input {
     key: &'static str,
+    paths: String,
     stream: SendableRecordBatchStream,
     texts: Option<(StringArray, usize)>,
 }
@@ -102,10 +106,11 @@ impl Input {
                     }
                 }
             }
-            let batch = caught(self.stream.next()).await.map_err(|e| failed(self.key, &e))?;
+            let failed = |error: &dyn Display| unreadable(self.key, &self.paths, error);
+            let batch = caught(self.stream.next()).await.map_err(|e| failed(&e))?;
             let Some(batch) = batch else { return Ok(None) };
-            let batch = batch.map_err(|e| failed(self.key, &e.strip_backtrace()))?;
-            let texts = cast(batch.column(0), &DataType::Utf8).map_err(|e| failed(self.key, &e))?;
+            let batch = batch.map_err(|e| failed(&e.strip_backtrace()))?;
+            let texts = cast(batch.column(0), &DataType::Utf8).map_err(|e| failed(&e))?;
             self.texts = Some((texts.as_string::<i32>().clone(), 0));
         }
     }

@@ -40,7 +40,8 @@ impl Key {
 pub struct Split {
     /// By these they are left out of training.
     pub keys: BTreeSet<Key>,
-    texts: Vec<String>,
+    /// The documents.
+    pub texts: Vec<String>,
 }
 
 impl Split {
@@ -125,7 +126,10 @@ pub async fn publish(config: &Config, dir: &RunDir, split: &Split, transforms: &
         return Ok(());
     }
     let documents = Documents { doc: (0..split.texts.len() as u64).collect(), text: split.texts.clone() };
-    let texts = transforms.apply(0, SEED, documents)?.text;
+    let mut texts = transforms.apply(0, SEED, documents)?.text;
+    // A transform may repeat documents for training.
+    let mut seen = BTreeSet::new();
+    texts.retain(|text| seen.insert(Key::of(text)));
     let mut file = Partial::create(dir)?;
     file.write(texts)?;
     file.finish()

@@ -19,6 +19,8 @@ use crate::tables;
 pub struct Query {
     pub frame: DataFrame,
     pub weight: f64,
+    /// The sources that it reads, for messages.
+    pub paths: String,
 }
 
 type Table = (Source, Arc<dyn TableProvider>);
@@ -43,11 +45,13 @@ pub async fn plan(config: &Config) -> Result<Vec<Query>, Problems> {
             return Err(Problem::new("SQL", config.sql.as_deref().unwrap_or_default(), allowed).into());
         }
         let (source, table) = &tables[0];
-        return Ok(vec![Query { frame: frame(config, source, table, &tables).await?, weight: 1.0 }]);
+        let paths = tables.iter().map(|(source, _)| source.path.as_str()).collect::<Vec<_>>().join(", ");
+        return Ok(vec![Query { frame: frame(config, source, table, &tables).await?, weight: 1.0, paths }]);
     }
     let mut queries = Vec::new();
     for (source, table) in &tables {
-        queries.push(Query { frame: frame(config, source, table, &tables).await?, weight: source.weight });
+        let frame = frame(config, source, table, &tables).await?;
+        queries.push(Query { frame, weight: source.weight, paths: source.path.clone() });
     }
     Ok(queries)
 }

@@ -140,10 +140,12 @@ fn parse(id: &str) -> Option<Repo> {
 /// The cause in words, with what to do about the usual ones.
 fn readable(error: &ApiError) -> String {
     let text = error.to_string();
-    let hint = match () {
-        () if text.contains("401") || text.contains("403") => "; set HF_TOKEN to a token that may read it",
-        () if text.contains("404") => "; is the id right? A private model needs HF_TOKEN",
-        () => "",
+    let hint = if text.contains("401") || text.contains("403") {
+        "; set HF_TOKEN to a token that may read it"
+    } else if text.contains("404") {
+        "; is the id right? A private model needs HF_TOKEN"
+    } else {
+        ""
     };
     format!("{text}{hint}")
 }

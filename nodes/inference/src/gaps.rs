@@ -98,11 +98,8 @@ mod tests {
     /// Sampler and evaluator put the space of LLaMA 2's tokenizers before answer and right side: tokens that the model never saw there.
     #[test]
     fn the_three_parts_of_a_gap_have_the_tokens_of_the_whole_text() {
-        let Some(data) = std::env::var_os("DIFFLOW_DATA_DIR") else {
-            println!("skipped: a LLaMA 2 tokenizer: DIFFLOW_DATA_DIR is not set");
-            return;
-        };
-        let path = Path::new(&data).join("models/stories260K/tokenizer.json");
+        let Some(data) = difflow_tests::real_data("a LLaMA 2 tokenizer") else { return };
+        let path = data.join("models/stories260K/tokenizer.json");
         let words = Words::open(&path, 1, 2).unwrap();
         let text = text("Once upon a time there was a", " big dog", " who liked to run.");
         let gap = Gap::of_text(&text, &words).unwrap();

@@ -7,7 +7,7 @@
 //! | know what a checkpoint says of itself | [`Facts`] |
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
 //! | write: from nothing, behind a prompt, into gaps | [`Decoding`], [`Session::write`] |
-//! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity`] |
+//! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
 //! | read documents and gaps | [`documents`], [`Gap`], [`every_second_sentence_hidden`] |
 //! | let a command judge texts | [`Checker`] |
 //! | compare decoders | [`Measuring`] |

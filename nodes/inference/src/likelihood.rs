@@ -162,7 +162,7 @@ impl Session {
 
     /// Returns the perplexity of token sequences (the anchor first, which is not predicted) read from left to right, `rows` of them in a
     /// forward; NaN when there is nothing to predict. Errors if a sequence does not fit the model.
-    pub fn perplexity(&self, sequences: &[Vec<u32>], rows: usize) -> Result<f64, InferenceError> {
+    pub fn perplexity_of(&self, sequences: &[Vec<u32>], rows: usize) -> Result<f64, InferenceError> {
         Ok(self.model().perplexity(sequences, rows)?)
     }
 }

@@ -167,7 +167,7 @@ impl Measuring<'_> {
         // From left to right what follows a gap cannot be seen.
         let unfinished = if way.by_judge { &[] } else { unfinished };
         let completed = if unfinished.is_empty() { None } else { Some(self.completed(way, unfinished, go_on)?) };
-        let judged = self.judge.map(|judge| judge.perplexity(&sequences, self.rows)).transpose()?;
+        let judged = self.judge.map(|judge| judge.perplexity_of(&sequences, self.rows)).transpose()?;
         let count = written.len() as f64;
         Ok(Row {
             family: way.family,

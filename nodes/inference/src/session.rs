@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use difflow_model::{Device, Loader, Model, ModelConfig, Positions, Precision, TorchPlugin, set_num_threads};
+use difflow_model::{Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads};
 use difflow_plugin_host::ModelRecipe;
 use difflow_schema::Component;
 use difflow_schema::run::RunDir;
@@ -106,7 +106,7 @@ impl Session {
 
     /// Whether the model reads from left to right only: it has no mask token, or was trained to predict the next token.
     pub fn left_to_right(&self) -> bool {
-        self.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == "ar")
+        self.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar)
     }
 
     /// The most tokens that a text can have, where the model has a table of positions.

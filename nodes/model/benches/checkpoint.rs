@@ -4,9 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use difflow_model::{
-    AdamW, Device, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, Pattern,
-};
+use difflow_model::{AdamW, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Pattern};
 
 const CONFIG: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":8192,"hidden_size":384,"intermediate_size":1024,
     "num_hidden_layers":6,"num_attention_heads":6,"num_key_value_heads":6,"max_position_embeddings":512,
@@ -70,8 +68,7 @@ fn step(learner: &mut Learner) -> Result<Duration, ModelError> {
         batch.masked[i] = batch.maskable[i] && i % 2 == 0;
     }
     let started = Instant::now();
-    let normaliser = Normaliser::Global(batch.maskable_tokens() as f64);
-    learner.micro_step(&batch, &Pattern::Annealed { ratio: 0.5, seed: 0, draw: 0 }, normaliser)?;
+    learner.micro_step(&batch, &Pattern::Annealed { ratio: 0.5, seed: 0, draw: 0 })?;
     learner.apply(1e-4)?;
     Ok(started.elapsed())
 }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use difflow_model::{
-    AdamW, Device, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, Pattern,
-};
+use difflow_model::{AdamW, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Pattern};
 use difflow_plugin_host::{AnnealingSchedule, NoiseSchedule, PluginError};
 
 /// Rows of a micro-batch and tokens of a row, as in the default dataflow; one micro-batch is a step.
@@ -49,7 +47,7 @@ fn step() -> Result<f64, ModelError> {
     let mut least = f64::INFINITY;
     for draw in 0..8 {
         let begin = Instant::now();
-        learner.micro_step(&batch, &Pattern::Annealed { ratio: 0.5, seed: 0, draw }, Normaliser::Global(1000.0))?;
+        learner.micro_step(&batch, &Pattern::Annealed { ratio: 0.5, seed: 0, draw })?;
         learner.apply(1e-4)?;
         least = least.min(begin.elapsed().as_secs_f64());
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    AdamW, Device, Learner, MicroBatch, Model, ModelError, Normaliser, Objective, ObjectiveOptions, Pattern, Precision,
+    AdamW, Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Pattern, Precision,
 };
 
 /// Times training steps and prints one JSON line.
@@ -64,9 +64,9 @@ fn main() -> Result<(), ModelError> {
     if let Some(dir) = &a.write {
         model.save(dir)?;
     }
-    model.set_precision(if a.dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::Fp32 });
-    model.set_cpu_kernels(!a.plain);
-    model.set_activation_checkpointing(a.checkpointing);
+    let precision = if a.dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::Fp32 };
+    let (kernels, recompute) = (!a.plain, a.checkpointing);
+    model.set_arithmetic(Arithmetic { precision, kernels, recompute, ..model.arithmetic() });
     if a.unchunked {
         model.set_logit_chunk(usize::MAX);
     }
@@ -81,7 +81,7 @@ fn main() -> Result<(), ModelError> {
         let batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
         let start = Instant::now();
-        let sums = learner.micro_step(&batch, &pattern, Normaliser::Global(batch.maskable_tokens() as f64))?;
+        let sums = learner.micro_step(&batch, &pattern)?;
         // Reads the gradient's norm, so on a GPU the step is over when it returns.
         learner.apply(1e-4)?;
         seconds.push(start.elapsed().as_secs_f64());

@@ -13,8 +13,9 @@ namespace {
 
 using at::Tensor;
 
-// Runs once. Gets the gradient of the output (borrowed) and puts an owned tensor, or null for none, in each result.
-typedef int (*Backward)(void* state, Tensor* gradient, Tensor** results);
+// Runs once. Gets the gradient of the output (borrowed) and puts an owned tensor, or null for none, in each result; or returns 1 with the
+// message in `error`.
+typedef int (*Backward)(void* state, Tensor* gradient, Tensor** results, char* error, size_t room);
 typedef void (*Drop)(void* state);
 
 struct RustNode : torch::autograd::Node {
@@ -31,13 +32,14 @@ struct RustNode : torch::autograd::Node {
     torch::autograd::variable_list out(inputs);
     if (!gradients[0].defined()) return out;
     std::vector<Tensor*> raw(inputs, nullptr);
-    const int failed = backward(state, &gradients[0], raw.data());
+    char error[512] = "";
+    const int failed = backward(state, &gradients[0], raw.data(), error, sizeof(error));
     for (size_t i = 0; i < inputs; i++) {
       if (raw[i] == nullptr) continue;
       out[i] = std::move(*raw[i]);
       delete raw[i];
     }
-    TORCH_CHECK(!failed, "a gradient kernel of difflow failed or was asked twice");
+    TORCH_CHECK(!failed, "in the backward pass: ", error);
     return out;
   }
 };

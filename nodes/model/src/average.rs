@@ -8,7 +8,7 @@ use tch::Tensor;
 use crate::error::ModelError;
 use crate::parameter::Parameter;
 
-/// The averages, one for each parameter.
+/// The averages, one for each parameter; of one that is not trained, the parameter itself.
 #[derive(Debug)]
 pub(crate) struct Average {
     /// average ← decay · average + (1 − decay) · weight.
@@ -23,6 +23,9 @@ impl Average {
             return Err(ModelError::input("decay of the averaged weights", decay, "0 or more, below 1"));
         }
         let copy = |parameter: &Parameter| {
+            if !parameter.trainable {
+                return Ok(parameter.tensor.shallow_clone());
+            }
             let mut copy = parameter.tensor.f_detach()?.f_zeros_like()?;
             copy.f_copy_(&parameter.tensor.f_detach()?)?;
             Ok::<_, ModelError>(copy)
@@ -33,7 +36,7 @@ impl Average {
 
     /// Takes in the weights of one more update.
     pub fn add(&mut self, parameters: &[Parameter]) -> Result<(), ModelError> {
-        for (average, parameter) in self.values.iter_mut().zip(parameters) {
+        for (average, parameter) in self.values.iter_mut().zip(parameters).filter(|(_, p)| p.trainable) {
             let _ = average.f_lerp_(&parameter.tensor.f_detach()?, 1.0 - self.decay)?;
         }
         Ok(())

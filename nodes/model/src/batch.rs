@@ -18,7 +18,7 @@ pub struct MicroBatch {
     pub maskable: Vec<bool>,
     /// Document of each position, [`PADDING`] for padding.
     pub documents: Vec<u32>,
-    /// Loss weight w(t) of each row, `[rows]`.
+    /// Loss weight w(t) of each row, `[rows]`, or of each position, `[rows · length]`.
     pub weights: Vec<f64>,
 }
 
@@ -60,13 +60,28 @@ impl MicroBatch {
             masked: self.masked[a..b].to_vec(),
             maskable: self.maskable[a..b].to_vec(),
             documents: self.documents[a..b].to_vec(),
-            weights: self.weights[from..to].to_vec(),
+            weights: self.weights[from * self.weights_a_row()..to * self.weights_a_row()].to_vec(),
         }
+    }
+
+    /// 1, or the length where each position has a weight of its own.
+    fn weights_a_row(&self) -> usize {
+        self.weights.len() / self.rows.max(1)
+    }
+
+    /// Loss weight of a position of the batch.
+    pub(crate) fn weight(&self, at: usize) -> f64 {
+        if self.weights.len() == self.rows { self.weights[at / self.length] } else { self.weights[at] }
     }
 
     /// Number of maskable positions.
     pub fn maskable_tokens(&self) -> u64 {
         self.maskable.iter().filter(|&&m| m).count() as u64
+    }
+
+    /// Number of positions that are not padding.
+    pub(crate) fn tokens_read(&self) -> u64 {
+        self.documents.iter().filter(|&&document| document != PADDING).count() as u64
     }
 
     /// Sizes that agree, ids inside the vocabulary, weights that are finite.
@@ -80,11 +95,14 @@ impl MicroBatch {
             ("masked of the micro-batch", self.masked.len(), n),
             ("maskable of the micro-batch", self.maskable.len(), n),
             ("documents of the micro-batch", self.documents.len(), n),
-            ("weights of the micro-batch", self.weights.len(), self.rows),
         ] {
             if found != wanted {
                 return Err(ModelError::input(what, found, wanted));
             }
+        }
+        if ![self.rows, n].contains(&self.weights.len()) {
+            let wanted = format!("{}, one a row, or {n}, one a position", self.rows);
+            return Err(ModelError::input("weights of the micro-batch", self.weights.len(), wanted));
         }
         if let Some(longest) = longest.filter(|&longest| self.length > longest) {
             let wanted = format!("at most {longest}, the model's learned positions");
@@ -94,8 +112,9 @@ impl MicroBatch {
             let what = format!("token of row {}, position {}", at / self.length, at % self.length);
             return Err(ModelError::input(what, self.tokens[at], format!("an id below the vocabulary's {vocab_size}")));
         }
-        if let Some(row) = self.weights.iter().position(|w| !w.is_finite()) {
-            return Err(ModelError::input(format!("loss weight of row {row}"), self.weights[row], "a finite number"));
+        if let Some(at) = self.weights.iter().position(|w| !w.is_finite()) {
+            let what = format!("loss weight of row {}", at / self.weights_a_row());
+            return Err(ModelError::input(what, self.weights[at], "a finite number"));
         }
         Ok(())
     }

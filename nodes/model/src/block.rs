@@ -1,9 +1,10 @@
-//! One block of the decoder, and how each family names and stores its parts.
+//! One block of the decoder, and its parts by the names of a family.
 
 use tch::Tensor;
 
 use crate::config::{ModelConfig, NormKind};
 use crate::error::ModelError;
+use crate::family::Names;
 use crate::layers::{FeedForward, Linear, Norm};
 use crate::parameter::{Init, Leaf};
 
@@ -36,68 +37,68 @@ impl Block {
     }
 }
 
-/// A norm over the hidden size.
-pub(crate) fn norm(config: &ModelConfig, name: &str, take: &mut Take) -> Result<Norm, ModelError> {
-    let shape = vec![config.hidden_size as i64];
-    let weight = take(Leaf::new(Init::One, [(format!("{name}.weight"), shape.clone())]))?;
-    let bias = match config.norm {
-        NormKind::Rms => None,
-        NormKind::Layer => Some(take(Leaf::new(Init::Zero, [(format!("{name}.bias"), shape)]))?),
-    };
-    Ok(Norm { kind: config.norm, weight, bias, eps: config.norm_eps })
+/// Asks for the parts of a model by the names of its family.
+pub(crate) struct Parts<'a, 't> {
+    pub config: &'a ModelConfig,
+    pub names: &'static Names,
+    pub take: &'a mut Take<'t>,
 }
 
-/// One block of LLaMA and its relatives.
-pub(crate) fn llama_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
-    let at = format!("model.layers.{layer}");
-    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
-    let (q, kv) = ((config.heads * config.head_dim) as i64, (config.kv_heads * config.head_dim) as i64);
-    let linear = |init, input: i64, parts: &[(&str, i64)], bias: bool, take: &mut Take| {
-        let weights = parts.iter().map(|(name, out)| (format!("{at}.{name}.weight"), vec![*out, input]));
-        let weight = take(Leaf::new(init, weights))?;
-        let biases = parts.iter().map(|(name, out)| (format!("{at}.{name}.bias"), vec![*out]));
-        let bias = if bias { Some(take(Leaf::new(Init::Zero, biases))?) } else { None };
-        Ok::<_, ModelError>(Linear { weight, bias, in_first: false })
-    };
-    let attention_norm = norm(config, &format!("{at}.input_layernorm"), take)?;
-    let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-    let qkv = linear(Init::Normal, d, &parts, config.qkv_bias, take)?;
-    let head_norm = |name: &str, take: &mut Take| {
-        let part = (format!("{at}.self_attn.{name}.weight"), vec![config.head_dim as i64]);
-        let weight = take(Leaf::new(Init::One, [part]))?;
-        Ok::<_, ModelError>(Norm { kind: NormKind::Rms, weight, bias: None, eps: config.norm_eps })
-    };
-    let head_norms = match config.qk_norm {
-        true => Some((head_norm("q_norm", take)?, head_norm("k_norm", take)?)),
-        false => None,
-    };
-    let output = linear(Init::Residual, q, &[("self_attn.o_proj", d)], config.attention_output_bias, take)?;
-    let feed_forward_norm = norm(config, &format!("{at}.post_attention_layernorm"), take)?;
-    let up: &[_] = if config.gated { &[("mlp.gate_proj", f), ("mlp.up_proj", f)] } else { &[("mlp.up_proj", f)] };
-    let up = linear(Init::Normal, d, up, config.mlp_bias, take)?;
-    let down = linear(Init::Residual, f, &[("mlp.down_proj", d)], config.mlp_bias, take)?;
-    let feed_forward = match config.gated {
-        true => FeedForward::Gated { gate_up: up, down },
-        false => FeedForward::Plain { up, down },
-    };
-    Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
-}
+impl Parts<'_, '_> {
+    /// A norm over the hidden size.
+    pub fn norm(&mut self, name: &str) -> Result<Norm, ModelError> {
+        let shape = vec![self.config.hidden_size as i64];
+        let weight = (self.take)(Leaf::new(Init::One, [(format!("{name}.weight"), shape.clone())]))?;
+        let bias = match self.config.norm {
+            NormKind::Rms => None,
+            NormKind::Layer => Some((self.take)(Leaf::new(Init::Zero, [(format!("{name}.bias"), shape)]))?),
+        };
+        Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
+    }
 
-/// One block of GPT-2.
-pub(crate) fn gpt2_block(config: &ModelConfig, layer: usize, take: &mut Take) -> Result<Block, ModelError> {
-    let at = format!("transformer.h.{layer}");
-    let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
-    let conv1d = |init, name: &str, input: i64, output: i64, take: &mut Take| {
-        let weight = take(Leaf::new(init, [(format!("{at}.{name}.weight"), vec![input, output])]))?;
-        let bias = take(Leaf::new(Init::Zero, [(format!("{at}.{name}.bias"), vec![output])]))?;
-        Ok::<_, ModelError>(Linear { weight, bias: Some(bias), in_first: true })
-    };
-    let attention_norm = norm(config, &format!("{at}.ln_1"), take)?;
-    let qkv = conv1d(Init::Normal, "attn.c_attn", d, 3 * d, take)?;
-    let output = conv1d(Init::Residual, "attn.c_proj", d, d, take)?;
-    let feed_forward_norm = norm(config, &format!("{at}.ln_2"), take)?;
-    let up = conv1d(Init::Normal, "mlp.c_fc", d, f, take)?;
-    let down = conv1d(Init::Residual, "mlp.c_proj", f, d, take)?;
-    let feed_forward = FeedForward::Plain { up, down };
-    Ok(Block { attention_norm, qkv, head_norms: None, output, feed_forward_norm, feed_forward })
+    /// A norm over each head of queries or keys.
+    fn head_norm(&mut self, name: &str) -> Result<Norm, ModelError> {
+        let part = (format!("{name}.weight"), vec![self.config.head_dim as i64]);
+        let weight = (self.take)(Leaf::new(Init::One, [part]))?;
+        Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.norm_eps })
+    }
+
+    /// A matrix from `input` columns to those of all parts, each of which is a tensor of the files.
+    fn linear(&mut self, init: Init, input: i64, parts: &[(String, i64)], bias: bool) -> Result<Linear, ModelError> {
+        let in_first = self.names.in_first;
+        let shape = |out: i64| if in_first { vec![input, out] } else { vec![out, input] };
+        let weights = parts.iter().map(|(name, out)| (format!("{name}.weight"), shape(*out)));
+        let weight = (self.take)(Leaf::new(init, weights))?;
+        let biases = parts.iter().map(|(name, out)| (format!("{name}.bias"), vec![*out]));
+        let bias = if bias { Some((self.take)(Leaf::new(Init::Zero, biases))?) } else { None };
+        Ok(Linear { weight, bias, in_first })
+    }
+
+    /// Block `layer`.
+    pub fn block(&mut self, layer: usize) -> Result<Block, ModelError> {
+        let (config, names) = (self.config, self.names);
+        let at = |part: &str| names.of_layer(layer, part);
+        let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
+        let (q, kv) = ((config.heads * config.head_dim) as i64, (config.kv_heads * config.head_dim) as i64);
+        let attention_norm = self.norm(&at(names.attention_norm))?;
+        let qkv = match names.qkv {
+            [one] => vec![(at(one), q + 2 * kv)],
+            three => three.iter().zip([q, kv, kv]).map(|(name, out)| (at(name), out)).collect(),
+        };
+        let qkv = self.linear(Init::Normal, d, &qkv, config.qkv_bias)?;
+        let head_norms = if config.qk_norm {
+            Some((self.head_norm(&at(names.q_norm))?, self.head_norm(&at(names.k_norm))?))
+        } else {
+            None
+        };
+        let output = self.linear(Init::Residual, q, &[(at(names.output), d)], config.attention_output_bias)?;
+        let feed_forward_norm = self.norm(&at(names.feed_forward_norm))?;
+        let (gate, up) = ((at(names.gate), f), (at(names.up), f));
+        let up =
+            self.linear(Init::Normal, d, &if config.gated { vec![gate, up] } else { vec![up] }, config.mlp_bias)?;
+        let down = self.linear(Init::Residual, f, &[(at(names.down), d)], config.mlp_bias)?;
+        let feed_forward =
+            if config.gated { FeedForward::Gated { gate_up: up, down } } else { FeedForward::Plain { up, down } };
+        Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
+    }
 }

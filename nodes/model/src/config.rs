@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config_reader::{Reader, Windows, model_type};
 use crate::config_unsupported;
 use crate::error::ModelError;
+use crate::objective::ObjectiveKind;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::rope::Rope;
 
@@ -62,8 +63,8 @@ pub struct Adapted {
     pub mask_token_id: u32,
     /// True when the hidden state at i predicts token i+1.
     pub shift: bool,
-    /// `diffusion` or `ar`: what the weights were last trained for.
-    pub objective: String,
+    /// What the weights were last trained for.
+    pub objective: ObjectiveKind,
 }
 
 /// Which plug-in computes a model: the `difflow.torch_model` object of config.json.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Activation, Adapted, TorchMark};
 use crate::error::ModelError;
+use crate::objective::ObjectiveKind;
 use crate::rope::{Rope, RopeScaling};
 
 const ARCHITECTURES: [(&str, &str); 6] = [
@@ -209,8 +210,13 @@ impl Reader<'_> {
         let Some(mask_token_id) = mask else { return Ok(None) };
         self.require((mask_token_id as usize) < vocab_size, "mask_token_id", "an id below vocab_size")?;
         let shift = inner.as_ref().map_or(Ok(None), |r| r.flag("shift"))?.unwrap_or(true);
-        let objective = inner.as_ref().and_then(|r| r.get("objective")).and_then(Value::as_str);
-        Ok(Some(Adapted { mask_token_id, shift, objective: objective.unwrap_or("diffusion").to_owned() }))
+        let objective = match inner.as_ref().and_then(|r| Some((r, r.get("objective")?))) {
+            None => ObjectiveKind::Diffusion,
+            Some((r, found)) => {
+                serde_json::from_value(found.clone()).map_err(|_| r.wrong("objective", "diffusion or ar"))?
+            }
+        };
+        Ok(Some(Adapted { mask_token_id, shift, objective }))
     }
 
     /// `rope_theta` and `rope_scaling`, or the newer `rope_parameters` that holds both.

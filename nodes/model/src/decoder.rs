@@ -3,14 +3,14 @@
 //! Activations are rows `[B·L, D]`. The residual stream and the norms stay fp32; matrix products and attention run in the
 //! compute kind (fp32, or bf16 over fp32 master weights).
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{Attention, Kernel, Target};
-use crate::block::{Block, Take, gpt2_block, llama_block, norm};
-use crate::config::{Family, ModelConfig, Positions};
+use crate::arithmetic::Arithmetic;
+use crate::attention::{Attention, Kernel, LayerAttention, Target};
+use crate::block::{Block, Parts, Take};
+use crate::config::{ModelConfig, Positions};
 use crate::error::ModelError;
 use crate::fused;
 use crate::kernel::attention::{Plan, Shape};
@@ -29,15 +29,7 @@ pub(crate) struct Decoder {
     norm: Norm,
     /// `[V, D]`; `None` when tied.
     head: Option<Tensor>,
-    /// Kind of matrix products and attention.
-    pub kind: Kind,
-    /// Whether the CPU kernels are used; off, everything is torch operations.
-    pub fused: bool,
-    /// Share of activations dropped while training, at GPT-2's places.
-    pub dropout: f64,
-    /// Whether blocks are computed again in the backward pass instead of keeping their activations.
-    pub recompute: bool,
-    rotary: RefCell<Option<Rotary>>,
+    rotary: Mutex<Option<Rotary>>,
 }
 
 /// Cosines and sines of one sequence length, `[L, head_dim / 2]`: for the kernels, and on the device.
@@ -56,43 +48,23 @@ impl Decoder {
             Some(recipe) => take(recipe.named(leaf)),
             None => take(leaf),
         };
-        let (v, d) = (config.vocab_size as i64, config.hidden_size as i64);
-        let gpt2 = config.family == Family::Gpt2;
-        let base = if gpt2 { "transformer" } else { "model" };
-        let name = |gpt2_name: &str, llama_name: &str| format!("{base}.{}", if gpt2 { gpt2_name } else { llama_name });
-        let embedding = name("wte.weight", "embed_tokens.weight");
-        let embedding = take(Leaf::of_tokens(embedding, vec![v, d]))?;
+        let (v, d, names) = (config.vocab_size as i64, config.hidden_size as i64, config.family.names());
+        let weight = |name: &str| format!("{name}.weight");
+        let embedding = take(Leaf::of_tokens(weight(names.embedding), vec![v, d]))?;
         let position_table = match config.positions {
             Positions::Rotary(_) => None,
             Positions::Learned => {
                 let shape = vec![config.max_positions as i64, d];
-                Some(take(Leaf::new(Init::Normal, [(name("wpe.weight", ""), shape)]))?)
+                Some(take(Leaf::new(Init::Normal, [(weight(names.positions), shape)]))?)
             }
         };
-        let blocks = (0..config.layers)
-            .map(|i| if gpt2 { gpt2_block(config, i, take) } else { llama_block(config, i, take) })
-            .collect::<Result<_, _>>()?;
-        let norm = norm(config, &name("ln_f", "norm"), take)?;
-        let head = match config.tied {
-            true => None,
-            false => Some(take(Leaf::of_tokens("lm_head.weight".to_owned(), vec![v, d]))?),
-        };
-        let rotary = RefCell::new(None);
-        let fused = embedding.device() == Device::Cpu;
-        let kind = Kind::Float;
-        Ok(Self {
-            config: Arc::new(config.clone()),
-            embedding,
-            position_table,
-            blocks,
-            norm,
-            head,
-            kind,
-            fused,
-            dropout: 0.0,
-            recompute: false,
-            rotary,
-        })
+        let mut parts = Parts { config, names, take };
+        let blocks = (0..config.layers).map(|layer| parts.block(layer)).collect::<Result<_, _>>()?;
+        let norm = parts.norm(names.norm)?;
+        let head =
+            if config.tied { None } else { Some((parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?) };
+        let rotary = Mutex::new(None);
+        Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary })
     }
 
     /// What [`Decoder::block`] needs besides the block, sharing all memory.
@@ -104,33 +76,26 @@ impl Decoder {
             blocks: Vec::new(),
             norm: self.norm.share(),
             head: None,
-            kind: self.kind,
-            fused: self.fused,
-            dropout: self.dropout,
-            recompute: false,
-            rotary: RefCell::new(self.rotary.borrow().as_ref().map(Rotary::share)),
+            rotary: Mutex::new(self.kept_rotary().as_ref().map(Rotary::share)),
         }
     }
 
-    /// Takes over how things are computed.
-    pub fn set_arithmetic(&mut self, of: &Self) {
-        (self.kind, self.fused, self.dropout, self.recompute) = (of.kind, of.fused, of.dropout, of.recompute);
-    }
-
     /// Where attention is computed, for [`Attention::new`].
-    pub fn target(&self) -> Target {
+    pub fn target(&self, how: Arithmetic) -> Target {
         // Our own kernel does not drop anything.
-        Target { kind: self.kind, device: self.device(), fused: self.fused && self.dropout == 0.0 }
+        Target { kind: how.kind(), device: self.device(), fused: how.kernels && how.dropout == 0.0 }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
-    pub fn hidden(&self, tokens: &Tensor, attention: &Attention) -> Result<Tensor, ModelError> {
+    pub fn hidden(&self, tokens: &Tensor, attention: &Attention, how: Arithmetic) -> Result<Tensor, ModelError> {
         let size = tokens.size2()?;
-        let mut x = self.dropped(self.embed(tokens, None)?)?;
-        for block in &self.blocks {
-            x = match self.recompute && x.requires_grad() {
-                true => self.block_recomputed(block, &x, size, &attention.kernel)?,
-                false => self.block(block, &x, size, &attention.kernel)?,
+        let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let attention = attention.layer(layer)?;
+            x = if how.recompute && x.requires_grad() {
+                self.block_recomputed(block, &x, size, &attention, how)?
+            } else {
+                self.block(block, &x, size, &attention, how)?
             };
         }
         Ok(x)
@@ -142,41 +107,38 @@ impl Decoder {
         block: &Block,
         x: &Tensor,
         (rows, length): (i64, i64),
-        kernel: &Kernel,
+        attention: &LayerAttention,
+        how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
-        let qkv = self.project(block, x)?;
-        let attended = match kernel {
+        let qkv = self.project(block, x, how)?;
+        let span = attention.positions.span(length as usize);
+        let attended = match &attention.kernel {
             Kernel::Fused(visibility) => {
                 let c = &self.config;
                 let (rows, length) = (rows as usize, length as usize);
                 let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
-                let rotary = self.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
-                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility: visibility.clone(), rotary })?
+                let rotary = self.with_rotary(span, |rotary| Ok(rotary.host.clone()))?;
+                let (visibility, positions) = (visibility.clone(), attention.positions.clone());
+                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility, positions, rotary })?
             }
             kernel => {
-                let rotary = self.rotary_tables(length as usize, None)?;
-                let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref())?;
-                self.attend(&q, &k, &v, kernel)?
+                let rotary = self.rotary_tables(span, attention.index.as_ref())?;
+                let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref(), how)?;
+                self.attend(&q, &k, &v, kernel, how)?
             }
         };
-        self.finish(block, x, &attended)
-    }
-
-    /// Dropout while training; elsewhere nothing happens.
-    fn dropped(&self, x: Tensor) -> Result<Tensor, ModelError> {
-        let drops = self.dropout > 0.0 && x.requires_grad();
-        Ok(if drops { x.f_dropout(self.dropout, true)? } else { x })
+        self.finish(block, x, &attended, how)
     }
 
     /// The last norm, on rows that will meet the output head.
-    pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
-        self.norm.apply(rows, self.fused)
+    pub fn normed(&self, rows: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        self.norm.apply(rows, how)
     }
 
     /// Logits `[n, V]` (fp32) of normed rows.
-    pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ModelError> {
-        let head = self.head_weight().f_to_kind(self.kind)?;
-        Ok(normed.f_to_kind(self.kind)?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?)
+    pub fn logits(&self, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let head = self.head_weight().f_to_kind(how.kind())?;
+        Ok(normed.f_to_kind(how.kind())?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?)
     }
 
     /// `[V, D]`.
@@ -202,14 +164,14 @@ impl Decoder {
     }
 
     /// Queries, keys and values `[B·L, (H + 2·Hkv)·d]`, heads normed where the model does that.
-    pub(crate) fn project(&self, block: &Block, x: &Tensor) -> Result<Tensor, ModelError> {
-        let qkv = block.qkv.apply(&block.attention_norm.apply(x, self.fused)?, self.kind)?;
+    pub(crate) fn project(&self, block: &Block, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let qkv = block.qkv.apply(&block.attention_norm.apply(x, how)?, how)?;
         let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
         let split = qkv.f_view((-1, h + 2 * kv, d))?;
         let normed = |norm: &Norm, start: i64, count: i64| {
             let heads = split.f_narrow(1, start, count)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-            Ok::<_, ModelError>(norm.apply(&heads, self.fused)?.f_to_kind(self.kind)?)
+            Ok::<_, ModelError>(norm.apply(&heads, how)?.f_to_kind(how.kind())?)
         };
         let parts = [normed(q_norm, 0, h)?, normed(k_norm, h, kv)?, split.f_narrow(1, h + kv, kv)?];
         Ok(Tensor::f_cat(&parts, 1)?.f_view((-1, (h + 2 * kv) * d))?)
@@ -221,6 +183,7 @@ impl Decoder {
         qkv: &Tensor,
         (rows, length): (i64, i64),
         rotary: Option<&(Tensor, Tensor)>,
+        how: Arithmetic,
     ) -> Result<(Tensor, Tensor, Tensor), ModelError> {
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
         let qkv = qkv.f_view((rows, length, h + 2 * kv, d))?;
@@ -229,12 +192,19 @@ impl Decoder {
         if let Some((cos, sin)) = rotary {
             turned = rotate(&turned, cos, sin)?;
         }
-        let turned = turned.f_to_kind(self.kind)?.f_transpose(1, 2)?;
+        let turned = turned.f_to_kind(how.kind())?.f_transpose(1, 2)?;
         Ok((turned.f_narrow(1, 0, h)?, turned.f_narrow(1, h, kv)?, values))
     }
 
     /// Attention of `[B, H, n, d]` over `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
-    pub(crate) fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, kernel: &Kernel) -> Result<Tensor, ModelError> {
+    pub(crate) fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        kernel: &Kernel,
+        how: Arithmetic,
+    ) -> Result<Tensor, ModelError> {
         let (rows, h, new, d) = q.size4()?;
         let (k, v) = (grouped(k, h)?, grouped(v, h)?);
         // Said explicitly each time: a fused call without a bias may otherwise turn causal, and a flash path ignore the bias.
@@ -244,16 +214,21 @@ impl Decoder {
             Kernel::Bias(bias) => (Some(bias), false),
             Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
-        let dropout = if q.requires_grad() { self.dropout } else { 0.0 };
-        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, dropout, causal, None, false)?;
+        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, None, false)?;
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
     }
 
-    pub(crate) fn finish(&self, block: &Block, x: &Tensor, attended: &Tensor) -> Result<Tensor, ModelError> {
-        let x = x.f_add(&self.dropped(block.output.apply(attended, self.kind)?)?)?;
-        let normed = block.feed_forward_norm.apply(&x, self.fused)?;
-        let fed = block.feed_forward.apply(&normed, self.config.activation, self.kind, self.fused)?;
-        Ok(x.f_add(&self.dropped(fed)?)?)
+    pub(crate) fn finish(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        attended: &Tensor,
+        how: Arithmetic,
+    ) -> Result<Tensor, ModelError> {
+        let x = x.f_add(&dropped(block.output.apply(attended, how)?, how)?)?;
+        let normed = block.feed_forward_norm.apply(&x, how)?;
+        let fed = block.feed_forward.apply(&normed, self.config.activation, how)?;
+        Ok(x.f_add(&dropped(fed, how)?)?)
     }
 
     /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
@@ -282,7 +257,7 @@ impl Decoder {
         take: impl FnOnce(&Rotary) -> Result<T, ModelError>,
     ) -> Result<Option<T>, ModelError> {
         let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
-        let mut kept = self.rotary.borrow_mut();
+        let mut kept = self.kept_rotary();
         let tables = match kept.take() {
             Some(found) if found.length == length => found,
             _ => Rotary::new(rope, self.config.head_dim, length, self.device())?,
@@ -290,6 +265,28 @@ impl Decoder {
         Ok(Some(take(kept.insert(tables))?))
     }
 }
+
+impl Decoder {
+    /// The tables of the last length; whole whoever panicked while holding them, for they are replaced as a whole.
+    fn kept_rotary(&self) -> MutexGuard<'_, Option<Rotary>> {
+        self.rotary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// SAFETY: crate::shared says why its tensors may be read from several threads; `sync_apart_from_tensors` that nothing else stands
+// against it.
+unsafe impl Sync for Decoder {}
+
+/// Fails to compile when a field of a decoder is neither a tensor nor `Sync`.
+fn sync_apart_from_tensors(decoder: &Decoder) {
+    fn sync<T: Sync>(_: &T) {}
+    let Decoder { config, embedding: _, position_table: _, blocks, norm, head: _, rotary } = decoder;
+    sync(config);
+    sync(blocks);
+    sync(norm);
+    sync(rotary);
+}
+const _: fn(&Decoder) = sync_apart_from_tensors;
 
 impl Rotary {
     /// The same tables.
@@ -305,6 +302,11 @@ impl Rotary {
         };
         Ok(Self { length, cos: table(&cos)?, sin: table(&sin)?, host: Arc::new((cos, sin)) })
     }
+}
+
+/// Without some of the activations, where they are to be dropped.
+fn dropped(x: Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+    Ok(if how.dropout > 0.0 { x.f_dropout(how.dropout, true)? } else { x })
 }
 
 /// Rotates the pairs (i, i + d/2) of `[B, L, n, d]`: the layout of Hugging Face weights.

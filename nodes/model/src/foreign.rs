@@ -1,7 +1,6 @@
 //! The forward of a plug-in's torch model: tensors go over the boundary as handles of the one libtorch that both sides share.
 
-use std::cell::RefCell;
-use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use difflow_plugin_host::TorchModel;
 use tch::{Kind, Tensor};
@@ -16,7 +15,7 @@ use crate::parameter::{Init, Leaf, Parameter};
 #[derive(Debug)]
 pub(crate) struct Foreign {
     // A forward may change the instance (buffers, random numbers), and is asked for through a shared model.
-    plugin: RefCell<TorchModel>,
+    plugin: Mutex<TorchModel>,
     device: Device,
     /// Of its matrix products and attention.
     kind: Kind,
@@ -25,7 +24,7 @@ pub(crate) struct Foreign {
 impl Foreign {
     /// Takes a plug-in whose weights are loaded.
     pub fn new(plugin: TorchModel, device: Device, kind: Kind) -> Self {
-        Self { plugin: RefCell::new(plugin), device, kind }
+        Self { plugin: Mutex::new(plugin), device, kind }
     }
 
     pub fn target(&self) -> Target {
@@ -35,7 +34,7 @@ impl Foreign {
     /// The parameters that are trained, sharing memory with the plug-in.
     pub fn parameters(&self) -> Result<Vec<Parameter>, ModelError> {
         let mut all: Vec<Parameter> = Vec::new();
-        self.plugin.borrow_mut().parameters(&mut |name, handle, trainable| {
+        self.plugin().parameters(&mut |name, handle, trainable| {
             // SAFETY: a live tensor of the libtorch that was compared when the plug-in was opened.
             let tensor = unsafe { Tensor::clone_from_ptr(handle.cast_mut().cast()) };
             let (size, device) = (tensor.size(), self.device.torch());
@@ -56,7 +55,7 @@ impl Foreign {
                 return Err(format!("parameter `{name}` as the result of a computation; detach it"));
             }
             let leaf = Leaf::new(Init::Zero, [(name.to_owned(), size)]);
-            all.push(Parameter { leaf, tensor, stored: vec![Kind::Float] });
+            all.push(Parameter { leaf, tensor, stored: vec![Kind::Float], trainable: true });
             Ok(())
         })?;
         Ok(all)
@@ -64,7 +63,7 @@ impl Foreign {
 
     /// Logits `[B, L, V]` (fp32).
     pub fn forward(&self, ids: &Tensor, bias: &Tensor, train: bool) -> Result<Tensor, ModelError> {
-        let mut plugin = self.plugin.borrow_mut();
+        let mut plugin = self.plugin();
         // SAFETY: both are live tensors, and the plug-in is of this libtorch.
         let out = unsafe { plugin.forward(ids.as_ptr().cast(), bias.as_ptr().cast(), train) }?;
         // SAFETY: the header says that it is a new at::Tensor which is ours now.
@@ -84,8 +83,11 @@ impl Foreign {
     /// Logits `[B·L, V]` of token ids `[B, L]` under an attention pattern.
     pub fn whole(&self, ids: &Tensor, attention: &Attention, train: bool) -> Result<Tensor, ModelError> {
         let length = ids.size2()?.1;
+        if attention.index.is_some() {
+            return Err(ModelError::input("position ids of a plug-in's torch model", "given ones", "0, 1, 2, …"));
+        }
         let square = || Tensor::f_ones([1, 1, length, length], (Kind::Bool, self.device.torch()));
-        let bias = match &attention.kernel {
+        let bias = match &attention.layer(0)?.kernel {
             Kernel::Bias(bias) => bias.shallow_clone(),
             Kernel::Causal => additive(&square()?.f_tril(0)?, self.kind)?,
             Kernel::Full => additive(&square()?, self.kind)?,
@@ -129,18 +131,18 @@ impl Foreign {
         Ok(logits.f_index_select(0, &Tensor::f_from_slice(&wanted)?.f_to_device(device)?)?)
     }
 
-    /// Lets the plug-in write config.json and weights.
-    pub fn save(&self, dir: &Path) -> Result<(), ModelError> {
-        Ok(self.plugin.borrow_mut().save(dir)?)
+    /// The plug-in, for as long as nothing else may be asked of it.
+    pub fn plugin(&self) -> MutexGuard<'_, TorchModel> {
+        self.plugin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plug-in's state, where it has any.
     pub fn state(&self) -> Result<Option<Vec<u8>>, ModelError> {
-        Ok(self.plugin.borrow_mut().instance_mut().save_state()?)
+        Ok(self.plugin().instance_mut().save_state()?)
     }
 
     /// Makes the vocabulary larger. The parameters are to be asked for again.
     pub fn set_vocab_size(&self, size: usize) -> Result<(), ModelError> {
-        Ok(self.plugin.borrow_mut().set_vocab_size(size as u64)?)
+        Ok(self.plugin().set_vocab_size(size as u64)?)
     }
 }

@@ -15,18 +15,28 @@ pub(crate) fn values(tensor: &Tensor) -> Option<&[f32]> {
     is_plain(tensor).then(|| unsafe { slice(tensor.data_ptr().cast::<f32>().cast_const(), tensor.numel()) })
 }
 
-/// The values of a plain tensor, to be written. Callers see to it that no other slice of the same storage is in use.
-pub(crate) fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
+/// The values of a plain tensor, to be written.
+///
+/// # Safety
+/// No other slice of the same storage may be in use: tensors share memory.
+pub(crate) unsafe fn values_mut(tensor: &mut Tensor) -> Option<&mut [f32]> {
     if tensor.numel() == 0 {
         return is_plain(tensor).then_some(&mut []);
     }
-    // SAFETY: as above.
+    // SAFETY: as above, and the caller's.
     is_plain(tensor).then(|| unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) })
 }
 
 /// An empty tensor has no memory, and a slice must not start at null.
+///
+/// # Safety
+/// `count` values at `at`, if any, that live as long as the slice.
 unsafe fn slice<'a>(at: *const f32, count: usize) -> &'a [f32] {
-    if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(at, count) } }
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts(at, count) }
 }
 
 /// fp32 values copied to host memory, in row-major order.
@@ -48,8 +58,12 @@ pub(crate) fn read(tensor: &Tensor) -> Result<&[f32], ModelError> {
 }
 
 /// As [`read`], to be written.
-pub(crate) fn write(tensor: &mut Tensor) -> Result<&mut [f32], ModelError> {
-    values_mut(tensor).ok_or_else(not_plain)
+///
+/// # Safety
+/// As [`values_mut`].
+pub(crate) unsafe fn write(tensor: &mut Tensor) -> Result<&mut [f32], ModelError> {
+    // SAFETY: the caller's.
+    unsafe { values_mut(tensor) }.ok_or_else(not_plain)
 }
 
 fn not_plain() -> ModelError {

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::arithmetic::Arithmetic;
 use crate::cache::{Active, Cache, Padded, Storage};
 use crate::decoder::Decoder;
 use crate::error::ModelError;
@@ -12,7 +13,7 @@ use crate::kernel::cached::{self, Shape, Slab, Work};
 impl Decoder {
     /// Hidden states before the last norm, `[W, D]`, of the wanted places; keys and values of all places are written into the
     /// cache. The last block is computed for the wanted places only.
-    pub fn partial(&self, active: &Active, cache: &mut Cache) -> Result<Tensor, ModelError> {
+    pub fn partial(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
         let (count, device) = (active.places.len() as i64, self.device());
         let row =
             |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_view((1, -1))?.f_to_device(device)?);
@@ -20,14 +21,14 @@ impl Decoder {
         let positions = row(&positions)?;
         let wanted = Tensor::f_from_slice(&active.wanted)?.f_to_device(device)?;
         let all: Vec<i64> = (0..count).collect();
-        let mut plan = Plan::new(self, active, cache, &positions, &all)?;
+        let mut plan = Plan::new(self, active, cache, &positions, &all, how)?;
         let mut x = self.embed(&row(&active.tokens)?, Some(&positions))?;
         let last = self.blocks.len().saturating_sub(1);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let qkv = self.project(block, &x)?;
+            let qkv = self.project(block, &x, how)?;
             if layer == last {
                 x = x.f_index_select(0, &wanted)?;
-                plan.narrow(active, cache, self)?;
+                plan.narrow(active, cache, self, how)?;
             }
             let attended = match (&plan, &mut cache.storage) {
                 (Plan::Host { rotary, queries, lanes }, Storage::Host(slabs)) => {
@@ -37,12 +38,12 @@ impl Decoder {
                 }
                 (Plan::Torch { rotary, padded }, Storage::Torch(layers)) => {
                     let (keys, values) = &layers[layer % layers.len()];
-                    let (q, k, v) = self.heads(&qkv, (1, count), rotary.as_ref())?;
-                    self.padded(padded, &cache.shape, (q, k, v), (keys, values))?
+                    let (q, k, v) = self.heads(&qkv, (1, count), rotary.as_ref(), how)?;
+                    self.padded(padded, &cache.shape, (q, k, v), (keys, values), how)?
                 }
                 _ => return Err(ModelError::Torch("a cache was made for another device".to_owned())),
             };
-            x = self.finish(block, &x, &attended)?;
+            x = self.finish(block, &x, &attended, how)?;
         }
         Ok(x)
     }
@@ -53,6 +54,7 @@ impl Decoder {
         shape: &Shape,
         (q, k, v): (Tensor, Tensor, Tensor),
         (keys, values): (&Tensor, &Tensor),
+        how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
         let flat = |x: &Tensor| Ok::<_, ModelError>(x.f_squeeze_dim(0)?.f_transpose(0, 1)?);
         let _ = keys.shallow_clone().f_index_copy_(0, &padded.slots, &flat(&k)?)?;
@@ -65,7 +67,7 @@ impl Decoder {
             Ok(rows.f_view((lanes, shape.capacity as i64, kv, d))?.f_transpose(1, 2)?)
         };
         let bias = crate::attention::Kernel::Bias(padded.bias.shallow_clone());
-        let attended = self.attend(&query, &cached(keys)?, &cached(values)?, &bias)?;
+        let attended = self.attend(&query, &cached(keys)?, &cached(values)?, &bias, how)?;
         Ok(attended.f_index_select(0, &padded.gather)?)
     }
 }
@@ -84,6 +86,7 @@ impl<'a> Plan<'a> {
         cache: &Cache,
         positions: &Tensor,
         all: &'a [i64],
+        how: Arithmetic,
     ) -> Result<Self, ModelError> {
         let length = active.rotary_length.unwrap_or(cache.shape.capacity);
         Ok(match &cache.storage {
@@ -93,7 +96,7 @@ impl<'a> Plan<'a> {
                 Self::Host { rotary, queries: all, lanes: active.lanes.iter().map(whole).collect() }
             }
             Storage::Torch(_) | Storage::Texts(_) => {
-                let target = (decoder.kind, decoder.device());
+                let target = (how.kind(), decoder.device());
                 let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, target)?;
                 Self::Torch { rotary: decoder.rotary_tables(length, Some(positions))?, padded }
             }
@@ -101,14 +104,20 @@ impl<'a> Plan<'a> {
     }
 
     /// From now on only the wanted places are queries.
-    fn narrow(&mut self, active: &'a Active, cache: &Cache, decoder: &Decoder) -> Result<(), ModelError> {
+    fn narrow(
+        &mut self,
+        active: &'a Active,
+        cache: &Cache,
+        decoder: &Decoder,
+        how: Arithmetic,
+    ) -> Result<(), ModelError> {
         match self {
             Self::Host { queries, lanes, .. } => {
                 *queries = &active.wanted;
                 lanes.clone_from(&active.lanes);
             }
             Self::Torch { padded, .. } => {
-                let target = (decoder.kind, decoder.device());
+                let target = (how.kind(), decoder.device());
                 *padded = Padded::new(active, &active.wanted, |lane| lane.queries.clone(), &cache.shape, target)?;
             }
         }
@@ -119,7 +128,8 @@ impl<'a> Plan<'a> {
 fn host(shape: Shape, work: Work, slab: &mut Slab, qkv: &Tensor) -> Result<Tensor, ModelError> {
     let qkv = qkv.f_to_kind(Kind::Float)?.f_contiguous()?;
     let mut out = blank(&[work.queries.len() as i64, (shape.heads * shape.head_dim) as i64])?;
-    cached::forward(shape, work, slab, read(&qkv)?, write(&mut out)?)?;
+    // SAFETY: made here; nothing else has it.
+    cached::forward(shape, work, slab, read(&qkv)?, unsafe { write(&mut out)? })?;
     Ok(out)
 }
 
@@ -127,8 +137,10 @@ fn host(shape: Shape, work: Work, slab: &mut Slab, qkv: &Tensor) -> Result<Tenso
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::attention::{Attention, Pattern};
+    use crate::attention::Attention;
     use crate::host::copied;
+    use crate::input::Layout;
+    use crate::pattern::Pattern;
     use crate::{Device, Model};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -141,7 +153,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         std::fs::write(dir.path().join("config.json"), json).unwrap();
         let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
-        model.set_cpu_kernels(fused);
+        model.set_arithmetic(Arithmetic { kernels: fused, ..model.arithmetic() });
         model
     }
 
@@ -157,7 +169,7 @@ mod tests {
             let causal = *pattern == Pattern::Causal;
             move |at: usize| config.reach(at)..if causal { at + 1 } else { length }
         };
-        let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target()).unwrap();
+        let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target(model.arithmetic)).unwrap();
         for (number, part) in parts.iter().enumerate() {
             let mut active = Active::default();
             for (lane, &length) in lengths.iter().enumerate() {
@@ -168,13 +180,14 @@ mod tests {
                     active.add(lane, part.clone().map(|at| (at, text[at])), seen(length), wanted);
                 }
             }
-            let found = copied(&model.decoder.partial(&active, &mut cache).unwrap()).unwrap();
+            let found = copied(&model.decoder.partial(&active, &mut cache, model.arithmetic).unwrap()).unwrap();
             let mut row = 0;
             for &length in &lengths {
+                let layout = Layout::row(length);
                 let attention =
-                    Attention::new(pattern, (1, length), None, config.sliding_window, model.decoder.target()).unwrap();
+                    Attention::new(pattern, layout, &model.windows(), model.decoder.target(model.arithmetic)).unwrap();
                 let ids = model.ids(&tokens(length), 1).unwrap();
-                let whole = copied(&model.decoder.hidden(&ids, &attention, false).unwrap()).unwrap();
+                let whole = copied(&model.decoder.hidden(&ids, &attention, model.arithmetic, false).unwrap()).unwrap();
                 let width = model.config().hidden_size;
                 for at in (part.start.min(length)..part.end.min(length)).filter(|at| at % 3 == 0) {
                     let (a, b) = (&whole[at * width..(at + 1) * width], &found[row * width..(row + 1) * width]);

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::arithmetic::Arithmetic;
 use crate::config::{Activation, NormKind};
 use crate::error::ModelError;
 use crate::fused;
@@ -23,8 +24,9 @@ impl Linear {
         Self { weight: self.weight.shallow_clone(), bias, in_first: self.in_first }
     }
 
-    /// Computes in `kind`: fp32 master weights are cast when it is bf16.
-    pub fn apply(&self, x: &Tensor, kind: Kind) -> Result<Tensor, ModelError> {
+    /// fp32 master weights are cast when the arithmetic is bf16.
+    pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let kind = how.kind();
         let (x, weight) = (x.f_to_kind(kind)?, self.weight.f_to_kind(kind)?);
         let bias = self.bias.as_ref().map(|b| b.f_to_kind(kind)).transpose()?;
         Ok(match (self.in_first, bias) {
@@ -51,8 +53,8 @@ impl Norm {
         Self { kind: self.kind, weight: self.weight.shallow_clone(), bias, eps: self.eps }
     }
 
-    pub fn apply(&self, x: &Tensor, fused: bool) -> Result<Tensor, ModelError> {
-        if fused && self.kind == NormKind::Rms && is_plain(x) {
+    pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        if how.kernels && self.kind == NormKind::Rms && is_plain(x) {
             return fused::rms_norm(x, &self.weight, self.eps);
         }
         let shape = self.weight.size();
@@ -81,18 +83,18 @@ impl FeedForward {
         }
     }
 
-    pub fn apply(&self, x: &Tensor, activation: Activation, kind: Kind, fused: bool) -> Result<Tensor, ModelError> {
+    pub fn apply(&self, x: &Tensor, activation: Activation, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self {
             Self::Gated { gate_up, down } => {
-                let both = gate_up.apply(x, kind)?;
-                if fused && activation == Activation::Silu {
-                    return down.apply(&fused::swiglu(&both.f_to_kind(Kind::Float)?)?, kind);
+                let both = gate_up.apply(x, how)?;
+                if how.kernels && activation == Activation::Silu {
+                    return down.apply(&fused::swiglu(&both.f_to_kind(Kind::Float)?)?, how);
                 }
                 let width = both.size2()?.1 / 2;
                 let (gate, up) = (both.f_narrow(1, 0, width)?, both.f_narrow(1, width, width)?);
-                down.apply(&activate(&gate, activation)?.f_mul(&up)?, kind)
+                down.apply(&activate(&gate, activation)?.f_mul(&up)?, how)
             }
-            Self::Plain { up, down } => down.apply(&activate(&up.apply(x, kind)?, activation)?, kind),
+            Self::Plain { up, down } => down.apply(&activate(&up.apply(x, how)?, activation)?, how),
         }
     }
 }

@@ -5,15 +5,17 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use rand::Rng;
 
-use crate::attention::Pattern;
+use crate::arithmetic::Arithmetic;
 use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::host::copied;
-use crate::loss::StepSums;
+use crate::loss::{Divisor, StepSums};
 use crate::model::Model;
-use crate::objective::{Normaliser, ObjectiveOptions};
+use crate::objective::{Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{AdamW, OptimizerState};
+use crate::pattern::Pattern;
+use crate::reducer::{Alone, Reducer, Totals};
 use crate::shim::forget_gradient;
 use crate::snapshot::Snapshot;
 use crate::tensor_writer::SavedFile;
@@ -21,6 +23,8 @@ use crate::tensor_writer::SavedFile;
 /// What one update did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Applied {
+    /// What the micro-steps added up to.
+    pub totals: Totals,
     /// Global gradient norm before clipping.
     pub grad_norm: f64,
     /// True when the gradient was scaled down.
@@ -36,30 +40,56 @@ pub struct Applied {
 pub struct Learner {
     model: Model,
     options: ObjectiveOptions,
+    /// Of its forwards: the model's, and dropout.
+    arithmetic: Arithmetic,
     optimizer: OptimizerState,
     average: Option<Average>,
     /// Key of dropout's random numbers.
     dropout_seed: u64,
-    /// Micro-steps since the last update.
-    micro_steps: u64,
-    /// Some position carried loss since the last update.
-    pending: bool,
+    reducer: Box<dyn Reducer>,
+    sums: Sums,
+}
+
+/// What has been added up since the last update.
+#[derive(Debug)]
+struct Sums {
+    totals: Totals,
+    /// Stands for the maskable tokens of the global batch, which are known only when all of it has been seen: the gradients are divided
+    /// by it at each micro-step, so that they have about the size that they end with, and the update puts the difference right. It is
+    /// the number of the first micro-batch; where that is the only one there is nothing to put right.
+    divisor: f64,
     finite: bool,
+}
+
+impl Sums {
+    fn nothing() -> Self {
+        Self { totals: Totals::default(), divisor: 1.0, finite: true }
+    }
 }
 
 impl Learner {
     /// Takes a model (with a mask token, for diffusion) and starts with empty optimizer state.
-    pub fn new(mut model: Model, options: ObjectiveOptions, optimizer: AdamW) -> Result<Self, ModelError> {
-        if options.objective != crate::objective::Objective::Ar {
+    pub fn new(model: Model, options: ObjectiveOptions, optimizer: AdamW) -> Result<Self, ModelError> {
+        Self::joined(model, options, optimizer, Box::new(Alone))
+    }
+
+    /// As [`Learner::new`], for one of several processes that train the same model.
+    pub(crate) fn joined(
+        mut model: Model,
+        options: ObjectiveOptions,
+        optimizer: AdamW,
+        reducer: Box<dyn Reducer>,
+    ) -> Result<Self, ModelError> {
+        if options.objective != Objective::Ar {
             model.config.mask_token_id()?;
         }
         model.set_objective(options.objective);
         for parameter in &model.parameters {
-            let _ = parameter.tensor.f_set_requires_grad(true)?;
+            let _ = parameter.tensor.f_set_requires_grad(parameter.trainable)?;
         }
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
-        let (average, dropout_seed, micro_steps) = (None, 0, 0);
-        Ok(Self { model, options, optimizer, average, dropout_seed, micro_steps, pending: false, finite: true })
+        let (arithmetic, average, dropout_seed, sums) = (model.arithmetic, None, 0, Sums::nothing());
+        Ok(Self { model, options, arithmetic, optimizer, average, dropout_seed, reducer, sums })
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
@@ -77,59 +107,68 @@ impl Learner {
         if !(0.0..1.0).contains(&share) {
             return Err(ModelError::input("dropout", share, "0 or more, below 1"));
         }
-        self.dropout_seed = seed;
-        let Some(decoder) = self.model.decoder.own_mut() else {
-            return match share {
-                0.0 => Ok(()),
-                _ => Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own")),
-            };
-        };
-        if share > 0.0 && decoder.recompute {
+        if share > 0.0 && self.model.decoder.own().is_none() {
+            return Err(ModelError::input("dropout in a plug-in's torch model", share, "0: it has its own"));
+        }
+        if share > 0.0 && self.arithmetic.recompute {
             return Err(ModelError::input("dropout with activation checkpointing", share, "one of the two"));
         }
-        decoder.dropout = share;
+        (self.dropout_seed, self.arithmetic.dropout) = (seed, share);
         Ok(())
     }
 
-    /// Forward and backward of one micro-batch; gradients of weighted sum / normaliser add to those of earlier micro-steps.
-    pub fn micro_step(
-        &mut self,
-        batch: &MicroBatch,
-        pattern: &Pattern,
-        normaliser: Normaliser,
-    ) -> Result<StepSums, ModelError> {
+    /// Forward and backward of one micro-batch; its gradients add to those of earlier micro-steps. Batches may come one by one: how
+    /// many there will be, and how large they are together, need not be known.
+    pub fn micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<StepSums, ModelError> {
+        let number = self.sums.totals.micro_batches;
         // A plug-in's model may drop something, too.
-        if self.model.decoder.own().is_none_or(|decoder| decoder.dropout > 0.0) {
-            let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, self.micro_steps);
+        if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 {
+            let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, number);
             tch::manual_seed(rng.next_u64() as i64);
         }
-        self.micro_steps += 1;
-        let sums = self.model.sums(batch, pattern, self.options, Some(normaliser))?;
-        self.pending |= sums.positions > 0;
-        self.finite &= sums.is_finite();
+        if number == 0 {
+            self.sums.divisor = self.reducer.divisor(batch.maskable_tokens().max(1) as f64)?;
+        }
+        let divisor = match self.options.normaliser {
+            Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
+            Normaliser::MaskedTokens => Divisor::Positions,
+        };
+        let sums = self.model.sums(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
+        self.sums.totals.take(&sums, batch.tokens_read());
+        self.sums.finite &= sums.is_finite();
         Ok(sums)
     }
 
-    /// Clips, updates and clears the gradients. A NaN or infinite loss or gradient leaves weights and moments as they were.
-    pub fn apply(&mut self, lr: f64) -> Result<Applied, ModelError> {
-        self.micro_steps = 0;
-        let (pending, finite) = (std::mem::take(&mut self.pending), std::mem::replace(&mut self.finite, true));
-        if !pending {
-            return Ok(Applied { grad_norm: 0.0, clipped: false, updated: false, finite });
+    /// What the gradients of the micro-steps are still to be multiplied by. Exactly 1 where there was one micro-step.
+    fn factor(&self, totals: &Totals) -> f64 {
+        match self.options.normaliser {
+            Normaliser::MaskableTokens => self.sums.divisor / totals.maskable.max(1) as f64,
+            Normaliser::MaskedTokens => 1.0 / totals.micro_batches.max(1) as f64,
         }
-        let grad_norm = self.optimizer.grad_norm(&self.model.parameters)?;
+    }
+
+    /// Adds up over all processes, divides, clips, updates and clears the gradients. A NaN or infinite loss or gradient leaves weights
+    /// and moments as they were.
+    pub fn apply(&mut self, lr: f64) -> Result<Applied, ModelError> {
+        let totals = self.reducer.add(self.sums.totals, &mut self.model.parameters)?;
+        let (factor, finite) = (self.factor(&totals), self.sums.finite);
+        self.sums = Sums::nothing();
+        if totals.positions == 0 {
+            return Ok(Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite });
+        }
+        let grad_norm = factor * self.optimizer.grad_norm(&self.model.parameters)?;
         let finite = finite && grad_norm.is_finite();
         let clip = self.optimizer.settings.clip.filter(|&clip| grad_norm > clip);
         if finite {
             // PyTorch's clip_grad_norm_ adds the same 1e-6.
-            let scale = clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
+            let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
             self.optimizer.update(&mut self.model.parameters, lr, scale)?;
             if let Some(average) = &mut self.average {
                 average.add(&self.model.parameters)?;
             }
         }
         self.clear_gradients()?;
-        Ok(Applied { grad_norm, clipped: finite && clip.is_some(), updated: finite, finite })
+        Ok(Applied { totals, grad_norm, clipped: finite && clip.is_some(), updated: finite, finite })
     }
 
     fn clear_gradients(&mut self) -> Result<(), ModelError> {
@@ -191,17 +230,137 @@ impl Learner {
         self.optimizer.load(dir, &self.model.parameters, self.average.is_some())
     }
 
-    /// Gradient of each tensor by name, row-major fp32: for tests and inspection.
+    /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection.
     pub fn gradients(&self) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
+        let factor = self.factor(&self.sums.totals) as f32;
         let mut all = Vec::new();
         for parameter in &self.model.parameters {
             let grad = parameter.tensor.f_grad()?;
             if grad.defined() {
                 for (part, view) in parameter.split(&grad)? {
-                    all.push((part.name.clone(), copied(&view)?));
+                    let mut values = copied(&view)?;
+                    values.iter_mut().for_each(|value| *value *= factor);
+                    all.push((part.name.clone(), values));
                 }
             }
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::{Arc, Barrier, Mutex};
+
+    use super::*;
+    use crate::Device;
+    use crate::host::{values, values_mut};
+    use crate::parameter::Parameter;
+
+    const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+        "initializer_range":0.3,"tie_word_embeddings":true}"#;
+
+    /// Two threads that tell each other everything, and add in the order of their numbers.
+    #[derive(Debug)]
+    struct Pair {
+        number: usize,
+        barrier: Arc<Barrier>,
+        told: Arc<Mutex<[(f64, Totals, Vec<Vec<f32>>); 2]>>,
+    }
+
+    impl Reducer for Pair {
+        fn divisor(&mut self, own: f64) -> Result<f64, ModelError> {
+            self.told.lock().unwrap()[self.number].0 = own;
+            self.barrier.wait();
+            Ok(self.told.lock().unwrap()[0].0)
+        }
+
+        fn add(&mut self, totals: Totals, parameters: &mut [Parameter]) -> Result<Totals, ModelError> {
+            let own = parameters.iter().map(|p| values(&p.tensor.grad()).unwrap().to_vec()).collect();
+            {
+                let told = &mut self.told.lock().unwrap()[self.number];
+                (told.1, told.2) = (totals, own);
+            }
+            self.barrier.wait();
+            let told = self.told.lock().unwrap();
+            for (place, parameter) in parameters.iter_mut().enumerate() {
+                let mut gradient = parameter.tensor.grad();
+                let parts = told[0].2[place].iter().zip(&told[1].2[place]);
+                // SAFETY: nothing else reads or writes the gradient meanwhile.
+                let sums = unsafe { values_mut(&mut gradient) }.unwrap();
+                sums.iter_mut().zip(parts).for_each(|(sum, (a, b))| *sum = a + b);
+            }
+            let mut sum = told[0].1;
+            sum.micro_batches += told[1].1.micro_batches;
+            sum.weighted += told[1].1.weighted;
+            sum.unweighted += told[1].1.unweighted;
+            sum.positions += told[1].1.positions;
+            sum.maskable += told[1].1.maskable;
+            sum.tokens += told[1].1.tokens;
+            drop(told);
+            self.barrier.wait();
+            Ok(sum)
+        }
+    }
+
+    fn learner(reducer: Box<dyn Reducer>, normaliser: Normaliser) -> Learner {
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::write(dir.path().join("config.json"), LLAMA).unwrap();
+        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        model.add_mask_token(7).unwrap();
+        let options =
+            ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
+        Learner::joined(model, options, AdamW::default(), reducer).unwrap()
+    }
+
+    /// Micro-batches of different sizes: a wrong divisor or a wrong share of one process would show.
+    fn batch(number: usize) -> MicroBatch {
+        let (rows, length) = (2 + number % 2, 14);
+        let hash = |i: usize| ((i + 100 * number) as u32).wrapping_mul(2_654_435_761) >> 12;
+        let mut batch = MicroBatch::clean(rows, length, (0..rows * length).map(|i| hash(i) % 37).collect());
+        batch.masked = (0..rows * length).map(|i| batch.maskable[i] && hash(i + 991) % 3 > 0).collect();
+        batch.weights = (0..rows).map(|row| 1.5 + row as f64).collect();
+        batch
+    }
+
+    fn weights(learner: &Learner) -> Vec<Vec<f32>> {
+        learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect()
+    }
+
+    /// The seam that several ranks will use: two processes with a micro-batch each make the bytes of one process with both.
+    #[test]
+    fn two_processes_that_add_up_are_one_process_with_both_batches() {
+        crate::set_num_threads(1);
+        for normaliser in [Normaliser::MaskableTokens, Normaliser::MaskedTokens] {
+            let mut alone = learner(Box::new(Alone), normaliser);
+            let mut applied = Vec::new();
+            for step in 0..3 {
+                for number in [2 * step, 2 * step + 1] {
+                    alone.micro_step(&batch(number), &Pattern::Full).unwrap();
+                }
+                applied.push(alone.apply(1e-2).unwrap());
+            }
+            let (barrier, told) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Default::default())));
+            let one = |number: usize| {
+                let pair = Pair { number, barrier: barrier.clone(), told: told.clone() };
+                let mut learner = learner(Box::new(pair), normaliser);
+                let mut applied = Vec::new();
+                for step in 0..3 {
+                    learner.micro_step(&batch(2 * step + number), &Pattern::Full).unwrap();
+                    applied.push(learner.apply(1e-2).unwrap());
+                }
+                (weights(&learner), applied)
+            };
+            let both = std::thread::scope(|scope| {
+                let other = scope.spawn(|| one(1));
+                [one(0), other.join().unwrap()]
+            });
+            for (found, told) in both {
+                assert_eq!(told, applied, "{normaliser:?}");
+                assert!(found == weights(&alone), "{normaliser:?}: other weights");
+            }
+        }
     }
 }

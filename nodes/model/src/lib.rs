@@ -10,7 +10,7 @@
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases), [`Writing`] (prompts): join, watch and cancel between forwards |
 //! | look | [`Summary::read`], [`Memory::of_training`] |
-//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Precision`], [`Device`] |
+//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
 //! A training step:
 //!
@@ -22,11 +22,9 @@
 //! model.add_mask_token(0)?;
 //! let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
 //! let mut learner = Learner::new(model, options, AdamW::default())?;
-//! let batches = batches();
-//! let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
-//! for (draw, batch) in batches.iter().enumerate() {
+//! for (draw, batch) in batches().iter().enumerate() {
 //!     let pattern = Pattern::Annealed { ratio: 0.1, seed: 0, draw: draw as u64 };
-//!     learner.micro_step(batch, &pattern, Normaliser::Global(maskable as f64))?;
+//!     learner.micro_step(batch, &pattern)?;
 //! }
 //! let applied = learner.apply(3e-4)?;
 //! println!("gradient norm {}", applied.grad_norm);
@@ -36,7 +34,10 @@
 //!
 //! Reproducibility: the same inputs with the same number of threads ([`set_num_threads`]) give the same bits on the CPU.
 //! Random draws are keyed (`difflow_diffusion::keyed`), never taken from torch's generator.
+//!
+//! Threads: a [`Model`] is `Send` and `Sync`; several threads may decode and score with one `Arc<Model>`.
 
+mod arithmetic;
 mod attention;
 mod average;
 mod batch;
@@ -49,10 +50,12 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod family;
 mod foreign;
 mod fused;
 mod host;
 mod incremental;
+mod input;
 mod judge;
 mod kernel;
 mod layers;
@@ -66,18 +69,22 @@ mod network;
 mod objective;
 mod optimizer;
 mod parameter;
+mod pattern;
 pub mod plugin_tests;
 mod recipe;
 mod recompute;
+mod reducer;
 mod rope;
+mod shared;
 mod shim;
 mod snapshot;
 mod summary;
 mod tensor_files;
 mod tensor_writer;
 mod torch_model;
+mod visibility;
 
-pub use attention::Pattern;
+pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
@@ -90,10 +97,12 @@ pub use learner::{Applied, Learner};
 pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
-pub use model::{Model, Precision};
-pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveOptions};
+pub use model::Model;
+pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
+pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;
+pub use reducer::Totals;
 pub use rope::{Rope, RopeScaling};
 pub use snapshot::Snapshot;
 pub use summary::{Memory, Summary};

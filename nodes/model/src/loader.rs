@@ -4,9 +4,10 @@ use std::path::Path;
 
 use difflow_plugin_host::{Found, Kind, Libtorch, PluginError, TorchModel, find};
 
+use crate::arithmetic::Precision;
 use crate::device::Device;
 use crate::error::ModelError;
-use crate::model::{Model, Precision};
+use crate::model::Model;
 
 /// The libtorch that difflow is built against.
 pub fn libtorch() -> Libtorch {

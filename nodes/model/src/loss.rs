@@ -5,13 +5,24 @@
 
 use tch::{Kind, Reduction, Tensor};
 
-use crate::attention::{Attention, Pattern};
+use crate::arithmetic::Arithmetic;
+use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::copied;
+use crate::input::Input;
 use crate::model::Model;
-use crate::objective::{Normaliser, Objective, ObjectiveOptions, Selection, noised, select};
+use crate::objective::{Objective, ObjectiveOptions, Selection, noised, select};
+use crate::pattern::Pattern;
+
+/// What the gradients of a micro-step are divided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Divisor {
+    Number(f64),
+    /// The positions of the micro-batch that carry loss.
+    Positions,
+}
 
 /// Logits held at once, in elements: 64 MiB of fp32.
 pub(crate) const CHUNK_ELEMENTS: usize = 1 << 24;
@@ -77,38 +88,47 @@ impl Model {
         pattern: &Pattern,
         options: ObjectiveOptions,
     ) -> Result<StepSums, ModelError> {
-        tch::no_grad(|| self.sums(batch, pattern, options, None))
+        tch::no_grad(|| self.sums(batch, pattern, options, self.arithmetic, None))
     }
 
     /// Next-token loss sums under causal attention, without gradients; each document is read alone.
     pub fn ar_sums(&self, batch: &MicroBatch) -> Result<StepSums, ModelError> {
-        tch::no_grad(|| self.sums(batch, &Pattern::Causal, ObjectiveOptions::recommended(Objective::Ar), None))
+        let options = ObjectiveOptions::recommended(Objective::Ar);
+        tch::no_grad(|| self.sums(batch, &Pattern::Causal, options, self.arithmetic, None))
     }
 
-    /// Sums of one micro-batch; with a normaliser, gradients of weighted sum / normaliser are added to the parameters'.
+    /// Sums of one micro-batch; with a divisor, gradients of weighted sum / divisor are added to the parameters'.
     pub(crate) fn sums(
         &self,
         batch: &MicroBatch,
         pattern: &Pattern,
         options: ObjectiveOptions,
-        backward: Option<Normaliser>,
+        how: Arithmetic,
+        backward: Option<Divisor>,
     ) -> Result<StepSums, ModelError> {
         batch.check(self.config.vocab_size, self.longest())?;
         let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
         let xt = noised(batch, options.objective, mask)?;
         let selection = select(batch, &xt, options, mask);
-        let normaliser = backward.map(|n| n.value(selection.target.len())).transpose()?;
+        let divisor = backward.map(|divisor| match divisor {
+            Divisor::Number(number) => number,
+            Divisor::Positions => selection.target.len().max(1) as f64,
+        });
         if selection.target.is_empty() {
             return Ok(StepSums::new(batch, &selection, &[]));
         }
-        let documents = options.document_attention.then_some(batch.documents.as_slice());
-        let size = (batch.rows, batch.length);
-        let (window, target) = (self.config.sliding_window, self.decoder.target());
-        let attention = Attention::new(pattern, size, documents, window, target)?;
-        let hidden = self.decoder.hidden(&self.ids(&xt, batch.rows)?, &attention, backward.is_some())?;
-        let index = Tensor::f_from_slice(&selection.hidden)?.f_to_device(self.device.torch())?;
-        let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, normaliser)?;
+        let input = Input::new(batch, xt, pattern, options.document_attention);
+        let hidden = self.hidden(&input, pattern, how, backward.is_some())?;
+        let index = selection.places(&input.layout)?;
+        let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
+        let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, divisor, how)?;
         Ok(StepSums::new(batch, &selection, &losses))
+    }
+
+    /// Hidden states before the last norm, `[B·L, D]`, of an input.
+    fn hidden(&self, input: &Input, pattern: &Pattern, how: Arithmetic, train: bool) -> Result<Tensor, ModelError> {
+        let attention = Attention::new(pattern, input.layout, &self.windows(), self.decoder.target(how))?;
+        self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train)
     }
 
     /// Cross-entropy of each selected position, in nats.
@@ -116,16 +136,17 @@ impl Model {
         &self,
         rows: &Tensor,
         selection: &Selection,
-        normaliser: Option<f64>,
+        divisor: Option<f64>,
+        how: Arithmetic,
     ) -> Result<Vec<f32>, ModelError> {
         let count = selection.target.len();
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         let scale: Option<Vec<f32>> =
-            normaliser.map(|normaliser| selection.weight.iter().map(|w| (w / normaliser) as f32).collect());
-        if let Some(decoder) = self.decoder.own().filter(|decoder| decoder.fused) {
-            let how = (chunk, decoder.kind);
-            let (normed, head) = (decoder.normed(rows)?, decoder.head_weight());
-            let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), how)?;
+            divisor.map(|divisor| selection.weight.iter().map(|w| (w / divisor) as f32).collect());
+        if let Some(decoder) = self.decoder.own().filter(|_| how.kernels) {
+            let (normed, head) = (decoder.normed(rows, how)?, decoder.head_weight());
+            let (total, losses) =
+                fused::head_loss(&normed, head, &selection.target, scale.as_deref(), (chunk, how.kind()))?;
             if scale.is_some() {
                 total.f_backward()?;
             }
@@ -140,7 +161,7 @@ impl Model {
         let mut losses = Vec::with_capacity(count);
         for start in (0..count).step_by(chunk) {
             let (start, length) = (start as i64, chunk.min(count - start) as i64);
-            let logits = self.decoder.logits(&self.decoder.normed(&leaf.f_narrow(0, start, length)?)?)?;
+            let logits = self.decoder.logits(&self.decoder.normed(&leaf.f_narrow(0, start, length)?, how)?, how)?;
             let target = target.f_narrow(0, start, length)?;
             let loss = logits.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
             losses.extend(copied(&loss)?);

@@ -11,6 +11,7 @@ use crate::error::ModelError;
 use crate::host::copied;
 use crate::model::Model;
 use crate::network::Network;
+use crate::objective::ObjectiveKind;
 use crate::parameter::normals;
 
 /// Standard deviation of the noise on the new row, as a share of the embeddings' own: large enough to tell the row from
@@ -30,7 +31,7 @@ impl Model {
         let (vocab, device) = (id as i64, self.device.torch());
         let mut config = self.config.clone();
         config.vocab_size = id + 1;
-        config.adapted = Some(Adapted { mask_token_id, shift: true, objective: "diffusion".to_owned() });
+        config.adapted = Some(Adapted { mask_token_id, shift: true, objective: ObjectiveKind::Diffusion });
         if matches!(self.decoder, Network::Foreign(_)) {
             self.grow_torch(seed)?;
             self.config = config;
@@ -48,13 +49,10 @@ impl Model {
             part.shape[0] = vocab + 1;
         }
         let mut leaves = self.parameters.iter();
-        let mut decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
+        let decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
             Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
             _ => Err(ModelError::Torch("the decoder changed while its vocabulary grew".to_owned())),
         })?;
-        if let Some(before) = self.decoder.own() {
-            decoder.set_arithmetic(before);
-        }
         self.decoder = Network::Own(Box::new(decoder));
         self.config = config;
         self.name_mask_token(mask_token_id)?;
@@ -70,7 +68,7 @@ impl Model {
         if id as usize >= self.config.vocab_size {
             return Err(ModelError::input("mask token", id, format!("an id below {}", self.config.vocab_size)));
         }
-        self.config.adapted = Some(Adapted { mask_token_id: id, shift: true, objective: "diffusion".to_owned() });
+        self.config.adapted = Some(Adapted { mask_token_id: id, shift: true, objective: ObjectiveKind::Diffusion });
         Ok(id)
     }
 

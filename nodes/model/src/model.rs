@@ -5,30 +5,26 @@ use std::path::Path;
 
 use tch::{Kind, Tensor};
 
-use crate::attention::{Attention, Pattern};
+use crate::arithmetic::{Arithmetic, Precision};
+use crate::attention::Attention;
 use crate::batch::MicroBatch;
-use crate::config::{Adapted, Family, ModelConfig, Positions};
+use crate::config::{Adapted, ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::family::without_base;
 use crate::host::copied;
+use crate::input::Layout;
 use crate::loader::TorchPlugin;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::network::Network;
 use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
+use crate::pattern::Pattern;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::SavedFile;
-
-/// Arithmetic of matrix products and attention. Master weights, norms, losses and optimizer state are fp32 either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    #[default]
-    Fp32,
-    Bf16,
-}
 
 /// Files beside the weights that are carried from the base model to every checkpoint.
 const COMPANIONS: [&str; 9] = [
@@ -54,6 +50,7 @@ pub struct Model {
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) companions: BTreeMap<String, Vec<u8>>,
     pub(crate) device: Device,
+    pub(crate) arithmetic: Arithmetic,
     /// Logits held at once by the loss, in elements.
     pub(crate) chunk_elements: usize,
 }
@@ -121,29 +118,29 @@ impl Model {
         let decoder = Decoder::new(&config, &mut |leaf| {
             let (tensor, stored) = values(parameters.len() as u64, &leaf)?;
             let tensor = tensor.f_to_device(device.torch())?;
-            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone(), stored });
+            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone(), stored, trainable: true });
             Ok(tensor)
         })?;
         if let Some(recipe) = &config.recipe {
             recipe.check_tensors(parameters.iter().flat_map(|p| &p.leaf.own_names).map(String::as_str))?;
         }
         let decoder = Network::Own(Box::new(decoder));
-        Ok(Self { config, decoder, parameters, companions, device, chunk_elements: CHUNK_ELEMENTS })
+        let (arithmetic, chunk_elements) = (Arithmetic::of(device), CHUNK_ELEMENTS);
+        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements })
     }
 
     /// Tensors that nothing reads are an error, except buffers that old files carry and a tied head that equals the embedding.
     fn refuse_extras(&self, files: &TensorFiles) -> Result<(), ModelError> {
         let known: Vec<&str> =
             self.parameters.iter().flat_map(|p| &p.leaf.parts).map(|part| part.name.as_str()).collect();
-        let mut extra = Vec::new();
+        let (mut extra, names) = (Vec::new(), self.config.family.names());
         for name in files.names() {
-            let buffer = name.ends_with(".rotary_emb.inv_freq")
-                || (self.config.family == Family::Gpt2
-                    && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")));
+            let buffer = names.buffers.iter().any(|ending| name.ends_with(ending));
             if buffer || known.iter().any(|k| *k == name || without_base(k) == name) {
                 continue;
             }
-            let head = self.config.recipe.as_ref().map_or_else(|| HEAD.to_owned(), |recipe| recipe.name(HEAD));
+            let head = format!("{}.weight", names.head);
+            let head = self.config.recipe.as_ref().map_or_else(|| head.clone(), |recipe| recipe.name(&head));
             if self.config.tied && name == head {
                 let embedding = &self.parameters[0].tensor.f_to_device(tch::Device::Cpu)?;
                 let same = match files.get(name, &embedding.size())? {
@@ -200,41 +197,53 @@ impl Model {
         self.device
     }
 
-    /// Number of trained values; a tied head counts once.
+    /// Number of values of all parameters; a tied head counts once.
     pub fn parameter_count(&self) -> u64 {
         self.parameters.iter().map(|p| p.tensor.numel() as u64).sum()
     }
 
-    /// Arithmetic of everything computed from now on. A plug-in's torch model keeps what it was loaded with.
-    pub fn set_precision(&mut self, precision: Precision) {
-        if let Some(decoder) = self.decoder.own_mut() {
-            decoder.kind = match precision {
-                Precision::Fp32 => Kind::Float,
-                Precision::Bf16 => Kind::BFloat16,
-            };
+    /// Chooses by their names in the files which tensors a [`crate::Learner`] made from now on trains. The others get no gradients and no
+    /// moments, and are saved as they are. Returns the number of values that are trained. Errors if tensors that are one matrix here
+    /// (queries, keys and values; gate and up) are chosen apart: nothing is changed then.
+    pub fn set_trainable(&mut self, choose: impl Fn(&str) -> bool) -> Result<u64, ModelError> {
+        let mut chosen = Vec::with_capacity(self.parameters.len());
+        for parameter in &self.parameters {
+            let names: Vec<&str> = parameter.leaf.parts.iter().map(|part| part.name.as_str()).collect();
+            let apart = names.iter().find(|name| choose(name) != choose(names[0]));
+            if let Some(other) = apart {
+                let found = format!("`{}` and `{other}` chosen apart", names[0]);
+                return Err(ModelError::input("trained tensors", found, "all or none of those that are one matrix"));
+            }
+            chosen.push(choose(names[0]));
         }
+        let mut count = 0;
+        for (parameter, trainable) in self.parameters.iter_mut().zip(chosen) {
+            parameter.trainable = trainable;
+            count += if trainable { parameter.tensor.numel() as u64 } else { 0 };
+        }
+        Ok(count)
     }
 
-    /// Activation checkpointing from now on: blocks are computed again in the backward pass, which saves the memory of their
-    /// activations. The gradients are the same. Without effect on a plug-in's torch model.
-    pub fn set_activation_checkpointing(&mut self, on: bool) {
-        if let Some(decoder) = self.decoder.own_mut() {
-            decoder.recompute = on;
-        }
+    /// How this model computes where nothing else is said.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// Computes like this from now on. What is dropped in training is a learner's ([`crate::Learner::set_dropout`]). A plug-in's torch model
+    /// keeps what it was loaded with.
+    pub fn set_arithmetic(&mut self, how: Arithmetic) {
+        // Other devices have no kernels of ours.
+        self.arithmetic = Arithmetic { kernels: how.kernels && self.device == Device::Cpu, dropout: 0.0, ..how };
+    }
+
+    /// Computes in this precision from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.arithmetic.precision = precision;
     }
 
     /// Logits that the loss holds at once, in values; more than the batch has is the naive form, with all of them at once.
     pub fn set_logit_chunk(&mut self, values: usize) {
         self.chunk_elements = values.max(1);
-    }
-
-    /// Whether difflow's own CPU kernels are used (by default they are, on the CPU). Off, everything is torch operations: to
-    /// measure one against the other. Without effect on other devices, which have no kernels of ours.
-    pub fn set_cpu_kernels(&mut self, on: bool) {
-        let device = self.device;
-        if let Some(decoder) = self.decoder.own_mut() {
-            decoder.fused = on && device == Device::Cpu;
-        }
     }
 
     /// Marks what the weights are trained for; written to config.json. A model without a mask token has no mark.
@@ -244,7 +253,7 @@ impl Model {
                 Objective::Diffusion { shift } => shift,
                 Objective::Ar => adapted.shift,
             };
-            *adapted = Adapted { mask_token_id: adapted.mask_token_id, shift, objective: objective.name().to_owned() };
+            *adapted = Adapted { mask_token_id: adapted.mask_token_id, shift, objective: objective.kind() };
         }
     }
 
@@ -252,11 +261,17 @@ impl Model {
     pub fn logits(&self, tokens: &[u32], pattern: &Pattern) -> Result<Vec<f32>, ModelError> {
         MicroBatch::clean(1, tokens.len(), tokens.to_vec()).check(self.config.vocab_size, self.longest())?;
         tch::no_grad(|| {
-            let attention =
-                Attention::new(pattern, (1, tokens.len()), None, self.config.sliding_window, self.decoder.target())?;
-            let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention, false)?;
-            copied(&self.decoder.logits(&self.decoder.normed(&hidden)?)?)
+            let (layout, how) = (Layout::row(tokens.len()), self.arithmetic);
+            let attention = Attention::new(pattern, layout, &self.windows(), self.decoder.target(how))?;
+            let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention, how, false)?;
+            copied(&self.decoder.logits(&self.decoder.normed(&hidden, how)?, how)?)
         })
+    }
+
+    /// How far back sliding-window attention reaches in each layer, the position itself included.
+    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
+        // A plug-in's layers are its own.
+        vec![self.config.sliding_window; self.config.layers.max(1)]
     }
 
     /// The hard limit on sequence length, where there is one.
@@ -282,14 +297,6 @@ pub(crate) fn companions(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, ModelE
         }
     }
     Ok(companions)
-}
-
-/// The output head, in both families.
-const HEAD: &str = "lm_head.weight";
-
-/// Files of a bare model (`GPT2Model`, `LlamaModel`) name tensors without the base's prefix.
-fn without_base(name: &str) -> &str {
-    name.strip_prefix("transformer.").or_else(|| name.strip_prefix("model.")).unwrap_or(name)
 }
 
 fn find(files: &TensorFiles, name: &str, wanted: &[i64]) -> Result<Tensor, ModelError> {

@@ -5,6 +5,7 @@
 
 use tch::Tensor;
 
+use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Target};
 use crate::cache::{Active, Cache};
 use crate::config::ModelConfig;
@@ -21,64 +22,67 @@ pub(crate) enum Network {
 
 impl Network {
     /// Where attention is computed, for [`Attention::new`].
-    pub fn target(&self) -> Target {
+    pub fn target(&self, how: Arithmetic) -> Target {
         match self {
-            Self::Own(decoder) => decoder.target(),
+            Self::Own(decoder) => decoder.target(how),
             Self::Foreign(foreign) => foreign.target(),
         }
     }
 
-    /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64). `train` is for a plug-in: our own decoder asks the
-    /// tensors.
-    pub fn hidden(&self, tokens: &Tensor, attention: &Attention, train: bool) -> Result<Tensor, ModelError> {
+    /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64). `train` is for a plug-in, whose arithmetic is its own.
+    pub fn hidden(
+        &self,
+        tokens: &Tensor,
+        attention: &Attention,
+        how: Arithmetic,
+        train: bool,
+    ) -> Result<Tensor, ModelError> {
         match self {
-            Self::Own(decoder) => decoder.hidden(tokens, attention),
+            Self::Own(decoder) => decoder.hidden(tokens, attention, how),
             Self::Foreign(foreign) => foreign.whole(tokens, attention, train),
         }
     }
 
     /// An empty cache for `size` = (lanes, positions of each), as [`Cache::new`].
-    pub fn cache(&self, config: &ModelConfig, size: (usize, usize), keep: bool) -> Result<Cache, ModelError> {
+    pub fn cache(
+        &self,
+        config: &ModelConfig,
+        size: (usize, usize),
+        keep: bool,
+        how: Arithmetic,
+    ) -> Result<Cache, ModelError> {
         match self {
-            Self::Own(decoder) => Cache::new(config, size, keep, decoder.target()),
+            Self::Own(decoder) => Cache::new(config, size, keep, decoder.target(how)),
             Self::Foreign(_) => Ok(Cache::of_texts(size)),
         }
     }
 
     /// Hidden states before the last norm, `[W, D]`, of the wanted places.
-    pub fn partial(&self, active: &Active, cache: &mut Cache) -> Result<Tensor, ModelError> {
+    pub fn partial(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self {
-            Self::Own(decoder) => decoder.partial(active, cache),
+            Self::Own(decoder) => decoder.partial(active, cache, how),
             Self::Foreign(foreign) => foreign.partial(active, cache),
         }
     }
 
     /// The last norm, on rows that will meet the output head.
-    pub fn normed(&self, rows: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn normed(&self, rows: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self {
-            Self::Own(decoder) => decoder.normed(rows),
+            Self::Own(decoder) => decoder.normed(rows, how),
             Self::Foreign(_) => Ok(rows.shallow_clone()),
         }
     }
 
     /// Logits `[n, V]` (fp32) of normed rows.
-    pub fn logits(&self, normed: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn logits(&self, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self {
-            Self::Own(decoder) => decoder.logits(normed),
+            Self::Own(decoder) => decoder.logits(normed, how),
             Self::Foreign(_) => Ok(normed.shallow_clone()),
         }
     }
 
     /// Our own decoder, where it is the one.
     pub fn own(&self) -> Option<&Decoder> {
-        match self {
-            Self::Own(decoder) => Some(decoder),
-            Self::Foreign(_) => None,
-        }
-    }
-
-    /// The same, to be changed.
-    pub fn own_mut(&mut self) -> Option<&mut Decoder> {
         match self {
             Self::Own(decoder) => Some(decoder),
             Self::Foreign(_) => None,

@@ -1,7 +1,11 @@
 //! What is trained: which positions carry loss, what they predict and what their loss counts for.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::batch::{MicroBatch, PADDING};
 use crate::error::ModelError;
+use crate::input::{Copies, Layout};
 
 /// The training objective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,13 +17,24 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// The name in config.json and on the command line.
-    pub fn name(self) -> &'static str {
+    /// Which of the two it is.
+    pub fn kind(self) -> ObjectiveKind {
         match self {
-            Self::Diffusion { .. } => "diffusion",
-            Self::Ar => "ar",
+            Self::Diffusion { .. } => ObjectiveKind::Diffusion,
+            Self::Ar => ObjectiveKind::Ar,
         }
     }
+}
+
+/// What a model learns, as the key OBJECTIVE and config.json spell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Masked diffusion: predict the masked tokens.
+    #[default]
+    Diffusion,
+    /// Autoregression: predict the next token. Makes base models.
+    Ar,
 }
 
 /// Which positions count as masked.
@@ -39,55 +54,60 @@ pub struct ObjectiveOptions {
     pub masked_set: MaskedSet,
     /// Attention, and the targets of shifted predictions, stay inside a document. Off, padding is ignored only as a target.
     pub document_attention: bool,
+    /// What the gradient is of: the weighted sum per what.
+    pub normaliser: Normaliser,
 }
 
 impl ObjectiveOptions {
     /// Explicit mask, documents kept apart.
     pub fn recommended(objective: Objective) -> Self {
-        Self { objective, masked_set: MaskedSet::Explicit, document_attention: true }
+        let normaliser = Normaliser::MaskableTokens;
+        Self { objective, masked_set: MaskedSet::Explicit, document_attention: true, normaliser }
     }
 
-    /// As the paper's code: masked by id, documents attend across each other.
+    /// As the paper's code: masked by id, documents attend across each other, the loss is per masked token.
     pub fn parity(objective: Objective) -> Self {
-        Self { objective, masked_set: MaskedSet::MaskId, document_attention: false }
+        let normaliser = Normaliser::MaskedTokens;
+        Self { objective, masked_set: MaskedSet::MaskId, document_attention: false, normaliser }
     }
 }
 
-/// What the weighted sum of a micro-batch is divided by before its gradient is taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What the weighted sum of a global batch is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Normaliser {
-    /// A number the caller knows, for example the maskable tokens of the global batch (all ranks, all micro-steps): the result
-    /// then does not depend on how the batch is split.
-    Global(f64),
-    /// The positions of this micro-batch that carry loss, times the number of micro-batches of the step (the paper's code:
-    /// the objective then depends on the split). A micro-batch with nothing masked has loss 0.
-    MaskedTokens { micro_batches: u32 },
-}
-
-impl Normaliser {
-    pub(crate) fn value(self, positions: usize) -> Result<f64, ModelError> {
-        let value = match self {
-            Self::Global(value) => value,
-            Self::MaskedTokens { micro_batches } => positions.max(1) as f64 * f64::from(micro_batches.max(1)),
-        };
-        if value.is_finite() && value > 0.0 {
-            return Ok(value);
-        }
-        Err(ModelError::input("normaliser of the loss", value, "a finite number above 0"))
-    }
+    /// The maskable tokens of the global batch (all ranks, all micro-steps): the result does not depend on how the batch is split.
+    #[default]
+    MaskableTokens,
+    /// Each micro-batch by its own positions that carry loss, and their sum by the number of micro-batches (the paper's code: the
+    /// objective then depends on the split). A micro-batch with nothing masked has loss 0.
+    MaskedTokens,
 }
 
 /// The positions that carry loss, in row-major order.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Selection {
-    /// Row of the hidden states `[B·L, D]`.
-    pub hidden: Vec<i64>,
+    /// Position of the batch, row-major, whose hidden state predicts.
+    pub from: Vec<usize>,
     /// Token to be predicted.
     pub target: Vec<i64>,
     /// Sequence of the batch.
     pub row: Vec<usize>,
     /// Loss weight.
     pub weight: Vec<f64>,
+    /// The hidden state before a token predicts it, as in the base model.
+    pub from_before: bool,
+}
+
+impl Selection {
+    /// Rows of the hidden states `[B·L', D]` of an input. Errors if the input has no place that a prediction should come from.
+    pub fn places(&self, layout: &Layout) -> Result<Vec<i64>, ModelError> {
+        if layout.copies == Copies::NoisedAndClean && self.from_before {
+            let found = "the prediction from the position before, of [x_t ; x_0]";
+            return Err(ModelError::input("objective", found, "the prediction at its own position (shift off)"));
+        }
+        let place = |at: &usize| (at / layout.text * layout.length() + at % layout.text) as i64;
+        Ok(self.from.iter().map(place).collect())
+    }
 }
 
 /// xt: x0 with the mask id where masked (AR: x0 itself).
@@ -111,8 +131,8 @@ pub(crate) fn select(
     options: ObjectiveOptions,
     mask_token_id: Option<u32>,
 ) -> Selection {
-    let mut selection = Selection::default();
     let from_before = !matches!(options.objective, Objective::Diffusion { shift: false });
+    let mut selection = Selection { from_before, ..Selection::default() };
     for (at, &noised) in xt.iter().enumerate() {
         let (row, position) = (at / batch.length, at % batch.length);
         let wanted = match (options.objective, options.masked_set) {
@@ -129,10 +149,10 @@ pub(crate) fn select(
                 continue;
             }
         }
-        selection.hidden.push(at as i64 - i64::from(from_before));
+        selection.from.push(at - usize::from(from_before));
         selection.target.push(i64::from(batch.tokens[at]));
         selection.row.push(row);
-        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weights[row] });
+        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weight(at) });
     }
     selection
 }
@@ -149,11 +169,11 @@ mod tests {
         batch
     }
 
-    fn positions(options: ObjectiveOptions) -> (Vec<i64>, Vec<i64>) {
+    fn positions(options: ObjectiveOptions) -> (Vec<usize>, Vec<i64>) {
         let (batch, mask) = (batch(), Some(9));
         let xt = noised(&batch, options.objective, mask).unwrap_or_default();
         let selection = select(&batch, &xt, options, mask);
-        (selection.hidden, selection.target)
+        (selection.from, selection.target)
     }
 
     #[test]

@@ -42,13 +42,19 @@ pub(crate) struct OptimizerState {
     pub settings: AdamW,
     /// Updates done.
     pub step: u64,
+    /// Of the trained parameters, in their order.
     moments: Vec<(Tensor, Tensor)>,
+}
+
+/// Those that have moments.
+fn trained(parameters: &[Parameter]) -> impl Iterator<Item = &Parameter> {
+    parameters.iter().filter(|parameter| parameter.trainable)
 }
 
 impl OptimizerState {
     pub fn new(settings: AdamW, parameters: &[Parameter]) -> Result<Self, ModelError> {
         let zeros = |p: &Parameter| p.tensor.f_detach()?.f_zeros_like();
-        let moments = parameters.iter().map(|p| Ok((zeros(p)?, zeros(p)?))).collect::<Result<_, ModelError>>()?;
+        let moments = trained(parameters).map(|p| Ok((zeros(p)?, zeros(p)?))).collect::<Result<_, ModelError>>()?;
         Ok(Self { settings, step: 0, moments })
     }
 
@@ -72,7 +78,8 @@ impl OptimizerState {
         self.step += 1;
         let s = self.settings;
         let corrections = (1.0 - s.beta1.powf(self.step as f64), 1.0 - s.beta2.powf(self.step as f64));
-        for (parameter, (m, v)) in parameters.iter_mut().zip(&mut self.moments) {
+        let trained = parameters.iter_mut().filter(|parameter| parameter.trainable);
+        for (parameter, (m, v)) in trained.zip(&mut self.moments) {
             let grad = parameter.tensor.f_grad()?;
             if !grad.defined() {
                 continue;
@@ -80,7 +87,9 @@ impl OptimizerState {
             let decay = if parameter.is_matrix() { 1.0 - lr * s.weight_decay } else { 1.0 };
             let rate = Rate { settings: s, decay, step: lr / corrections.0, root: 1.0 / corrections.1.sqrt(), scale };
             let mut weight = parameter.tensor.f_detach()?;
-            match (values(&grad), values_mut(&mut weight), values_mut(m), values_mut(v)) {
+            // SAFETY: three tensors with memory of their own, of which no other slice is in use during an update.
+            let (to, m_to, v_to) = unsafe { (values_mut(&mut weight), values_mut(m), values_mut(v)) };
+            match (values(&grad), to, m_to, v_to) {
                 (Some(grad), Some(weight), Some(m), Some(v)) => rate.host(weight, grad, m, v),
                 _ => rate.device(&mut weight, &grad, m, v)?,
             }
@@ -101,7 +110,7 @@ impl OptimizerState {
     /// What its file holds: the moments, named after the files' tensors, the step and, if asked, the weights.
     pub fn content(&self, parameters: &[Parameter], weights: bool) -> Result<TensorFile, ModelError> {
         let mut tensors = BTreeMap::new();
-        for (parameter, moments) in parameters.iter().zip(&self.moments) {
+        for (parameter, moments) in trained(parameters).zip(&self.moments) {
             for (moment, tensor) in Self::kept(parameter, moments, weights) {
                 for (part, view) in parameter.split(tensor)? {
                     tensors.insert(format!("{moment}.{}", part.name), (view, Kind::Float));
@@ -121,7 +130,7 @@ impl OptimizerState {
         let step = files.note("step").and_then(|step| step.parse().ok());
         let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
         let mut used = 0;
-        for (parameter, moments) in parameters.iter().zip(&self.moments) {
+        for (parameter, moments) in trained(parameters).zip(&self.moments) {
             for (moment, tensor) in Self::kept(parameter, moments, weights) {
                 for (part, mut view) in parameter.split(&tensor.f_detach()?)? {
                     let name = format!("{moment}.{}", part.name);

@@ -67,6 +67,8 @@ pub(crate) struct Parameter {
     pub tensor: Tensor,
     /// Element type of each part in the files that it was read from.
     pub stored: Vec<Kind>,
+    /// Whether a learner changes it.
+    pub trainable: bool,
 }
 
 impl Parameter {

@@ -159,7 +159,7 @@ fn save_load(found: &Found) -> Result<(), Stop> {
     tch::no_grad(|| {
         let dir = tempfile::tempdir().map_err(|e| Stop::Fail(format!("no temporary folder: {e}")))?;
         let first = make(found)?;
-        first.save(dir.path())?;
+        first.plugin().save(dir.path())?;
         if !dir.path().join("config.json").is_file() {
             return fail("save wrote no config.json".into());
         }

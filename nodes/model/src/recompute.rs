@@ -3,7 +3,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::attention::Kernel;
+use crate::arithmetic::Arithmetic;
+use crate::attention::LayerAttention;
 use crate::block::Block;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
@@ -16,14 +17,15 @@ impl Decoder {
         block: &Block,
         x: &Tensor,
         size: (i64, i64),
-        kernel: &Kernel,
+        attention: &LayerAttention,
+        how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
-        let out = tch::no_grad(|| self.block(block, x, size, kernel))?;
-        let (decoder, block, kernel, input) = (self.share(), block.share(), kernel.share(), x.f_detach()?);
+        let out = tch::no_grad(|| self.block(block, x, size, attention, how))?;
+        let (decoder, block, attention, input) = (self.share(), block.share(), attention.share(), x.f_detach()?);
         attach(out, &[x], move |gradient| {
             tch::with_grad(|| {
                 let x = input.f_detach()?.f_set_requires_grad(true)?;
-                let again = decoder.block(&block, &x, size, &kernel)?;
+                let again = decoder.block(&block, &x, size, &attention, how)?;
                 // A backward pass inside the backward pass; the parameters' gradients are added where they belong.
                 again.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?;
                 Ok(vec![Some(x.f_grad()?)])

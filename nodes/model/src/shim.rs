@@ -23,7 +23,7 @@ unsafe extern "C" {
         inputs: *const *mut c_void,
         count: usize,
         state: *mut c_void,
-        backward: extern "C" fn(*mut c_void, *mut c_void, *mut *mut c_void) -> c_int,
+        backward: extern "C" fn(*mut c_void, *mut c_void, *mut *mut c_void, *mut c_char, usize) -> c_int,
         drop: extern "C" fn(*mut c_void),
         error: *mut c_char,
         room: usize,
@@ -69,27 +69,50 @@ pub(crate) fn attach(
     Ok(output)
 }
 
-extern "C" fn run_backward(state: *mut c_void, gradient: *mut c_void, results: *mut *mut c_void) -> c_int {
-    // SAFETY: `state` is the box of `attach`, used by one backward pass at a time.
-    let state = unsafe { &mut *state.cast::<State>() };
-    let Some(backward) = state.backward.take() else { return 1 };
+extern "C" fn run_backward(
+    state: *mut c_void,
+    gradient: *mut c_void,
+    results: *mut *mut c_void,
+    error: *mut c_char,
+    room: usize,
+) -> c_int {
     let computed = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: `state` is the box of `attach`, used by one backward pass at a time.
+        let state = unsafe { &mut *state.cast::<State>() };
+        let twice = || ModelError::Torch("a second backward pass through the same forward".to_owned());
+        let backward = state.backward.take().ok_or_else(twice)?;
         // SAFETY: a live tensor, shared for the length of the call.
         let gradient = unsafe { Tensor::clone_from_ptr(gradient.cast()) };
-        backward(&gradient)
-    }));
-    let Ok(Ok(gradients)) = computed else { return 1 };
-    if gradients.len() != state.inputs {
-        return 1;
-    }
-    for (i, gradient) in gradients.into_iter().enumerate() {
-        if let Some(gradient) = gradient {
-            let mut gradient = std::mem::ManuallyDrop::new(gradient);
-            // SAFETY: `results` has room for one pointer an input; the C++ side takes ownership.
-            unsafe { *results.add(i) = gradient.as_mut_ptr().cast() };
+        let gradients = backward(&gradient)?;
+        if gradients.len() == state.inputs {
+            return Ok(gradients);
         }
+        Err(ModelError::input("gradients of a kernel", gradients.len(), state.inputs))
+    }));
+    let problem = match computed {
+        Ok(Ok(gradients)) => {
+            for (i, gradient) in gradients.into_iter().enumerate() {
+                if let Some(gradient) = gradient {
+                    let mut gradient = std::mem::ManuallyDrop::new(gradient);
+                    // SAFETY: `results` has room for one pointer an input; the C++ side takes ownership.
+                    unsafe { *results.add(i) = gradient.as_mut_ptr().cast() };
+                }
+            }
+            return 0;
+        }
+        Ok(Err(problem)) => problem.to_string(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            format!("it panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text"))
+        }
+    };
+    let told = &problem.as_bytes()[..problem.len().min(room - 1)];
+    // SAFETY: the shim gives `room` bytes; the text is cut to leave one for the zero that ends it.
+    unsafe {
+        std::ptr::copy_nonoverlapping(told.as_ptr(), error.cast(), told.len());
+        *error.add(told.len()) = 0;
     }
-    0
+    1
 }
 
 extern "C" fn drop_state(state: *mut c_void) {
@@ -140,8 +163,10 @@ pub(crate) fn map_rows<S: Default, T: Clone + Default + Send>(
     // SAFETY: every row and every result is touched by the one part that it belongs to.
     unsafe impl<T: Send> Sync for Apart<T> {}
     impl<T> Apart<T> {
-        fn at(&self, offset: usize) -> *mut T {
-            // SAFETY: callers stay inside the slice.
+        /// # Safety
+        /// `offset` must lie inside the slice.
+        unsafe fn at(&self, offset: usize) -> *mut T {
+            // SAFETY: the caller's.
             unsafe { self.0.add(offset) }
         }
     }
@@ -159,4 +184,29 @@ pub(crate) fn map_rows<S: Default, T: Clone + Default + Send>(
         }
     })?;
     Ok(results)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    /// Whoever runs out of memory, or meets a bug, in a backward pass needs libtorch's own words.
+    #[test]
+    fn an_error_in_a_backward_pass_keeps_libtorchs_words() {
+        let failing = |backward: fn(&Tensor) -> Result<Vec<Option<Tensor>>, ModelError>| {
+            let x = Tensor::f_ones([2], (Kind::Float, tch::Device::Cpu)).unwrap().f_set_requires_grad(true).unwrap();
+            let y = attach(x.f_mul_scalar(1.0).unwrap().f_detach().unwrap(), &[&x], backward).unwrap();
+            ModelError::from(y.f_sum(Kind::Float).unwrap().f_backward().unwrap_err())
+        };
+        let error = failing(|gradient| Ok(vec![Some(gradient.f_reshape([3, 5])?)])).to_string();
+        assert!(error.contains("shape '[3, 5]' is invalid for input of size 2"), "{error}");
+        let error = failing(|_| Ok(vec![Some(Tensor::f_empty([1 << 50], (Kind::Float, tch::Device::Cpu))?)]));
+        assert!(matches!(error, ModelError::OutOfMemory { .. }), "{error}");
+        let error = failing(|_| panic!("index {} out of range", 7)).to_string();
+        assert!(error.contains("panicked: index 7 out of range"), "{error}");
+        assert!(failing(|_| Ok(Vec::new())).to_string().contains("found 0, wanted 1"));
+    }
 }

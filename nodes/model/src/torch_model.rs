@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
+use crate::arithmetic::{Arithmetic, Precision};
 use crate::config::{ModelConfig, TorchMark};
 use crate::device::Device;
 use crate::error::ModelError;
@@ -16,7 +17,7 @@ use crate::host::copied;
 use crate::loader::TorchPlugin;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::mask_token::new_row;
-use crate::model::{Model, Precision, companions};
+use crate::model::{Model, companions};
 use crate::network::Network;
 use crate::parameter::Parameter;
 use crate::tensor_writer::{SavedFile, sync_file, write_bytes};
@@ -52,7 +53,8 @@ impl Model {
         let foreign = Foreign::new(model, device, kind);
         let parameters = foreign.parameters()?;
         let (companions, decoder) = (companions(dir)?, Network::Foreign(Box::new(foreign)));
-        Ok(Self { config, decoder, parameters, companions, device, chunk_elements: CHUNK_ELEMENTS })
+        let arithmetic = Arithmetic { precision, kernels: false, ..Arithmetic::of(device) };
+        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements: CHUNK_ELEMENTS })
     }
 
     /// One more row for every parameter with a row for each token, as [`Model::add_mask_token`] gives it to difflow's own models.
@@ -112,9 +114,12 @@ impl Model {
             }
             Ok(before)
         };
+        // No forward may see the other values.
+        let mut plugin = foreign.plugin();
         let own = swap(&|at, parameter| Some(value(at, parameter)))?;
-        let written = foreign.save(dir);
+        let written = plugin.save(dir);
         swap(&|at, _| own[at].as_ref().map(Tensor::shallow_clone))?;
+        drop(plugin);
         written?;
         let path = dir.join("config.json");
         let mut config = self.config.clone();

@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn equal_values_and_zeros_are_drawn() {
         for value in [0.0, 3e-4, -2.0] {
-            assert!(chart("x", &[line(vec![(1, value), (2, value)])], true).unwrap().is_some());
+            let svg = chart("x", &[line(vec![(1, value), (2, value)])], true).unwrap().unwrap();
+            assert!(svg.contains("<polyline") && !svg.contains("NaN") && !svg.contains("inf"), "{value}: {svg}");
         }
     }
 

@@ -290,7 +290,9 @@ mod tests {
             &Unmaskings::new(),
         )
         .unwrap();
-        assert!(page.contains("trainer") && page.contains("failed"), "{page}");
+        assert!(page.contains("The run failed: node trainer"), "{page}");
+        let well = report(&Run { name: "tiny", ..Run::default() }, &History::default(), &Unmaskings::new()).unwrap();
+        assert!(!well.contains("The run failed"), "{well}");
         assert!(!page.contains("<svg") && !page.contains("<table"), "{page}");
     }
 

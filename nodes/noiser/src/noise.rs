@@ -4,7 +4,7 @@ use difflow_diffusion::masking::masked_positions;
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
 use difflow_schema::sequences::PADDING;
-use difflow_schema::{Noised, Sequences};
+use difflow_schema::{Noised, RowNoised, Sequences};
 
 use crate::config::Config;
 
@@ -25,7 +25,7 @@ impl Noiser {
     pub fn open(config: Config) -> Result<Self, Problems> {
         let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config)
             .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()));
-        let transforms = Transforms::open::<Noised>(&config.transforms)
+        let transforms = Transforms::open::<RowNoised>(&config.transforms)
             .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
         match (schedule, transforms) {
             (Ok(schedule), Ok(transforms)) => Ok(Self { accumulation: 1, config, schedule, transforms }),
@@ -53,7 +53,8 @@ impl Noiser {
         for (row, (maskable, &alpha)) in sequences.maskable.chunks(sequences.length.max(1)).zip(&alpha).enumerate() {
             masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
         }
-        self.transforms.apply(seq, config.seed, Noised { sequences, masked, t, weight })
+        let noised = RowNoised(Noised { sequences, masked, t, weight });
+        Ok(self.transforms.apply(seq, config.seed, noised)?.0)
     }
 }
 

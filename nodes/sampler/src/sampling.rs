@@ -138,7 +138,7 @@ impl Sampler {
             Some(peers.model(Path::new(&self.config.judge)).map_err(wrong)?)
         };
         let sequences: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
-        Ok(judge.map(|judge| judge.perplexity(&sequences, self.config.sample_batch)).transpose()?)
+        Ok(judge.map(|judge| judge.perplexity_of(&sequences, self.config.sample_batch)).transpose()?)
     }
 }
 

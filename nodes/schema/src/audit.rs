@@ -277,6 +277,24 @@ mod tests {
         assert_eq!(read(&path).unwrap(), [link(0, None, 0, 0), started(0)]);
     }
 
+    /// Runs of before `noised/2` go on with the digest that they have, and two runs on the same batches have the same digest whichever
+    /// difflow began them: of a batch with one weight a row it is over the bytes that it always was over.
+    #[test]
+    fn the_digest_of_a_batch_with_one_weight_a_row_is_what_it_always_was() {
+        let (tokens, maskable) = (vec![3, 4, 5, 6], vec![false, true, true, true]);
+        let sequences = Sequences { rows: 2, length: 2, tokens, documents: vec![0; 4], maskable };
+        let masked = vec![false, true, false, true];
+        let batch = Noised { sequences, masked, t: vec![0.5, 0.25], weight: vec![2.0, 4.0] };
+        let mut bytes = nothing().into_bytes();
+        bytes.extend(9u64.to_le_bytes());
+        [3u32, 4, 5, 6].iter().for_each(|token| bytes.extend(token.to_le_bytes()));
+        bytes.extend([0, 1, 0, 1, 0, 1, 1, 1]);
+        [2f64, 4.0].iter().for_each(|weight| bytes.extend(weight.to_le_bytes()));
+        assert_eq!(chain(&nothing(), 9, &batch), bytes_sha256(&bytes));
+        let other = Noised { weight: vec![2.0, 2.0, 4.0, 8.0], ..batch.clone() };
+        assert_ne!(chain(&nothing(), 9, &batch), chain(&nothing(), 9, &other));
+    }
+
     #[test]
     fn the_chain_changes_with_batch_order_and_content() {
         let batch = |token: u32| Noised {

@@ -36,7 +36,7 @@ pub use documents::Documents;
 pub use error::SchemaError;
 pub use facts::{Facts, TokenizerFacts};
 pub use metrics::{Metric, Metrics};
-pub use noised::Noised;
+pub use noised::{Noised, RowNoised};
 pub use origin::{Component, Origin};
 pub use preview::Preview;
 pub use record::{Record, RecordError};

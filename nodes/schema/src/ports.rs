@@ -137,7 +137,7 @@ pub fn kinds() -> Vec<Kind> {
         Kind::of::<Sequences>("Sequences", "A micro-batch of packed sequences, one row each."),
         Kind::of::<Noised>(
             "Noised",
-            "A micro-batch with its noise: what is masked, t and the loss weight of each row.",
+            "A micro-batch with its noise: what is masked, and t and loss weight, one of each row or one of each position.",
         ),
         Kind::of::<Checkpoint>("Checkpoint", "A checkpoint folder on disk: one row. Weights never travel on an edge."),
         Kind::of::<Metrics>("Metrics", "Named numbers of a step."),

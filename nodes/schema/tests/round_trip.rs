@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, StructArray, UInt32Array};
 use arrow::datatypes::{DataType, Field};
 use difflow_schema::columns::list_column;
 use difflow_schema::{
-    Checkpoint, Demand, Documents, Message, Metrics, Noised, Sample, Samples, SchemaError, Sequences,
+    Checkpoint, Demand, Documents, Message, Metrics, Noised, RowNoised, Sample, Samples, SchemaError, Sequences,
 };
 
 fn sequences() -> Sequences {
@@ -30,6 +30,12 @@ fn noised() -> Noised {
     }
 }
 
+/// With t and weight of every position.
+fn by_position() -> Noised {
+    let t: Vec<f64> = (1..=6).map(|at| f64::from(at) / 6.0).collect();
+    Noised { weight: t.iter().map(|t| 1.0 / t).collect(), t, ..noised() }
+}
+
 fn survives<M: Message + PartialEq + std::fmt::Debug>(message: M) {
     let array = message.to_array().unwrap();
     assert_eq!(array.fields(), &M::fields());
@@ -43,6 +49,8 @@ fn every_message_survives_its_encoding() {
     survives(Documents::default());
     survives(sequences());
     survives(noised());
+    survives(by_position());
+    survives(RowNoised(noised()));
     survives(Checkpoint { step: 9, path: "/r/c".into(), sha256: "ab".into(), bytes: 10, tokens_seen: 11 });
     survives(Metrics::of_step(3, [("loss", 1.5), ("grad_norm", f64::INFINITY)]));
     survives(Samples(vec![Sample {
@@ -65,12 +73,34 @@ fn a_sliced_array_reads_as_its_rows() {
     assert_eq!(second.sequences.tokens, [0, 7, 8]);
     assert_eq!(second.masked, [false, false, true]);
     assert_eq!(second.weight, [4.0]);
+    let second = Noised::from_array(&by_position().to_array().unwrap().slice(1, 1)).unwrap();
+    assert_eq!(second.t, by_position().t_of(1));
+    assert_eq!(second.weight_of(0), [6.0 / 4.0, 6.0 / 5.0, 1.0]);
+}
+
+/// A weight for every second position would be read as that of another position.
+#[test]
+fn noise_is_one_number_a_row_or_one_a_position() {
+    let wrong = Noised { t: vec![0.5; 4], ..noised() };
+    let error = Noised::from_array(&wrong.to_array().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`t`") && error.contains("rows of 2 values, wanted 1") && error.contains("or 3"), "{error}");
+}
+
+/// A plug-in that was built for a number a row must not be handed something else, and must get what it always got.
+#[test]
+fn batch_transforms_get_the_columns_that_they_always_got() {
+    let array = RowNoised(noised()).to_array().unwrap();
+    let types: Vec<String> =
+        array.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+    assert_eq!(types[4..], ["t Float64", "weight Float64"]);
+    let error = RowNoised(by_position()).to_array().unwrap_err().to_string();
+    assert!(error.contains("noised/1") && error.contains("one a row"), "{error}");
 }
 
 #[test]
 fn a_missing_column_is_named() {
     let array = sequences().to_array().unwrap();
-    assert_eq!(Noised::from_array(&array), Err(SchemaError::Missing { message: "noised/1", column: "masked" }));
+    assert_eq!(Noised::from_array(&array), Err(SchemaError::Missing { message: "noised/2", column: "masked" }));
 }
 
 #[test]

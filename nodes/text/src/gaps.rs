@@ -100,11 +100,14 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % n
         };
+        let mut read = 0;
         for _ in 0..20_000 {
             let text: String = (0..below(12)).map(|_| pieces[below(pieces.len())]).collect();
             let Ok(parts) = parse_gaps(&text) else { continue };
+            read += 1;
             let kept: usize = parts.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum();
             assert!(kept <= text.len() && (text.contains("[MASK") || kept == text.len()), "{text:?}: {parts:?}");
         }
+        assert!((1000..19_000).contains(&read), "{read} of 20,000 texts were read");
     }
 }

@@ -165,11 +165,7 @@ mod tests {
     /// The tokenizers of LLaMA 2 put a space before any text; behind a gap that would be a second one.
     #[test]
     fn pieces_behind_others_are_read_and_written_as_in_the_whole_text() {
-        let Some(data) = std::env::var_os("DIFFLOW_DATA_DIR") else {
-            println!("skipped: a LLaMA 2 and a GPT-2 tokenizer: DIFFLOW_DATA_DIR is not set");
-            return;
-        };
-        let data = std::path::PathBuf::from(data);
+        let Some(data) = difflow_tests::real_data("a LLaMA 2 and a GPT-2 tokenizer") else { return };
         for path in ["models/stories260K/tokenizer.json", "tokenizers/gpt2/tokenizer.json"] {
             let words = Words::open(&data.join(path), 1, 2).unwrap();
             let (left, right) = ("Once upon a time", " there was a cat.");

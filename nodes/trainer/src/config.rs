@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+pub use difflow_model::ObjectiveKind;
 use difflow_model::{Decay, LearningRate};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Problem};
@@ -10,17 +11,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::preset::{MaskedPositions, Normalisation, Preset};
-
-/// What the model learns.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ObjectiveKind {
-    /// Masked diffusion: predict the masked tokens.
-    #[default]
-    Diffusion,
-    /// Autoregression: predict the next token. Makes base models.
-    Ar,
-}
 
 /// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

@@ -80,13 +80,18 @@ fn row(batch: &Noised, row: usize) -> Preview {
     let all = row * length..(row + 1) * length;
     let shown: Vec<usize> = all.filter(|&at| batch.sequences.documents[at] != PADDING).take(TOKENS).collect();
     Preview {
-        t: batch.t[row],
-        weight: batch.weight[row],
+        t: mean(batch.t_of(row)),
+        weight: mean(batch.weight_of(row)),
         length: length as u64,
         tokens: shown.iter().map(|&at| batch.sequences.tokens[at]).collect(),
         masked: shown.iter().map(|&at| batch.masked[at]).collect(),
         ..Preview::default()
     }
+}
+
+/// Of a row noised at one t, that t.
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]
@@ -109,5 +114,7 @@ mod tests {
         let shown = row(&batch, 1);
         assert_eq!((shown.tokens, shown.masked), (vec![4, 5], vec![false, true]));
         assert_eq!((shown.t, shown.weight, shown.length), (0.2, 5.0, 3));
+        let t = vec![0.1, 0.1, 0.1, 0.25, 0.5, 0.75];
+        assert_eq!(row(&Noised { t, ..batch }, 1).t, 0.5);
     }
 }

@@ -62,9 +62,8 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let position = good.as_ref().map(|good| good.position).unwrap_or_default();
     // t is stratified over the batches of a step: the noiser hears how many those are.
     node.say("demand", &Facts { accumulation: Some(config.accumulation), ..Facts::default() })?;
-    let window = config.prefetch.max(config.accumulation as u32);
     let patience = Duration::from_secs_f64(config.patience_seconds);
-    let mut puller = Puller::<Noised>::new("noised", position.next_seq, window, patience);
+    let mut puller = Puller::<Noised>::new("noised", position.next_seq, config.prefetch, patience);
     let trains = position.step < config.steps;
     if trains {
         // The first batches are made while the model is read.
@@ -164,11 +163,12 @@ impl Trainer {
         while self.position.step < self.config.steps {
             let started = Instant::now();
             std::thread::sleep(Duration::from_secs_f64(self.config.slow_down_seconds));
-            let (mut batches, mut waited) = (Vec::new(), Duration::ZERO);
-            while (batches.len() as u64) < self.config.accumulation {
+            // Counted when the step is done: what a stop leaves of it is in no checkpoint.
+            let (mut trained, mut waited) = (self.trained.clone(), Duration::ZERO);
+            for micro in 0..self.config.accumulation {
                 let from = Instant::now();
-                match self.wait(&mut puller)? {
-                    Wait::Batch(batch) => batches.push(batch),
+                let batch = match self.wait(&mut puller)? {
+                    Wait::Batch(batch) => batch,
                     Wait::Stop => return self.finish(),
                     Wait::NoData => {
                         self.finish()?;
@@ -177,18 +177,17 @@ impl Trainer {
                     }
                     // The node that failed says why.
                     Wait::Gone => return self.finish(),
-                }
+                };
                 waited += from.elapsed();
+                puller.ask(&mut self.node)?;
+                if micro == 0 {
+                    self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, &batch)?;
+                }
+                trained.count(puller.next_seq() - 1, &batch)?;
+                self.training.micro_step(&self.config, self.position.step, batch)?;
             }
-            puller.ask(&mut self.node)?;
-            if let Some(batch) = batches.first() {
-                self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, batch)?;
-            }
-            let first = puller.next_seq() - batches.len() as u64;
-            for (seq, batch) in (first..).zip(&batches) {
-                self.trained.count(seq, batch)?;
-            }
-            let report = self.training.step(&self.config, self.position.step, batches)?;
+            let report = self.training.finish(self.position.step)?;
+            self.trained = trained;
             self.position.step += 1;
             self.position.tokens_seen += report.tokens;
             self.position.next_seq = puller.next_seq();

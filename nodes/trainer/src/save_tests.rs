@@ -50,7 +50,8 @@ impl Run {
     fn step(&mut self) {
         let batch = batch(self.position.next_seq);
         self.trained.count(self.position.next_seq, &batch).unwrap();
-        let report = self.training.step(&self.config, self.position.step, vec![batch]).unwrap();
+        self.training.micro_step(&self.config, self.position.step, batch).unwrap();
+        let report = self.training.finish(self.position.step).unwrap();
         assert!(report.finite);
         self.position.step += 1;
         self.position.next_seq += 1;
@@ -171,7 +172,15 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
     let names: Vec<String> = files(&last).iter().map(|path| path.file_name().unwrap().display().to_string()).collect();
     assert_eq!(
         names,
-        ["config.json", "lineage.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "plugins.json"]
+        [
+            "config.json",
+            "lineage.json",
+            "manifest.json",
+            "model.safetensors",
+            "optimizer.safetensors",
+            "origin.json",
+            "plugins.json"
+        ]
     );
     let lineage = Lineage::read(&last).unwrap().unwrap();
     let (_, before) = Manifest::verify(&run.dir.checkpoint(2)).unwrap();
@@ -183,8 +192,8 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
 
     // Going on from it is going on: the same weights, average and moments.
     let mut resumed = training::resume(&run.config, &last).unwrap();
-    let batches = |seq: u64| vec![batch(seq)];
-    resumed.step(&run.config, 4, batches(4)).unwrap();
+    resumed.micro_step(&run.config, 4, batch(4)).unwrap();
+    resumed.finish(4).unwrap();
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     resumed.learner.save(folder.path()).unwrap();
     let mut whole = Run::begin();

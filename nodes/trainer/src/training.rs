@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, Pattern,
-    Precision, TorchPlugin,
+    AdamW, Arithmetic, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective,
+    ObjectiveOptions, Pattern, Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -24,6 +24,13 @@ pub struct Training {
     /// How attention goes from causal to full.
     pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
+    under_way: Option<UnderWay>,
+}
+
+/// The optimizer step that micro-batches are being taken for.
+struct UnderWay {
+    attn_mask_ratio: f64,
+    micro_batches: u64,
 }
 
 /// What one optimizer step measured.
@@ -97,15 +104,16 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
 }
 
 fn training(config: &Config, mut model: Model) -> Result<Training> {
-    model.set_precision(precision(config));
-    model.set_activation_checkpointing(config.activation_checkpointing);
+    let (precision, recompute) = (precision(config), config.activation_checkpointing);
+    model.set_arithmetic(Arithmetic { precision, recompute, ..model.arithmetic() });
     let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
         ObjectiveKind::Ar => Objective::Ar,
     };
+    let normaliser = if choices.per_masked_token { Normaliser::MaskedTokens } else { Normaliser::MaskableTokens };
     let (masked_set, document_attention) = (choices.masked_set, choices.document_attention);
-    let options = ObjectiveOptions { objective, masked_set, document_attention };
+    let options = ObjectiveOptions { objective, masked_set, document_attention, normaliser };
     let optimizer = AdamW {
         beta1: config.beta1,
         beta2: config.beta2,
@@ -120,44 +128,53 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
-    Ok(Training { learner, annealing, learning_rate })
+    Ok(Training { learner, annealing, learning_rate, under_way: None })
 }
 
 impl Training {
-    /// One optimizer step over the micro-batches of its global batch.
-    pub fn step(&mut self, config: &Config, step: u64, batches: Vec<Noised>) -> Result<StepReport> {
-        let batches: Vec<MicroBatch> = batches.into_iter().map(micro_batch).collect();
-        let ar = config.objective == ObjectiveKind::Ar;
-        let attn_mask_ratio = if ar { 0.0 } else { self.annealing.attn_mask_ratio(step)? };
-        let maskable: u64 = batches.iter().map(MicroBatch::maskable_tokens).sum();
-        let normaliser = match config.choices().per_masked_token {
-            false => Normaliser::Global(maskable.max(1) as f64),
-            true => Normaliser::MaskedTokens { micro_batches: batches.len() as u32 },
+    /// Takes the next micro-batch of optimizer step `step`.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or the annealing schedule fails.
+    pub fn micro_step(&mut self, config: &Config, step: u64, batch: Noised) -> Result<()> {
+        let (ar, batch) = (config.objective == ObjectiveKind::Ar, micro_batch(batch));
+        let under_way = match &mut self.under_way {
+            Some(under_way) => under_way,
+            begun => {
+                let attn_mask_ratio = if ar { 0.0 } else { self.annealing.attn_mask_ratio(step)? };
+                begun.insert(UnderWay { attn_mask_ratio, micro_batches: 0 })
+            }
         };
-        let (mut weighted, mut unweighted, mut positions) = (0.0, 0.0, 0);
-        for (micro, batch) in batches.iter().enumerate() {
-            let draw = step * config.accumulation + micro as u64;
-            let pattern = match () {
-                () if ar => Pattern::Causal,
-                () => annealing::pattern(&self.annealing, (attn_mask_ratio, step), (config.seed, draw), batch.length)?,
-            };
-            let sums = self.learner.micro_step(batch, &pattern, normaliser)?;
-            weighted += sums.weighted;
-            unweighted += sums.unweighted;
-            positions += sums.positions;
-        }
+        let draw = step * config.accumulation + under_way.micro_batches;
+        let ratio = under_way.attn_mask_ratio;
+        let pattern = if ar {
+            Pattern::Causal
+        } else {
+            annealing::pattern(&self.annealing, (ratio, step), (config.seed, draw), batch.length)?
+        };
+        self.learner.micro_step(&batch, &pattern)?;
+        under_way.micro_batches += 1;
+        Ok(())
+    }
+
+    /// Ends optimizer step `step`: one update by the micro-batches taken.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn finish(&mut self, step: u64) -> Result<StepReport> {
+        let attn_mask_ratio = self.under_way.take().map_or(0.0, |under_way| under_way.attn_mask_ratio);
         let learning_rate = self.learning_rate.at(step);
         let applied = self.learner.apply(learning_rate)?;
-        let tokens =
-            batches.iter().flat_map(|batch| &batch.documents).filter(|&&d| d != difflow_model::PADDING).count();
+        let totals = applied.totals;
+        let maskable = totals.maskable.max(1) as f64;
         Ok(StepReport {
-            loss: weighted / maskable.max(1) as f64,
-            loss_unweighted: unweighted / positions.max(1) as f64,
-            masked_share: positions as f64 / maskable.max(1) as f64,
+            loss: totals.weighted / maskable,
+            loss_unweighted: totals.unweighted / totals.positions.max(1) as f64,
+            masked_share: totals.positions as f64 / maskable,
             grad_norm: applied.grad_norm,
             learning_rate,
             attn_mask_ratio,
-            tokens: tokens as u64,
+            tokens: totals.tokens,
             finite: applied.finite,
         })
     }

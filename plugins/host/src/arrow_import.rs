@@ -129,7 +129,7 @@ impl Drop for Received {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use difflow_schema::{Documents, Message, Noised, Sequences};
+    use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
 
     use super::*;
     use crate::arrow_export::ExportedArray;
@@ -147,7 +147,7 @@ mod tests {
         };
         let noised = Noised { sequences, masked: flags, t: vec![0.1, 0.2, 0.3], weight: vec![1.0, 2.0, 3.0] };
         let documents = Documents { doc: vec![4, 5, 6], text: vec!["".into(), "zwei".into(), "αβγ".into()] };
-        for array in [noised.to_array().unwrap(), documents.to_array().unwrap()] {
+        for array in [RowNoised(noised).to_array().unwrap(), documents.to_array().unwrap()] {
             for (from, rows) in [(0, 3), (1, 2), (2, 1), (1, 0)] {
                 let part = array.slice(from, rows);
                 let exported = ExportedArray::new(&part);

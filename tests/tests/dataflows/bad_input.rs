@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use difflow_tests::{Dataflow, Outcome, program, write_parquet};
+use difflow_tests::{Dataflow, Disk, Outcome, program, write_parquet};
 
 use crate::weights;
 
@@ -118,17 +118,9 @@ fn a_checkpoint_that_is_none() {
 #[test]
 fn a_full_disk() {
     let dataflow = Dataflow::small(4);
-    let disk = dataflow.folder().join("disk");
-    fs::create_dir(&disk).expect("a folder");
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&disk).output();
-    if !mount.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: a full disk: this user may not mount a tmpfs");
-        return;
-    }
-    let dataflow = dataflow.set("", "RUNS", disk.display().to_string());
-    let outcome = dataflow.run_within(SOON);
-    let unmounted = Command::new("umount").arg("--lazy").arg(&disk).status();
-    assert!(unmounted.is_ok_and(|status| status.success()));
+    let path = dataflow.folder().join("disk");
+    let Some(_disk) = Disk::mount(&path, 1024, "a full disk") else { return };
+    let outcome = dataflow.set("", "RUNS", path.display().to_string()).run_within(SOON);
     outcome.refused(1, &["disk", "No space left on device"]);
 }
 

@@ -43,11 +43,3 @@ fn the_default_run_ends_well_and_its_last_screen_holds_the_figures() {
     );
     assert_eq!(json(&run.join("run.json"))["configuration"]["trainer.STEPS"], 6);
 }
-
-/// method.md's first trap: a model that silently stays causal. Attention is full at the end of annealing, and not before.
-#[test]
-fn attention_opens_as_the_annealing_schedule_says() {
-    let dataflow = Dataflow::small(6);
-    let outcome = dataflow.set("trainer", "ANNEAL_STEPS", 1).set("monitor", "PROGRESS_SECONDS", 1).run().well();
-    assert!(outcome.text.contains("attn_mask_ratio 1.00"), "{}", outcome.text);
-}

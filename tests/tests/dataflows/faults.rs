@@ -1,6 +1,8 @@
 //! Processes of a run are killed or stopped at random moments; the same command then goes on, and the weights are those of a run that
 //! nothing happened to, byte for byte. The seed is printed; `DIFFLOW_FAULT_SEED` repeats a test. scripts/faults.sh runs the long form.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -150,28 +152,38 @@ fn long_form_of_processes_that_stand_still() {
     endure(Fault::Pause(Duration::from_secs(60)), count("DIFFLOW_PAUSES", 3), default_shortened);
 }
 
-/// Files in shared memory that no process has: what a killed run left.
-fn forgotten() -> usize {
-    let names = |folder: &str| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let maps = names("/proc").filter_map(|entry| std::fs::read_to_string(entry.path().join("maps")).ok());
-    let mapped = maps.collect::<Vec<_>>().concat();
-    names("/dev/shm").filter(|file| !mapped.contains(&*file.path().to_string_lossy())).count()
+/// Files in shared memory that these processes have mapped or open.
+fn shared_memory(processes: &[Process]) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    for process in processes {
+        let folder = Path::new("/proc").join(process.pid.to_string());
+        let maps = std::fs::read_to_string(folder.join("maps")).unwrap_or_default();
+        files.extend(maps.lines().filter_map(|line| Some(PathBuf::from(&line[line.find("/dev/shm/")?..]))));
+        let open = std::fs::read_dir(folder.join("fd")).into_iter().flatten().filter_map(Result::ok);
+        files.extend(
+            open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).filter(|path| path.starts_with("/dev/shm")),
+        );
+    }
+    files.retain(|file| file.exists());
+    files
 }
 
 /// What killed runs leave in shared memory must not pile up: dora's next processes take it away.
 #[test]
 fn shared_memory_of_killed_runs_is_taken_away() {
     let dataflow = Dataflow::tiny(STEPS).set("trainer", "SLOW_DOWN_SECONDS", 0.1);
-    let (before, mut after) = (forgotten(), Vec::new());
+    let mut had = BTreeSet::new();
     for seed in 0..3 {
         let mut life = Life::begin(&dataflow);
-        assert!(life.until(|life| life.node("trainer").is_some() && life.age() > 2.0), "it ended early");
+        let path = dataflow.run_folder().join("checkpoints/step-00000000");
+        assert!(life.until(|life| path.exists() && life.node("trainer").is_some()), "it ended early");
+        had.extend(shared_memory(&life.processes()));
         strike(Fault::KillAll, &mut life, &mut Random::new(seed));
         all_gone(&life.end(OVER).1, Duration::from_secs(30));
-        after.push(forgotten());
     }
+    let left = had.iter().filter(|file| file.exists()).count();
+    assert!(left > 0, "nothing was left of {} files: this test shows nothing", had.len());
     dataflow.run().well();
-    let last = forgotten();
-    println!("forgotten files in shared memory: {before} before, {after:?} after each kill, {last} after a whole run");
-    assert!(last <= before + 4, "{before} before, {after:?} after each kill, {last} after a whole run");
+    let left: Vec<&PathBuf> = had.iter().filter(|file| file.exists()).collect();
+    assert!(left.is_empty(), "{left:?} of {} files are still there after a whole run", had.len());
 }

@@ -54,10 +54,11 @@ fn show(all: &[(u64, Loads)]) {
     }
 }
 
-/// Grown by at most so many KiB, and not by one file a batch.
+/// Grown by at most so many KiB, and not by one file a batch. While training goes on every node is there to be measured.
 fn flat(early: &Loads, late: &Loads, kib: u64) {
+    assert_eq!(early.keys().filter(|name| name.starts_with("difflow-")).count(), 8, "{:?}", early.keys());
     for (name, (memory, files)) in early {
-        let Some((memory_late, files_late)) = late.get(name) else { continue };
+        let (memory_late, files_late) = late.get(name).unwrap_or_else(|| panic!("{name} is gone: {:?}", late.keys()));
         assert!(*memory_late <= memory + kib, "{name}: {memory} KiB early, {memory_late} KiB late");
         assert!(*files_late <= files + 8, "{name}: {files} open files early, {files_late} late");
     }

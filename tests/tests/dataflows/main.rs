@@ -8,6 +8,7 @@ mod default_run;
 mod disk;
 mod facts;
 mod faults;
+mod final_checkpoint;
 mod hub;
 mod long_run;
 mod modules;
@@ -18,6 +19,7 @@ mod plugins;
 mod readme;
 mod real_data;
 mod resume;
+mod right_side;
 mod stop;
 
 use std::collections::BTreeMap;

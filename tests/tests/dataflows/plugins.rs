@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -16,10 +17,11 @@ fn example(name: &str) -> String {
     path.display().to_string()
 }
 
-/// Runs the dataflow with one key of one node changed. The plug-in must be in run.json and in the last checkpoint under `recorded`.
-fn runs_with(node: &str, key: &str, value: &str, recorded: &str, id: &str) {
+/// Runs the dataflow with one key of one node changed. The plug-in must be in run.json and in the last checkpoint under `recorded`. Returns
+/// the weights.
+fn runs_with(node: &str, keys: &[(&str, &str)], recorded: &str, id: &str) -> Vec<u8> {
     let steps = 4;
-    let dataflow = Dataflow::small(steps).set(node, key, value);
+    let dataflow = keys.iter().fold(Dataflow::small(steps), |dataflow, (key, value)| dataflow.set(node, key, *value));
     dataflow.run().well();
     let last = dataflow.run_folder().join(format!("checkpoints/step-{steps:08}"));
     let manifest = json(&last.join("manifest.json"));
@@ -28,42 +30,38 @@ fn runs_with(node: &str, key: &str, value: &str, recorded: &str, id: &str) {
         let record = &plugins[recorded];
         assert_eq!(record["id"], id, "{plugins:#}");
         assert_eq!(record["sha256"].as_str().map(str::len), Some(64), "{record:#}");
-        assert!(value.contains(record["path"].as_str().unwrap()), "{record:#}");
+        assert!(keys[0].1.contains(record["path"].as_str().unwrap()), "{record:#}");
+        for (_, options) in &keys[1..] {
+            let options: serde_json::Value = serde_json::from_str(options).unwrap();
+            assert!(
+                options.as_object().unwrap().iter().all(|(key, value)| record["config"][key] == *value),
+                "{record:#}"
+            );
+        }
     }
+    weights(&dataflow.run_folder(), steps)
 }
 
+/// One that was recorded and not asked would leave the weights what they are without it.
 #[test]
-fn cosine_noise() {
-    let id = "org.difflow.examples.cosine-noise";
-    runs_with("noiser", "NOISE_SCHEDULE", &example("libcosine_noise.so"), "noiser.NOISE_SCHEDULE", id);
-}
-
-#[test]
-fn quadratic_noise_in_c() {
-    let id = "org.difflow.examples.quadratic-noise";
-    let value = format!("{}#{id}", example("quadratic_noise.so"));
-    runs_with("noiser", "NOISE_SCHEDULE", &value, "noiser.NOISE_SCHEDULE", id);
-}
-
-#[test]
-fn step_annealing() {
-    let id = "org.difflow.examples.step-annealing";
-    // Its own default of half_at lies behind the small run's ANNEAL_STEPS.
-    let dataflow = Dataflow::small(4).set("trainer", "ANNEALING_SCHEDULE", example("libstep_annealing.so")).set(
-        "trainer",
-        "ANNEALING_SCHEDULE_CONFIG",
-        r#"{"half_at": 1}"#,
-    );
-    dataflow.run().well();
-    let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["trainer.ANNEALING_SCHEDULE"].clone();
-    assert_eq!((record["id"].as_str(), record["config"]["half_at"].as_u64()), (Some(id), Some(1)), "{record:#}");
-}
-
-#[test]
-fn span_mask() {
-    let id = "org.difflow.examples.span-mask";
-    let value = format!("[{:?}]", example("libspan_mask.so"));
-    runs_with("noiser", "TRANSFORMS", &value, "noiser.TRANSFORMS.0", id);
+fn every_example_schedule_and_transform_is_recorded_and_makes_other_weights() {
+    let plain = Dataflow::small(4);
+    plain.run().well();
+    let id = |name: &str| format!("org.difflow.examples.{name}");
+    let quadratic = format!("{}#{}", example("quadratic_noise.so"), id("quadratic-noise"));
+    let span_mask = format!("[{:?}]", example("libspan_mask.so"));
+    // The example's own default of half_at lies behind the small run's ANNEAL_STEPS.
+    let stepwise = example("libstep_annealing.so");
+    let steps = [("ANNEALING_SCHEDULE", stepwise.as_str()), ("ANNEALING_SCHEDULE_CONFIG", r#"{"half_at": 1}"#)];
+    let (cosine, noise) = (example("libcosine_noise.so"), "noiser.NOISE_SCHEDULE");
+    let different = BTreeSet::from([
+        weights(&plain.run_folder(), 4),
+        runs_with("noiser", &[("NOISE_SCHEDULE", &cosine)], noise, &id("cosine-noise")),
+        runs_with("noiser", &[("NOISE_SCHEDULE", &quadratic)], noise, &id("quadratic-noise")),
+        runs_with("noiser", &[("TRANSFORMS", &span_mask)], "noiser.TRANSFORMS.0", &id("span-mask")),
+        runs_with("trainer", &steps, "trainer.ANNEALING_SCHEDULE", &id("step-annealing")),
+    ]);
+    assert_eq!(different.len(), 5, "a plug-in was not asked");
 }
 
 /// data/tiny/model under the names that the recipe example knows: sizes in config.json, tensors in the header of model.safetensors.

@@ -30,8 +30,6 @@ pub struct Value {
     pub text: String,
     /// Its text as it stands in the file.
     pub written: String,
-    /// True when it stands there without quotes.
-    pub plain: bool,
 }
 
 /// A node.

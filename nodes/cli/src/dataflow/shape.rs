@@ -136,9 +136,9 @@ impl Reader {
                     let allowed = "wanted: a value, or '' for an empty text";
                     self.wrong_type(&entry.value, &format!("{owner}.{}", entry.key), allowed);
                 }
-                Content::Scalar { text, plain } => {
+                Content::Scalar { text, .. } => {
                     let (key_at, at) = (entry.at, entry.value.at);
-                    let value = Value { key_at, at, text: text.clone(), written: text.clone(), plain: *plain };
+                    let value = Value { key_at, at, text: text.clone(), written: text.clone() };
                     values.insert(entry.key.clone(), value);
                 }
                 _ => {

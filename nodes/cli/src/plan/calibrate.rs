@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use difflow_model::{
-    AdamW, Device, Learner, MicroBatch, Model, ModelConfig, Normaliser, Objective, ObjectiveOptions, Pattern, Precision,
+    AdamW, Device, Learner, MicroBatch, Model, ModelConfig, Objective, ObjectiveOptions, Pattern, Precision,
 };
 use difflow_trainer::config::PrecisionKind;
 use eyre::{Context, Result};
@@ -51,7 +51,7 @@ fn measure(work: &Work, shape: &Shape, folder: &std::path::Path) -> Result<f64> 
     let mut seconds = 0.0;
     for step in 0..STEPS + 2 {
         let begin = Instant::now();
-        learner.micro_step(&batch, &Pattern::Full, Normaliser::Global(batch.maskable_tokens() as f64))?;
+        learner.micro_step(&batch, &Pattern::Full)?;
         // Reads the gradient's norm, so on a GPU the step is over when it returns.
         learner.apply(1e-4)?;
         if step >= 2 {

@@ -100,9 +100,9 @@ fn rewritten(entry: &NodeEntry, findings: &mut Vec<Finding>) {
     for (key, schema) in config::keys(&(program.schema)()) {
         let Some(value) = entry.env.get(&key) else { continue };
         let text = type_names(&schema).contains(&"string");
-        if text && value.plain && value.text != value.written && !value.written.contains('$') {
+        if text && value.text != value.written && !value.written.contains('$') {
             let found = format!("`{}`, which dora turns into `{}`", value.written, value.text);
-            let allowed = "wanted: the text in quotes";
+            let allowed = "wanted: a text that is no number, such as v1.10; quotes change nothing";
             let subject = format!("{}.{key}", entry.id);
             findings.push(Finding::error(Kind::WrongValue, value.at, subject, found, allowed).warning());
         }

@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use difflow_diffusion::keyed;
 
@@ -98,16 +97,14 @@ fn mutated(text: &str, number: u64) -> String {
 }
 
 #[test]
-fn two_thousand_mutations_neither_panic_nor_hang() {
+fn two_thousand_mutations_end_in_findings() {
     let files = valid_files();
     let mut refused = 0;
     for number in 0..MUTATIONS {
         let (path, text) = &files[number as usize % files.len()];
         let text = mutated(text, number);
-        let begin = Instant::now();
         let findings = catch_unwind(AssertUnwindSafe(|| check(&text, folder(path), Environment::None).findings));
         let Ok(findings) = findings else { panic!("mutation {number} of {path} panics:\n{text}") };
-        assert!(begin.elapsed() < Duration::from_secs(10), "mutation {number} of {path} hangs:\n{text}");
         refused += u64::from(!findings.is_empty());
         let lines = text.lines().count().max(1) + 1;
         assert!(

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use difflow_model::TorchPlugin;
 use difflow_plugin_host::{AnnealingSchedule, Library, ModelRecipe, NoiseSchedule, PluginError, Transforms};
-use difflow_schema::{Documents, Noised};
+use difflow_schema::{Documents, RowNoised};
 use eyre::Result;
 
 use crate::dataflow::{Finding, Kind, Settings};
@@ -41,7 +41,7 @@ impl Named {
             Self::Recipe => ModelRecipe::open(value, config).map(drop),
             Self::Torch => TorchPlugin::named(value, config).map(drop),
             Self::DocumentTransforms => Transforms::open::<Documents>(value).map(drop),
-            Self::NoisedTransforms => Transforms::open::<Noised>(value).map(drop),
+            Self::NoisedTransforms => Transforms::open::<RowNoised>(value).map(drop),
         }
     }
 }

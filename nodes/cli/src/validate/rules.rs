@@ -96,12 +96,9 @@ fn queues(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     let input = |node: &'_ NodeEntry, name: &str| node.inputs.iter().position(|input| input.name == name);
     for node in nodes {
         match &node.settings {
-            Settings::Trainer(config) if node.read("PREFETCH") && node.read("ACCUMULATION") => {
-                let window = u64::from(config.prefetch).max(config.accumulation);
-                let why = format!(
-                    "PREFETCH {} and ACCUMULATION {} of {}",
-                    config.prefetch, config.accumulation, node.entry.id
-                );
+            Settings::Trainer(config) if node.read("PREFETCH") => {
+                let window = u64::from(config.prefetch);
+                let why = format!("PREFETCH {} of {}", config.prefetch, node.entry.id);
                 let Some(index) = input(node.entry, "noised") else { continue };
                 let noised = &node.entry.inputs[index];
                 fits(node.entry, noised, window, &why);

@@ -130,7 +130,7 @@ impl<'m> Writing<'m> {
             drawn.push((uniform, if penalised { different(&text.tokens) } else { Vec::new() }));
         }
         let choices = tch::no_grad(|| {
-            let hidden = model.decoder.partial(&active, cache)?;
+            let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
             let mut asks = Vec::with_capacity(drawn.len());
             for (row, (uniform, present)) in drawn.iter().enumerate() {
                 asks.push(Ask { row, unguided: row, uniform: *uniform, present });

@@ -68,14 +68,14 @@ impl Model {
         read: impl Fn(&mut Vec<f32>, usize, &mut [f32]) -> T + Sync,
     ) -> Result<Vec<T>, ModelError> {
         let vocabulary = self.config.vocab_size;
-        let normed = self.decoder.normed(hidden)?;
+        let normed = self.decoder.normed(hidden, self.arithmetic)?;
         let logits_of = |picked: Vec<i64>| {
             let in_order = picked.iter().enumerate().all(|(at, &row)| at as i64 == row) && picked.len() == rows.len();
             let picked = match in_order && normed.size()[0] as usize == rows.len() {
                 true => normed.shallow_clone(),
                 false => normed.f_index_select(0, &Tensor::f_from_slice(&picked)?.f_to_device(self.device.torch())?)?,
             };
-            self.decoder.logits(&picked)
+            self.decoder.logits(&picked, self.arithmetic)
         };
         let mask = self.config.adapted.as_ref().map(|adapted| adapted.mask_token_id as usize);
         let chunk = (self.chunk_elements / vocabulary).max(1);
@@ -88,7 +88,9 @@ impl Model {
             }
             let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
-            results.extend(map_rows(write(&mut logits)?, vocabulary, grain, |scratch, at, logits| {
+            // SAFETY: no other slice of it is in use.
+            let values = unsafe { write(&mut logits)? };
+            results.extend(map_rows(values, vocabulary, grain, |scratch, at, logits| {
                 if let Some(mask) = mask {
                     logits[mask] = f32::NEG_INFINITY;
                 }

@@ -160,7 +160,7 @@ impl<'m> Filling<'m> {
             let present = if options.sampling.repetition_penalty == 1.0 { Vec::new() } else { row.present() };
             asked.push((&*wanted, start, unguided, present));
         }
-        let hidden = model.decoder.partial(&active, cache)?;
+        let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
         let mut asks = Vec::new();
         for (wanted, start, unguided, present) in &asked {
             asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
@@ -238,7 +238,7 @@ impl Model {
                 cache.grow(size)?;
                 Ok(cache)
             }
-            None => Ok(cache.insert(self.decoder.cache(&self.config, size, keep)?)),
+            None => Ok(cache.insert(self.decoder.cache(&self.config, size, keep, self.arithmetic)?)),
         }
     }
 }

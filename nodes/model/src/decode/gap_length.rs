@@ -182,8 +182,8 @@ impl<'m> Search<'m> {
             active.add(lane, tokens, |at| model.config.reach(at)..length, wanted);
         }
         tch::no_grad(|| {
-            let mut cache = model.decoder.cache(&model.config, (links.len(), capacity), false)?;
-            let hidden = model.decoder.partial(&active, &mut cache)?;
+            let mut cache = model.decoder.cache(&model.config, (links.len(), capacity), false, model.arithmetic)?;
+            let hidden = model.decoder.partial(&active, &mut cache, model.arithmetic)?;
             let tokens: Vec<u32> = links.iter().map(|link| link.token).collect();
             model.log_probabilities(&hidden, &tokens)
         })

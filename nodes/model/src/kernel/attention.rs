@@ -2,7 +2,7 @@
 //! of the query-key-value projection.
 //!
 //! A task is one row of the batch and one key head with its group of query heads. Keys and values are laid out once per task;
-//! queries go by in blocks of 32. What a block cannot see at all (causal order, other documents) is never computed. The
+//! queries go by in blocks of 32. What a block cannot see at all (the visibility's tiles leave it out) is never computed. The
 //! backward pass recomputes probabilities from the log-sum of the forward pass, as flash attention does (arXiv 2307.08691).
 //!
 //! Longer than most files: the two directions share layout, blocks and masks, and are read side by side.
@@ -10,14 +10,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::attention::Positions;
 use crate::error::ModelError;
 use crate::kernel::gemm::{Size, Strided, gemm};
 use crate::kernel::simd::Simd;
-use crate::kernel::{Out, dispatch};
+use crate::kernel::{Out, dispatch, sizes};
 use crate::shim::parallel;
-
-/// Queries handled together.
-const BLOCK: usize = 32;
+use crate::visibility::{BLOCK, VECTOR, Visibility};
 
 /// Sizes of one attention call.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,57 +35,11 @@ impl Shape {
     }
 
     fn padded_length(&self) -> usize {
-        self.length.next_multiple_of(16)
+        self.length.next_multiple_of(VECTOR)
     }
 
     fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(8)
-    }
-}
-
-/// Who sees whom, for every row of the batch.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Visibility {
-    /// Position i sees nothing after i.
-    pub causal: bool,
-    /// One bit a pair, rows of `length.next_multiple_of(16) / 8` bytes, shared by the batch.
-    pub bits: Option<Vec<u8>>,
-    /// For each position of the batch, the part of its row that belongs to its document.
-    pub documents: Option<Vec<Range<u32>>>,
-}
-
-impl Visibility {
-    /// Packs `[L, L]` booleans into bits.
-    pub fn pack(visible: &[bool], length: usize) -> Vec<u8> {
-        let stride = length.next_multiple_of(16) / 8;
-        let mut bits = vec![0u8; stride * length];
-        for (i, row) in visible.chunks(length.max(1)).enumerate() {
-            for (j, _) in row.iter().enumerate().filter(|(_, v)| **v) {
-                bits[i * stride + j / 8] |= 1 << (j % 8);
-            }
-        }
-        bits
-    }
-
-    fn of(&self, shape: &Shape, row: usize, i: usize) -> Range<usize> {
-        let end = if self.causal { i + 1 } else { shape.length };
-        match &self.documents {
-            None => 0..end,
-            Some(documents) => {
-                let run = &documents[row * shape.length + i];
-                run.start as usize..end.min(run.end as usize)
-            }
-        }
-    }
-
-    /// The columns that some query of a block sees, in whole vectors.
-    fn columns(&self, shape: &Shape, row: usize, block: Range<usize>) -> Range<usize> {
-        let (mut start, mut end) = (shape.length, 0);
-        for i in block {
-            let one = self.of(shape, row, i);
-            (start, end) = (start.min(one.start), end.max(one.end));
-        }
-        start / 16 * 16..end.next_multiple_of(16)
     }
 }
 
@@ -95,20 +48,38 @@ impl Visibility {
 pub(crate) struct Plan {
     pub shape: Shape,
     pub visibility: Arc<Visibility>,
+    pub positions: Positions,
     pub rotary: Rotary,
 }
 
-/// Cosines and sines `[L, d/2]`, or `None` without rotary embedding.
+impl Plan {
+    /// Errors if projection, output or visibility have other sizes than the plan says.
+    fn fits(&self, qkv: &[f32], out: &[f32]) -> Result<(), ModelError> {
+        let (shape, tokens) = (self.shape, self.shape.rows * self.shape.length);
+        sizes(&[
+            (qkv.len(), tokens * shape.width()),
+            (out.len(), tokens * shape.heads * shape.head_dim),
+            (self.visibility.length(), shape.length),
+        ])
+    }
+}
+
+/// Cosines and sines of the position ids, `[span, d/2]`, or `None` without rotary embedding.
 pub(crate) type Rotary = Option<Arc<(Vec<f32>, Vec<f32>)>>;
 
 /// Attention output `[B·L, H·d]` and log-sums `[B, H, L]`, both written in full.
 pub(crate) fn forward(plan: &Plan, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) -> Result<(), ModelError> {
-    let (out, log_sums) = (Out(out.as_mut_ptr()), Out(log_sums.as_mut_ptr()));
     let shape = plan.shape;
+    let tokens = shape.rows * shape.length;
+    plan.fits(qkv, out)?;
+    sizes(&[(log_sums.len(), tokens * shape.heads)])?;
+    let (out, log_sums) = (Out(out.as_mut_ptr()), Out(log_sums.as_mut_ptr()));
     parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
         let mut scratch = Scratch::new(&shape, false);
         for task in begin..end {
-            forward_task(plan, task / shape.kv_heads, task % shape.kv_heads, qkv, out, log_sums, &mut scratch);
+            let (row, kv) = (task / shape.kv_heads, task % shape.kv_heads);
+            // SAFETY: the arrays have the plan's sizes, and tasks have other rows or heads.
+            unsafe { forward_task(plan, row, kv, qkv, out, log_sums, &mut scratch) };
         }
     })
 }
@@ -122,13 +93,18 @@ pub(crate) fn backward(
     out_gradient: &[f32],
     gradient: &mut [f32],
 ) -> Result<(), ModelError> {
-    let gradient = Out(gradient.as_mut_ptr());
     let shape = plan.shape;
+    plan.fits(qkv, out)?;
+    let log_sums_wanted = shape.rows * shape.length * shape.heads;
+    sizes(&[(log_sums.len(), log_sums_wanted), (out_gradient.len(), out.len()), (gradient.len(), qkv.len())])?;
+    let gradient = Out(gradient.as_mut_ptr());
     parallel(shape.rows * shape.kv_heads, 1, |begin, end| {
         let mut scratch = Scratch::new(&shape, true);
         for task in begin..end {
             let saved = Saved { qkv, out, log_sums, out_gradient };
-            backward_task(plan, task / shape.kv_heads, task % shape.kv_heads, saved, gradient, &mut scratch);
+            let (row, kv) = (task / shape.kv_heads, task % shape.kv_heads);
+            // SAFETY: as above.
+            unsafe { backward_task(plan, row, kv, saved, gradient, &mut scratch) };
         }
     })
 }
@@ -206,41 +182,65 @@ fn head<'a>(shape: &Shape, matrix: &'a [f32], row: usize, position: usize, numbe
 }
 
 /// Fills `scores` with q·k for a block of queries over the given columns.
+///
+/// # Safety
+/// `left` is `[BLOCK, d]`, `right` `[d, L]` and `to` `[BLOCK, L]`, all padded, with the columns inside L; and the instruction set.
 #[inline(always)]
 unsafe fn products<S: Simd>(shape: &Shape, left: &[f32], right: &[f32], columns: &Range<usize>, to: &mut [f32]) {
     let (dim, length) = (shape.padded_dim(), shape.padded_length());
     let a = Strided { at: left.as_ptr(), row: dim, column: 1 };
     let size = Size { rows: BLOCK, depth: shape.head_dim, columns: columns.len() };
+    // SAFETY: the caller's.
     unsafe {
         let b = right.as_ptr().add(columns.start);
         gemm::<S, false>(size, a, (b, length), (to.as_mut_ptr().add(columns.start), length));
     }
 }
 
-/// `product` = scores · matrix, over the given columns of the scores: `[BLOCK, d]`.
+/// `product` = scores · matrix, over the tiles of the scores: `[BLOCK, d]`.
+///
+/// # Safety
+/// `scores` is `[BLOCK, L]`, `down` `[L, d]` and `product` `[BLOCK, d]`, all padded, with the tiles inside L; and the instruction set.
 #[inline(always)]
-unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], columns: &Range<usize>, product: &mut [f32]) {
+unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], tiles: &[Range<usize>], product: &mut [f32]) {
     let (dim, length) = (shape.padded_dim(), shape.padded_length());
-    let size = Size { rows: BLOCK, depth: columns.end.min(shape.length) - columns.start, columns: dim };
-    unsafe {
-        let a = Strided { at: scores.as_ptr().add(columns.start), row: length, column: 1 };
-        let (b, c) = ((down.as_ptr().add(columns.start * dim), dim), (product.as_mut_ptr(), dim));
-        match dim % S::LANES {
-            0 => gemm::<S, false>(size, a, b, c),
-            _ => gemm::<S::Eight, false>(size, a, b, c),
+    for (number, tile) in tiles.iter().enumerate() {
+        let size = Size { rows: BLOCK, depth: tile.end.min(shape.length) - tile.start, columns: dim };
+        // SAFETY: the caller's.
+        unsafe {
+            let a = Strided { at: scores.as_ptr().add(tile.start), row: length, column: 1 };
+            let (b, c) = ((down.as_ptr().add(tile.start * dim), dim), (product.as_mut_ptr(), dim));
+            match (dim % S::LANES, number) {
+                (0, 0) => gemm::<S, false>(size, a, b, c),
+                (0, _) => gemm::<S, true>(size, a, b, c),
+                (_, 0) => gemm::<S::Eight, false>(size, a, b, c),
+                (_, _) => gemm::<S::Eight, true>(size, a, b, c),
+            }
         }
     }
 }
 
-/// Scores that the query may not see become −∞.
+/// Scores of the tiles that the query may not see become −∞.
+///
+/// # Safety
+/// `scores` has the padded length, with the tiles inside; and the instruction set.
 #[inline(always)]
-unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, columns: &Range<usize>, scores: &mut [f32]) {
-    let seen = plan.visibility.of(&plan.shape, row, i);
-    scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
-    if let Some(bits) = &plan.visibility.bits {
-        let bits = &bits[i * plan.shape.padded_length() / 8..];
-        for j in columns.clone().step_by(S::LANES) {
+unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, tiles: &[Range<usize>], scores: &mut [f32]) {
+    let stretches = plan.visibility.stretches(row, i);
+    for tile in tiles {
+        let mut from = tile.start;
+        for seen in stretches.iter().filter(|seen| seen.start < tile.end && seen.end > tile.start) {
+            // A tile holds a stretch whole, or not at all.
+            scores[from..seen.start].fill(f32::NEG_INFINITY);
+            from = seen.end;
+        }
+        scores[from..tile.end].fill(f32::NEG_INFINITY);
+    }
+    let Some(bits) = plan.visibility.bits() else { return };
+    let bits = bits.row(i);
+    for tile in tiles {
+        for j in tile.clone().step_by(S::LANES) {
+            // SAFETY: the caller's; tiles are whole vectors, and so are the bits of a row.
             unsafe {
                 let at = scores.as_mut_ptr().add(j);
                 S::load(at).keep(bits.as_ptr().add(j / 8)).store(at);
@@ -249,14 +249,27 @@ unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, columns: &Range<usize
     }
 }
 
-fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
+/// One row of the batch and one key head with its group.
+///
+/// # Safety
+/// The arrays have the sizes of the plan, and no other thread has the same row and head.
+unsafe fn forward_task(
+    plan: &Plan,
+    row: usize,
+    kv: usize,
+    qkv: &[f32],
+    out: Out,
+    log_sums: Out,
+    scratch: &mut Scratch,
+) {
     dispatch! { forward_task<S>(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
         let scale = 1.0 / (d as f32).sqrt();
         let mut turned = vec![0f32; d];
         for j in 0..shape.length {
-            turn(&plan.rotary, j, head(&shape, qkv, row, j, shape.heads + kv), &mut turned, 1.0, false);
+            let key = head(&shape, qkv, row, j, shape.heads + kv);
+            turn(&plan.rotary, plan.positions.of(j), key, &mut turned, 1.0, false);
             for (c, x) in turned.iter().enumerate() {
                 scratch.keys_across[c * length + j] = *x;
             }
@@ -267,28 +280,35 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
         for h in kv * group..(kv + 1) * group {
             for start in (0..shape.length).step_by(BLOCK) {
                 let block = start..(start + BLOCK).min(shape.length);
-                let columns = plan.visibility.columns(&shape, row, block.clone());
+                let tiles = plan.visibility.tiles(row, start / BLOCK);
                 for i in block.clone() {
-                    let at = (i - start) * dim;
-                    turn(&plan.rotary, i, head(&shape, qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                    let (query, to) = (head(&shape, qkv, row, i, h), &mut scratch.queries[(i - start) * dim..][..d]);
+                    turn(&plan.rotary, plan.positions.of(i), query, to, scale, false);
                 }
-                unsafe { products::<S>(&shape, &scratch.queries, &scratch.keys_across, &columns, &mut scratch.scores) };
+                for tile in tiles {
+                    // SAFETY: the scratch was made for the shape, and tiles are inside the padded length.
+                    unsafe { products::<S>(&shape, &scratch.queries, &scratch.keys_across, tile, &mut scratch.scores) };
+                }
                 let mut sums = [0f32; BLOCK];
                 for i in block.clone() {
                     let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
+                    // SAFETY: as above; the caller's for the log-sum.
                     unsafe {
-                        hide::<S>(plan, row, i, &columns, scores);
-                        let (sum, log_sum) = softmax::<S>(&mut scores[columns.clone()]);
+                        hide::<S>(plan, row, i, tiles, scores);
+                        let (sum, log_sum) = softmax::<S>(scores, tiles);
                         sums[i - start] = sum;
                         *log_sums.at((row * shape.heads + h) * shape.length + i) = log_sum;
                     }
                 }
-                unsafe { collect::<S>(&shape, &scratch.scores, &scratch.values_down, &columns, &mut scratch.product) };
+                // SAFETY: as above.
+                unsafe { collect::<S>(&shape, &scratch.scores, &scratch.values_down, tiles, &mut scratch.product) };
                 for i in block {
                     let inverse = 1.0 / sums[i - start];
-                    let to = out.at(((row * shape.length + i) * shape.heads + h) * d);
-                    for (c, x) in scratch.product[(i - start) * dim..][..d].iter().enumerate() {
-                        unsafe { *to.add(c) = x * inverse };
+                    let place = ((row * shape.length + i) * shape.heads + h) * d;
+                    // SAFETY: the caller's; this task alone writes the heads of its group, of its row.
+                    let to = unsafe { std::slice::from_raw_parts_mut(out.at(place), d) };
+                    for (to, x) in to.iter_mut().zip(&scratch.product[(i - start) * dim..][..d]) {
+                        *to = x * inverse;
                     }
                 }
             }
@@ -296,35 +316,47 @@ fn forward_task(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_s
     }}
 }
 
-/// Scores become exponentials; their sum, and the logarithm of the sum before the maximum was taken off.
+/// Scores of the tiles become exponentials; their sum, and the logarithm of the sum before the maximum was taken off.
+///
+/// # Safety
+/// The tiles are whole vectors inside `scores`; and the instruction set.
 #[inline(always)]
-pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32]) -> (f32, f32) {
+pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32], tiles: &[Range<usize>]) -> (f32, f32) {
+    // SAFETY: the caller's.
     unsafe {
         let at = scores.as_mut_ptr();
         let mut tops = S::splat(f32::NEG_INFINITY);
-        for j in (0..scores.len()).step_by(S::LANES) {
-            tops = tops.max(S::load(at.add(j)));
+        for tile in tiles {
+            for j in tile.clone().step_by(S::LANES) {
+                tops = tops.max(S::load(at.add(j)));
+            }
         }
         let top = tops.top();
         let mut sums = S::splat(0.0);
-        for j in (0..scores.len()).step_by(S::LANES) {
-            let power = S::load(at.add(j)).sub(S::splat(top)).exp();
-            power.store(at.add(j));
-            sums = sums.add(power);
+        for tile in tiles {
+            for j in tile.clone().step_by(S::LANES) {
+                let power = S::load(at.add(j)).sub(S::splat(top)).exp();
+                power.store(at.add(j));
+                sums = sums.add(power);
+            }
         }
         let sum = sums.sum();
         (sum, top + sum.ln())
     }
 }
 
-fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
+/// One row of the batch and one key head with its group.
+///
+/// # Safety
+/// As [`forward_task`].
+unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
     dispatch! { backward_task<S>(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
         let scale = 1.0 / (d as f32).sqrt();
         for j in 0..shape.length {
             let down = &mut scratch.keys_down[j * dim..j * dim + d];
-            turn(&plan.rotary, j, head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
+            turn(&plan.rotary, plan.positions.of(j), head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
             let value = head(&shape, saved.qkv, row, j, shape.heads + shape.kv_heads + kv);
             for (c, v) in value.iter().enumerate() {
                 scratch.keys_across[c * length + j] = scratch.keys_down[j * dim + c];
@@ -337,70 +369,81 @@ fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out
         for h in kv * group..(kv + 1) * group {
             for start in (0..shape.length).step_by(BLOCK) {
                 let block = start..(start + BLOCK).min(shape.length);
-                let columns = plan.visibility.columns(&shape, row, block.clone());
+                let tiles = plan.visibility.tiles(row, start / BLOCK);
                 // Rows beyond the end of the sequence must add nothing to the gradients of keys and values.
                 scratch.queries.fill(0.0);
                 scratch.outputs.fill(0.0);
                 let mut deltas = [0f32; BLOCK];
                 for i in block.clone() {
                     let at = (i - start) * dim;
-                    turn(&plan.rotary, i, head(&shape, saved.qkv, row, i, h), &mut scratch.queries[at..at + d], scale, false);
+                    let query = head(&shape, saved.qkv, row, i, h);
+                    turn(&plan.rotary, plan.positions.of(i), query, &mut scratch.queries[at..at + d], scale, false);
                     let place = ((row * shape.length + i) * shape.heads + h) * d;
                     let slope = &saved.out_gradient[place..place + d];
                     scratch.outputs[at..at + d].copy_from_slice(slope);
                     deltas[i - start] = slope.iter().zip(&saved.out[place..place + d]).map(|(a, b)| a * b).sum();
                 }
-                unsafe {
-                    products::<S>(&shape, &scratch.queries, &scratch.keys_across, &columns, &mut scratch.scores);
-                    products::<S>(&shape, &scratch.outputs, &scratch.values_across, &columns, &mut scratch.slopes);
+                for tile in tiles {
+                    // SAFETY: the scratch was made for the shape, and tiles are inside the padded length.
+                    unsafe {
+                        products::<S>(&shape, &scratch.queries, &scratch.keys_across, tile, &mut scratch.scores);
+                        products::<S>(&shape, &scratch.outputs, &scratch.values_across, tile, &mut scratch.slopes);
+                    }
                 }
                 for i in start..start + BLOCK {
                     let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
                     let slopes = &mut scratch.slopes[(i - start) * length..(i - start + 1) * length];
                     if i >= block.end {
-                        scores[columns.clone()].fill(0.0);
-                        slopes[columns.clone()].fill(0.0);
+                        tiles.iter().for_each(|tile| scores[tile.clone()].fill(0.0));
+                        tiles.iter().for_each(|tile| slopes[tile.clone()].fill(0.0));
                         continue;
                     }
+                    // SAFETY: as above.
                     unsafe {
-                        hide::<S>(plan, row, i, &columns, scores);
+                        hide::<S>(plan, row, i, tiles, scores);
                         let log_sum = S::splat(saved.log_sums[(row * shape.heads + h) * shape.length + i]);
                         let delta = S::splat(deltas[i - start]);
-                        for j in columns.clone().step_by(S::LANES) {
-                            let (p_at, s_at) = (scores.as_mut_ptr().add(j), slopes.as_mut_ptr().add(j));
-                            let p = S::load(p_at).sub(log_sum).exp();
-                            p.store(p_at);
-                            p.mul(S::load(s_at).sub(delta)).store(s_at);
+                        for tile in tiles {
+                            for j in tile.clone().step_by(S::LANES) {
+                                let (p_at, s_at) = (scores.as_mut_ptr().add(j), slopes.as_mut_ptr().add(j));
+                                let p = S::load(p_at).sub(log_sum).exp();
+                                p.store(p_at);
+                                p.mul(S::load(s_at).sub(delta)).store(s_at);
+                            }
                         }
                     }
                 }
+                // SAFETY: as above.
                 unsafe {
-                    let size = Size { rows: dim, depth: BLOCK, columns: columns.len() };
                     for (left, right, sum) in [
                         (&scratch.outputs, &scratch.scores, &mut scratch.values_gradient),
                         (&scratch.queries, &scratch.slopes, &mut scratch.keys_gradient),
                     ] {
                         let a = Strided { at: left.as_ptr(), row: 1, column: dim };
-                        let b = (right.as_ptr().add(columns.start), length);
-                        gemm::<S, true>(size, a, b, (sum.as_mut_ptr().add(columns.start), length));
+                        for tile in tiles {
+                            let size = Size { rows: dim, depth: BLOCK, columns: tile.len() };
+                            let b = (right.as_ptr().add(tile.start), length);
+                            gemm::<S, true>(size, a, b, (sum.as_mut_ptr().add(tile.start), length));
+                        }
                     }
-                    collect::<S>(&shape, &scratch.slopes, &scratch.keys_down, &columns, &mut scratch.product);
+                    collect::<S>(&shape, &scratch.slopes, &scratch.keys_down, tiles, &mut scratch.product);
                 }
                 for i in block {
                     let from = &scratch.product[(i - start) * dim..][..d];
-                    // SAFETY: this task alone writes the heads of its group, and the keys and values below, of its row.
+                    // SAFETY: the caller's; this task alone writes the heads of its group, and the keys and values below, of its row.
                     let to = unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, i, h)), d) };
-                    turn(&plan.rotary, i, from, to, scale, true);
+                    turn(&plan.rotary, plan.positions.of(i), from, to, scale, true);
                 }
             }
         }
         let mut column = vec![0f32; d];
         for j in 0..shape.length {
+            // SAFETY: as above; keys and values are other places.
             let write = |number| unsafe { std::slice::from_raw_parts_mut(gradient.at(place_of(&shape, row, j, number)), d) };
             for (c, x) in column.iter_mut().enumerate() {
                 *x = scratch.keys_gradient[c * length + j];
             }
-            turn(&plan.rotary, j, &column, write(shape.heads + kv), 1.0, true);
+            turn(&plan.rotary, plan.positions.of(j), &column, write(shape.heads + kv), 1.0, true);
             let values = write(shape.heads + shape.kv_heads + kv);
             for (c, x) in values.iter_mut().enumerate() {
                 *x = scratch.values_gradient[c * length + j];

@@ -199,6 +199,7 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
             }
             let columns = low / 16 * 16..high.next_multiple_of(16);
             let rows = block.len().next_multiple_of(8);
+            // SAFETY: the scratch has room for the rows of a block, and the columns are whole vectors inside the lane's capacity.
             unsafe {
                 let a = Strided { at: scratch.queries.as_ptr(), row: dim, column: 1 };
                 let size = Size { rows, depth: d, columns: columns.len() };
@@ -211,8 +212,10 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
                 let scores = &mut scratch.scores[(r - from) * length..(r - from + 1) * length];
                 scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
                 scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
-                sums[r - from] = unsafe { softmax::<S>(&mut scores[columns.clone()]).0 };
+                // SAFETY: as above.
+                sums[r - from] = unsafe { softmax::<S>(scores, std::slice::from_ref(&columns)).0 };
             }
+            // SAFETY: as above.
             unsafe {
                 let a = Strided { at: scratch.scores.as_ptr().add(columns.start), row: length, column: 1 };
                 let size = Size { rows, depth: columns.len(), columns: dim };
@@ -225,10 +228,10 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
             for r in block {
                 let (query, h) = pair(r);
                 let inverse = 1.0 / sums[r - from];
-                let to = task.out.at((query * shape.heads + h) * d);
-                for (c, x) in scratch.product[(r - from) * dim..][..d].iter().enumerate() {
-                    // SAFETY: this task alone writes the heads of its group of its lane's queries.
-                    unsafe { *to.add(c) = x * inverse };
+                // SAFETY: this task alone writes the heads of its group of its lane's queries.
+                let to = unsafe { std::slice::from_raw_parts_mut(task.out.at((query * shape.heads + h) * d), d) };
+                for (to, x) in to.iter_mut().zip(&scratch.product[(r - from) * dim..][..d]) {
+                    *to = x * inverse;
                 }
             }
         }

@@ -12,6 +12,7 @@ pub(crate) fn top(values: &[f32]) -> f32 {
 fn top_into(values: &[f32], found: &mut f32) {
     dispatch! { top_into<S>(values: &[f32], found: &mut f32) {
         let whole = values.len() / S::LANES * S::LANES;
+        // SAFETY: `whole` vectors lie inside both slices.
         unsafe {
             let mut tops = S::splat(f32::NEG_INFINITY);
             for i in (0..whole).step_by(S::LANES) {
@@ -30,8 +31,10 @@ pub(crate) fn exponentials(values: &[f32], top: f32, scale: f32, to: &mut [f32])
 }
 
 fn exponentials_into(values: &[f32], top: f32, scale: f32, to: &mut [f32], sum: &mut f32) {
+    let to = &mut to[..values.len()];
     dispatch! { exponentials_into<S>(values: &[f32], top: f32, scale: f32, to: &mut [f32], sum: &mut f32) {
         let whole = values.len() / S::LANES * S::LANES;
+        // SAFETY: `whole` vectors lie inside both slices.
         unsafe {
             let (shift, factor) = (S::splat(top), S::splat(scale));
             let mut sums = S::splat(0.0);

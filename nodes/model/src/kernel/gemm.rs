@@ -33,6 +33,7 @@ pub(crate) unsafe fn gemm<S: Simd, const ADD: bool>(
     (c, c_row): (*mut f32, usize),
 ) {
     let mut column = 0;
+    // SAFETY: the caller's; each stripe stays inside `columns`.
     unsafe {
         // Sixteen accumulators either way; AVX2 has sixteen registers, so there eight.
         if S::LANES == 16 {
@@ -52,6 +53,10 @@ pub(crate) unsafe fn gemm<S: Simd, const ADD: bool>(
     }
 }
 
+/// `VECTORS` vectors of columns, all rows.
+///
+/// # Safety
+/// As [`gemm`].
 #[inline(always)]
 unsafe fn stripe<S: Simd, const ROWS: usize, const VECTORS: usize, const ADD: bool>(
     size: Size,
@@ -60,6 +65,7 @@ unsafe fn stripe<S: Simd, const ROWS: usize, const VECTORS: usize, const ADD: bo
     (c, c_row): (*mut f32, usize),
 ) {
     for row in (0..size.rows).step_by(ROWS) {
+        // SAFETY: the caller's; `rows` is a multiple of ROWS.
         unsafe {
             let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
             let a_at = a.at.add(row * a.row);

@@ -10,6 +10,8 @@ mod gemm;
 pub(crate) mod pointwise;
 mod simd;
 
+use crate::error::ModelError;
+
 /// An instruction set that the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -56,18 +58,21 @@ fn best() -> Level {
 /// Compiles a body for AVX-512, AVX2 and neither, and calls the best that this machine has. `S` names the vector type.
 macro_rules! dispatch {
     ($name:ident<$s:ident>($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        // SAFETY of all three: the instruction set must be there, and what the body asks of its arguments must hold.
         #[inline(always)]
         unsafe fn generic<$s: $crate::kernel::simd::Simd>($($arg: $ty),*) $body
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx2,fma")]
         unsafe fn avx512($($arg: $ty),*) {
+            // SAFETY: this function's own.
             unsafe { generic::<std::arch::x86_64::__m512>($($arg),*) }
         }
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2($($arg: $ty),*) {
+            // SAFETY: this function's own.
             unsafe { generic::<std::arch::x86_64::__m256>($($arg),*) }
         }
 
@@ -96,8 +101,19 @@ unsafe impl Sync for Out {}
 
 impl Out {
     /// The pointer; a method, so that closures capture the whole wrapper.
-    pub fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: callers stay inside the tensor.
+    ///
+    /// # Safety
+    /// `offset` must lie inside the array.
+    pub unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's.
         unsafe { self.0.add(offset) }
+    }
+}
+
+/// Errors if an array has another size than wanted: pairs of found and wanted.
+pub(crate) fn sizes(pairs: &[(usize, usize)]) -> Result<(), ModelError> {
+    match pairs.iter().find(|(found, wanted)| found != wanted) {
+        None => Ok(()),
+        Some((found, wanted)) => Err(ModelError::input("array of a CPU kernel", found, wanted)),
     }
 }

@@ -1,7 +1,7 @@
 //! RMS norm, gated activation and cross-entropy, each one pass forward and one back.
 
 use crate::error::ModelError;
-use crate::kernel::{Out, dispatch};
+use crate::kernel::{Out, dispatch, sizes};
 use crate::shim::parallel;
 
 /// Rows of a part whose weight gradient is summed before the parts are: fixed, so that sums do not depend on threads.
@@ -9,6 +9,7 @@ const PART: usize = 256;
 
 /// y = x / rms(x) · w over rows of `w.len()`; keeps 1/rms of each row.
 pub(crate) fn rms_norm(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) -> Result<(), ModelError> {
+    sizes(&[(y.len(), x.len()), (inverse.len() * w.len(), x.len())])?;
     let (y, inverse, width) = (Out(y.as_mut_ptr()), Out(inverse.as_mut_ptr()), w.len());
     parallel(x.len() / width, 64, |begin, end| {
         for row in begin..end {
@@ -38,6 +39,7 @@ pub(crate) fn rms_norm_backward(
     x_gradient: &mut [f32],
 ) -> Result<Vec<f32>, ModelError> {
     let (width, rows) = (w.len(), inverse.len());
+    sizes(&[(x.len(), rows * width), (y_gradient.len(), rows * width), (x_gradient.len(), rows * width)])?;
     let parts = rows.div_ceil(PART);
     let mut sums = vec![0f32; parts * width];
     let (to, out) = (Out(sums.as_mut_ptr()), Out(x_gradient.as_mut_ptr()));
@@ -84,6 +86,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// silu(gate) ⊙ up of rows `[gate | up]`, each half of `width` columns.
 pub(crate) fn swiglu(gate_up: &[f32], width: usize, y: &mut [f32]) -> Result<(), ModelError> {
+    sizes(&[(2 * y.len(), gate_up.len())])?;
     let y = Out(y.as_mut_ptr());
     parallel(gate_up.len() / (2 * width), 32, |begin, end| {
         for row in begin..end {
@@ -96,9 +99,11 @@ pub(crate) fn swiglu(gate_up: &[f32], width: usize, y: &mut [f32]) -> Result<(),
 }
 
 fn swiglu_row(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    let (up, y) = (&up[..gate.len()], &mut y[..gate.len()]);
     dispatch! { swiglu_row<S>(gate: &[f32], up: &[f32], y: &mut [f32]) {
         let whole = gate.len() / S::LANES * S::LANES;
         for i in (0..whole).step_by(S::LANES) {
+            // SAFETY: `whole` vectors lie inside all three slices.
             unsafe {
                 let (g, u) = (S::load(gate.as_ptr().add(i)), S::load(up.as_ptr().add(i)));
                 g.mul(g.sigmoid()).mul(u).store(y.as_mut_ptr().add(i));
@@ -117,6 +122,7 @@ pub(crate) fn swiglu_backward(
     y_gradient: &[f32],
     gradient: &mut [f32],
 ) -> Result<(), ModelError> {
+    sizes(&[(2 * y_gradient.len(), gate_up.len()), (gradient.len(), gate_up.len())])?;
     let out = Out(gradient.as_mut_ptr());
     parallel(gate_up.len() / (2 * width), 32, |begin, end| {
         for row in begin..end {
@@ -129,11 +135,13 @@ pub(crate) fn swiglu_backward(
 }
 
 fn swiglu_backward_row(gate: &[f32], up: &[f32], dy: &[f32], to: &mut [f32]) {
+    let (up, dy, to) = (&up[..gate.len()], &dy[..gate.len()], &mut to[..2 * gate.len()]);
     dispatch! { swiglu_backward_row<S>(gate: &[f32], up: &[f32], dy: &[f32], to: &mut [f32]) {
         let width = gate.len();
         let (to_gate, to_up) = to.split_at_mut(width);
         let whole = width / S::LANES * S::LANES;
         for i in (0..whole).step_by(S::LANES) {
+            // SAFETY: `whole` vectors lie inside all slices.
             unsafe {
                 let (g, u, d) = (S::load(gate.as_ptr().add(i)), S::load(up.as_ptr().add(i)), S::load(dy.as_ptr().add(i)));
                 let s = g.sigmoid();
@@ -162,6 +170,7 @@ pub(crate) fn cross_entropy(
     losses: &mut [f32],
 ) -> Result<(), ModelError> {
     let width = logits.len() / targets.len().max(1);
+    sizes(&[(logits.len(), width * targets.len()), (losses.len(), targets.len())])?;
     let (logits, losses) = (Out(logits.as_mut_ptr()), Out(losses.as_mut_ptr()));
     parallel(targets.len(), 8, |begin, end| {
         for row in begin..end {
@@ -183,6 +192,7 @@ fn entropy_row(logits: &mut [f32], target: usize, scale: Option<f32>) -> f32 {
 fn entropy(logits: &mut [f32], target: usize, scale: Option<f32>, loss: &mut f32) {
     dispatch! { entropy<S>(logits: &mut [f32], target: usize, scale: Option<f32>, loss: &mut f32) {
         let (at, whole) = (logits.as_mut_ptr(), logits.len() / S::LANES * S::LANES);
+        // SAFETY: `whole` vectors lie inside the slice.
         unsafe {
             let mut tops = S::splat(f32::NEG_INFINITY);
             for i in (0..whole).step_by(S::LANES) {

@@ -3,8 +3,11 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// `LANES` fp32 numbers. All functions are unsafe: pointers must be good for `LANES` values, and the instruction set must be
-/// there (the dispatch in `kernel::level` sees to it).
+/// `LANES` fp32 numbers.
+///
+/// # Safety
+/// Of all functions: pointers must be good for `LANES` values, and the instruction set must be there (the dispatch in `kernel::level`
+/// sees to it).
 pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// Eight lanes of the same instruction set, for heads whose size is no multiple of `LANES`.
@@ -27,6 +30,7 @@ pub(crate) trait Simd: Copy {
     /// 1 / (1 + e⁻ˣ).
     #[inline(always)]
     unsafe fn sigmoid(self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe {
             let one = Self::splat(1.0);
             one.div(one.add(Self::splat(0.0).sub(self).exp()))
@@ -36,19 +40,24 @@ pub(crate) trait Simd: Copy {
     /// Sum of the lanes, halves first: the same order on every machine with the same lanes.
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
+        // SAFETY: as the trait asks of every caller.
         unsafe { fold(self, |a, b| a + b) }
     }
 
     /// Largest lane.
     #[inline(always)]
     unsafe fn top(self) -> f32 {
+        // SAFETY: as the trait asks of every caller.
         unsafe { fold(self, f32::max) }
     }
 }
 
+/// # Safety
+/// As the trait.
 #[inline(always)]
 unsafe fn fold<S: Simd>(x: S, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
+    // SAFETY: as the trait asks of every caller.
     unsafe { x.store(lanes.as_mut_ptr()) };
     let mut width = S::LANES;
     while width > 1 {
@@ -69,8 +78,11 @@ const LOWEST: f32 = -87.0;
 #[cfg(target_arch = "x86_64")]
 const HIGHEST: f32 = 88.0;
 
+/// # Safety
+/// As the trait.
 #[inline(always)]
 unsafe fn exp_of_remainder<S: Simd>(r: S) -> S {
+    // SAFETY: as the trait asks of every caller.
     unsafe {
         let mut poly = S::splat(TAYLOR[0]);
         for c in &TAYLOR[1..] {
@@ -87,42 +99,52 @@ impl Simd for __m512 {
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_loadu_ps(at) }
     }
     #[inline(always)]
     unsafe fn store(self, at: *mut f32) {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_storeu_ps(at, self) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_add_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_sub_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_mul_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_div_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_max_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm512_fmadd_ps(self, a, b) }
     }
     #[inline(always)]
     unsafe fn exp(self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe {
             let seen = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(self, Self::splat(LOWEST));
             let n = _mm512_roundscale_ps::<0x08>(self.mul(Self::splat(LOG2E)));
@@ -132,6 +154,7 @@ impl Simd for __m512 {
     }
     #[inline(always)]
     unsafe fn keep(self, bits: *const u8) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe {
             let mask = bits.cast::<u16>().read_unaligned();
             _mm512_mask_mov_ps(Self::splat(f32::NEG_INFINITY), mask, self)
@@ -146,42 +169,52 @@ impl Simd for __m256 {
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_loadu_ps(at) }
     }
     #[inline(always)]
     unsafe fn store(self, at: *mut f32) {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_storeu_ps(at, self) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_add_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_sub_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_mul_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_div_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_max_ps(self, other) }
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe { _mm256_fmadd_ps(self, a, b) }
     }
     #[inline(always)]
     unsafe fn exp(self) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe {
             let seen = _mm256_cmp_ps::<_CMP_NLT_UQ>(self, Self::splat(LOWEST));
             // Clamped to what an exponent can hold; a sigmoid may ask for e⁸⁸ and more, and e⁸⁸ is large enough for it.
@@ -194,6 +227,7 @@ impl Simd for __m256 {
     }
     #[inline(always)]
     unsafe fn keep(self, bits: *const u8) -> Self {
+        // SAFETY: as the trait asks of every caller.
         unsafe {
             let lane = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
             let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(*bits)), lane);
@@ -224,10 +258,12 @@ impl Simd for Plain {
     }
     #[inline(always)]
     unsafe fn load(at: *const f32) -> Self {
+        // SAFETY: as the trait asks of every caller.
         Self(unsafe { at.cast::<[f32; 8]>().read_unaligned() })
     }
     #[inline(always)]
     unsafe fn store(self, at: *mut f32) {
+        // SAFETY: as the trait asks of every caller.
         unsafe { at.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
     #[inline(always)]
@@ -260,6 +296,7 @@ impl Simd for Plain {
     }
     #[inline(always)]
     unsafe fn keep(self, bits: *const u8) -> Self {
+        // SAFETY: as the trait asks of every caller.
         let bits = unsafe { *bits };
         Self(std::array::from_fn(|i| if bits >> i & 1 == 1 { self.0[i] } else { f32::NEG_INFINITY }))
     }

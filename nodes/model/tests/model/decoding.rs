@@ -1,11 +1,11 @@
 //! Decoding: clean positions stay, masked ones are filled, and a sequence does not depend on the batch it is in.
 
 use difflow_model::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveal, Reveals, Sampling,
-    Score,
+    Arithmetic, Budget, Caching, Canvas, Decoded, DiffusionDecoding, Generation, Model, Pattern, Prompt, Reveal,
+    Reveals, Sampling, Score,
 };
 
-use crate::support::{GPT2, LLAMA, QWEN3, model, tokens};
+use crate::support::{GPT2, LLAMA, QWEN3, distance, model, tokens};
 
 const ALL: [Reveals; 11] = [
     Reveals::Random { steps: 1 },
@@ -121,6 +121,37 @@ fn cached_decoding_equals_uncached_when_refreshed_every_step() {
     }
 }
 
+/// A cache that is not refreshed holds keys and values of positions that have changed since: the probabilities show it. Equal ones would
+/// mean that nothing is cached, and the test above compares a decoder with itself.
+#[test]
+fn a_cache_that_is_not_refreshed_is_stale() {
+    let model = model(LLAMA, true);
+    let block = DiffusionDecoding { block: Some(5), ..DiffusionDecoding::surest_first(true) };
+    let wanted = model.decode(&canvases(), &block).unwrap();
+    for cache in [Caching::Prefix, Caching::Dual] {
+        let found = model.decode(&canvases(), &DiffusionDecoding { cache, ..block.clone() }).unwrap();
+        assert!(wanted != found, "{cache:?}");
+    }
+}
+
+/// What stands to the right of a gap has its part in how probable the filling is: a decoder that reads from the left would not see it.
+#[test]
+fn the_right_side_of_a_gap_changes_what_is_written_into_it() {
+    for json in [LLAMA, GPT2, QWEN3] {
+        let model = model(json, true);
+        for options in ways(Reveals::Confidence { score: Score::Probability, budget: Budget::PerStep(1) }, true) {
+            let probabilities = |last: u32| {
+                let mut tokens = tokens(12, 3);
+                tokens[11] = last;
+                let canvas = Canvas { tokens, masked: (0..12).map(|at| (4..7).contains(&at)).collect(), key: 0 };
+                let decoded = model.decode(&[canvas], &options).unwrap().remove(0);
+                decoded.history.iter().map(|reveal| reveal.probability).collect::<Vec<f32>>()
+            };
+            assert!(distance(&probabilities(5), &probabilities(6)) > 1e-4, "{json} {options:?}");
+        }
+    }
+}
+
 /// Each step reveals its share of the grid. Decoding ran training's noise schedule backwards: 40 % of a text was revealed in the
 /// last step under a `clipped` one, 13 % under a polynomial of power 0.5.
 #[test]
@@ -168,7 +199,7 @@ fn decoding_sees_what_training_sees_through_a_sliding_window() {
     };
     let cached = DiffusionDecoding { block: Some(30), cache: Caching::Dual, ..options.clone() };
     for kernels in [true, false] {
-        model.set_cpu_kernels(kernels);
+        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
         for options in [&options, &cached] {
             for canvas in canvases() {
                 let mut masked = canvas.tokens.clone();

@@ -1,6 +1,8 @@
 //! Loading and saving: the same bytes back, and errors that name tensor, file, found and wanted.
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern};
+use std::path::Path;
+
+use difflow_model::{AdamW, Device, Learner, Model, ModelConfig, Objective, ObjectiveKind, ObjectiveOptions, Pattern};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, noised, read};
@@ -143,7 +145,7 @@ fn training_resumed_from_files_is_byte_identical() {
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let step = |learner: &mut Learner, n: u64| {
         let pattern = Pattern::Annealed { ratio: 0.3, seed: 1, draw: n };
-        learner.micro_step(&noised(2, 12, n), &pattern, Normaliser::Global(22.0)).unwrap();
+        learner.micro_step(&noised(2, 12, n), &pattern).unwrap();
         assert!(learner.apply(1e-2).unwrap().updated);
     };
     for json in [LLAMA, GPT2] {
@@ -203,4 +205,21 @@ fn older_layouts_of_the_same_model_load() {
     other[0] ^= 1;
     let error = rewrite(&other).unwrap_err().to_string();
     assert!(error.contains("lm_head.weight") && error.contains("tie_word_embeddings"), "{error}");
+}
+
+/// Checkpoints of before the objective was a type are read, and what is written is what other programs know.
+#[test]
+fn the_objective_in_config_json_is_read_and_written_as_it_always_was() {
+    let with = |marks: &str| {
+        let json = LLAMA.replace("\"bos", &format!("\"difflow\":{{\"mask_token_id\":3{marks}}},\"bos"));
+        ModelConfig::from_json(&json, Path::new("config.json"))
+    };
+    for (word, kind) in [("ar", ObjectiveKind::Ar), ("diffusion", ObjectiveKind::Diffusion)] {
+        let config = with(&format!(",\"objective\":\"{word}\"")).unwrap();
+        assert_eq!(config.adapted.as_ref().unwrap().objective, kind);
+        assert!(config.to_json("float32").contains(&format!("\"objective\": \"{word}\"")));
+    }
+    assert_eq!(with("").unwrap().adapted.unwrap().objective, ObjectiveKind::Diffusion);
+    let error = with(",\"objective\":\"gan\"").unwrap_err().to_string();
+    assert!(error.contains("objective") && error.contains("gan") && error.contains("diffusion or ar"), "{error}");
 }

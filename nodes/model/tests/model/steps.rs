@@ -1,10 +1,11 @@
 //! Decodes as step objects: sequences join, are watched and leave between forwards, from one thread or several.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use difflow_model::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Filling, Generated, Generation, Prompt, Reveals, Sampling,
-    Score, Writing,
+    Arithmetic, Budget, Caching, Canvas, Decoded, DiffusionDecoding, Filling, Generated, Generation, Model, Prompt,
+    Reveals, Sampling, Score, Writing,
 };
 
 use crate::support::{GPT2, LLAMA, model, tokens};
@@ -45,7 +46,7 @@ fn course(decoded: &Decoded) -> (Vec<u32>, u32, Vec<[u32; 3]>) {
 fn a_canvas_becomes_the_same_alone_among_others_and_joining_late() {
     for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (DYNAMIC, true)] {
         let mut model = model(json, true);
-        model.set_cpu_kernels(kernels);
+        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
         for options in ways() {
             let alone = |key| course(&model.decode(&[canvas(key)], &options).unwrap()[0]);
             let mut filling = Filling::new(&model, options.clone()).unwrap();
@@ -123,7 +124,7 @@ fn generation() -> Generation {
 fn a_text_becomes_the_same_alone_among_others_and_joining_late() {
     for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true)] {
         let mut model = model(json, true);
-        model.set_cpu_kernels(kernels);
+        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
         let mut writing = Writing::new(&model, generation()).unwrap();
         let (mut finished, mut written) = (BTreeMap::new(), BTreeMap::<u64, Vec<u32>>::new());
         let mut key = 0;
@@ -147,5 +148,35 @@ fn a_text_becomes_the_same_alone_among_others_and_joining_late() {
             let alone: Vec<Generated> = model.generate(&[prompt(id)], &generation()).unwrap();
             assert_eq!(alone, [text], "{json}, text {id}");
         }
+    }
+}
+
+#[test]
+fn threads_that_share_a_model_write_what_one_writes() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let model = Arc::new(model(LLAMA, true));
+    shared(&*model);
+    let options = ways().remove(3);
+    let canvases: Vec<Canvas> = (0..8).map(canvas).collect();
+    let decode = |model: &Model, canvases: &[Canvas]| {
+        let decoded = model.decode(canvases, &options).unwrap();
+        let texts = model
+            .generate(&canvases.iter().map(|canvas| prompt(canvas.key)).collect::<Vec<_>>(), &generation())
+            .unwrap();
+        (decoded.iter().map(course).collect::<Vec<_>>(), texts)
+    };
+    let alone: Vec<_> = canvases.chunks(2).map(|part| decode(&model, part)).collect();
+    for _ in 0..3 {
+        let together: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = canvases
+                .chunks(2)
+                .map(|part| {
+                    let (model, decode) = (model.clone(), &decode);
+                    scope.spawn(move || decode(&model, part))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(alone, together);
     }
 }

@@ -1,6 +1,6 @@
 //! Small models with random weights, and batches to feed them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use difflow_model::{Device, MicroBatch, Model};
 use tempfile::TempDir;
@@ -54,15 +54,6 @@ pub fn noised(rows: usize, length: usize, salt: u64) -> MicroBatch {
     }
     batch.weights = (0..rows).map(|row| 1.0 + row as f64 / 3.0).collect();
     batch
-}
-
-/// The shared data folder, or `None` with a line that says what is skipped.
-pub fn data_dir(what: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("DIFFLOW_DATA_DIR").map(PathBuf::from);
-    if dir.is_none() {
-        println!("skipped: {what}: DIFFLOW_DATA_DIR is not set");
-    }
-    dir
 }
 
 pub fn read(path: &Path) -> Vec<u8> {

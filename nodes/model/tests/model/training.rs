@@ -1,6 +1,6 @@
 //! What may be switched on in training, and what it must and must not change.
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern, Precision};
+use difflow_model::{AdamW, Arithmetic, Device, Learner, Model, Objective, ObjectiveOptions, Pattern, Precision};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, distance, model, noised, read};
@@ -9,6 +9,7 @@ const OPTIONS: ObjectiveOptions = ObjectiveOptions {
     objective: Objective::Diffusion { shift: true },
     masked_set: difflow_model::MaskedSet::Explicit,
     document_attention: true,
+    normaliser: difflow_model::Normaliser::MaskableTokens,
 };
 
 fn learner(model: Model) -> Learner {
@@ -17,7 +18,7 @@ fn learner(model: Model) -> Learner {
 
 fn step(learner: &mut Learner, n: u64) -> f64 {
     let pattern = Pattern::Annealed { ratio: 0.4, seed: 2, draw: n };
-    let sums = learner.micro_step(&noised(3, 14, n), &pattern, Normaliser::Global(39.0)).unwrap();
+    let sums = learner.micro_step(&noised(3, 14, n), &pattern).unwrap();
     assert!(learner.apply(1e-2).unwrap().updated);
     sums.weighted
 }
@@ -29,11 +30,11 @@ fn activation_checkpointing_changes_no_gradient() {
         for (kernels, precision) in [(true, Precision::Fp32), (false, Precision::Fp32), (true, Precision::Bf16)] {
             let gradients = |checkpointing: bool| {
                 let mut model = model(json, true);
-                model.set_cpu_kernels(kernels);
+                model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
                 model.set_precision(precision);
-                model.set_activation_checkpointing(checkpointing);
+                model.set_arithmetic(Arithmetic { recompute: checkpointing, ..model.arithmetic() });
                 let mut learner = learner(model);
-                let sums = learner.micro_step(&batch, &Pattern::Band { right: 5 }, Normaliser::Global(92.0)).unwrap();
+                let sums = learner.micro_step(&batch, &Pattern::Band { right: 5 }).unwrap();
                 (sums, learner.gradients().unwrap())
             };
             let ((sums, wanted), (again, found)) = (gradients(false), gradients(true));
@@ -106,7 +107,7 @@ fn dropout_is_keyed_and_only_in_training() {
             learner.set_dropout(share, seed).unwrap();
             let batch = noised(3, 14, 0);
             let logits = learner.model().logits(&batch.tokens[..14], &Pattern::Full).unwrap();
-            let mut once = || learner.micro_step(&batch, &Pattern::Full, Normaliser::Global(39.0)).unwrap().weighted;
+            let mut once = || learner.micro_step(&batch, &Pattern::Full).unwrap().weighted;
             (logits, once(), once())
         };
         let (plain, dropped) = (run(0.0, 1), run(0.3, 1));
@@ -116,7 +117,7 @@ fn dropout_is_keyed_and_only_in_training() {
         assert_ne!(dropped.1, run(0.3, 2).1);
     }
     let mut both = model(GPT2, true);
-    both.set_activation_checkpointing(true);
+    both.set_arithmetic(Arithmetic { recompute: true, ..both.arithmetic() });
     let error = learner(both).set_dropout(0.1, 0).unwrap_err().to_string();
     assert!(error.contains("one of the two"), "{error}");
 }
@@ -129,4 +130,51 @@ fn an_existing_token_can_be_the_mask() {
     assert_eq!(model.use_mask_token(31).unwrap(), 31);
     assert_eq!(model.add_mask_token(0).unwrap(), 31, "a second mask token must not appear");
     assert_eq!((model.config().vocab_size, model.config().mask_token_id().unwrap()), (37, 31));
+}
+
+/// What a low-rank adaptation needs: the rest of the model stays byte for byte, costs no moments, and is in the checkpoint.
+#[test]
+fn frozen_parameters_get_no_gradient_and_no_moments_and_are_saved() {
+    let chosen = |name: &str| name.contains(".1.") && name.contains("mlp");
+    for (json, checkpointing, average) in [(LLAMA, false, false), (GPT2, true, false), (QWEN3, false, true)] {
+        let begin = |mut model: Model| {
+            let count = model.set_trainable(chosen).unwrap();
+            assert!(0 < count && count < model.parameter_count());
+            model.set_arithmetic(Arithmetic { recompute: checkpointing, ..model.arithmetic() });
+            let mut learner = learner(model);
+            if average {
+                learner.keep_average(0.5).unwrap();
+            }
+            learner
+        };
+        let [start, middle, through, resumed] = std::array::from_fn(|_| TempDir::new().unwrap());
+        let mut whole = begin(model(json, true));
+        whole.save(start.path()).unwrap();
+        whole.micro_step(&noised(3, 14, 0), &Pattern::Full).unwrap();
+        let gradients = whole.gradients().unwrap();
+        assert!(!gradients.is_empty() && gradients.iter().all(|(name, _)| chosen(name)), "{json}");
+        whole.apply(1e-2).unwrap();
+        whole.save(middle.path()).unwrap();
+        step(&mut whole, 1);
+        let saved = whole.save(through.path()).unwrap();
+        let mut second = begin(Model::load(middle.path(), Device::Cpu).unwrap());
+        second.load_optimizer(middle.path()).unwrap();
+        step(&mut second, 1);
+        second.save(resumed.path()).unwrap();
+        for file in saved {
+            assert!(read(&through.path().join(&file.name)) == read(&resumed.path().join(&file.name)), "{}", file.name);
+        }
+        let bytes = [&start, &through].map(|dir| read(&dir.path().join("model.safetensors")));
+        let [before, after] = [&bytes[0], &bytes[1]].map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+        for name in before.names() {
+            let same = before.tensor(name).unwrap().data() == after.tensor(name).unwrap().data();
+            assert_eq!(same, !chosen(name), "{name}");
+        }
+        let bytes = read(&through.path().join("optimizer.safetensors"));
+        let moments = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert!(moments.names().iter().all(|name| chosen(name)), "{:?}", moments.names());
+    }
+    let mut model = model(LLAMA, true);
+    let error = model.set_trainable(|name| name.contains("q_proj")).unwrap_err().to_string();
+    assert!(error.contains("q_proj") && error.contains("k_proj"), "{error}");
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use difflow_model::{AdamW, Device, Learner, Model, Normaliser, Objective, ObjectiveOptions, Pattern};
+use difflow_model::{AdamW, Device, Learner, Model, Objective, ObjectiveOptions, Pattern};
+use difflow_tests::skip;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -11,7 +12,7 @@ use crate::support::{GPT2, LLAMA, QWEN3, config_dir, noised, tokens};
 
 fn read_by_transformers(dir: &Path, ids: &[u32]) -> Option<Value> {
     let Some(python) = std::env::var_os("DIFFLOW_PYTHON") else {
-        println!("skipped: checkpoints read by transformers: DIFFLOW_PYTHON is not set");
+        skip("transformers", "checkpoints read by transformers", "DIFFLOW_PYTHON names no Python that has it");
         return None;
     };
     let list = ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
@@ -36,7 +37,7 @@ fn transformers_loads_our_checkpoints_and_gives_our_logits() {
         model.add_mask_token(7).unwrap();
         let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: false });
         let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
-        learner.micro_step(&noised(4, 16, 1), &Pattern::Full, Normaliser::Global(60.0)).unwrap();
+        learner.micro_step(&noised(4, 16, 1), &Pattern::Full).unwrap();
         assert!(learner.apply(1e-2).unwrap().updated);
         let dir = TempDir::new().unwrap();
         learner.save(dir.path()).unwrap();

@@ -15,16 +15,6 @@ texts = {tag: [[e.step, e.tensor_proto.string_val[0].decode()] for e in events.T
 print(json.dumps({"scalars": scalars, "texts": texts}))
 "#;
 
-/// The Python with TensorBoard that scripts/test-tools.sh makes; `None` after saying that `what` is skipped.
-fn python(what: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.difflow/test-venv/bin/python3");
-    if !path.exists() {
-        eprintln!("SKIPPED: {what}: no TensorBoard; `scripts/test-tools.sh` fetches it into .difflow/test-venv");
-        return None;
-    }
-    Some(path)
-}
-
 /// The numbers of TFRecord's own tests and of a file that TensorFlow wrote: RFC 3720's CRC-32C of 32 zeros is 8a9136aa.
 #[test]
 fn the_checksum_is_tfrecords() {
@@ -36,7 +26,7 @@ fn the_checksum_is_tfrecords() {
 
 #[test]
 fn tensorboards_own_reader_finds_every_scalar_and_text() {
-    let Some(python) = python("reading event files with TensorBoard") else { return };
+    let Some(python) = difflow_tests::python("reading event files with TensorBoard") else { return };
     let dir = tempfile::tempdir().unwrap();
     let metrics = ["loss", "loss_unweighted", "grad_norm", "learning_rate"];
     let mut first = Events::create(dir.path(), false).unwrap();

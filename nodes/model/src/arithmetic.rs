@@ -1,0 +1,42 @@
+//! How a forward computes. It is given to each forward; nothing of it is kept in a decoder.
+
+use tch::Kind;
+
+use crate::device::Device;
+
+/// Arithmetic of matrix products and attention. Master weights, norms, losses and optimizer state are fp32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    #[default]
+    Fp32,
+    Bf16,
+}
+
+/// How a forward computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arithmetic {
+    pub precision: Precision,
+    /// difflow's own kernels where there are any, which is on the CPU. Off, everything is torch operations: to measure one against the
+    /// other.
+    pub kernels: bool,
+    /// Share of activations dropped, at GPT-2's places. Attention then runs on torch's kernels.
+    pub dropout: f64,
+    /// Activation checkpointing: blocks are computed again in the backward pass, which saves the memory of their activations. The
+    /// gradients are the same.
+    pub recompute: bool,
+}
+
+impl Arithmetic {
+    /// What a model on a device begins with: fp32 and the device's best kernels.
+    pub fn of(device: Device) -> Self {
+        Self { precision: Precision::Fp32, kernels: device == Device::Cpu, dropout: 0.0, recompute: false }
+    }
+
+    /// Element type of matrix products and attention.
+    pub(crate) fn kind(&self) -> Kind {
+        match self.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        }
+    }
+}

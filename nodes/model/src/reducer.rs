@@ -1,0 +1,59 @@
+//! What several processes that train one model tell each other in a step. The sums of a step go through it between the last
+//! micro-step and the update; a process that is alone has nothing to tell.
+
+use crate::error::ModelError;
+use crate::loss::StepSums;
+use crate::parameter::Parameter;
+
+/// What the micro-steps of an update add up to: in this process, and after [`Reducer::add`] in all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Totals {
+    pub micro_batches: u64,
+    /// Σ loss weight · cross-entropy, in nats.
+    pub weighted: f64,
+    /// Σ cross-entropy, in nats.
+    pub unweighted: f64,
+    /// Positions that carried loss.
+    pub positions: u64,
+    /// Maskable positions.
+    pub maskable: u64,
+    /// Positions that are not padding.
+    pub tokens: u64,
+}
+
+impl Totals {
+    /// Takes in a micro-batch with `tokens` positions that are not padding.
+    pub(crate) fn take(&mut self, sums: &StepSums, tokens: u64) {
+        self.micro_batches += 1;
+        self.weighted += sums.weighted;
+        self.unweighted += sums.unweighted;
+        self.positions += sums.positions;
+        self.maskable += sums.maskable;
+        self.tokens += tokens;
+    }
+}
+
+/// Joins the processes that train one model.
+pub(crate) trait Reducer: std::fmt::Debug + Send {
+    /// The number that all processes divide the gradients of their micro-steps by until the update: what the one with the first
+    /// micro-batch of the global batch says. `own` is what this process would say of the first that it has.
+    fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
+
+    /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. In a process whose
+    /// micro-batches carried no loss, and of parameters that are not trained, the gradients are undefined.
+    fn add(&mut self, totals: Totals, parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
+}
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Alone;
+
+impl Reducer for Alone {
+    fn divisor(&mut self, own: f64) -> Result<f64, ModelError> {
+        Ok(own)
+    }
+
+    fn add(&mut self, totals: Totals, _: &mut [Parameter]) -> Result<Totals, ModelError> {
+        Ok(totals)
+    }
+}

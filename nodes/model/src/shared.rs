@@ -1,0 +1,24 @@
+//! Why a model may be used from several threads at once.
+//!
+//! `tch::Tensor` is `Send` and not `Sync`: its methods that change a tensor in place can be reached through a `&Tensor` by way of a
+//! shallow clone. Reading one tensor from several threads is fine: libtorch counts references atomically, and whether gradients are
+//! recorded is said for each thread. So everything that holds the tensors of a model keeps one rule:
+//!
+//! **Through a `&Model` the values of its tensors are only read.** They change through `&mut Model` (`add_mask_token`) and through the
+//! `Learner` that owns the model (`&mut self`). What a forward changes lies behind a mutex: the tables of the rotary embedding, and a
+//! plug-in's instance. That mutex is also held while a plug-in's model is saved, which puts other values into its parameters meanwhile.
+
+use crate::layers::{Linear, Norm};
+use crate::model::Model;
+use crate::parameter::Parameter;
+
+// SAFETY: the rule above; everything else in it is plain data.
+unsafe impl Sync for Linear {}
+// SAFETY: as above.
+unsafe impl Sync for Norm {}
+// SAFETY: as above.
+unsafe impl Sync for Parameter {}
+
+/// Fails to compile when a part of the model cannot be sent or shared.
+const fn may_be_shared<T: Send + Sync>() {}
+const _: () = may_be_shared::<Model>();
