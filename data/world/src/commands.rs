@@ -5,7 +5,8 @@ use difflow_world::corpus::{self, SEED};
 use difflow_world::{ProblemKind, check, stats, tell};
 use eyre::{Result, WrapErr, eyre};
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -48,10 +49,15 @@ enum Command {
     #[command(after_help = "Examples:
   difflow-world check samples.jsonl     one {\"text\": ...} a line
   difflow-world check samples.txt       texts between lines of ---, or NUL bytes
-  difflow-world check -                 from standard input")]
+  difflow-world check -                 from standard input
+  difflow-world check --json            as the sampler's CHECKER: one {\"text\": ...} a line in, one verdict a line out")]
     Check {
         /// A file, or - for standard input.
-        file: String,
+        #[arg(required_unless_present = "json")]
+        file: Option<String>,
+        /// One {"text": ...} a line in, one verdict a line out: `ok`, or what is wrong. Exit code 0 whatever the verdicts are.
+        #[arg(long, conflicts_with = "verbose")]
+        json: bool,
         /// Print every problem of every text.
         #[arg(long)]
         verbose: bool,
@@ -72,10 +78,32 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }
         }
         Command::Story { seed } => println!("{}", tell::tell(seed, tell::Split::Sample, 0)),
-        Command::Check { file, verbose } => return score(&file, verbose),
+        Command::Check { file, json: true, .. } => verdicts(file.as_deref().unwrap_or("-"))?,
+        Command::Check { file, verbose, .. } => return score(file.as_deref().unwrap_or("-"), verbose),
         Command::Stats { seed } => print!("{}", stats::describe(seed)?),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers each line as it comes, so that the asker need not close its side first.
+fn verdicts(file: &str) -> Result<()> {
+    let input: Box<dyn BufRead> = if file == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(file).wrap_err_with(|| format!("cannot read {file}"))?))
+    };
+    let mut output = std::io::stdout().lock();
+    for (number, line) in (1..).zip(input.lines()) {
+        let line = line.wrap_err_with(|| format!("cannot read {file}"))?;
+        let text = text_of(&line).wrap_err_with(|| format!("line {number}"))?;
+        let verdict = match check(&text) {
+            Ok(_) => "ok".to_owned(),
+            Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        };
+        // A message may quote the text, which may have lines.
+        writeln!(output, "{}", verdict.replace('\n', " ")).wrap_err("cannot write the verdicts")?;
+    }
+    Ok(())
 }
 
 fn score(file: &str, verbose: bool) -> Result<ExitCode> {

@@ -74,7 +74,7 @@ pub fn write_all(dir: &Path, seed: u64) -> Result<Vec<(&'static str, String)>, W
     for (name, bytes) in FILES.into_iter().zip(contents) {
         let path = dir.join(name);
         std::fs::write(&path, &bytes).map_err(WorldError::write(&path))?;
-        sums.push((name, hex(&Sha256::digest(&bytes))));
+        sums.push((name, hex::encode(Sha256::digest(&bytes))));
     }
     Ok(sums)
 }
@@ -95,8 +95,4 @@ fn parquet_bytes(stories: &[String], first_id: u64) -> Result<Vec<u8>, WorldErro
     writer.write(&batch)?;
     writer.close()?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

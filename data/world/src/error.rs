@@ -9,8 +9,6 @@ pub enum WorldError {
     Read { path: String, source: std::io::Error },
     #[error("cannot write {path}: {source}; is the folder writable and the disk not full?")]
     Write { path: String, source: std::io::Error },
-    #[error("{path}, line {line}: not a gap ({source}); each line is an object with id, left, answer, right")]
-    NotAGap { path: String, line: usize, source: serde_json::Error },
     #[error("cannot write the gaps as JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("cannot put the stories into a table: {0}")]
@@ -22,11 +20,6 @@ pub enum WorldError {
 }
 
 impl WorldError {
-    pub(crate) fn read(path: &Path) -> impl FnOnce(std::io::Error) -> WorldError {
-        let path = path.display().to_string();
-        |source| WorldError::Read { path, source }
-    }
-
     pub(crate) fn write(path: &Path) -> impl FnOnce(std::io::Error) -> WorldError {
         let path = path.display().to_string();
         |source| WorldError::Write { path, source }

@@ -5,47 +5,15 @@
 
 use crate::check::{check, check_beginning};
 use crate::dice::Dice;
-use crate::error::WorldError;
 use crate::forms::{Part, Slot};
 use crate::lexicon::Class;
 use crate::mentions::{Named, mentions, replaced};
-use serde::{Deserialize, Serialize};
+use difflow_text::Gap;
 use std::collections::BTreeMap;
-use std::io::BufRead;
 use std::ops::Range;
-
-/// One line of `infill.jsonl`. `left + answer + right` is the whole story; the answer starts with the space before
-/// its first word, so that the three parts have the same tokens apart as together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
-    /// `doc_id` of the held-out story.
-    pub id: u64,
-    pub left: String,
-    pub answer: String,
-    pub right: String,
-}
 
 /// How many fillings the left side has to leave open.
 pub const LEAST_CHOICES: usize = 4;
-
-/// Reads a file of gaps such as `data/tiny/infill.jsonl`.
-///
-/// # Errors
-/// The file cannot be read, or a line of it is not a gap.
-pub fn read_gaps(path: &std::path::Path) -> Result<Vec<Gap>, WorldError> {
-    let file = std::io::BufReader::new(std::fs::File::open(path).map_err(WorldError::read(path))?);
-    let mut gaps = Vec::new();
-    for (number, line) in file.lines().enumerate() {
-        let line = line.map_err(WorldError::read(path))?;
-        let gap = serde_json::from_str(&line).map_err(|source| WorldError::NotAGap {
-            path: path.display().to_string(),
-            line: number + 1,
-            source,
-        })?;
-        gaps.push(gap);
-    }
-    Ok(gaps)
-}
 
 /// A span of one or two named facts.
 struct Span {

@@ -3,7 +3,8 @@
 //! A story is a title line, one to three lines of body, and a last line that names what happened; about 75 words of a closed vocabulary of
 //! some 280. Facts (people, places, things, colours, counts, causes) agree across it.
 //!
-//! For other crates: [`check()`] scores a generated text without a judge model, [`read_gaps`] reads `infill.jsonl`.
+//! Others reach it as a command: `difflow-world check --json` reads texts and answers with verdicts. `infill.jsonl` is a file of gaps as
+//! `difflow_text` reads it.
 //!
 //! Invariant: [`tell`] (the generator) and the checker share [`lexicon`] and [`forms`] as data, and no logic.
 
@@ -26,4 +27,3 @@ pub mod template;
 
 pub use check::{Facts, Problem, ProblemKind, check, check_beginning};
 pub use error::WorldError;
-pub use gaps::{Gap, read_gaps};

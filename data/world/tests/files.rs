@@ -3,9 +3,10 @@
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
+use difflow_text::read_gaps;
+use difflow_world::check;
 use difflow_world::corpus::{Corpus, FILES, GAPS, HELDOUT, SEED, TRAIN, write_all};
 use difflow_world::skeleton::skeleton;
-use difflow_world::{check, read_gaps};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeSet;
 use std::path::PathBuf;

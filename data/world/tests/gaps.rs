@@ -1,11 +1,12 @@
 //! A gap is filled by one answer only, and only when both sides are seen.
 #![allow(clippy::unwrap_used)]
 
+use difflow_text::Gap;
 use difflow_world::gaps::{LEAST_CHOICES, choose_gaps, gaps};
 use difflow_world::lexicon::Class;
 use difflow_world::mentions::mentions;
 use difflow_world::tell::{Split, tell};
-use difflow_world::{Gap, check, check_beginning, read_gaps};
+use difflow_world::{check, check_beginning};
 
 /// All ways to fill the gap with words of the same classes, the answer included.
 fn fillings(gap: &Gap) -> Vec<String> {
@@ -54,15 +55,4 @@ fn a_word_named_on_the_left_is_no_gap() {
         }
     }
     assert!(seen > 20, "only {seen} gaps");
-}
-
-#[test]
-fn a_broken_gap_file_is_named_with_its_line() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("gaps.jsonl");
-    std::fs::write(&path, "{\"id\":1,\"left\":\"a\",\"answer\":\" b\",\"right\":\" c\"}\n{\"id\":2}\n").unwrap();
-    let message = read_gaps(&path).unwrap_err().to_string();
-    assert!(message.contains("gaps.jsonl, line 2"), "{message}");
-    let message = read_gaps(&dir.path().join("none")).unwrap_err().to_string();
-    assert!(message.contains("none"), "{message}");
 }

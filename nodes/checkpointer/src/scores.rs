@@ -1,13 +1,10 @@
 //! Scores that the evaluator left in the run's folder.
 
 use std::collections::BTreeMap;
-use std::fs;
 
+use difflow_schema::Scores;
+use difflow_schema::measures::RANKED_BY;
 use difflow_schema::run::RunDir;
-use serde_json::Value;
-
-/// What a checkpoint is ranked by: the first of these that it was scored with. Lower is better.
-const RANKED_BY: [&str; 2] = ["nelbo", "ar_loss"];
 
 /// The scores of those of `steps` that have one.
 pub fn scores(dir: &RunDir, steps: &[u64]) -> BTreeMap<u64, f64> {
@@ -15,11 +12,10 @@ pub fn scores(dir: &RunDir, steps: &[u64]) -> BTreeMap<u64, f64> {
 }
 
 fn score(dir: &RunDir, step: u64) -> Option<f64> {
-    let scores: Value = serde_json::from_slice(&fs::read(dir.scores(step)).ok()?).ok()?;
-    let metrics = scores.get("metrics")?;
-    let name = RANKED_BY.into_iter().find(|name| metrics.get(name).is_some())?;
+    let metrics = Scores::read(&dir.scores(step)).ok()?.metrics;
+    let value = RANKED_BY.into_iter().find_map(|name| metrics.get(name))?;
     // A score that was no number is written as null: the worst there is.
-    Some(metrics.get(name)?.as_f64().unwrap_or(f64::INFINITY))
+    Some(value.unwrap_or(f64::INFINITY))
 }
 
 #[cfg(test)]

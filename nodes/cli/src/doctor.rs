@@ -1,6 +1,5 @@
 //! `difflow doctor`: is this machine ready?
 
-use std::ffi::CString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -169,12 +168,7 @@ fn coordinator() -> Check {
 
 /// Free bytes of the file system of a path.
 fn free(path: &str) -> Option<u64> {
-    let path = CString::new(path).ok()?;
-    // SAFETY: the path ends with a zero and lives until after the call; statvfs fills in the struct, for which zeros are valid.
-    unsafe {
-        let mut found: libc::statvfs = std::mem::zeroed();
-        (libc::statvfs(path.as_ptr(), &mut found) == 0).then(|| found.f_bavail * found.f_frsize)
-    }
+    rustix::fs::statvfs(path).ok().map(|found| found.f_bavail * found.f_frsize)
 }
 
 fn space(what: &'static str, path: &str, wanted: u64, why: &str) -> Check {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use eyre::{Result, eyre};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The dora program: the given one, else `dora` beside this program, else the one on PATH.
 pub fn program(given: Option<PathBuf>) -> PathBuf {
@@ -26,7 +27,8 @@ pub fn start(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
     command.arg("run").arg(file).args(["--log-format", "json", "--log-level", "stdout"]).args(options);
     // Colours in its lines would only make the log file harder to read.
     command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    // SAFETY: prctl is async-signal-safe, touches no memory of ours, and may be called between fork and exec.
+    let stop_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::INT))?);
+    // SAFETY: one system call, which touches no memory of ours and may be made between fork and exec.
     unsafe { command.pre_exec(stop_with_parent) };
     command.spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => eyre!(
@@ -35,12 +37,4 @@ pub fn start(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
         ),
         _ => eyre!("cannot start {}: {e}", program.display()),
     })
-}
-
-fn stop_with_parent() -> io::Result<()> {
-    // SAFETY: PR_SET_PDEATHSIG takes one signal number and no pointer.
-    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGINT) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -21,7 +21,6 @@ mod schema;
 mod score;
 mod signals;
 mod terminal;
-mod texts;
 mod validate;
 mod written_out;
 

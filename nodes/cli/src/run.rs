@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use eyre::{Context, Result};
+use rustix::process::Pid;
 
 use crate::dataflow::{Assignment, Level, Names, Tree};
 use crate::experiment::Experiment;
@@ -109,10 +110,10 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 
 /// Starts dora, and shows what it does until it ends. Returns the exit code.
 fn follow(arguments: &Arguments, file: &Path, log_path: &Path, mut log: File) -> Result<u8> {
-    signals::catch();
+    signals::catch().context("cannot catch signals")?;
     let mut child = dora::start(&dora::program(arguments.dora.clone()), file, &arguments.options)?;
-    let pid = i32::try_from(child.id())?;
-    signals::hand_on_to(pid);
+    let pid = Pid::from_child(&child);
+    signals::hand_on_to(Some(pid));
     let (sender, lines) = mpsc::channel();
     child.stdout.take().map(|stream| forward(stream, sender.clone(), Raw::Out));
     child.stderr.take().map(|stream| forward(stream, sender, Raw::Err));
@@ -146,7 +147,7 @@ fn follow(arguments: &Arguments, file: &Path, log_path: &Path, mut log: File) ->
         }
     }
     let status = child.wait().context("cannot wait for dora")?;
-    signals::hand_on_to(0);
+    signals::hand_on_to(None);
     let code = exit_code(status, &view.failures);
     view.end(code, log_path);
     Ok(code)

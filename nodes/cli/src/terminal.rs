@@ -59,12 +59,7 @@ pub fn warning(text: &str) -> String {
 
 /// Columns of the terminal on stdout; 80 when it does not say.
 pub fn width() -> usize {
-    // SAFETY: TIOCGWINSZ fills in one winsize, which lives until after the call; all bits zero is a valid winsize.
-    let columns = unsafe {
-        let mut size: libc::winsize = std::mem::zeroed();
-        let known = libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) == 0;
-        if known { size.ws_col } else { 0 }
-    };
+    let columns = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| size.ws_col);
     if columns == 0 { 80 } else { usize::from(columns) }
 }
 

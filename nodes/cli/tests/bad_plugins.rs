@@ -252,6 +252,36 @@ fn transforms_that_break_the_arrow_contract_are_refused() {
     ]);
 }
 
+/// What the batch says of itself is looked at before it is read.
+#[test]
+fn a_malformed_batch_is_refused_and_read_nowhere() {
+    for (gives, part) in [
+        ("GIVES=out->length = -1", "a size of -1"),
+        ("GIVES=out->length += 1", "rows, the batch"),
+        ("GIVES=out->n_children = INT64_MAX", "a size of 9223372036854775807"),
+        ("GIVES=out->children = NULL", "columns instead of"),
+        ("GIVES=out->children[0]->n_buffers = 9", "9 buffers, wanted 2"),
+        ("GIVES=out->children[0]->buffers = NULL", "buffers, wanted 2"),
+        ("GIVES=out->children[0]->buffers[1] = NULL", "its offsets are none"),
+        ("GIVES=((int32_t *)out->children[0]->buffers[1])[1] = 1 << 30", "ffset"),
+        (
+            "GIVES=out->children[0]->null_count = 1, out->children[0]->buffers[0] = out->children[0]->buffers[1]",
+            "has nulls",
+        ),
+    ] {
+        refused(&[(&["KIND=TRANSFORM", "RELEASES=1", gives], "release", part)]);
+    }
+}
+
+/// The batch is given back after the call, when nothing else of the plug-in is at work.
+#[test]
+fn a_crash_while_a_batch_is_given_back_is_named_too() {
+    for (how, part) in [("HOW=SEGV", "(segmentation fault)"), ("HOW=THROW", "(abort, as after a C++ exception")] {
+        let said = format!("crashed in release {part}");
+        refused(&[(&["KIND=TRANSFORM", "RELEASES=1", "GIVES=", "WHERE=\"release\"", how], "release", &said)]);
+    }
+}
+
 #[test]
 fn sloppy_ones_are_refused() {
     refused(&[

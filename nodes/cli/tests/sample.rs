@@ -1,54 +1,21 @@
 //! `difflow sample` as a person calls it: a small model with random weights, and the cases at the edges.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use difflow_model::{Device, Model};
+use difflow_inference::tiny;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-/// Context of the models.
-const CONTEXT: usize = 64;
 
 /// `model` (rotary), `learned` (a table of positions) and `base` (no mask token), each with a tokenizer of one token a letter.
 fn files() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let llama = json!({
-        "architectures": ["LlamaForCausalLM"], "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
-        "initializer_range": 0.3, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2
-    });
-    let gpt2 = json!({
-        "architectures": ["GPT2LMHeadModel"], "vocab_size": 37, "n_embd": 16, "n_layer": 2, "n_head": 4,
-        "n_positions": CONTEXT, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2
-    });
-    for (name, config, mask) in [("model", &llama, true), ("learned", &gpt2, true), ("base", &llama, false)] {
-        let at = dir.path().join(name);
-        std::fs::create_dir(&at).unwrap();
-        std::fs::write(at.join("config.json"), config.to_string()).unwrap();
-        std::fs::write(at.join("tokenizer.json"), tokenizer().to_string()).unwrap();
-        let mut model = Model::initialise(&at, 7, Device::Cpu).unwrap();
-        if mask {
-            model.add_mask_token(7).unwrap();
-        }
-        model.save(&at).unwrap();
-    }
+    tiny::write_model(&dir.path().join("model"), true, 0.3);
+    tiny::write_model(&dir.path().join("base"), false, 0.3);
+    tiny::write_model_with_learned_positions(&dir.path().join("learned"));
     dir
-}
-
-/// `<pad>` 0, `<bos>` 1, `<eos>` 2, then letters and signs; anything else is `?`.
-fn tokenizer() -> Value {
-    let mut vocab = json!({"<pad>": 0, "<bos>": 1, "<eos>": 2});
-    for (id, letter) in (3..37).zip("abcdefghijklmnopqrstuvwxyz .,\n?![]ABC".chars()) {
-        vocab[letter.to_string()] = id.into();
-    }
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
-        "post_processor": null, "decoder": {"type": "Fuse"},
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}
-    })
 }
 
 fn sample(checkpoint: &Path, arguments: &[&str]) -> Output {
@@ -139,7 +106,7 @@ fn letters_and_tokens_that_the_model_does_not_have_are_named() {
     let (_, stderr) = texts(&dir.path().join("model"), &["--prompt", "caf\u{e9}", "--length", "2"]);
     assert!(stderr.contains("caf\u{e9}") && stderr.contains("caf?"), "{stderr}");
     let large = dir.path().join("large.json");
-    let mut more = tokenizer();
+    let mut more = tiny::tokenizer();
     more["model"]["vocab"]["zz"] = 99.into();
     std::fs::write(&large, more.to_string()).unwrap();
     let refused = sample(&dir.path().join("model"), &["--tokenizer", large.to_str().unwrap()]);
@@ -234,11 +201,24 @@ fn the_history_and_the_frames_show_the_same_course() {
     assert!(stdout.trim_end_matches('\n').ends_with(one["text"].as_str().unwrap().trim_end_matches('\n')), "{stdout}");
 }
 
+/// A checker that is not there is said before an hour of measuring.
+#[test]
+fn a_checker_that_is_no_program_is_refused() {
+    let dir = files();
+    let refused = sample(&dir.path().join("model"), &["--measure", "--checker", "no-such-checker --strict"]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr.contains("--checker") && stderr.contains("no-such-checker"), "{stderr}");
+}
+
 #[test]
 fn measuring_prints_a_row_for_every_way_and_draws_them() {
     let dir = files();
     let gaps = dir.path().join("gaps.jsonl");
     std::fs::write(&gaps, "{\"id\":7,\"left\":\"ab\\nab. ab\",\"answer\":\" c\",\"right\":\"d.\"}\n").unwrap();
+    let checker = dir.path().join("checker");
+    std::fs::write(&checker, "#!/bin/sh\nexec sed 's/.*/no story/'\n").unwrap();
+    std::fs::set_permissions(&checker, PermissionsExt::from_mode(0o755)).unwrap();
     let (picture, judge) = (dir.path().join("curves.svg"), dir.path().join("base"));
     let (rows, _) = texts(
         &dir.path().join("model"),
@@ -249,7 +229,7 @@ fn measuring_prints_a_row_for_every_way_and_draws_them() {
             "--length",
             "6..10",
             "--checker",
-            "world",
+            checker.to_str().unwrap(),
             "--judge",
             judge.to_str().unwrap(),
             "--gaps",

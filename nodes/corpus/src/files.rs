@@ -1,13 +1,12 @@
 //! From a source's path to the list of its files and what they are.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use difflow_node_kit::Problem;
 use glob::MatchOptions;
 use serde::Deserialize;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::source::Source;
 
@@ -72,7 +71,7 @@ pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
     if path.is_file() {
         files.push(path.to_owned());
     } else if path.is_dir() {
-        walk(path, &mut files).map_err(|e| failed(&e))?;
+        files = below(path).map_err(|e| failed(&e))?;
         files.retain(|file| {
             let by_ending = Reading::of(file, None);
             by_ending.is_some_and(|reading| source.format.is_none_or(|format| format == reading.format))
@@ -109,24 +108,18 @@ pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
 }
 
 /// All files below a folder; hidden ones are left out.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-            continue;
-        }
-        if path.is_dir() {
-            walk(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
+fn below(folder: &Path) -> walkdir::Result<Vec<PathBuf>> {
+    let visible = |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().to_string_lossy().starts_with('.');
+    let entries = WalkDir::new(folder).follow_links(true).into_iter().filter_entry(visible);
+    let files = entries.filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.file_type().is_dir()));
+    files.map(|file| Ok(file?.into_path())).collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn found(path: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), Problem> {
@@ -149,6 +142,17 @@ mod tests {
         assert_eq!(names(root), ["a.jsonl", "b/z.jsonl", "c.jsonl"]);
         assert_eq!(names(&format!("{root}/*.jsonl")), ["a.jsonl", "c.jsonl"]);
         assert_eq!(names(&format!("{root}/c.jsonl")), ["c.jsonl"]);
+    }
+
+    /// Every file of it would be in the corpus forty times: as often as the kernel follows the link.
+    #[test]
+    fn a_link_to_a_folder_around_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.jsonl"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("again")).unwrap();
+        let root = dir.path().to_str().unwrap();
+        let refused = found(root, None).unwrap_err().to_string();
+        assert!(refused.contains("again") && refused.contains("loop"), "{refused}");
     }
 
     #[test]

@@ -1,40 +1,22 @@
 //! The node's keys.
 
-use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, config::Config as NodeConfig};
+use difflow_schema::results;
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// Configuration of the evaluator.
+/// Configuration of the evaluator. What it needs to know of the model, the checkpoint says.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
     /// Name of the run.
     pub run: String,
     /// Folder of all runs.
+    #[schemars(extend("x-may-change" = true))]
     pub runs: String,
-    /// The model before adaptation (a Hugging Face directory or a hub id); it is scored left to right at step 0.
-    pub base_model: String,
-    /// A model recipe of a plug-in for the base model, as in training. Empty for none.
-    pub model_recipe: String,
-    /// Its options, as a JSON object.
-    pub model_recipe_config: String,
-    /// A torch model of a plug-in that base model and checkpoints are read with, as in training. Empty for none.
-    pub torch_model: String,
-    /// Its options, as a JSON object.
-    pub torch_model_config: String,
-    /// tokenizer.json of the model, or the hub id of a model that has one.
-    pub tokenizer: String,
-    /// The token that begins a document.
-    pub bos_token: String,
-    /// The token that ends a document; it may be the same.
-    pub eos_token: String,
-    /// Longer documents are cut to this many tokens.
-    #[schemars(range(min = 2))]
-    pub sequence_length: usize,
-    /// Held-out documents (Parquet).
+    /// Held-out documents (Parquet). Empty: those that the corpus node splits off for the run.
     pub heldout: String,
     /// Its column with the text.
     pub text_column: String,
@@ -49,10 +31,6 @@ pub struct Config {
     /// Rows of one forward pass.
     #[schemars(range(min = 1))]
     pub eval_batch: usize,
-    /// Noise schedule of the bound, as in training.
-    pub noise_schedule: String,
-    /// Its options, as a JSON object.
-    pub noise_schedule_config: String,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.
     pub infill: String,
     /// How many of them are scored, from the first on.
@@ -70,24 +48,13 @@ impl Default for Config {
         Self {
             run: "default".into(),
             runs: "runs".into(),
-            base_model: "data/tiny/model".into(),
-            model_recipe: String::new(),
-            model_recipe_config: "{}".into(),
-            torch_model: String::new(),
-            torch_model_config: "{}".into(),
-            tokenizer: "data/tiny/tokenizer.json".into(),
-            bos_token: "<bos>".into(),
-            eos_token: "<eos>".into(),
-            sequence_length: 256,
-            heldout: "data/tiny/heldout.parquet".into(),
+            heldout: String::new(),
             text_column: "text".into(),
             eval_documents: 128,
             eval_draws: 4,
             eval_seed: 0,
             eval_batch: 16,
-            noise_schedule: "linear".into(),
-            noise_schedule_config: "{}".into(),
-            infill: "data/tiny/infill.jsonl".into(),
+            infill: String::new(),
             eval_gaps: 200,
             device: "auto".into(),
             threads: 1,
@@ -96,36 +63,59 @@ impl Default for Config {
 }
 
 impl NodeConfig for Config {
+    fn gone() -> &'static [(&'static str, &'static str)] {
+        const COPY: &str = "the checkpoint has its own copy of it";
+        &[
+            ("TOKENIZER", COPY),
+            ("BOS_TOKEN", COPY),
+            ("EOS_TOKEN", COPY),
+            ("SEQUENCE_LENGTH", COPY),
+            ("BASE_MODEL", COPY),
+            ("MODEL_RECIPE", COPY),
+            ("MODEL_RECIPE_CONFIG", COPY),
+            ("TORCH_MODEL", COPY),
+            ("TORCH_MODEL_CONFIG", COPY),
+            ("NOISE_SCHEDULE", "the bound does not depend on it"),
+            ("NOISE_SCHEDULE_CONFIG", "the bound does not depend on it"),
+        ]
+    }
+
     fn validate(&self) -> Vec<Problem> {
         RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
     }
-
-    fn fetch(&mut self) -> Result<(), Problem> {
-        difflow_hub::fetch_keys(&mut self.base_model, &mut self.tokenizer)
-            .map_err(|(key, found, e)| Problem::new(key, found, e.to_string()).of_kind(Kind::File))
-    }
 }
+
+/// Keys that do not decide a score: where the run lies, and how fast it goes.
+const FREE: [&str; 5] = ["RUN", "RUNS", "EVAL_BATCH", "DEVICE", "THREADS"];
 
 impl Config {
     /// The keys that decide a score. Scores made with others are not used again.
     pub fn settings(&self) -> Value {
-        json!({
-            "BASE_MODEL": self.base_model,
-            "TORCH_MODEL": self.torch_model,
-            "TORCH_MODEL_CONFIG": self.torch_model_config,
-            "TOKENIZER": self.tokenizer,
-            "BOS_TOKEN": self.bos_token,
-            "EOS_TOKEN": self.eos_token,
-            "SEQUENCE_LENGTH": self.sequence_length,
-            "HELDOUT": self.heldout,
-            "TEXT_COLUMN": self.text_column,
-            "EVAL_DOCUMENTS": self.eval_documents,
-            "EVAL_DRAWS": self.eval_draws,
-            "EVAL_SEED": self.eval_seed,
-            "NOISE_SCHEDULE": self.noise_schedule,
-            "NOISE_SCHEDULE_CONFIG": self.noise_schedule_config,
-            "INFILL": self.infill,
-            "EVAL_GAPS": self.eval_gaps,
-        })
+        results::settings(self, &FREE)
+    }
+
+    /// The run's folder.
+    pub fn run_dir(&self) -> RunDir {
+        RunDir::new(&self.runs, &self.run)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A score was used again although MODEL_RECIPE was another one: the list of keys was written by hand and had forgotten it. Now every
+    /// key decides unless it stands here.
+    #[test]
+    fn every_key_decides_a_score_but_those_that_are_free() {
+        let config = Config::default();
+        let schema = difflow_node_kit::config::schema::<Config>();
+        let keys: Vec<String> = difflow_node_kit::config::keys(&schema).into_iter().map(|(key, _)| key).collect();
+        let settings = config.settings();
+        for key in &keys {
+            assert!(settings.get(key).is_some() != FREE.contains(&key.as_str()), "{key}");
+        }
+        assert!(FREE.iter().all(|free| keys.iter().any(|key| key == free)), "a free key that there is no more");
     }
 }

@@ -1,146 +1,191 @@
 //! Everything that is measured on one checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use difflow_model::{Device, Loader, Model, ObjectiveKind, TorchPlugin};
+use difflow_inference::documents::{self, DocumentsError};
+use difflow_inference::{
+    Answer, Asking, Batching, Decoding, Device, Document, Estimate, Gap, InferenceError, Noise, Opening, Reading,
+    Session, Task,
+};
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, Problems};
-use difflow_plugin_host::{ModelRecipe, NoiseSchedule};
-use difflow_schema::Checkpoint;
-use difflow_text::{Unfit, Words};
+use difflow_schema::{Checkpoint, Scored, Scores};
+use difflow_text::{Gap as GapText, read_gaps};
 use eyre::{Context, Result};
 
 use crate::config::Config;
-use crate::heldout::Heldout;
-use crate::infill::{Question, both_sides, left_only};
-use crate::nelbo::{Noise, ar_loss, nelbo};
-use crate::scores::Scores;
+
+/// How long the corpus node may take to split off the run's own held-out documents.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
     config: Config,
-    loader: Loader,
-    schedule: NoiseSchedule,
-    words: Words,
-    heldout: Heldout,
-    questions: Vec<Question>,
+    gaps: Vec<GapText>,
+}
+
+/// The questions as one checkpoint's tokenizer spells them.
+struct Questions {
+    documents: Vec<Task>,
+    cut: usize,
+    gaps: Vec<Task>,
 }
 
 impl Evaluation {
-    /// Reads tokenizer, documents and gaps.
-    ///
-    /// # Errors
-    /// [`Problems`] with the key of whatever is missing or wrong.
-    pub fn open(config: Config) -> Result<Self> {
-        let device = Device::open(&config.device)
-            .map_err(|e| Problems::from(Problem::new("DEVICE", &config.device, e.to_string())))?;
-        let schedule = NoiseSchedule::open(&config.noise_schedule, &config.noise_schedule_config).map_err(|e| {
-            Problems::from(Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()))
-        })?;
-        let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
-            .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
-        let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
-            .map_err(|e| Problems::from(Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string())))?;
-        let loader = Loader { recipe, torch_model, ..Loader::new(device) };
-        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
-        let heldout = Heldout::read(&config, &words)?;
-        let questions = questions(&config, &words)?;
-        Ok(Self { config, loader, schedule, words, heldout, questions })
+    /// Looks at device, documents and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
+    pub fn open(config: Config) -> Result<Self, Problems> {
+        Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
+        let gaps = gaps(&config)?;
+        let evaluation = Self { config, gaps };
+        if !evaluation.config.heldout.is_empty() {
+            evaluation.texts()?;
+        }
+        Ok(evaluation)
     }
 
-    /// Scores a checkpoint; `go_on` is asked before every batch.
-    ///
-    /// # Errors
-    /// When the checkpoint cannot be loaded, the tokenizer does not fit it, or `go_on` fails.
+    /// Scores a checkpoint; `go_on` is asked before every batch. Errors if the checkpoint cannot be loaded, the run has no held-out
+    /// documents, or with the error of `go_on`.
     pub fn score(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {
         let start = Instant::now();
-        let mut metrics = BTreeMap::new();
-        let model = self
-            .loader
-            .checkpoint(Path::new(&checkpoint.path))
+        self.wait_for_documents(go_on)?;
+        let opening = Opening { device: self.config.device.clone(), ..Opening::default() };
+        let session = Session::open(Path::new(&checkpoint.path), &opening)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-        let left_to_right =
-            model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar);
-        if left_to_right {
-            self.left_to_right(&model, &mut metrics, go_on)?;
-        } else {
-            self.diffusion(&model, &mut metrics, go_on)?;
-        }
-        drop(model);
+        let questions = self.questions(&session)?;
+        let mut metrics = self.measure(&session, &questions, go_on)?;
         if checkpoint.step == 0 {
-            let path = &self.config.base_model;
-            let base = self.loader.base(Path::new(path));
-            let base = base.map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, e.to_string())))?;
-            self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-            self.left_to_right(&base, &mut metrics, go_on)?;
+            let peers = session.peers();
+            // Both in memory at once might be too much.
+            drop(session);
+            if let Some(base) = peers.base().context("the base model of the run")? {
+                metrics.extend(self.measure(&base, &questions, go_on)?);
+            }
         }
+        let finite = |value: f64| value.is_finite().then_some(value);
         Ok(Scores {
             step: checkpoint.step,
             checkpoint_sha256: checkpoint.sha256.clone(),
             tokens_seen: checkpoint.tokens_seen,
             settings: self.config.settings(),
-            documents: self.heldout.documents.len(),
-            documents_cut: self.heldout.cut,
-            gaps: self.questions.len(),
-            metrics: metrics
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.is_finite().then_some(value)))
-                .collect(),
+            metrics: metrics.into_iter().map(|(name, value)| (name.to_owned(), finite(value))).collect(),
             seconds: start.elapsed().as_secs_f64(),
+            content: Scored {
+                documents: questions.documents.len(),
+                documents_cut: questions.cut,
+                gaps: questions.gaps.len(),
+            },
         })
     }
 
-    fn diffusion(
+    /// The numbers of a diffusion model, or those of one that reads from left to right.
+    fn measure(
         &self,
-        model: &Model,
-        metrics: &mut BTreeMap<&'static str, f64>,
+        session: &Session,
+        questions: &Questions,
         go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<BTreeMap<&'static str, f64>> {
         let config = &self.config;
-        let noise = Noise { schedule: &self.schedule, seed: config.eval_seed, draws: config.eval_draws };
-        let bound = nelbo(model, &self.heldout.documents, noise, config.eval_batch, go_on)?;
-        metrics.insert("nelbo", bound.value);
-        metrics.extend(bound.stderr.map(|stderr| ("nelbo_stderr", stderr)));
-        if !self.questions.is_empty() {
-            let share = both_sides(model, &self.questions, &self.words, config.eval_batch, go_on)?;
-            metrics.insert("infill_exact_match", share);
+        let asking = Asking {
+            reading: Reading::Trained,
+            decoding: Decoding::surest_first(),
+            noise: Noise { seed: config.eval_seed, draws: config.eval_draws },
+            batching: Batching::Rows(config.eval_batch),
+            rows: config.eval_batch,
+        };
+        let mut ask = |tasks: &[Task]| session.answer(tasks, &asking, &mut |_| go_on());
+        let nats = ask(&questions.documents)?.into_iter().filter_map(|answer| match answer {
+            Answer::Likelihood(nats) => Some(nats),
+            _ => None,
+        });
+        let estimate = Estimate::of(&nats.collect::<Vec<_>>());
+        let filled = ask(&questions.gaps)?;
+        let right =
+            filled.iter().filter(|answer| matches!(answer, Answer::Gap(gap) if gap.exact == Some(true))).count();
+        let share = (!filled.is_empty()).then(|| right as f64 / filled.len() as f64);
+        let mut metrics = BTreeMap::new();
+        if session.left_to_right() {
+            metrics.insert("ar_loss", estimate.value);
+            metrics.extend(share.map(|share| ("ar_infill_exact_match", share)));
+        } else {
+            metrics.insert("nelbo", estimate.value);
+            metrics.extend(estimate.stderr.map(|stderr| ("nelbo_stderr", stderr)));
+            let entropy = session.facts().length_entropy;
+            metrics.extend(entropy.map(|entropy| ("nelbo_with_length", estimate.with_length(entropy))));
+            metrics.extend(share.map(|share| ("infill_exact_match", share)));
+        }
+        Ok(metrics)
+    }
+
+    fn questions(&self, session: &Session) -> Result<Questions> {
+        let (words, longest) = (session.words(), session.sequence_length());
+        let (mut documents, mut cut) = (Vec::new(), 0);
+        for text in self.texts()? {
+            let mut tokens = [vec![words.bos], words.encode(&text)?, vec![words.eos]].concat();
+            cut += usize::from(tokens.len() > longest);
+            tokens.truncate(longest);
+            documents.push(Task::Likelihood(Document::new(tokens)));
+        }
+        let gaps = self.gaps.iter().map(|gap| Ok(Task::Gap(Gap::of_text(gap, words).map_err(InferenceError::from)?)));
+        Ok(Questions { documents, cut, gaps: gaps.collect::<Result<_>>()? })
+    }
+
+    /// The file of held-out documents.
+    fn heldout(&self) -> PathBuf {
+        if self.config.heldout.is_empty() {
+            self.config.run_dir().heldout()
+        } else {
+            PathBuf::from(&self.config.heldout)
+        }
+    }
+
+    /// The corpus node writes the run's own held-out documents while the first checkpoint is made.
+    fn wait_for_documents(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let (path, start) = (self.heldout(), Instant::now());
+        while self.config.heldout.is_empty() && !path.is_file() && start.elapsed() < PATIENCE {
+            go_on()?;
+            thread::sleep(LOOK);
         }
         Ok(())
     }
 
-    fn left_to_right(
-        &self,
-        model: &Model,
-        metrics: &mut BTreeMap<&'static str, f64>,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        let rows = self.config.eval_batch;
-        metrics.insert("ar_loss", ar_loss(model, &self.heldout.documents, rows, go_on)?.value);
-        if !self.questions.is_empty() {
-            let share = left_only(model, &self.questions, &self.words, rows, go_on)?;
-            metrics.insert("ar_infill_exact_match", share);
+    fn texts(&self) -> Result<Vec<String>, Problems> {
+        let (path, column) = (self.heldout(), &self.config.text_column);
+        let missing =
+            "allowed: a Parquet file of documents, or empty for those that the corpus node splits off for the run";
+        let wrong = |found: String| Problem::new("HELDOUT", path.display(), format!("{found}; {missing}"));
+        let texts = documents::of_parquet(&path, column, self.config.eval_documents).map_err(|e| match e {
+            DocumentsError::File { reason, .. } => wrong(reason).of_kind(Kind::File),
+            DocumentsError::NoColumn { columns, .. } => {
+                Problem::new("TEXT_COLUMN", column, format!("columns of {}: {columns}", path.display()))
+            }
+            DocumentsError::NoText { kind, .. } => {
+                let allowed = format!("it is {kind} in {}; allowed: a column of text", path.display());
+                Problem::new("TEXT_COLUMN", column, allowed)
+            }
+        })?;
+        if texts.is_empty() {
+            return Err(wrong("it has no rows".to_owned()).into());
         }
-        Ok(())
+        Ok(texts)
     }
 }
 
-fn problems(unfit: Vec<Unfit>) -> Problems {
-    Problems(unfit.into_iter().map(|one| Problem::new(one.key, one.found, one.allowed)).collect())
-}
-
-fn questions(config: &Config, words: &Words) -> Result<Vec<Question>> {
+fn gaps(config: &Config) -> Result<Vec<GapText>, Problems> {
     if config.infill.is_empty() {
         return Ok(Vec::new());
     }
     let wrong = |why: String| Problems::from(Problem::new("INFILL", &config.infill, why));
-    let gaps =
-        difflow_world::read_gaps(Path::new(&config.infill)).map_err(|e| wrong(format!("{e}; empty for none")))?;
+    let mut gaps = read_gaps(Path::new(&config.infill)).map_err(|e| wrong(format!("{e}; empty for none")))?;
     if gaps.is_empty() {
-        return Err(wrong("it has no lines; allowed: a file of gaps, or empty for none".into()).into());
+        return Err(wrong("it has no lines; allowed: a file of gaps, or empty for none".into()));
     }
-    gaps.iter().take(config.eval_gaps).map(|gap| Question::new(gap, words)).collect()
+    gaps.truncate(config.eval_gaps);
+    Ok(gaps)
 }
 
 #[cfg(test)]

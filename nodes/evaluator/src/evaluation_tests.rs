@@ -4,33 +4,29 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, LargeStringArray, RecordBatch, UInt64Array};
+use difflow_inference::tiny;
 use parquet::arrow::ArrowWriter;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::tiny;
 
-/// Base model, checkpoint, tokenizer, documents and gaps in a folder.
+/// Base model, checkpoint, documents and gaps in a folder.
 fn files() -> (TempDir, Config) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     tiny::write_model(&dir.path().join("base"), false, 0.3);
     tiny::write_model(&dir.path().join("checkpoint"), true, 0.3);
-    tiny::write_tokenizer(&dir.path().join("tokenizer.json"));
-    let texts: ArrayRef = Arc::new(LargeStringArray::from(vec!["a bad day", "no end of it at all", "ox", "last"]));
-    let ids: ArrayRef = Arc::new(UInt64Array::from(vec![0, 1, 2, 3]));
-    let batch = RecordBatch::try_from_iter([("doc_id", ids), ("text", texts)]).unwrap();
-    let mut writer = ArrowWriter::try_new(File::create(at("heldout.parquet")).unwrap(), batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    tiny::write_origin(&dir.path().join("checkpoint"), Some(&dir.path().join("base")), |origin| {
+        origin.sequence_length = 12;
+    });
+    write_documents(Path::new(&at("heldout.parquet")));
     let gap = "{\"id\":7,\"left\":\"ab\",\"answer\":\" c\",\"right\":\"d\"}\n";
     std::fs::write(at("gaps.jsonl"), gap.repeat(3)).unwrap();
     let config = Config {
-        base_model: at("base"),
-        tokenizer: at("tokenizer.json"),
+        runs: at("runs"),
         heldout: at("heldout.parquet"),
         infill: at("gaps.jsonl"),
-        sequence_length: 12,
         eval_documents: 3,
         eval_gaps: 2,
         device: "cpu".into(),
@@ -39,9 +35,22 @@ fn files() -> (TempDir, Config) {
     (dir, config)
 }
 
+fn write_documents(path: &Path) {
+    let texts: ArrayRef = Arc::new(LargeStringArray::from(vec!["a bad day", "no end of it at all", "ox", "last"]));
+    let ids: ArrayRef = Arc::new(UInt64Array::from(vec![0, 1, 2, 3]));
+    let batch = RecordBatch::try_from_iter([("doc_id", ids), ("text", texts)]).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
 fn checkpoint(dir: &TempDir, step: u64) -> Checkpoint {
     let path = dir.path().join("checkpoint").to_str().unwrap().to_owned();
     Checkpoint { step, path, sha256: "a".into(), bytes: 1, tokens_seen: 2 }
+}
+
+fn score(dir: &TempDir, config: &Config, step: u64) -> Scores {
+    Evaluation::open(config.clone()).unwrap().score(&checkpoint(dir, step), &mut || Ok(())).unwrap()
 }
 
 fn names(scores: &Scores) -> Vec<&str> {
@@ -51,12 +60,11 @@ fn names(scores: &Scores) -> Vec<&str> {
 #[test]
 fn the_base_model_is_scored_at_step_0_only() {
     let (dir, config) = files();
-    let evaluation = Evaluation::open(config).unwrap();
-    let before = evaluation.score(&checkpoint(&dir, 0), &mut || Ok(())).unwrap();
+    let before = score(&dir, &config, 0);
     let wanted = ["ar_infill_exact_match", "ar_loss", "infill_exact_match", "nelbo", "nelbo_stderr"];
     assert_eq!(names(&before), wanted);
-    assert_eq!((before.documents, before.documents_cut, before.gaps), (3, 1, 2));
-    let after = evaluation.score(&checkpoint(&dir, 5), &mut || Ok(())).unwrap();
+    assert_eq!(before.content, Scored { documents: 3, documents_cut: 1, gaps: 2 });
+    let after = score(&dir, &config, 5);
     assert_eq!(names(&after), ["infill_exact_match", "nelbo", "nelbo_stderr"]);
     assert_eq!(after.metrics["nelbo"], before.metrics["nelbo"], "the same weights have the same score at any step");
 }
@@ -65,22 +73,116 @@ fn the_base_model_is_scored_at_step_0_only() {
 #[test]
 fn a_model_trained_left_to_right_is_scored_left_to_right() {
     let (dir, config) = files();
-    let mut model = Model::load(&dir.path().join("checkpoint"), Device::Cpu).unwrap();
-    model.set_objective(difflow_model::Objective::Ar);
-    model.save(&dir.path().join("checkpoint")).unwrap();
-    let scores = Evaluation::open(config).unwrap().score(&checkpoint(&dir, 5), &mut || Ok(())).unwrap();
-    assert_eq!(names(&scores), ["ar_infill_exact_match", "ar_loss"]);
+    tiny::mark_left_to_right(&dir.path().join("checkpoint"));
+    assert_eq!(names(&score(&dir, &config, 5)), ["ar_infill_exact_match", "ar_loss"]);
+}
+
+/// The bound is given the length of a document and the AR loss beside it is not: the figure that compares has the cost of the lengths.
+#[test]
+fn the_bound_stands_beside_one_that_pays_for_the_lengths_as_the_ar_loss_does() {
+    let (dir, config) = files();
+    tiny::write_origin(&dir.path().join("checkpoint"), None, |origin| {
+        (origin.sequence_length, origin.length_entropy) = (12, Some(1.5));
+    });
+    let metrics = score(&dir, &config, 5).metrics;
+    // Three documents with 10, 11 and 3 tokens behind the anchor.
+    let wanted = metrics["nelbo"].unwrap() + 1.5 * 3.0 / 24.0;
+    assert!((metrics["nelbo_with_length"].unwrap() - wanted).abs() < 1e-12, "{metrics:?}");
+}
+
+/// With `clipped` (and a plug-in's own weight) the evaluator's NELBO was weighed by the training schedule: no bound, and another number for
+/// the same weights.
+#[test]
+fn the_score_does_not_depend_on_the_runs_noise_schedule() {
+    let (dir, config) = files();
+    let nelbo = |schedule: &str| {
+        tiny::write_origin(&dir.path().join("checkpoint"), None, |origin| {
+            (origin.sequence_length, origin.noise_schedule.name) = (12, schedule.into());
+        });
+        score(&dir, &config, 5).metrics["nelbo"]
+    };
+    assert_eq!(nelbo("clipped"), nelbo("linear"));
+}
+
+/// The file's truncation cut documents to four tokens, and its padding scored what is no text.
+#[test]
+fn truncation_and_padding_of_the_tokenizer_change_no_score() {
+    let (dir, config) = files();
+    let whole = score(&dir, &config, 5);
+    let path = dir.path().join("checkpoint/tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    tokenizer["truncation"] = json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+    tokenizer["padding"] = json!({"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+                                  "pad_type_id": 0, "pad_token": "<pad>"});
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let found = score(&dir, &config, 5);
+    assert_eq!((found.metrics, found.content), (whole.metrics, whole.content));
+}
+
+/// Checkpoints of November 2026 say by the keys of their dataflow what origin.json says now.
+#[test]
+fn a_checkpoint_of_an_older_difflow_is_scored() {
+    let (dir, config) = files();
+    let with_origin = score(&dir, &config, 0);
+    std::fs::remove_file(dir.path().join("checkpoint/origin.json")).unwrap();
+    let lineage = json!({"configuration": {"BASE_MODEL": dir.path().join("base"), "SEQUENCE_LENGTH": 12}});
+    std::fs::write(dir.path().join("checkpoint/lineage.json"), lineage.to_string()).unwrap();
+    let found = score(&dir, &config, 0);
+    assert_eq!((found.metrics, found.content), (with_origin.metrics, with_origin.content));
 }
 
 #[test]
 fn documents_are_cut_to_the_sequence_length_and_keep_their_beginning() {
-    let (_dir, config) = files();
-    let words = Words::open(&config.tokenizer, "<bos>", "<eos>").ok().unwrap();
-    let heldout = Heldout::read(&config, &words).unwrap();
-    assert_eq!(heldout.documents.iter().map(Vec::len).collect::<Vec<_>>(), [11, 12, 4]);
-    assert!(heldout.documents.iter().all(|document| document[0] == words.bos));
-    assert_eq!(heldout.documents[2].last(), Some(&words.eos));
-    assert_ne!(heldout.documents[1].last(), Some(&words.eos));
+    let (dir, config) = files();
+    let session = Session::open(&dir.path().join("checkpoint"), &tiny::opening()).unwrap();
+    let questions = Evaluation::open(config).unwrap().questions(&session).unwrap();
+    let documents: Vec<&Vec<u32>> = questions
+        .documents
+        .iter()
+        .map(|task| match task {
+            Task::Likelihood(document) => &document.tokens,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let (bos, eos) = (session.words().bos, session.words().eos);
+    assert_eq!(documents.iter().map(|document| document.len()).collect::<Vec<_>>(), [11, 12, 4]);
+    assert!(documents.iter().all(|document| document[0] == bos));
+    assert_eq!(documents[2].last(), Some(&eos));
+    assert_ne!(documents[1].last(), Some(&eos));
+}
+
+/// The corpus node splits them off; without HELDOUT they are waited for, and read when a checkpoint comes.
+#[test]
+fn without_a_file_of_its_own_the_runs_held_out_documents_are_scored() {
+    let (dir, config) = files();
+    let given = score(&dir, &config, 5);
+    let config = Config { heldout: String::new(), ..config };
+    let evaluation = Evaluation::open(config.clone()).unwrap();
+    let path = config.run_dir().heldout();
+    let mut asked = 0;
+    let found = evaluation.score(&checkpoint(&dir, 5), &mut || {
+        asked += 1;
+        if asked == 2 {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            write_documents(&path);
+        }
+        Ok(())
+    });
+    assert_eq!(found.unwrap().metrics, given.metrics);
+    std::fs::remove_file(&path).unwrap();
+    let text = evaluation.texts().unwrap_err().to_string();
+    assert!(text.contains("HELDOUT") && text.contains("heldout.parquet") && text.contains("corpus"), "{text}");
+}
+
+#[test]
+fn a_stop_is_noticed_between_batches() {
+    let (dir, config) = files();
+    let mut asked = 0;
+    let result = Evaluation::open(config).unwrap().score(&checkpoint(&dir, 5), &mut || {
+        asked += 1;
+        if asked == 2 { Err(difflow_node_kit::Stopped.into()) } else { Ok(()) }
+    });
+    assert!(result.unwrap_err().is::<difflow_node_kit::Stopped>());
 }
 
 #[test]
@@ -89,18 +191,16 @@ fn wrong_inputs_are_problems_of_their_keys() {
     let key = |change: &dyn Fn(&mut Config)| {
         let mut config = config.clone();
         change(&mut config);
-        let error = Evaluation::open(config).err().unwrap();
-        error.downcast::<Problems>().unwrap().0.remove(0).key
+        Evaluation::open(config).err().unwrap().0.remove(0).key
     };
     assert_eq!(key(&|config| config.heldout = "nowhere.parquet".into()), "HELDOUT");
     assert_eq!(key(&|config| config.text_column = "body".into()), "TEXT_COLUMN");
     assert_eq!(key(&|config| config.text_column = "doc_id".into()), "TEXT_COLUMN");
     assert_eq!(key(&|config| config.infill = config.heldout.clone()), "INFILL");
-    assert_eq!(key(&|config| config.tokenizer = config.heldout.clone()), "TOKENIZER");
-    assert_eq!(key(&|config| config.eos_token = "</s>".into()), "EOS_TOKEN");
     assert_eq!(key(&|config| config.device = "gpu".into()), "DEVICE");
-    let evaluation = Evaluation::open(Config { base_model: "nowhere".into(), ..config.clone() }).unwrap();
-    let error = evaluation.score(&checkpoint(&dir, 0), &mut || Ok(())).unwrap_err();
-    assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "BASE_MODEL");
-    assert!(Evaluation::open(Config { infill: String::new(), ..config }).unwrap().questions.is_empty());
+    tiny::write_origin(&dir.path().join("checkpoint"), Some(Path::new("/nowhere")), |_| ());
+    let evaluation = Evaluation::open(Config { infill: String::new(), ..config }).unwrap();
+    assert!(evaluation.gaps.is_empty());
+    let error = format!("{:#}", evaluation.score(&checkpoint(&dir, 0), &mut || Ok(())).unwrap_err());
+    assert!(error.contains("base model") && error.contains("/nowhere"), "{error}");
 }

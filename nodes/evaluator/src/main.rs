@@ -1,13 +1,7 @@
 //! difflow-evaluator: see README.md.
 
 mod evaluation;
-mod heldout;
-mod infill;
-mod nelbo;
 mod run;
-mod scores;
-#[cfg(test)]
-mod tiny;
 
 use std::process::ExitCode;
 

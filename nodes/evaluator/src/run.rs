@@ -1,15 +1,14 @@
 //! What the evaluator does with each checkpoint.
 
-use difflow_model::set_num_threads;
+use difflow_inference::set_num_threads;
 use difflow_node_kit::{CheckpointWork, Node, follow};
-use difflow_schema::Checkpoint;
 use difflow_schema::run::RunDir;
+use difflow_schema::{Checkpoint, Scores};
 use eyre::Result;
 use serde_json::Value;
 
 use crate::config::Config;
 use crate::evaluation::Evaluation;
-use crate::scores::Scores;
 
 /// Scores every published checkpoint until there are no more.
 ///

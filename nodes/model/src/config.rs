@@ -236,13 +236,17 @@ impl ModelConfig {
         };
         let max_positions = r.size_opt("max_position_embeddings")?.unwrap_or(usual);
         let layers = r.size("num_hidden_layers")?;
-        let window = match (mistral, qwen2 || qwen3) {
-            (true, _) => r.window(Windows::EveryLayer { usual: Some(4096) }, layers)?,
-            (_, true) => r.window(Windows::Chosen, layers)?,
+        let windows = if mistral {
+            Windows::EveryLayer { usual: Some(4096) }
+        } else if qwen2 || qwen3 {
+            Windows::Chosen
+        } else if recipe {
             // Families near LLaMA have a window in every layer where their config.json names one.
-            _ if recipe => r.window(Windows::EveryLayer { usual: None }, layers)?,
-            _ => r.window(Windows::None, layers)?,
+            Windows::EveryLayer { usual: None }
+        } else {
+            Windows::None
         };
+        let window = r.window(windows, layers)?;
         Ok(Self {
             family: Family::Llama,
             hidden_size,

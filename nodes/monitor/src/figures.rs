@@ -1,35 +1,17 @@
 //! The run's result in numbers. Every figure was measured by some node; what was not measured is `None`.
 
-use serde::Serialize;
+use difflow_schema::measures::{MEASURES, Measure, Unit};
 
 use crate::history::History;
 use crate::series::Series;
 
 /// What the final screen and the report show.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figures {
     /// The last optimizer step that was reported.
     pub last_step: Option<u64>,
-    /// Validation NELBO of the base model as a diffusion model, nats per token.
-    pub nelbo_before: Option<f64>,
-    /// The same of the last checkpoint scored.
-    pub nelbo_after: Option<f64>,
-    /// Its standard error.
-    pub nelbo_after_stderr: Option<f64>,
-    /// Autoregressive loss of the base model on the same documents, nats per token.
-    pub ar_loss: Option<f64>,
-    /// Share of gaps filled exactly, both sides visible, before adaptation.
-    pub infill_before: Option<f64>,
-    /// The same of the last checkpoint scored.
-    pub infill_after: Option<f64>,
-    /// The same of the base model, which sees the left side only.
-    pub infill_ar: Option<f64>,
-    /// Share of unconditional samples that the checker passes, before adaptation.
-    pub pass_rate_before: Option<f64>,
-    /// The same of the last checkpoint sampled.
-    pub pass_rate_after: Option<f64>,
-    /// How many samples that is of.
-    pub samples_checked: Option<u64>,
+    /// The scores that have a row, those that were measured.
+    pub scores: Vec<Score>,
     /// Share of distinct word pairs in the last samples.
     pub distinct_2: Option<f64>,
     /// Share of the trainer's time in which it waited for data.
@@ -40,30 +22,77 @@ pub struct Figures {
     pub training_seconds: Option<f64>,
 }
 
+/// A score before and after training, as [`difflow_schema::measures`] says that it is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// What it is.
+    pub measure: &'static Measure,
+    /// Of the base model, before any training.
+    pub before: Option<f64>,
+    /// Of the last checkpoint.
+    pub after: Option<f64>,
+    /// Its standard error there.
+    pub error: Option<f64>,
+    /// How many things it is of.
+    pub count: Option<u64>,
+    /// Of the base model, read left to right.
+    pub base: Option<f64>,
+}
+
+impl Score {
+    /// That of `measure`, if any of its numbers was measured.
+    fn of(measure: &'static Measure, history: &History) -> Option<Self> {
+        let figure = measure.figure?;
+        let name = measure.name;
+        let beside_another =
+            MEASURES.iter().any(|one| one.figure.is_some_and(|figure| figure.comparable == Some(name)));
+        if beside_another && history.metric(name).is_none() {
+            return None;
+        }
+        // Of the same checkpoint, or it would belong to another number.
+        let beside = |other: &str| {
+            let (step, _) = history.after(name)?;
+            history.metric(other)?.at(step)
+        };
+        // The base model stands beside the number that compares with its own.
+        let base = figure.base.filter(|_| figure.comparable.is_none_or(|other| history.metric(other).is_none()));
+        let score = Self {
+            measure,
+            before: history.before(name),
+            after: history.after(name).map(|(_, value)| value),
+            error: figure.error.and_then(beside),
+            count: figure.count.and_then(beside).map(|count| count as u64),
+            base: base.and_then(|base| history.before(base)),
+        };
+        (score.before.is_some() || score.after.is_some() || score.base.is_some()).then_some(score)
+    }
+
+    fn row(&self) -> [String; 4] {
+        let cell = |value: Option<f64>| match value {
+            Some(value) if self.measure.unit == Unit::Share => crate::format::percent(value),
+            value => value.map(crate::format::number).unwrap_or_default(),
+        };
+        let error = self.error.map(|error| format!(" ± {}", cell(Some(error)))).unwrap_or_default();
+        let count = self.count.map(|count| format!(" (n = {count})")).unwrap_or_default();
+        [
+            format!("{}{count}", self.measure.title().replace(", nats per token", ", nats/token")),
+            cell(self.before),
+            cell(self.after) + &error,
+            cell(self.base),
+        ]
+    }
+}
+
 impl Figures {
     /// Reads the figures off the history.
     pub fn of(history: &History) -> Self {
         let after = |name: &str| history.after(name).map(|(_, value)| value);
-        // Of the same checkpoint, or it would belong to another number.
-        let beside = |name: &str, of: &str| {
-            let (step, _) = history.after(of)?;
-            history.metric(name)?.at(step)
-        };
         // Repeated steps are counted once in both sums.
         let sum = |name: &str| history.metric(name).map(Series::sum);
         let (whole, waited) = (sum("step_s").unwrap_or(0.0), sum("data_wait_s"));
         Self {
             last_step: history.metric("loss").map(|series| series.last().0),
-            nelbo_before: history.before("nelbo"),
-            nelbo_after: after("nelbo"),
-            nelbo_after_stderr: beside("nelbo_stderr", "nelbo"),
-            ar_loss: history.before("ar_loss"),
-            infill_before: history.before("infill_exact_match"),
-            infill_after: after("infill_exact_match"),
-            infill_ar: history.before("ar_infill_exact_match"),
-            pass_rate_before: history.before("pass_rate"),
-            pass_rate_after: after("pass_rate"),
-            samples_checked: beside("samples_checked", "pass_rate").map(|n| n as u64),
+            scores: MEASURES.iter().filter_map(|measure| Score::of(measure, history)).collect(),
             distinct_2: after("distinct_2"),
             data_wait_share: waited.filter(|_| whole > 0.0).map(|waited| waited / whole),
             tokens_seen: after("tokens_seen"),
@@ -71,35 +100,19 @@ impl Figures {
         }
     }
 
-    /// The scores as rows of (what, before, after, base model); a row without any number is left out.
+    /// A score by the name of its metric.
+    pub fn score(&self, name: &str) -> Option<&Score> {
+        self.scores.iter().find(|score| score.measure.name == name)
+    }
+
+    /// The scores as rows of (what, before, after, base model).
     pub fn table(&self) -> Vec<[String; 4]> {
-        let number = |value: Option<f64>| value.map(crate::format::number).unwrap_or_default();
-        let percent = |value: Option<f64>| value.map(crate::format::percent).unwrap_or_default();
-        let checked = self.samples_checked.map(|n| format!(" (n = {n})")).unwrap_or_default();
-        let after = match (self.nelbo_after, self.nelbo_after_stderr) {
-            (Some(nelbo), Some(stderr)) => format!("{} ± {}", number(Some(nelbo)), number(Some(stderr))),
-            (nelbo, _) => number(nelbo),
-        };
-        let rows = [
-            ["validation NELBO, nats/token".into(), number(self.nelbo_before), after, number(self.ar_loss)],
-            [
-                "gaps infilled exactly".into(),
-                percent(self.infill_before),
-                percent(self.infill_after),
-                percent(self.infill_ar),
-            ],
-            [
-                format!("samples that pass the checker{checked}"),
-                percent(self.pass_rate_before),
-                percent(self.pass_rate_after),
-                String::new(),
-            ],
-        ];
-        rows.into_iter().filter(|row| row[1..].iter().any(|cell| !cell.is_empty())).collect()
+        self.scores.iter().map(Score::row).collect()
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
     use super::*;
     use crate::history::tests::row;
@@ -131,9 +144,24 @@ pub(crate) mod tests {
     #[test]
     fn figures_are_those_of_step_zero_and_the_last_checkpoint() {
         let figures = Figures::of(&history());
-        assert_eq!((figures.nelbo_before, figures.nelbo_after, figures.ar_loss), (Some(6.231), Some(2.31), Some(1.42)));
-        assert_eq!((figures.samples_checked, figures.data_wait_share), (Some(200), Some(0.008)));
-        assert_eq!(figures.pass_rate_before, None);
+        let nelbo = figures.score("nelbo").unwrap();
+        assert_eq!((nelbo.before, nelbo.after, nelbo.base), (Some(6.231), Some(2.31), Some(1.42)));
+        let passed = figures.score("pass_rate").unwrap();
+        assert_eq!((passed.count, passed.before, figures.data_wait_share), (Some(200), None, Some(0.008)));
+        assert!(figures.score("nelbo_with_length").is_none());
+    }
+
+    /// The loss left to right pays for the length of a document, the bound does not: the two stood side by side as if they compared.
+    #[test]
+    fn the_base_models_loss_stands_beside_the_bound_that_compares_with_it() {
+        let mut history = history();
+        history.add(&row("nelbo_with_length", 600, 2.353));
+        let figures = Figures::of(&history);
+        assert_eq!(figures.score("nelbo").unwrap().base, None);
+        assert_eq!(figures.score("nelbo_with_length").unwrap().base, Some(1.42));
+        let table = figures.table();
+        assert_eq!(table[0], ["validation NELBO, nats/token", "6.231", "2.310 ± 0.021", ""]);
+        assert_eq!(table[1][..], ["validation NELBO with length, nats/token", "", "2.353 ± 0.021", "1.420"]);
     }
 
     /// n of one checkpoint beside the rate of another would be a made-up number.
@@ -141,9 +169,10 @@ pub(crate) mod tests {
     fn a_count_belongs_to_the_checkpoint_of_its_rate() {
         let mut history = history();
         history.add(&row("samples_checked", 900, 7.0));
-        assert_eq!(Figures::of(&history).samples_checked, Some(200));
+        let count = |history: &History| Figures::of(history).score("pass_rate").unwrap().count;
+        assert_eq!(count(&history), Some(200));
         history.add(&row("pass_rate", 1000, 0.7));
-        assert_eq!(Figures::of(&history).samples_checked, None);
+        assert_eq!(count(&history), None);
     }
 
     #[test]

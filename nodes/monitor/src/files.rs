@@ -1,45 +1,21 @@
 //! What sampler and evaluator wrote to the run's folder. dora's edges may lose a message, above all the last one of a node that ends;
 //! these files are whole or not there, so the final screen and report are complete.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use difflow_schema::Sample;
-use serde::Deserialize;
+use difflow_schema::Texts;
 
 use crate::history::{History, Row};
-
-/// `samples/step-N.json` or `scores/step-N.json`; what else is in them is left alone.
-#[derive(Deserialize)]
-struct File {
-    step: u64,
-    #[serde(default)]
-    metrics: BTreeMap<String, Option<f64>>,
-    #[serde(default)]
-    samples: Vec<Text>,
-}
-
-#[derive(Deserialize)]
-struct Text {
-    index: u64,
-    kind: String,
-    prompt: String,
-    text: String,
-    verdict: String,
-    nfe: u64,
-    seconds: f64,
-}
 
 /// Adds to `history` what the files of a folder have and no message brought. Returns the metrics added, as measured by `node`.
 pub fn complete(history: &mut History, folder: &Path, node: &str) -> Vec<Row> {
     let mut added = Vec::new();
     for path in files(folder) {
-        let Some(File { step, metrics, samples }) =
-            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        else {
-            continue;
-        };
+        // A file of scores is one of results without texts.
+        let Ok(results) = Texts::read(&path) else { continue };
+        history.add_samples(results.samples().0);
+        let Texts { step, metrics, .. } = results;
         for (name, value) in metrics {
             if history.series(&name).iter().all(|(known, _)| *known != step) {
                 let row = Row { node: node.to_owned(), name, step, value: value.unwrap_or(f64::NAN) };
@@ -47,17 +23,6 @@ pub fn complete(history: &mut History, folder: &Path, node: &str) -> Vec<Row> {
                 added.push(row);
             }
         }
-        let sample = |Text { index, kind, prompt, text, verdict, nfe, seconds }| Sample {
-            step,
-            index,
-            kind,
-            prompt,
-            text,
-            verdict,
-            nfe,
-            seconds,
-        };
-        history.add_samples(samples.into_iter().map(sample).collect());
     }
     added
 }

@@ -6,7 +6,6 @@
 mod access;
 mod attention;
 mod batch;
-mod http;
 mod samples;
 mod server;
 mod status;

@@ -1,8 +1,10 @@
 //! The node processes of this dataflow on this machine, as the kernel sees them: which there are, and what they use.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsStr;
 use std::time::Instant;
+
+use procfs::process::{Process, all_processes};
 
 /// What dora gives each node it starts: YAML that begins with the dataflow's and the node's id.
 const NODE_CONFIG: &str = "DORA_NODE_CONFIG";
@@ -20,7 +22,8 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub struct Processes {
     dataflow: Option<String>,
-    pids: BTreeMap<String, u32>,
+    /// Open while it is here, so that another process that gets the same number is not taken for it.
+    found: BTreeMap<String, Process>,
     before: BTreeMap<String, (Instant, f64)>,
 }
 
@@ -34,24 +37,29 @@ impl Processes {
     /// Looks for processes that are not known yet. Reads the environment of every process of this user.
     pub fn search(&mut self) {
         let Some(dataflow) = &self.dataflow else { return };
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-            let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
-            if let Some(node) = node_of(&String::from_utf8_lossy(&environment), dataflow) {
-                self.pids.insert(node, pid);
+        for process in all_processes().into_iter().flatten().flatten() {
+            let Ok(environment) = process.environ() else { continue };
+            let config = environment.get(OsStr::new(NODE_CONFIG)).map(|config| config.to_string_lossy());
+            if let Some(node) = config.and_then(|config| node_of(&config, dataflow)) {
+                self.found.insert(node, process);
             }
         }
     }
 
     /// Whether node `id` was ever found.
     pub fn known(&self, id: &str) -> bool {
-        self.pids.contains_key(id)
+        self.found.contains_key(id)
     }
 
     /// What node `id` uses; `None` when it is not running here.
     pub fn usage(&mut self, id: &str) -> Option<Usage> {
-        let pid = self.pids.get(id)?;
-        let (seconds, memory) = parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let stat = self.found.get(id)?.stat().ok()?;
+        // One that has ended and was not waited for (a zombie).
+        if matches!(stat.state, 'Z' | 'X') {
+            return None;
+        }
+        let seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        let memory = stat.rss * procfs::page_size();
         let now = Instant::now();
         let before = self.before.insert(id.to_owned(), (now, seconds));
         let cpu = before.map(|(then, used)| {
@@ -62,10 +70,8 @@ impl Processes {
     }
 }
 
-/// The node whose environment this is, if it belongs to `dataflow`.
-fn node_of(environment: &str, dataflow: &str) -> Option<String> {
-    let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
-    let (_, config) = variables.find(|(name, _)| *name == NODE_CONFIG)?;
+/// The node that dora gave this to, if it belongs to `dataflow`.
+fn node_of(config: &str, dataflow: &str) -> Option<String> {
     (line(config, "dataflow_id")? == dataflow).then(|| line(config, "node_id").map(str::to_owned)).flatten()
 }
 
@@ -74,48 +80,56 @@ fn line<'a>(config: &'a str, key: &str) -> Option<&'a str> {
     config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": ")).map(str::trim)
 }
 
-/// Seconds of processor time and bytes of memory from `/proc/PID/stat`; `None` for one that has ended (a zombie).
-fn parse(stat: &str) -> Option<(f64, u64)> {
-    // The name in brackets may hold anything, spaces and brackets too.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    if matches!(*fields.first()?, "Z" | "X") {
-        return None;
-    }
-    // SAFETY: sysconf takes a number and touches no memory of ours.
-    let (ticks, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
-    Some(((number(11)? + number(12)?) as f64 / ticks.max(1) as f64, number(21)? * page.max(0) as u64))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::process::Command;
+
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
     use super::*;
 
-    #[test]
-    fn a_process_belongs_to_the_node_that_its_environment_names() {
-        let environment =
-            "HOME=/root\0DORA_NODE_CONFIG=dataflow_id: 1-2\nnode_id: trainer\nrun_config:\n  node_id: x\0A=b";
-        assert_eq!(node_of(environment, "1-2").as_deref(), Some("trainer"));
-        assert_eq!(node_of(environment, "1-3"), None);
-        assert_eq!(node_of("HOME=/root\0", "1-2"), None);
+    fn measuring(id: &str, pid: u32) -> Processes {
+        let process = Process::new(pid.try_into().unwrap()).unwrap();
+        Processes { found: [(id.to_owned(), process)].into(), ..Processes::default() }
     }
 
     #[test]
-    fn the_kernels_numbers_are_read_behind_any_name() {
-        let stat = |state: char| {
-            let rest: Vec<String> = (1..40).map(|n| (n * 100).to_string()).collect();
-            format!("7 (a) b) {state} {}", rest.join(" "))
-        };
-        let (seconds, memory) = parse(&stat('S')).unwrap();
-        assert!(seconds > 0.0 && memory % 2100 == 0 && memory >= 2100);
-        assert_eq!(parse(&stat('Z')), None);
+    fn a_process_belongs_to_the_node_that_its_environment_names() {
+        let config = "dataflow_id: 1-2\nnode_id: trainer\nrun_config:\n  node_id: x";
+        assert_eq!(node_of(config, "1-2").as_deref(), Some("trainer"));
+        assert_eq!(node_of(config, "1-3"), None);
+        assert_eq!(node_of("", "1-2"), None);
+    }
+
+    #[test]
+    fn nodes_are_found_by_what_dora_gave_them() {
+        let mut child =
+            Command::new("sleep").arg("60").env(NODE_CONFIG, "dataflow_id: 1-2\nnode_id: a").spawn().unwrap();
+        let mut processes = Processes { dataflow: Some("1-2".into()), ..Processes::default() };
+        processes.search();
+        assert!(processes.known("a") && processes.usage("a").is_some() && !processes.known("b"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((processes.usage("a"), processes.known("a")), (None, true), "it has ended");
+    }
+
+    /// dora waits for a node only when it gets to it.
+    #[test]
+    fn one_that_has_ended_is_not_running_before_somebody_waits_for_it() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut processes = measuring("child", child.id());
+        assert!(processes.usage("child").is_some());
+        child.kill().unwrap();
+        // Returns when it has ended, and leaves it to be waited for.
+        waitid(WaitId::Pid(Pid::from_child(&child)), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert_eq!(processes.usage("child"), None);
+        child.wait().unwrap();
     }
 
     #[test]
     fn this_process_is_measured() {
-        let mut processes =
-            Processes { dataflow: None, pids: [("me".to_owned(), std::process::id())].into(), ..Processes::default() };
+        let mut processes = measuring("me", std::process::id());
         assert_eq!(processes.usage("me").unwrap().cpu, None);
         assert!(processes.usage("me").unwrap().cpu.is_some() && processes.usage("me").unwrap().memory > 1 << 20);
         assert_eq!(processes.usage("other"), None);

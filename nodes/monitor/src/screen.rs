@@ -62,8 +62,13 @@ fn table(figures: &Figures) -> String {
         format!("{:<1$}{cells}", row[0], widths[0]).trim_end().to_owned() + "\n"
     };
     let mut text = String::from("\n") + &rows.iter().map(line).collect::<String>();
-    if figures.infill_ar.is_some() {
+    if figures.score("infill_exact_match").is_some_and(|score| score.base.is_some()) {
         text.push_str("(gaps: before and after see both sides, the base model only the left one)\n");
+    }
+    if figures.score("nelbo_with_length").is_some() {
+        text.push_str(
+            "(with length: the NELBO is given the length of a document, the base model's loss has to predict it)\n",
+        );
     }
     text
 }

@@ -1,13 +1,7 @@
 //! difflow-sampler: see README.md.
 
-mod jobs;
 mod run;
 mod sampling;
-mod texts;
-#[cfg(test)]
-#[path = "../../../tests/src/tiny.rs"]
-mod tiny;
-mod verdict;
 
 use std::process::ExitCode;
 

@@ -1,14 +1,13 @@
 //! What the sampler does with each checkpoint.
 
-use difflow_model::set_num_threads;
+use difflow_inference::set_num_threads;
 use difflow_node_kit::{CheckpointWork, Node, follow};
-use difflow_schema::Checkpoint;
 use difflow_schema::run::RunDir;
+use difflow_schema::{Checkpoint, Texts};
 use eyre::Result;
 
 use crate::config::Config;
 use crate::sampling::Sampler;
-use crate::texts::Texts;
 
 /// Lets every published checkpoint write until there are no more.
 ///
@@ -17,21 +16,20 @@ use crate::texts::Texts;
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     set_num_threads(config.threads);
     let dir = RunDir::new(&config.runs, &config.run);
-    let work = Writing { dir: dir.clone(), sampler: Sampler::open(config.clone())?, config };
+    let work = Writing { dir: dir.clone(), sampler: Sampler::open(config)? };
     follow(&mut node, &dir, &work)
 }
 
 struct Writing {
     dir: RunDir,
     sampler: Sampler,
-    config: Config,
 }
 
 impl CheckpointWork for Writing {
     type Outcome = Texts;
 
     fn earlier(&self, checkpoint: &Checkpoint) -> Option<Texts> {
-        Texts::earlier(&self.dir.samples(checkpoint.step), checkpoint, &self.config.settings(checkpoint.step))
+        Texts::earlier(&self.dir.samples(checkpoint.step), checkpoint, &self.sampler.settings(checkpoint))
     }
 
     fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
@@ -42,6 +40,6 @@ impl CheckpointWork for Writing {
 
     fn tell(&self, node: &mut Node, seq: u64, texts: &Texts) -> Result<()> {
         node.send("samples", seq, &texts.samples())?;
-        node.send("scores", seq, &texts.scores())
+        node.send("scores", seq, &texts.message())
     }
 }

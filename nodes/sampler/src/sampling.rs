@@ -1,225 +1,193 @@
-//! Letting a checkpoint write.
+//! Letting a checkpoint write, and judging what it wrote.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_model::{
-    Budget, Decoded, Device, DiffusionDecoding, Generation, Loader, Model, ObjectiveKind, Positions, Prompt, Reveals,
-    Sampling, TorchPlugin,
+use difflow_inference::{
+    Checker, Decoder, Decoding, Device, Gap, GapLength, OK, Opening, Peers, Piece, Session, Template, Written,
 };
 use difflow_node_kit::{Problem, Problems};
-use difflow_plugin_host::ModelRecipe;
-use difflow_schema::{Checkpoint, Unmasked};
-use difflow_text::{Lengths, Unfit, Words, distinct, entropy, repetition};
-use difflow_world::Gap;
+use difflow_schema::{self as schema, Checkpoint, Text, Texts, Unmasked};
+use difflow_text::{Gap as GapText, Lengths, Words, distinct, entropy, read_gaps, repetition};
 use eyre::{Context, Result};
+use serde_json::Value;
 
-use crate::config::{Config, Decoder};
-use crate::jobs::{self, Job};
-use crate::texts::{Text, Texts};
-use crate::verdict;
+use crate::config::Config;
 
 /// Everything that is needed to let any checkpoint write.
 pub struct Sampler {
     config: Config,
     lengths: Lengths,
-    loader: Loader,
-    words: Words,
-    gaps: Vec<Gap>,
+    checker: Option<Checker>,
+    gaps: Vec<GapText>,
 }
 
 impl Sampler {
-    /// Reads tokenizer and gaps.
-    ///
-    /// # Errors
-    /// [`Problems`] with the key of whatever is missing or wrong.
+    /// Looks at device, checker and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
     pub fn open(config: Config) -> Result<Self, Problems> {
-        let device = Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
+        Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths)
             .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
-        let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
-            .map_err(|e| Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string()))?;
-        let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
-            .map_err(|e| Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string()))?;
-        let loader = Loader { recipe, torch_model, ..Loader::new(device) };
-        let words = Words::open(&config.tokenizer, &config.bos_token, &config.eos_token).map_err(problems)?;
+        let checker = Checker::open(&config.checker)
+            .map_err(|e| Problem::new("CHECKER", &config.checker, format!("{e}; empty for nobody")))?;
         let mut gaps = Vec::new();
         if !config.infill.is_empty() && config.infill_samples > 0 {
-            gaps = difflow_world::read_gaps(Path::new(&config.infill))
+            gaps = read_gaps(Path::new(&config.infill))
                 .map_err(|e| Problem::new("INFILL", &config.infill, format!("{e}; empty for none")))?;
             gaps.truncate(config.infill_samples);
         }
-        Ok(Self { config, lengths, loader, words, gaps })
+        Ok(Self { config, lengths, checker, gaps })
     }
 
-    /// Texts of a checkpoint; `go_on` is asked before every batch.
-    ///
-    /// # Errors
-    /// When the checkpoint cannot be loaded, a key does not fit it, or `go_on` fails.
+    /// The keys that decide the texts of a checkpoint.
+    pub fn settings(&self, checkpoint: &Checkpoint) -> Value {
+        self.config.settings(checkpoint.step, steps(checkpoint))
+    }
+
+    /// Texts of a checkpoint; `go_on` is asked before every batch. Errors if the checkpoint cannot be loaded, a key does not fit it, the
+    /// checker fails, or with the error of `go_on`.
     pub fn write(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
         let start = Instant::now();
-        let model = self
-            .loader
-            .checkpoint(Path::new(&checkpoint.path))
+        let opening = Opening { device: self.config.device.clone(), ..Opening::default() };
+        let session = Session::open(Path::new(&checkpoint.path), &opening)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.words.fit(model.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-        self.fit(&model)?;
-        // A model without a mask token was never adapted.
-        let left_to_right =
-            model.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar);
-        let mut all = jobs::unconditional(&self.config, self.lengths, &self.words, self.config.count(checkpoint.step));
-        if !left_to_right {
-            // Only a diffusion model sees what stands right of a gap.
-            all.extend(jobs::infillings(&self.gaps, &self.words)?);
+        self.fit(&session)?;
+        let (words, peers) = (session.words().clone(), session.peers());
+        let mut write = |texts: &[Template], decoding: &Decoding| {
+            session.write(texts, decoding, self.config.sample_batch, &mut |_, _, _| {}, &mut |_| go_on())
+        };
+        let count = self.config.count(checkpoint.step, steps(checkpoint));
+        let left_to_right = session.left_to_right();
+        let decoder = if left_to_right { Decoder::Ar } else { self.config.decoding.decoder };
+        let nothing: Vec<Template> = (0..count).map(|key| self.from_nothing(&words, left_to_right, key)).collect();
+        let free = write(&nothing, &Decoding { decoder, ..self.config.decoding.clone() })?;
+        // Only a diffusion model sees what stands right of a gap.
+        let gaps = if left_to_right { &[] } else { &self.gaps[..] };
+        let cut = gaps.iter().map(|gap| Gap::of_text(gap, &words)).collect::<Result<Vec<Gap>, _>>()?;
+        let both: Vec<Template> = (0..).zip(&cut).map(|(key, gap)| gap.both_sides(key)).collect();
+        let filled = write(&both, &Decoding::surest_first())?;
+        drop(session);
+        let mut samples = Vec::with_capacity(free.len() + filled.len());
+        for (index, written) in (0..).zip(&free) {
+            samples.push(text("unconditional", index, written, written.body(), &words)?);
         }
-        let (mut samples, mut written) = (Vec::with_capacity(all.len()), Vec::new());
-        for chunk in
-            all.chunk_by(|a, b| a.gap.is_some() == b.gap.is_some()).flat_map(|c| c.chunks(self.config.sample_batch))
-        {
-            go_on()?;
-            let began = Instant::now();
-            let filled = if left_to_right { self.generate(&model, chunk)? } else { self.decode(&model, chunk)? };
-            let seconds = began.elapsed().as_secs_f64() / chunk.len() as f64;
-            for (job, filled) in chunk.iter().zip(filled) {
-                samples.push(self.text(job, &filled, seconds)?);
-                if job.gap.is_none() {
-                    written.push(job.whole(filled.tokens, self.words.eos));
-                }
-            }
+        self.check(&mut samples)?;
+        let mut metrics = metrics(&samples, &free);
+        for ((index, written), (shown, gap)) in (0..).zip(&filled).zip(gaps.iter().zip(&cut)) {
+            let body = &written.tokens[1..written.tokens.len() - 1];
+            let mut sample = text("infill", index, written, body, &words)?;
+            sample.prompt = prompt(shown);
+            let right = gap.matches(&written.filling(), &words)?;
+            sample.verdict = if right { OK.to_owned() } else { format!("wanted `{}`", shown.answer.trim()) };
+            samples.push(sample);
         }
-        drop(model);
-        let mut metrics = metrics(&samples, &written);
-        metrics.extend(self.judge(&written)?.map(|value| ("judge_perplexity".to_owned(), Some(value))));
+        let judged = self.judge(&peers, &free)?;
+        metrics.extend(judged.map(|value| ("judge_perplexity".to_owned(), value.is_finite().then_some(value))));
         Ok(Texts {
             step: checkpoint.step,
             checkpoint_sha256: checkpoint.sha256.clone(),
             tokens_seen: checkpoint.tokens_seen,
-            settings: self.config.settings(checkpoint.step),
+            settings: self.settings(checkpoint),
             metrics,
-            samples,
             seconds: start.elapsed().as_secs_f64(),
+            content: schema::Written { samples },
         })
     }
 
+    /// `<bos>` and a drawn number of positions; from left to right a text may become as long as the longest.
+    fn from_nothing(&self, words: &Words, left_to_right: bool, key: u64) -> Template {
+        let drawn = self.lengths.draw(self.config.decoding.seed, key);
+        let length = if left_to_right { self.lengths.high } else { drawn };
+        let gap = Piece::Gap(GapLength { least: length, most: length });
+        Template { pieces: vec![Piece::Tokens(vec![words.bos]), gap], key }
+    }
+
     /// A model with a table of positions cannot write beyond it.
-    fn fit(&self, model: &Model) -> Result<(), Problems> {
-        let longest = model.config().max_positions;
-        if model.config().positions != Positions::Learned || self.lengths.high < longest {
-            return Ok(());
+    fn fit(&self, session: &Session) -> Result<(), Problems> {
+        match session.longest().filter(|longest| self.lengths.high >= *longest) {
+            None => Ok(()),
+            Some(longest) => {
+                let allowed = format!("allowed: at most {}, the positions of the model less the anchor", longest - 1);
+                Err(Problem::new("LENGTHS", &self.config.lengths, allowed).into())
+            }
         }
-        let allowed = format!("allowed: at most {}, the positions of the model less the anchor", longest - 1);
-        Err(Problem::new("LENGTHS", &self.config.lengths, allowed).into())
     }
 
-    fn sampling(&self) -> Sampling {
-        let Config { temperature, top_p, top_k, repetition_penalty, .. } = self.config;
-        Sampling { temperature, top_p, top_k, repetition_penalty }
+    /// Asks the checker about texts from nothing.
+    fn check(&self, samples: &mut [Text]) -> Result<()> {
+        let Some(checker) = &self.checker else { return Ok(()) };
+        let texts: Vec<String> = samples.iter().map(|sample| sample.text.clone()).collect();
+        for (sample, verdict) in samples.iter_mut().zip(checker.verdicts(&texts)?) {
+            sample.verdict = verdict;
+        }
+        Ok(())
     }
 
-    fn decode(&self, model: &Model, jobs: &[Job]) -> Result<Vec<Decoded>> {
-        let config = &self.config;
-        let infilling = jobs.iter().any(|job| job.gap.is_some());
-        let (steps, score) = (config.diffusion_steps, config.score);
-        let reveals = match config.decoder {
-            Decoder::Random => Reveals::Random { steps },
-            Decoder::FirstHitting => Reveals::FirstHitting,
-            Decoder::Confidence | Decoder::Greedy => Reveals::Confidence { score, budget: Budget::Steps(steps) },
-            Decoder::Threshold => Reveals::Threshold { score, threshold: config.threshold, window: config.window },
-        };
-        let sampling = match config.decoder {
-            Decoder::Greedy => Sampling { temperature: 0.0, ..self.sampling() },
-            _ => self.sampling(),
-        };
-        let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
-        let options = match infilling {
-            true => DiffusionDecoding::surest_first(shift),
-            false => DiffusionDecoding {
-                reveals,
-                sampling,
-                seed: config.seed,
-                shift,
-                block: config.block,
-                cache: config.cache,
-                stop: vec![self.words.eos],
-                ..DiffusionDecoding::default()
-            },
-        };
-        let canvases: Vec<_> = jobs.iter().map(|job| job.canvas.clone()).collect();
-        Ok(model.decode(&canvases, &options)?)
-    }
-
-    /// The same texts from a model that was trained left to right; a text may then end early, and is at most as long as the longest.
-    fn generate(&self, model: &Model, jobs: &[Job]) -> Result<Vec<Decoded>> {
-        let prompt = |job: &Job| Prompt { tokens: vec![self.words.bos], key: job.canvas.key };
-        let prompts: Vec<Prompt> = jobs.iter().map(prompt).collect();
-        let (seed, stop) = (self.config.seed, vec![self.words.eos]);
-        let options = Generation { max_new_tokens: self.lengths.high, sampling: self.sampling(), seed, stop };
-        let texts = model.generate(&prompts, &options)?.into_iter();
-        let filled = texts.map(|text| {
-            let tokens = std::iter::once(self.words.bos).chain(text.tokens).collect();
-            Decoded { tokens, nfe: text.nfe, history: Vec::new(), stopped: text.stopped }
-        });
-        Ok(filled.collect())
-    }
-
-    fn text(&self, job: &Job, filled: &Decoded, seconds: f64) -> Result<Text> {
-        let tokens = job.text(&filled.tokens, self.words.eos);
-        let text = self.words.decode(tokens)?;
-        let (kind, verdict) = match &job.gap {
-            None => ("unconditional", verdict::of_text(self.config.checker, &text)),
-            Some(gap) => ("infill", verdict::of_filling(gap, &self.words.decode(&job.filling(&filled.tokens))?)),
-        };
-        let history = if filled.history.is_empty() { Vec::new() } else { self.history(filled, tokens.len())? };
-        let (index, nfe) = (job.canvas.key, u64::from(filled.nfe));
-        Ok(Text { index, kind: kind.to_owned(), prompt: job.prompt(), text, verdict, nfe, seconds, history })
-    }
-
-    /// The first `length` tokens behind the anchor, and when each was revealed.
-    fn history(&self, filled: &Decoded, length: usize) -> Result<Vec<Unmasked>> {
-        let of = |at: usize| filled.history.iter().find(|reveal| reveal.position as usize == at);
-        let token = |at: usize| {
-            let text = self.words.decode_inner(&filled.tokens[at..=at])?;
-            let (step, probability) = of(at).map(|reveal| (reveal.step, reveal.probability)).unzip();
-            Ok(Unmasked { text, step, probability })
-        };
-        (1..=length).map(token).collect()
-    }
-
-    /// Perplexity of what was written, anchor and end included, under the base model; `None` without one.
-    fn judge(&self, written: &[Vec<u32>]) -> Result<Option<f64>> {
-        let path = &self.config.base_model;
-        let has_weights = ["model.safetensors", "model.safetensors.index.json"].iter();
-        if written.is_empty() || !has_weights.into_iter().any(|name| Path::new(path).join(name).exists()) {
+    /// Perplexity of what was written, anchor and end included; `None` without a judge.
+    fn judge(&self, peers: &Peers, written: &[Written]) -> Result<Option<f64>> {
+        if written.is_empty() || self.config.judge == "none" {
             return Ok(None);
         }
-        let base = self
-            .loader
-            .base(Path::new(path))
-            .map_err(|e| Problems::from(Problem::new("BASE_MODEL", path, format!("{e}; empty for no judge"))))?;
-        self.words.fit(base.config().vocab_size).map_err(|unfit| problems(vec![unfit]))?;
-        Ok(Some(base.perplexity(written, self.config.sample_batch)?))
+        let judge = if self.config.judge.is_empty() {
+            peers.base().context("the base model of the run, which judges the texts (JUDGE: none for no judge)")?
+        } else {
+            let wrong = |e: difflow_inference::InferenceError| {
+                Problems::from(Problem::new("JUDGE", &self.config.judge, format!("{e}; none for no judge")))
+            };
+            Some(peers.model(Path::new(&self.config.judge)).map_err(wrong)?)
+        };
+        let sequences: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
+        Ok(judge.map(|judge| judge.perplexity_of(&sequences, self.config.sample_batch)).transpose()?)
     }
 }
 
-fn problems(unfit: Vec<Unfit>) -> Problems {
-    Problems(unfit.into_iter().map(|one| Problem::new(one.key, one.found, one.allowed)).collect())
+/// Optimizer steps of the run that a checkpoint is of; `None` where it does not say, or is there no more.
+fn steps(checkpoint: &Checkpoint) -> Option<u64> {
+    difflow_inference::Facts::read(Path::new(&checkpoint.path)).ok()?.steps
+}
+
+/// What was given, as text: the story with `[…]` in the place of the gap.
+fn prompt(gap: &GapText) -> String {
+    let space = if gap.answer.starts_with(' ') { " " } else { "" };
+    format!("{}{space}[…]{}", gap.left, gap.right)
+}
+
+/// A written text; `body` is its tokens that are shown, from the one behind the anchor on.
+fn text(kind: &str, index: u64, written: &Written, body: &[u32], words: &Words) -> Result<Text> {
+    let of = |at: usize| written.history.iter().find(|reveal| reveal.position as usize == at);
+    let token = |at: usize| {
+        let text = words.decode_inner(&written.tokens[at..=at])?;
+        let (step, probability) = of(at).map(|reveal| (reveal.step, reveal.probability)).unzip();
+        Ok(Unmasked { text, step, probability })
+    };
+    let shown = if written.history.is_empty() { 0 } else { body.len() };
+    Ok(Text {
+        index,
+        kind: kind.to_owned(),
+        prompt: String::new(),
+        text: words.decode(body)?,
+        verdict: String::new(),
+        nfe: u64::from(written.nfe),
+        seconds: written.seconds,
+        history: (1..=shown).map(token).collect::<Result<_>>()?,
+    })
 }
 
 /// pass_rate and samples_checked where texts from nothing were checked, and how varied they are where there are any.
-fn metrics(samples: &[Text], tokens: &[Vec<u32>]) -> BTreeMap<String, Option<f64>> {
-    let written: Vec<&Text> = samples.iter().filter(|sample| sample.kind == "unconditional").collect();
-    let checked = written.iter().filter(|sample| !sample.verdict.is_empty()).count();
-    let passed = written.iter().filter(|sample| sample.verdict == verdict::OK).count();
+fn metrics(samples: &[Text], written: &[Written]) -> BTreeMap<String, Option<f64>> {
+    let checked = samples.iter().filter(|sample| !sample.verdict.is_empty()).count();
+    let passed = samples.iter().filter(|sample| sample.verdict == OK).count();
     let mut metrics = BTreeMap::new();
-    if !written.is_empty() {
-        let texts = || written.iter().map(|sample| sample.text.as_str());
+    if !samples.is_empty() {
+        let texts = || samples.iter().map(|sample| sample.text.as_str());
         for (name, n) in [("distinct_1", 1), ("distinct_2", 2), ("distinct_3", 3)] {
             metrics.insert(name, distinct(n, texts()));
         }
-        metrics.insert("entropy", entropy(tokens));
-        metrics.insert("repetition", repetition(tokens));
-        metrics.insert("nfe", written.iter().map(|sample| sample.nfe as f64).sum::<f64>() / written.len() as f64);
+        let tokens: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
+        metrics.insert("entropy", entropy(&tokens));
+        metrics.insert("repetition", repetition(&tokens));
+        metrics.insert("nfe", samples.iter().map(|sample| sample.nfe as f64).sum::<f64>() / samples.len() as f64);
     }
     if checked > 0 {
         metrics.insert("pass_rate", passed as f64 / checked as f64);

@@ -1,26 +1,28 @@
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
+
+use difflow_inference::tiny;
 use difflow_node_kit::Stopped;
 
 use super::*;
-use crate::config::Checker;
-use crate::tiny;
 
-/// A sampler over small files in a folder that lives as long as it.
+/// A sampler over small files in a folder that lives as long as it; its checker passes nothing.
 fn sampler(change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Sampler, Checkpoint) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     tiny::write_model(&dir.path().join("checkpoint"), true, 0.3);
-    tiny::write_tokenizer(&dir.path().join("tokenizer.json"));
     std::fs::write(at("gaps.jsonl"), "{\"id\":7,\"left\":\"ab\",\"answer\":\" c\",\"right\":\"d\"}\n").unwrap();
+    std::fs::write(at("checker"), "#!/bin/sh\nexec sed 's/.*/no story/'\n").unwrap();
+    std::fs::set_permissions(at("checker"), PermissionsExt::from_mode(0o755)).unwrap();
     let mut config = Config {
-        tokenizer: at("tokenizer.json"),
         infill: at("gaps.jsonl"),
+        checker: at("checker"),
         samples: 5,
         lengths: "6..12".into(),
-        base_model: String::new(),
+        judge: "none".into(),
         sample_batch: 2,
-        diffusion_steps: 4,
+        decoding: Decoding { decoder: Decoder::Random, steps: 4, ..Decoding::default() },
         device: "cpu".into(),
         ..Config::default()
     };
@@ -37,33 +39,35 @@ fn texts(change: impl FnOnce(&mut Config)) -> Texts {
 #[test]
 fn texts_and_infillings_come_with_verdicts_and_numbers() {
     let texts = texts(|_| {});
-    let kinds: Vec<(&str, u64)> = texts.samples.iter().map(|s| (s.kind.as_str(), s.index)).collect();
+    let samples = &texts.content.samples;
+    let kinds: Vec<(&str, u64)> = samples.iter().map(|s| (s.kind.as_str(), s.index)).collect();
     let wanted = [0, 1, 2, 3, 4].map(|index| ("unconditional", index)).into_iter().chain([("infill", 0)]);
     assert_eq!(kinds, wanted.collect::<Vec<_>>());
+    assert!(samples[..5].iter().all(|sample| sample.verdict == "no story"));
     assert_eq!(texts.metrics["samples_checked"], Some(5.0));
     assert_eq!(texts.metrics["pass_rate"], Some(0.0));
-    let infill = &texts.samples[5];
+    let infill = &samples[5];
     assert_eq!(infill.prompt, "ab […]d");
     assert!(infill.text.starts_with("ab") && infill.text.ends_with('d'), "{}", infill.text);
+    assert!(infill.verdict == OK || infill.verdict == "wanted `c`", "{}", infill.verdict);
 }
 
-/// Texts of one checkpoint are compared with those of another: only the weights may make the difference.
+/// The run's length is the checkpoint's to say: its last checkpoint writes more.
 #[test]
-fn the_batch_size_does_not_change_the_texts() {
-    for decoder in [Decoder::Random, Decoder::FirstHitting, Decoder::Confidence, Decoder::Threshold, Decoder::Greedy] {
-        let text = |rows| -> Vec<String> {
-            let texts = texts(|config| (config.sample_batch, config.decoder) = (rows, decoder));
-            texts.samples.into_iter().map(|sample| sample.text).collect()
-        };
-        assert_eq!(text(1), text(5), "{decoder:?}");
-    }
+fn the_last_checkpoint_of_the_run_writes_more() {
+    let (dir, sampler, checkpoint) = sampler(|config| config.samples_final = 7);
+    let count = |steps| {
+        tiny::write_origin(&dir.path().join("checkpoint"), None, |origin| origin.steps = steps);
+        let texts = sampler.write(&checkpoint, &mut || Ok(())).unwrap();
+        texts.content.samples.iter().filter(|sample| sample.kind == "unconditional").count()
+    };
+    assert_eq!((count(10), count(11)), (7, 5));
 }
 
 /// The report replays it: every token of the text once, what was given without a step.
 #[test]
 fn the_history_is_the_text_token_by_token() {
-    let texts = texts(|_| {});
-    for sample in &texts.samples {
+    for sample in texts(|_| {}).content.samples {
         let shown: String = sample.history.iter().map(|token| token.text.as_str()).collect();
         assert_eq!(shown, sample.text);
         let revealed = sample.history.iter().filter(|token| token.step.is_some()).count();
@@ -75,26 +79,49 @@ fn the_history_is_the_text_token_by_token() {
     }
 }
 
-/// The checkpoint as its own judge; without weights there is none.
+/// The checkpoint as its own base model and judge; without weights there is none.
 #[test]
-fn the_base_model_judges_the_texts_from_nothing() {
+fn the_base_model_judges_the_texts_unless_another_does_or_nobody() {
     let (dir, sampler, checkpoint) = sampler(|_| {});
-    let judged = |base: &str| {
-        let config = Config { base_model: base.to_owned(), ..sampler.config.clone() };
+    let judged = |judge: &str, base: &Path| {
+        tiny::write_origin(&dir.path().join("checkpoint"), Some(base), |_| ());
+        let config = Config { judge: judge.to_owned(), ..sampler.config.clone() };
         let texts = Sampler::open(config).unwrap().write(&checkpoint, &mut || Ok(())).unwrap();
         texts.metrics.get("judge_perplexity").copied().flatten()
     };
-    let found = judged(dir.path().join("checkpoint").to_str().unwrap());
+    let (model, shape) = (dir.path().join("checkpoint"), dir.path().join("shape"));
+    std::fs::create_dir(&shape).unwrap();
+    std::fs::copy(model.join("config.json"), shape.join("config.json")).unwrap();
+    let found = judged("", &model);
     assert!(found.is_some_and(|value| value > 1.0 && value < 1e6), "{found:?}");
-    assert_eq!(judged(""), None);
-    assert_eq!(judged(dir.path().to_str().unwrap()), None);
+    assert_eq!(judged(model.to_str().unwrap(), &shape), found);
+    assert_eq!((judged("", &shape), judged("none", &model)), (None, None));
 }
 
 #[test]
 fn nothing_is_judged_when_nobody_checks() {
-    let texts = texts(|config| config.checker = Checker::None);
-    assert!(texts.samples[..5].iter().all(|sample| sample.verdict.is_empty()));
+    let texts = texts(|config| config.checker = "none".into());
+    assert!(texts.content.samples[..5].iter().all(|sample| sample.verdict.is_empty()));
     assert!(!texts.metrics.contains_key("pass_rate") && texts.metrics.contains_key("distinct_2"));
+}
+
+/// A checker that fails must not look like texts that do.
+#[test]
+fn a_checker_that_answers_too_little_is_an_error() {
+    let (dir, sampler, checkpoint) = sampler(|_| {});
+    std::fs::write(dir.path().join("checker"), "#!/bin/sh\nhead -n 3\n").unwrap();
+    let error = format!("{:#}", sampler.write(&checkpoint, &mut || Ok(())).unwrap_err());
+    assert!(error.contains("3 lines for 5 texts"), "{error}");
+}
+
+/// A checkpoint of a run with OBJECTIVE ar writes from left to right, whatever DECODER says, and fills no gaps.
+#[test]
+fn a_model_trained_left_to_right_writes_left_to_right() {
+    let (dir, sampler, checkpoint) = sampler(|config| config.decoding.decoder = Decoder::Confidence);
+    tiny::mark_left_to_right(&dir.path().join("checkpoint"));
+    let texts = sampler.write(&checkpoint, &mut || Ok(())).unwrap();
+    assert_eq!(texts.content.samples.len(), 5);
+    assert!(texts.content.samples.iter().all(|sample| sample.history.is_empty()));
 }
 
 #[test]
@@ -109,26 +136,21 @@ fn a_stop_is_noticed_between_batches() {
 }
 
 #[test]
-fn a_tokenizer_with_more_tokens_than_the_model_is_refused_by_its_key() {
-    let (dir, sampler, checkpoint) = sampler(|_| {});
-    let path = dir.path().join("checkpoint/config.json");
-    let small = std::fs::read_to_string(&path).unwrap().replace("\"vocab_size\": 38", "\"vocab_size\": 20");
-    std::fs::write(&path, small.replace("37", "19")).unwrap();
-    let mut model = Model::initialise(path.parent().unwrap(), 1, Device::Cpu).unwrap();
-    model.add_mask_token(0).unwrap();
-    let error = sampler.words.fit(model.config().vocab_size).unwrap_err();
-    assert_eq!(error.key, "TOKENIZER");
-    drop(checkpoint);
-}
-
-#[test]
-fn missing_files_are_problems_of_their_keys() {
-    let config = Config { tokenizer: "nowhere.json".into(), ..Config::default() };
-    assert_eq!(Sampler::open(config).err().unwrap().0[0].key, "TOKENIZER");
-    let (dir, ..) = sampler(|_| {});
-    let tokenizer = dir.path().join("tokenizer.json").to_str().unwrap().to_owned();
-    let config = Config { tokenizer: tokenizer.clone(), infill: "nowhere.jsonl".into(), ..Config::default() };
-    assert_eq!(Sampler::open(config).err().unwrap().0[0].key, "INFILL");
-    let config = Config { tokenizer, bos_token: "<s>".into(), ..Config::default() };
-    assert_eq!(Sampler::open(config).err().unwrap().0[0].key, "BOS_TOKEN");
+fn missing_files_and_lengths_that_do_not_fit_are_problems_of_their_keys() {
+    let (dir, good, checkpoint) = sampler(|_| {});
+    let key = |change: &dyn Fn(&mut Config)| {
+        let mut config = good.config.clone();
+        change(&mut config);
+        Sampler::open(config).err().unwrap().0.remove(0).key
+    };
+    assert_eq!(key(&|config| config.infill = "nowhere.jsonl".into()), "INFILL");
+    assert_eq!(key(&|config| config.checker = "nowhere/checker".into()), "CHECKER");
+    assert_eq!(key(&|config| config.device = "gpu".into()), "DEVICE");
+    tiny::write_model_with_learned_positions(&dir.path().join("checkpoint"));
+    let long = Sampler::open(Config { lengths: "60..64".into(), ..good.config.clone() }).unwrap();
+    let error = long.write(&checkpoint, &mut || Ok(())).unwrap_err();
+    assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "LENGTHS");
+    let judge = Sampler::open(Config { judge: "/nowhere".into(), ..good.config.clone() }).unwrap();
+    let error = judge.write(&checkpoint, &mut || Ok(())).unwrap_err();
+    assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "JUDGE");
 }

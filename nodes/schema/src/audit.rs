@@ -63,7 +63,7 @@ pub fn chain(before: &str, seq: u64, batch: &Noised) -> String {
         hash.update(flags.iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>());
     }
     batch.weight.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// Appends a line, on disk when this returns.

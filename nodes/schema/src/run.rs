@@ -155,7 +155,7 @@ pub fn file_sha256(path: &Path) -> io::Result<(String, u64)> {
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
-            return Ok((hex(&hasher.finalize()), bytes));
+            return Ok((hex::encode(hasher.finalize()), bytes));
         }
         hasher.update(&buffer[..n]);
         bytes += n as u64;
@@ -164,11 +164,7 @@ pub fn file_sha256(path: &Path) -> io::Result<(String, u64)> {
 
 /// sha256 of bytes, in hex.
 pub fn bytes_sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 #[cfg(test)]

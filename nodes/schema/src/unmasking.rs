@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Texts;
+
 /// One token of a text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Unmasked {
@@ -22,26 +24,12 @@ pub struct Unmasked {
 /// The tokens of each text of a file of samples that has them, by kind and number.
 pub type Unmaskings = BTreeMap<(String, u64), Vec<Unmasked>>;
 
-#[derive(Deserialize)]
-struct File {
-    samples: Vec<Text>,
-}
-
-#[derive(Deserialize)]
-struct Text {
-    kind: String,
-    index: u64,
-    #[serde(default)]
-    history: Vec<Unmasked>,
-}
-
 /// Reads a file of samples.
 ///
 /// # Errors
 /// When it cannot be read, or is none.
 pub fn read_unmaskings(path: &Path) -> io::Result<Unmaskings> {
-    let file: File = serde_json::from_slice(&std::fs::read(path)?)?;
-    let shown = file.samples.into_iter().filter(|text| !text.history.is_empty());
+    let shown = Texts::read(path)?.content.samples.into_iter().filter(|text| !text.history.is_empty());
     Ok(shown.map(|text| ((text.kind, text.index), text.history)).collect())
 }
 

@@ -1,32 +1,31 @@
 //! Everything that can be wrong between text and token ids.
 
-/// A file or a name that a person gave and that does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: found `{found}`; {allowed}")]
-pub struct Unfit {
-    /// The configuration key that holds it: TOKENIZER, BOS_TOKEN or EOS_TOKEN.
-    pub key: &'static str,
-    /// What was found there.
-    pub found: String,
-    /// What is allowed, or what to do.
-    pub allowed: String,
-}
+use std::path::PathBuf;
 
-impl Unfit {
-    pub(crate) fn new(key: &'static str, found: &str, allowed: String) -> Self {
-        Self { key, found: found.to_owned(), allowed }
-    }
-}
-
-/// A text or token ids that the tokenizer refuses.
+/// A tokenizer, a file of gaps, a text or token ids that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
+    /// The file of a tokenizer is none.
+    #[error("{}: not a readable tokenizer.json: {reason}", path.display())]
+    Tokenizer { path: PathBuf, reason: String },
+    /// The tokenizer has ids that a model has no row for.
+    #[error("{}: its ids go up to {largest}, the model has {rows} rows; give the model's own tokenizer.json", path.display())]
+    Rows { path: PathBuf, largest: usize, rows: usize },
+    /// Two tokenizers give one token two ids.
+    #[error("{}: `{token}` has another id than in {}; wanted: a model with the same tokenizer", path.display(), other.display())]
+    Differ { path: PathBuf, other: PathBuf, token: String },
     /// The tokenizer cannot read a text.
     #[error("cannot tokenize a text: {0}")]
     Encode(String),
     /// The tokenizer cannot write token ids as text.
     #[error("cannot turn tokens into text: {0}")]
     Decode(String),
+    /// A file of gaps cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Gaps { path: PathBuf, source: std::io::Error },
+    /// A line of it is no gap.
+    #[error("{}, line {line}: not a gap ({source}); each line is an object with left, answer, right", path.display())]
+    NotAGap { path: PathBuf, line: usize, source: serde_json::Error },
 }
 
 /// A gap that is written wrongly.

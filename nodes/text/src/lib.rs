@@ -1,12 +1,14 @@
 //! Text around a model: token ids and back, texts with gaps, and numbers about generated texts. Knows no torch and no dora.
 
 mod error;
+mod gap_file;
 mod gaps;
 mod lengths;
 mod quality;
 mod words;
 
-pub use error::{GapError, TextError, Unfit};
+pub use error::{GapError, TextError};
+pub use gap_file::{Gap, read_gaps};
 pub use gaps::{Part, parse_gaps};
 pub use lengths::Lengths;
 pub use quality::{distinct, entropy, repetition};

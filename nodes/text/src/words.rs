@@ -1,15 +1,16 @@
 //! Text to token ids and back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
-use crate::error::{TextError, Unfit};
+use crate::error::TextError;
 
 /// A tokenizer with its two special tokens.
+#[derive(Clone)]
 pub struct Words {
     tokenizer: Tokenizer,
-    path: String,
+    path: PathBuf,
     /// Begins a document.
     pub bos: u32,
     /// Ends a document; it may be the same.
@@ -17,58 +18,48 @@ pub struct Words {
 }
 
 impl Words {
-    /// Reads a tokenizer.json and looks up the tokens that begin and end a document.
-    ///
-    /// # Errors
-    /// One per wrong argument.
-    pub fn open(path: &str, bos: &str, eos: &str) -> Result<Self, Vec<Unfit>> {
-        let tokenizer = read(path).map_err(|unfit| vec![unfit])?;
-        let mut errors = Vec::new();
-        let mut special = |key: &'static str, name: &str| {
-            tokenizer.token_to_id(name).unwrap_or_else(|| {
-                errors.push(Unfit::new(key, name, format!("allowed: a token that is in {path}")));
-                0
-            })
-        };
-        let (bos, eos) = (special("BOS_TOKEN", bos), special("EOS_TOKEN", eos));
-        if errors.is_empty() { Ok(Self { tokenizer, path: path.to_owned(), bos, eos }) } else { Err(errors) }
+    /// Reads the tokenizer.json at `path`; `bos` begins a document and `eos` ends it. Errors if the file is none.
+    pub fn open(path: &Path, bos: u32, eos: u32) -> Result<Self, TextError> {
+        let tokenizer =
+            read_tokenizer(path).map_err(|reason| TextError::Tokenizer { path: path.to_owned(), reason })?;
+        Ok(Self { tokenizer, path: path.to_owned(), bos, eos })
     }
 
-    /// Reads a tokenizer.json of a model whose config.json names the two tokens by id.
-    ///
-    /// # Errors
-    /// When the file is none.
-    pub fn with_ids(path: &str, bos: u32, eos: u32) -> Result<Self, Unfit> {
-        Ok(Self { tokenizer: read(path)?, path: path.to_owned(), bos, eos })
-    }
-
-    /// Fails when a model of `rows` vocabulary rows has none for some token of the tokenizer.
-    ///
-    /// # Errors
-    /// [`Unfit`] with the key TOKENIZER.
-    pub fn fit(&self, rows: usize) -> Result<(), Unfit> {
-        let largest = self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+    /// Errors if a model of `rows` vocabulary rows has none for some token of the tokenizer. The token `except` (the mask token of a
+    /// checkpoint, beside the base model that it was made from) needs no row.
+    pub fn fit(&self, rows: usize, except: Option<u32>) -> Result<(), TextError> {
+        let ids = self.tokenizer.get_vocab(true).into_values().filter(|id| Some(*id) != except);
+        let largest = ids.max().unwrap_or(0) as usize;
         if largest < rows {
             return Ok(());
         }
-        let allowed =
-            format!("its ids go up to {largest}, the model has {rows} rows; give the model's own tokenizer.json");
-        Err(Unfit::new("TOKENIZER", &self.path, allowed))
+        Err(TextError::Rows { path: self.path.clone(), largest, rows })
     }
 
-    /// Token ids of a piece of text, without special tokens.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot read the text.
+    /// Errors if a token of `other` has another id here: ids of the one would be other texts in the other. A token that only one of
+    /// them has (a mask token) is none of the model's business.
+    pub fn agree(&self, other: &Self) -> Result<(), TextError> {
+        let mine = self.tokenizer.get_vocab(true);
+        let differs = |(token, id): &(String, u32)| mine.get(token).is_some_and(|own| own != id);
+        match other.tokenizer.get_vocab(true).into_iter().filter(differs).min() {
+            None => Ok(()),
+            Some((token, _)) => Err(TextError::Differ { path: self.path.clone(), other: other.path.clone(), token }),
+        }
+    }
+
+    /// The id of a token by its name; `None` if there is none.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// Returns the token ids of a piece of text, whole and without special tokens. Errors if the tokenizer cannot read the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Token ids of a piece of text that stands behind others: some tokenizers put a space before whatever they are given.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot read the text.
+    /// Returns the token ids of a piece of text that stands behind others: some tokenizers (LLaMA 2) put a space before whatever they
+    /// are given. Errors if the tokenizer cannot read the text.
     pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let (head, whole) = (self.encode(BEFORE)?, self.encode(&format!("{BEFORE}{text}"))?);
         match whole.strip_prefix(&head[..]) {
@@ -78,20 +69,15 @@ impl Words {
         }
     }
 
-    /// The text of token ids that stand behind others, so that it keeps the space that it may begin with.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot decode the ids.
+    /// Returns the text of token ids that stand behind others, so that it keeps the space that it may begin with. Errors if the
+    /// tokenizer cannot decode the ids.
     pub fn decode_inner(&self, ids: &[u32]) -> Result<String, TextError> {
         let head = self.encode(BEFORE)?;
         let (before, whole) = (self.decode(&head)?, self.decode(&[&head[..], ids].concat())?);
         Ok(whole.strip_prefix(&before).unwrap_or(&whole).to_owned())
     }
 
-    /// The text of token ids; special tokens are shown by name.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot decode the ids.
+    /// Returns the text of token ids; special tokens are shown by name. Errors if the tokenizer cannot decode the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
         self.tokenizer.decode(ids, false).map_err(|e| TextError::Decode(e.to_string()))
     }
@@ -100,23 +86,17 @@ impl Words {
 /// What [`Words::encode_inner`] and [`Words::decode_inner`] put before a piece: no tokenizer at hand joins it with a word.
 const BEFORE: &str = "\n";
 
-fn read(path: &str) -> Result<Tokenizer, Unfit> {
-    let unfit = |e| Unfit::new("TOKENIZER", path, format!("not a readable tokenizer.json: {e}"));
-    let mut tokenizer = read_tokenizer(path.as_ref()).map_err(unfit)?;
-    // A text that contains `<eos>` means these letters; it must not be able to end itself.
-    tokenizer.set_encode_special_tokens(true);
-    Ok(tokenizer)
-}
-
-/// A tokenizer.json as it stands.
-///
-/// # Errors
-/// Why the file cannot be read, whatever is in it.
+/// Reads a tokenizer.json as every part of difflow uses it: what the file says of truncation and padding is for other programs (a
+/// text is wanted whole and alone), and a text that contains `<eos>` means these letters, so that it cannot end itself. Errors with
+/// the reason if the file cannot be read, whatever is in it.
 pub fn read_tokenizer(path: &Path) -> Result<Tokenizer, String> {
     let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
     // `tokenizers` panics where the JSON of a decoder breaks off.
     serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|e| e.to_string())?;
-    Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())?;
+    tokenizer.with_padding(None).with_truncation(None).map_err(|e| e.to_string())?;
+    tokenizer.set_encode_special_tokens(true);
+    Ok(tokenizer)
 }
 
 #[cfg(test)]
@@ -127,7 +107,7 @@ mod tests {
     use super::*;
 
     /// One token a letter; `<eos>` is a special token.
-    fn words(bos: &str, eos: &str) -> Result<Words, Vec<Unfit>> {
+    fn words(change: impl FnOnce(&mut serde_json::Value)) -> Words {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokenizer.json");
         let mut vocab = json!({"<bos>": 0, "<eos>": 1, "?": 2});
@@ -136,27 +116,47 @@ mod tests {
         }
         let special = json!({"id": 1, "content": "<eos>", "single_word": false, "lstrip": false, "rstrip": false,
                              "normalized": false, "special": true});
-        let tokenizer = json!({
+        let mut tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special], "normalizer": null,
             "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": false},
             "post_processor": null, "decoder": {"type": "Fuse"},
             "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"}
         });
+        change(&mut tokenizer);
         std::fs::write(&path, tokenizer.to_string()).unwrap();
-        Words::open(path.to_str().unwrap(), bos, eos)
+        Words::open(&path, 0, 1).unwrap()
+    }
+
+    /// Evaluator, sampler and `difflow score` obeyed both: documents were scored cut, or with padding behind them.
+    #[test]
+    fn truncation_and_padding_of_the_file_cut_and_pad_no_text() {
+        let words = words(|tokenizer| {
+            let truncation = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+            let padding = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 1,
+                                 "pad_type_id": 0, "pad_token": "<eos>"});
+            (tokenizer["truncation"], tokenizer["padding"]) = (truncation, padding);
+        });
+        assert_eq!(words.encode("abcd").unwrap(), [3, 4, 5, 6]);
+        assert_eq!(words.encode_inner("a").unwrap(), [3]);
     }
 
     #[test]
-    fn both_wrong_tokens_are_reported_at_once() {
-        let errors = words("<s>", "</s>").err().unwrap();
-        let keys: Vec<&str> = errors.iter().map(|e| e.key).collect();
-        assert_eq!(keys, ["BOS_TOKEN", "EOS_TOKEN"]);
+    fn tokenizers_whose_ids_differ_are_told_apart_and_a_mask_token_makes_no_difference() {
+        let plain = words(|_| ());
+        let masked = words(|tokenizer| tokenizer["model"]["vocab"]["<mask>"] = 12.into());
+        assert!(masked.agree(&plain).is_ok() && plain.agree(&masked).is_ok());
+        let other = words(|tokenizer| {
+            let vocab = &mut tokenizer["model"]["vocab"];
+            (vocab["a"], vocab["b"]) = (4.into(), 3.into());
+        });
+        assert!(other.agree(&plain).unwrap_err().to_string().contains("`a`"));
+        assert!(masked.fit(12, None).is_err() && masked.fit(12, Some(12)).is_ok());
     }
 
     /// A prompt that spells a special token must not be able to end the text.
     #[test]
     fn a_special_tokens_name_in_a_text_is_letters() {
-        let words = words("<bos>", "<eos>").unwrap();
+        let words = words(|_| ());
         let ids = words.encode("a<eos>b").unwrap();
         assert!(!ids.contains(&words.eos), "{ids:?}");
         assert_eq!(words.decode(&ids).unwrap(), "a<eos>b");
@@ -167,7 +167,7 @@ mod tests {
     fn pieces_behind_others_are_read_and_written_as_in_the_whole_text() {
         let Some(data) = difflow_tests::real_data("a LLaMA 2 and a GPT-2 tokenizer") else { return };
         for path in ["models/stories260K/tokenizer.json", "tokenizers/gpt2/tokenizer.json"] {
-            let words = Words::with_ids(data.join(path).to_str().unwrap(), 1, 2).unwrap();
+            let words = Words::open(&data.join(path), 1, 2).unwrap();
             let (left, right) = ("Once upon a time", " there was a cat.");
             let whole = words.encode(&format!("{left}{right}")).unwrap();
             let (head, tail) = (words.encode(left).unwrap(), words.encode_inner(right).unwrap());
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn a_model_with_too_few_rows_is_refused() {
-        let words = words("<bos>", "<eos>").unwrap();
-        assert!(words.fit(12).is_ok());
-        assert!(words.fit(11).unwrap_err().to_string().contains("11 rows"));
+        let words = words(|_| ());
+        assert!(words.fit(12, None).is_ok());
+        assert!(words.fit(11, None).unwrap_err().to_string().contains("11 rows"));
     }
 
     /// A tokenizer.json is somebody else's file: whatever stands in it, it is read or refused.
@@ -225,7 +225,7 @@ mod tests {
                 }
             }
             std::fs::write(&path, &bytes).unwrap();
-            if let Ok(words) = Words::with_ids(path.to_str().unwrap(), 0, 0) {
+            if let Ok(words) = Words::open(&path, 0, 0) {
                 read += 1;
                 _ = words.encode("ab a<eos>").and_then(|ids| words.decode(&ids));
             }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use difflow_node_kit::{Problem, Problems};
+use difflow_text::read_tokenizer;
 use eyre::{Result, eyre};
 use tokenizers::Tokenizer;
 
@@ -23,18 +24,13 @@ impl Words {
     /// What is wrong with TOKENIZER, BOS_TOKEN, EOS_TOKEN or BASE_MODEL.
     pub fn open(config: &Config) -> Result<Self, Problems> {
         let path = config.tokenizer_file();
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| {
+        let tokenizer = read_tokenizer(&path).map_err(|e| {
             let allowed = match &config.tokenizer {
                 Some(_) => format!("{e}; wanted: a tokenizer.json of Hugging Face tokenizers"),
                 None => format!("{e}; wanted: BASE_MODEL with a tokenizer.json of its own, or TOKENIZER to name one"),
             };
             Problem::new("TOKENIZER", path.display(), allowed)
         })?;
-        // What the file says of cutting and padding is for other programs; a document is wanted whole.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| Problem::new("TOKENIZER", path.display(), e.to_string()))?;
-        // A document that contains the text `<eos>` must not be able to end itself.
-        tokenizer.set_encode_special_tokens(true);
         let special = SpecialTokens::find(config, &tokenizer);
         let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or_default();
         let fit = fit(&config.base_model, &path.display().to_string(), largest);
@@ -115,6 +111,23 @@ pub mod tests {
         let ids = words.encode(vec!["a b c d".into(), String::new(), "a <eos> b".into()]).unwrap();
         assert_eq!(ids[..2], [vec![3, 4, 5, 6], vec![]]);
         assert!(!ids[2].contains(&1), "{:?}", ids[2]);
+    }
+
+    /// `tokenizers` panics on some files that break off; the node ended with a panic and not with exit code 78.
+    #[test]
+    fn a_tokenizer_file_that_breaks_off_is_refused_wherever_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = world(dir.path(), 29);
+        let path = config.tokenizer_file();
+        let mut whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        whole["decoder"] =
+            serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+        let whole = whole.to_string();
+        for end in 0..whole.len() {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            let text = Words::open(&config).err().unwrap().to_string();
+            assert!(text.starts_with("TOKENIZER: found"), "cut at {end}: {text}");
+        }
     }
 
     #[test]

@@ -60,6 +60,15 @@ impl Str {
     pub fn new(text: &str) -> Self {
         Self { ptr: text.as_ptr().cast(), len: text.len() }
     }
+
+    /// The bytes; without length the pointer may be anything.
+    ///
+    /// # Safety
+    /// It borrows a string that lives through `'a`.
+    pub unsafe fn bytes<'a>(self) -> &'a [u8] {
+        // SAFETY: the caller's contract.
+        if self.len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.len) } }
+    }
 }
 
 /// Filled by the callee that fails, released by the caller.
@@ -137,13 +146,18 @@ pub struct NoiseSchedule {
     pub weight: Option<OverTime>,
 }
 
+/// [`AnnealingSchedule::attn_mask_ratio`].
+pub type AttnMaskRatio = unsafe extern "C-unwind" fn(*const Instance, u64, *mut f64, *mut Error) -> Status;
+/// [`AnnealingSchedule::attn_mask`].
+pub type AttnMask = unsafe extern "C-unwind" fn(*const Instance, u64, u64, u32, *mut u8, *mut Error) -> Status;
+
 /// Table of an annealing schedule.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct AnnealingSchedule {
     pub struct_size: u32,
-    pub attn_mask_ratio: Option<unsafe extern "C-unwind" fn(*const Instance, u64, *mut f64, *mut Error) -> Status>,
-    pub attn_mask: Option<unsafe extern "C-unwind" fn(*const Instance, u64, u64, u32, *mut u8, *mut Error) -> Status>,
+    pub attn_mask_ratio: Option<AttnMaskRatio>,
+    pub attn_mask: Option<AttnMask>,
 }
 
 /// Arrow C Data Interface: a schema.
@@ -177,6 +191,10 @@ pub struct ArrowArray {
     pub private_data: *mut c_void,
 }
 
+/// [`BatchTransform::process`].
+pub type Process =
+    unsafe extern "C-unwind" fn(*mut Instance, u64, u64, *mut ArrowArray, *mut ArrowArray, *mut Error) -> Status;
+
 /// Table of a batch transform.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -185,9 +203,7 @@ pub struct BatchTransform {
     pub output_schema: Option<
         unsafe extern "C-unwind" fn(*const Instance, *const ArrowSchema, *mut ArrowSchema, *mut Error) -> Status,
     >,
-    pub process: Option<
-        unsafe extern "C-unwind" fn(*mut Instance, u64, u64, *mut ArrowArray, *mut ArrowArray, *mut Error) -> Status,
-    >,
+    pub process: Option<Process>,
 }
 
 /// Table of a model recipe.
@@ -216,26 +232,33 @@ pub struct TorchBuild {
 /// Takes a parameter: context, name, tensor, whether it is trained.
 pub type ParameterVisitor = unsafe extern "C-unwind" fn(*mut c_void, Str, *const Tensor, i32) -> Status;
 
+/// [`TorchModel::load`].
+pub type Load = unsafe extern "C-unwind" fn(*mut Instance, Str, Str, Str, u64, *mut Error) -> Status;
+/// [`TorchModel::parameters`].
+pub type Parameters =
+    unsafe extern "C-unwind" fn(*mut Instance, Option<ParameterVisitor>, *mut c_void, *mut Error) -> Status;
+/// [`TorchModel::forward`].
+pub type Forward = unsafe extern "C-unwind" fn(
+    *mut Instance,
+    *const Tensor,
+    *const Tensor,
+    i32,
+    *mut *mut Tensor,
+    *mut Error,
+) -> Status;
+/// [`TorchModel::save`].
+pub type Save = unsafe extern "C-unwind" fn(*mut Instance, Str, *mut Error) -> Status;
+
 /// Table of a torch model.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TorchModel {
     pub struct_size: u32,
     pub built_against: Option<unsafe extern "C-unwind" fn() -> *const TorchBuild>,
-    pub load: Option<unsafe extern "C-unwind" fn(*mut Instance, Str, Str, Str, u64, *mut Error) -> Status>,
-    pub parameters:
-        Option<unsafe extern "C-unwind" fn(*mut Instance, Option<ParameterVisitor>, *mut c_void, *mut Error) -> Status>,
-    pub forward: Option<
-        unsafe extern "C-unwind" fn(
-            *mut Instance,
-            *const Tensor,
-            *const Tensor,
-            i32,
-            *mut *mut Tensor,
-            *mut Error,
-        ) -> Status,
-    >,
-    pub save: Option<unsafe extern "C-unwind" fn(*mut Instance, Str, *mut Error) -> Status>,
+    pub load: Option<Load>,
+    pub parameters: Option<Parameters>,
+    pub forward: Option<Forward>,
+    pub save: Option<Save>,
     pub set_vocab_size: Option<unsafe extern "C-unwind" fn(*mut Instance, u64, *mut Error) -> Status>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use difflow_plugin_sdk::{AnnealingSchedule, Component, Error, config};
+use difflow_plugin_sdk::{AnnealingSchedule, config};
 
 /// Progress of step `step`: (step + 1) / anneal_steps, at most 1. The paper's code counts so.
 pub fn progress(step: u64, anneal_steps: u64) -> f64 {
@@ -10,66 +10,40 @@ pub fn progress(step: u64, anneal_steps: u64) -> f64 {
 }
 
 config! {
-    pub struct Steps {
+    /// The paper's ramp.
+    pub struct Linear {
         /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
         anneal_steps: u64 = 10000, minimum 1;
-    }
-}
-
-/// The paper's ramp.
-pub struct Linear(u64);
-
-impl Component for Linear {
-    type Config = Steps;
-
-    fn create(options: Steps) -> Result<Self, Error> {
-        Ok(Self(options.anneal_steps))
     }
 }
 
 impl AnnealingSchedule for Linear {
     fn attn_mask_ratio(&self, step: u64) -> f64 {
-        progress(step, self.0)
+        progress(step, self.anneal_steps)
     }
 }
 
-/// Half a cosine.
-pub struct Cosine(u64);
-
-impl Component for Cosine {
-    type Config = Steps;
-
-    fn create(options: Steps) -> Result<Self, Error> {
-        Ok(Self(options.anneal_steps))
+config! {
+    /// Half a cosine.
+    pub struct Cosine {
+        /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
+        anneal_steps: u64 = 10000, minimum 1;
     }
 }
 
 impl AnnealingSchedule for Cosine {
     fn attn_mask_ratio(&self, step: u64) -> f64 {
-        0.5 - 0.5 * (PI * progress(step, self.0)).cos()
+        0.5 - 0.5 * (PI * progress(step, self.anneal_steps)).cos()
     }
 }
 
 config! {
-    pub struct StepOptions {
+    /// Equal jumps.
+    pub struct Step {
         /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
         anneal_steps: u64 = 10000, minimum 1;
         /// Jumps until then.
         stages: u64 = 4, minimum 1;
-    }
-}
-
-/// Equal jumps.
-pub struct Step {
-    anneal_steps: u64,
-    stages: u64,
-}
-
-impl Component for Step {
-    type Config = StepOptions;
-
-    fn create(options: StepOptions) -> Result<Self, Error> {
-        Ok(Self { anneal_steps: options.anneal_steps, stages: options.stages })
     }
 }
 
@@ -80,25 +54,12 @@ impl AnnealingSchedule for Step {
 }
 
 config! {
-    pub struct ExponentialOptions {
+    /// Fast, then slow.
+    pub struct Exponential {
         /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
         anneal_steps: u64 = 10000, minimum 1;
         /// How much faster the beginning is than the end.
         rate: f64 = 5.0, exclusiveMinimum 0.0, maximum 100.0;
-    }
-}
-
-/// Fast, then slow.
-pub struct Exponential {
-    anneal_steps: u64,
-    rate: f64,
-}
-
-impl Component for Exponential {
-    type Config = ExponentialOptions;
-
-    fn create(options: ExponentialOptions) -> Result<Self, Error> {
-        Ok(Self { anneal_steps: options.anneal_steps, rate: options.rate })
     }
 }
 
@@ -108,15 +69,9 @@ impl AnnealingSchedule for Exponential {
     }
 }
 
-/// Full from the start.
-pub struct Full;
-
-impl Component for Full {
-    type Config = ();
-
-    fn create((): ()) -> Result<Self, Error> {
-        Ok(Self)
-    }
+config! {
+    /// Full from the start.
+    pub struct Full {}
 }
 
 impl AnnealingSchedule for Full {

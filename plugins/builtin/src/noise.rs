@@ -4,15 +4,9 @@ use std::f64::consts::FRAC_PI_2;
 
 use difflow_plugin_sdk::{Component, Error, NoiseSchedule, config};
 
-/// α = 1 − t.
-pub struct LinearNoise;
-
-impl Component for LinearNoise {
-    type Config = ();
-
-    fn create((): ()) -> Result<Self, Error> {
-        Ok(Self)
-    }
+config! {
+    /// α = 1 − t.
+    pub struct LinearNoise {}
 }
 
 impl NoiseSchedule for LinearNoise {
@@ -29,15 +23,9 @@ impl NoiseSchedule for LinearNoise {
     }
 }
 
-/// α = cos²(πt/2), so 1 − α = sin²(πt/2) and w = π / tan(πt/2).
-pub struct CosineNoise;
-
-impl Component for CosineNoise {
-    type Config = ();
-
-    fn create((): ()) -> Result<Self, Error> {
-        Ok(Self)
-    }
+config! {
+    /// α = cos²(πt/2), so 1 − α = sin²(πt/2) and w = π / tan(πt/2).
+    pub struct CosineNoise {}
 }
 
 impl NoiseSchedule for CosineNoise {
@@ -107,30 +95,20 @@ impl NoiseSchedule for Geometric {
 }
 
 config! {
-    pub struct LogLinearOptions {
+    /// σ(t) = −ln(1 − (1 − ε) t), the log-linear schedule (arXiv 2310.16834).
+    pub struct LogLinear {
         /// Share of the tokens that is still clean at t = 1.
         epsilon: f64 = 0.001, minimum 0.0, exclusiveMaximum 1.0;
     }
 }
 
-/// σ(t) = −ln(1 − (1 − ε) t), the log-linear schedule (arXiv 2310.16834).
-pub struct LogLinear(f64);
-
-impl Component for LogLinear {
-    type Config = LogLinearOptions;
-
-    fn create(options: LogLinearOptions) -> Result<Self, Error> {
-        Ok(Self(1.0 - options.epsilon))
-    }
-}
-
 impl NoiseSchedule for LogLinear {
     fn alpha(&self, t: f64) -> f64 {
-        1.0 - self.0 * t
+        1.0 - (1.0 - self.epsilon) * t
     }
 
     fn alpha_derivative(&self, _: f64) -> f64 {
-        -self.0
+        -(1.0 - self.epsilon)
     }
 
     fn weight(&self, t: f64) -> f64 {
@@ -139,35 +117,25 @@ impl NoiseSchedule for LogLinear {
 }
 
 config! {
-    pub struct PolynomialOptions {
+    /// α = 1 − tᵖ.
+    pub struct Polynomial {
         /// Exponent of t: above 1 the first tokens are masked late, below 1 early.
         power: f64 = 2.0, exclusiveMinimum 0.0;
     }
 }
 
-/// α = 1 − tᵖ.
-pub struct Polynomial(f64);
-
-impl Component for Polynomial {
-    type Config = PolynomialOptions;
-
-    fn create(options: PolynomialOptions) -> Result<Self, Error> {
-        Ok(Self(options.power))
-    }
-}
-
 impl NoiseSchedule for Polynomial {
     fn alpha(&self, t: f64) -> f64 {
-        1.0 - t.powf(self.0)
+        1.0 - t.powf(self.power)
     }
 
     fn alpha_derivative(&self, t: f64) -> f64 {
         // At 0 the slope of a power below 1 is infinite; the largest finite number stands for it.
-        (-self.0 * t.powf(self.0 - 1.0)).max(f64::MIN)
+        (-self.power * t.powf(self.power - 1.0)).max(f64::MIN)
     }
 
     fn weight(&self, t: f64) -> f64 {
-        self.0 / t
+        self.power / t
     }
 }
 
@@ -223,7 +191,7 @@ mod tests {
     #[test]
     fn the_linear_weight_is_one_over_t() {
         for t in [1e-3, 0.25, 0.5, 1.0] {
-            assert_eq!(LinearNoise.weight(t), 1.0 / t);
+            assert_eq!(LinearNoise {}.weight(t), 1.0 / t);
         }
     }
 

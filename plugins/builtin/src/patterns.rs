@@ -1,17 +1,14 @@
 //! Annealing schedules that give the whole attention pattern.
 
-use difflow_plugin_sdk::{AnnealingSchedule, Component, Error, config};
+use difflow_plugin_sdk::{AnnealingSchedule, config};
 
-use crate::annealing::{Steps, progress};
+use crate::annealing::progress;
 
-/// Position i sees up to i + k, and k grows to the whole sequence.
-pub struct Band(u64);
-
-impl Component for Band {
-    type Config = Steps;
-
-    fn create(options: Steps) -> Result<Self, Error> {
-        Ok(Self(options.anneal_steps))
+config! {
+    /// Position i sees up to i + k, and k grows to the whole sequence.
+    pub struct Band {
+        /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
+        anneal_steps: u64 = 10000, minimum 1;
     }
 }
 
@@ -19,17 +16,18 @@ impl AnnealingSchedule for Band {
     const WHOLE_PATTERN: bool = true;
 
     fn attn_mask_ratio(&self, step: u64) -> f64 {
-        progress(step, self.0)
+        progress(step, self.anneal_steps)
     }
 
     fn attn_mask(&self, step: u64, _: u64, seq_len: usize, visible: &mut [bool]) {
-        let right = (progress(step, self.0) * seq_len.saturating_sub(1) as f64).round() as usize;
+        let right = (progress(step, self.anneal_steps) * seq_len.saturating_sub(1) as f64).round() as usize;
         reach(visible, seq_len, |i| i + right + 1);
     }
 }
 
 config! {
-    pub struct BlocksOptions {
+    /// Growing blocks, as in LLaDA 2.0.
+    pub struct Blocks {
         /// Optimizer steps until attention is full. The key ANNEAL_STEPS gives it where it is not set here.
         anneal_steps: u64 = 10000, minimum 1;
         /// Sizes before the whole sequence, size 1 (causal) among them; all last equally long.
@@ -41,20 +39,9 @@ config! {
     }
 }
 
-/// Growing blocks, as in LLaDA 2.0.
-pub struct Blocks(BlocksOptions);
-
-impl Component for Blocks {
-    type Config = BlocksOptions;
-
-    fn create(options: BlocksOptions) -> Result<Self, Error> {
-        Ok(Self(options))
-    }
-}
-
 impl Blocks {
     fn stage(&self, step: u64) -> u64 {
-        (progress(step, self.0.anneal_steps) * self.0.stages as f64) as u64
+        (progress(step, self.anneal_steps) * self.stages as f64) as u64
     }
 }
 
@@ -62,13 +49,13 @@ impl AnnealingSchedule for Blocks {
     const WHOLE_PATTERN: bool = true;
 
     fn attn_mask_ratio(&self, step: u64) -> f64 {
-        self.stage(step) as f64 / self.0.stages as f64
+        self.stage(step) as f64 / self.stages as f64
     }
 
     fn attn_mask(&self, step: u64, _: u64, seq_len: usize, visible: &mut [bool]) {
         let size = match self.stage(step) {
             0 => 1,
-            stage => self.0.growth.saturating_pow(stage as u32 - 1).saturating_mul(self.0.first),
+            stage => self.growth.saturating_pow(stage as u32 - 1).saturating_mul(self.first),
         };
         let size = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, seq_len.max(1));
         reach(visible, seq_len, |i| (i / size + 1) * size);

@@ -2,25 +2,13 @@
 
 use difflow_diffusion::keyed;
 use difflow_plugin_sdk::batch::{Field, Kind};
-use difflow_plugin_sdk::{Batch, BatchTransform, Component, Error, config};
+use difflow_plugin_sdk::{Batch, BatchTransform, Error, config};
 
 config! {
-    pub struct SpanMaskOptions {
+    /// Masks as many tokens of each row as the noiser did, in spans: the share, and with it the loss weight, stays what t says.
+    pub struct SpanMask {
         /// Mean length of a span, in tokens; lengths are geometric.
         mean_length: f64 = 3.0, minimum 1.0;
-    }
-}
-
-/// Masks as many tokens of each row as the noiser did, in spans: the share, and with it the loss weight, stays what t says.
-pub struct SpanMask {
-    mean_length: f64,
-}
-
-impl Component for SpanMask {
-    type Config = SpanMaskOptions;
-
-    fn create(options: SpanMaskOptions) -> Result<Self, Error> {
-        Ok(Self { mean_length: options.mean_length })
     }
 }
 

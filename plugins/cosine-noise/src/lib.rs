@@ -2,24 +2,12 @@
 
 use std::f64::consts::FRAC_PI_2;
 
-use difflow_plugin_sdk::{Component, Error, NoiseSchedule, config, plugin};
+use difflow_plugin_sdk::{NoiseSchedule, config, plugin};
 
 config! {
-    pub struct Options {
+    pub struct Cosine {
         /// Exponent of the sine: above 1 the first tokens are masked late.
         power: f64 = 2.0, minimum 1.0, maximum 16.0;
-    }
-}
-
-pub struct Cosine {
-    power: f64,
-}
-
-impl Component for Cosine {
-    type Config = Options;
-
-    fn create(options: Options) -> Result<Self, Error> {
-        Ok(Self { power: options.power })
     }
 }
 

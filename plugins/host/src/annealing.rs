@@ -8,15 +8,12 @@ use crate::find::{Found, find};
 use crate::instance::Instance;
 use crate::library::Kind;
 
-type Ratio = unsafe extern "C-unwind" fn(*const abi::Instance, u64, *mut f64, *mut abi::Error) -> abi::Status;
-type Mask = unsafe extern "C-unwind" fn(*const abi::Instance, u64, u64, u32, *mut u8, *mut abi::Error) -> abi::Status;
-
 /// How attention goes from causal to full.
 #[derive(Debug)]
 pub struct AnnealingSchedule {
     instance: Instance,
-    attn_mask_ratio: Ratio,
-    attn_mask: Option<Mask>,
+    attn_mask_ratio: abi::AttnMaskRatio,
+    attn_mask: Option<abi::AttnMask>,
 }
 
 impl AnnealingSchedule {

@@ -1,159 +1,177 @@
-//! A plug-in's array in over the C Data Interface, by copy: what it gave may lie in memory that goes away with `release`.
+//! A plug-in's schema and batch in over the C Data Interface.
+//!
+//! arrow takes for granted that a foreign struct is as the interface says: it asserts, or reads past the end, where one is not. So
+//! whatever can be looked at without reading the data itself is looked at first, and the data by arrow's own full validation.
 
-use std::sync::Arc;
+use std::ptr::null_mut;
 
-use arrow::array::{ArrayRef, BooleanArray, ListArray, PrimitiveArray, StringArray, StructArray};
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Fields, Float64Type, UInt32Type, UInt64Type};
-use difflow_plugin_abi::ArrowArray;
+use arrow::array::{StructArray, layout};
+use arrow::datatypes::{DataType, Fields};
+use arrow::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
+use difflow_plugin_abi::{self as abi, ArrowArray, ArrowSchema};
 
-/// Copies a struct array with these fields.
-///
-/// # Errors
-/// What does not fit the fields.
-///
-/// # Safety
-/// `array` is a valid array of the C Data Interface whose type is a struct of `fields`.
-pub unsafe fn import(array: &ArrowArray, fields: &Fields) -> Result<StructArray, String> {
-    let rows = size(array.length)?;
-    if size(array.n_children)? != fields.len() {
-        return Err(format!("{} columns instead of {}", array.n_children, fields.len()));
+use crate::call::{call, text};
+
+/// A plug-in's array, given back when it goes out of scope.
+pub struct Received {
+    id: String,
+    array: ArrowArray,
+}
+
+impl Received {
+    /// An empty one for component `id` to fill.
+    pub fn new(id: &str) -> Self {
+        let array = ArrowArray {
+            length: 0,
+            null_count: 0,
+            offset: 0,
+            n_buffers: 0,
+            n_children: 0,
+            buffers: null_mut(),
+            children: null_mut(),
+            dictionary: null_mut(),
+            release: None,
+            private_data: null_mut(),
+        };
+        Self { id: id.to_owned(), array }
     }
-    let offset = size(array.offset)?;
-    let columns = fields.iter().enumerate().map(|(i, field)| {
-        // SAFETY: there are as many children as fields.
-        let child = unsafe { &**array.children.add(i) };
-        if size(child.length)? < offset + rows {
-            return Err(format!("column `{}` has {} rows, the batch {rows}", field.name(), child.length));
-        }
+
+    /// What the plug-in fills.
+    pub fn pointer(&mut self) -> *mut ArrowArray {
+        &raw mut self.array
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.array.release.is_none()
+    }
+
+    /// Returns it as a struct array with these fields, which gives the memory back when nothing refers to it any more. Errors if it is no
+    /// such array.
+    ///
+    /// # Safety
+    /// Pointers that are not NULL point to what the C Data Interface says, as far as the array's numbers reach.
+    pub unsafe fn import(self, fields: &Fields) -> Result<StructArray, String> {
+        let data_type = DataType::Struct(fields.clone());
         // SAFETY: the caller's contract.
-        let column = unsafe { column(child, offset, rows, field.data_type()) };
-        column.map_err(|problem| format!("column `{}`: {problem}", field.name()))
-    });
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    StructArray::try_new_with_length(fields.clone(), columns, None, rows).map_err(|e| e.to_string())
-}
-
-fn size(number: i64) -> Result<usize, String> {
-    usize::try_from(number).map_err(|_| format!("a negative size ({number})"))
-}
-
-/// Rows `from .. from + rows` of an array (counted after the array's own offset).
-unsafe fn column(array: &ArrowArray, from: usize, rows: usize, data_type: &DataType) -> Result<ArrayRef, String> {
-    let buffers = match data_type {
-        DataType::Utf8 => 3,
-        _ => 2,
-    };
-    if size(array.n_buffers)? != buffers || (rows > 0 && array.buffers.is_null()) {
-        return Err(format!("{} buffers, wanted {buffers} for {data_type}", array.n_buffers));
-    }
-    let from = from + size(array.offset)?;
-    // SAFETY: buffers, children and their lengths are those of the type, by the caller's contract.
-    unsafe {
-        if array.null_count != 0 && !(*array.buffers).is_null() {
-            return Err("it has nulls".into());
-        }
-        Ok(match data_type {
-            DataType::Boolean => Arc::new(BooleanArray::from(bits(array, from, rows))),
-            DataType::UInt32 => Arc::new(numbers::<UInt32Type>(array, from, rows)),
-            DataType::UInt64 => Arc::new(numbers::<UInt64Type>(array, from, rows)),
-            DataType::Float64 => Arc::new(numbers::<Float64Type>(array, from, rows)),
-            DataType::Utf8 => {
-                let offsets = offsets(array, from, rows)?;
-                let end = offsets.last().copied().unwrap_or(0) as usize;
-                let bytes = values::<u8>(array, 2, 0, end);
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                Arc::new(StringArray::try_new(offsets, Buffer::from_vec(bytes), None).map_err(|e| e.to_string())?)
-            }
-            DataType::List(item) => {
-                let offsets = offsets(array, from, rows)?;
-                let end = offsets.last().copied().unwrap_or(0) as usize;
-                if size(array.n_children)? != 1 {
-                    return Err(format!("{} children of a list, wanted 1", array.n_children));
-                }
-                let child = &**array.children;
-                if size(child.length)? < end {
-                    return Err(format!("its offsets reach to {end}, its items end at {}", child.length));
-                }
-                let items = column(child, 0, end, item.data_type())?;
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                Arc::new(ListArray::try_new(item.clone(), offsets, items, None).map_err(|e| e.to_string())?)
-            }
-            other => return Err(format!("type {other} is in no message of difflow")),
-        })
+        unsafe { check(&self.array, &data_type)? };
+        // SAFETY: the same C struct; what gives the memory back is `self`, once, through the copy's own release.
+        let copy = unsafe { (&raw const self.array).cast::<FFI_ArrowArray>().read() };
+        let mut array = std::mem::ManuallyDrop::new(copy);
+        array.release = Some(give_back);
+        array.private_data = Box::into_raw(Box::new(self)).cast();
+        // SAFETY: checked above, as far as can be seen; what the pointers point to is the caller's contract.
+        let data = unsafe { from_ffi_and_data_type(std::mem::ManuallyDrop::into_inner(array), data_type) };
+        let data = data.map_err(|e| e.to_string())?;
+        data.validate_full().map_err(|e| e.to_string())?;
+        Ok(StructArray::from(data))
     }
 }
-
-unsafe fn values<T: Copy>(array: &ArrowArray, buffer: usize, from: usize, count: usize) -> Vec<T> {
-    // SAFETY: the caller says that the buffer holds `from + count` values.
-    unsafe {
-        let start = (*array.buffers.add(buffer)).cast::<T>();
-        (from..from + count).map(|at| start.add(at).read_unaligned()).collect()
-    }
-}
-
-unsafe fn numbers<T: ArrowPrimitiveType>(array: &ArrowArray, from: usize, rows: usize) -> PrimitiveArray<T> {
-    // SAFETY: the caller's contract.
-    PrimitiveArray::new(ScalarBuffer::from(unsafe { values::<T::Native>(array, 1, from, rows) }), None)
-}
-
-unsafe fn bits(array: &ArrowArray, from: usize, rows: usize) -> Vec<bool> {
-    // SAFETY: the caller says that the buffer holds `from + rows` bits.
-    let bytes = unsafe { values::<u8>(array, 1, from / 8, (from % 8 + rows).div_ceil(8)) };
-    (from % 8..from % 8 + rows).map(|at| bytes[at / 8] >> (at % 8) & 1 == 1).collect()
-}
-
-/// `rows + 1` rising offsets.
-unsafe fn offsets(array: &ArrowArray, from: usize, rows: usize) -> Result<Vec<i32>, String> {
-    if rows == 0 {
-        return Ok(vec![0]);
-    }
-    // SAFETY: the caller says that the buffer holds them.
-    let offsets = unsafe { values::<i32>(array, 1, from, rows + 1) };
-    let rising = offsets[0] >= 0 && offsets.windows(2).all(|pair| pair[0] <= pair[1]);
-    if rising { Ok(offsets) } else { Err("its offsets do not rise".into()) }
-}
-
-/// Releases a plug-in's array when it goes out of scope.
-pub struct Received(pub ArrowArray);
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if let Some(release) = self.0.release {
-            // SAFETY: the plug-in gave the array away; this is the one release.
-            unsafe { release(&raw mut self.0) };
+        if let Some(release) = self.array.release {
+            _ = call(&self.id, "release", |_| {
+                // SAFETY: the plug-in gave the array away; this is the one release.
+                unsafe { release(&raw mut self.array) };
+                abi::OK
+            });
         }
     }
+}
+
+/// # Safety
+/// `array` was made by [`Received::import`] and not given back yet.
+unsafe extern "C" fn give_back(array: *mut FFI_ArrowArray) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        drop(Box::from_raw((*array).private_data.cast::<Received>()));
+        (*array).release = None;
+    }
+}
+
+/// Says what is wrong with an array of this type, as far as can be seen without reading its values.
+///
+/// # Safety
+/// As of [`Received::import`].
+unsafe fn check(array: &ArrowArray, data_type: &DataType) -> Result<(), String> {
+    let (rows, offset) = (size(array.length)?, size(array.offset)?);
+    let wanted = layout(data_type).buffers.len() + 1;
+    if size(array.n_buffers)? != wanted || array.buffers.is_null() {
+        return Err(format!("{} buffers, wanted {wanted} for {data_type}", array.n_buffers));
+    }
+    // SAFETY: there are as many buffers as it says.
+    let buffer = |at: usize| unsafe { *array.buffers.add(at) };
+    if array.null_count != 0 && !buffer(0).is_null() {
+        return Err("it has nulls".into());
+    }
+    if matches!(data_type, DataType::Utf8 | DataType::List(_)) && rows > 0 {
+        let offsets = buffer(1).cast::<i32>();
+        // SAFETY: an offsets buffer holds one number more than rows.
+        if offsets.is_null() || !offsets.is_aligned() || unsafe { *offsets.add(offset + rows) } < 0 {
+            return Err("its offsets are none".into());
+        }
+    }
+    let fields = match data_type {
+        DataType::Struct(fields) => fields.iter().collect(),
+        DataType::List(item) => vec![item],
+        _ => Vec::new(),
+    };
+    if size(array.n_children)? != fields.len() || (array.children.is_null() && !fields.is_empty()) {
+        return Err(format!("{} columns instead of {}", array.n_children, fields.len()));
+    }
+    for (at, field) in fields.into_iter().enumerate() {
+        let name = field.name();
+        // SAFETY: there are as many children as fields, each NULL or an array.
+        let child = unsafe { (*array.children.add(at)).as_ref() }.ok_or_else(|| format!("no column `{name}`"))?;
+        if matches!(data_type, DataType::Struct(_)) && size(child.length)? < offset + rows {
+            return Err(format!("column `{name}` has {} rows, the batch {rows}", child.length));
+        }
+        // SAFETY: the caller's contract, which holds for children as well.
+        unsafe { check(child, field.data_type()) }.map_err(|problem| format!("column `{name}`: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// A number of rows, buffers or columns. Offsets are 32-bit numbers, so more would be none.
+fn size(number: i64) -> Result<usize, String> {
+    i32::try_from(number)
+        .ok()
+        .and_then(|number| usize::try_from(number).ok())
+        .ok_or_else(|| format!("a size of {number}"))
+}
+
+/// The first difference between a plug-in's schema and the wanted one: names, types and columns.
+///
+/// # Safety
+/// Both are schemas; pointers that are not NULL point to what the C Data Interface says.
+pub unsafe fn difference(found: &ArrowSchema, wanted: &ArrowSchema) -> Option<String> {
+    // SAFETY: the caller's contract.
+    let text = |from| unsafe { text(from).unwrap_or_default() };
+    let name = text(found.name);
+    let (format, wanted_format) = (text(found.format), text(wanted.format));
+    if format != wanted_format {
+        return Some(format!("column `{name}` of Arrow format {format} instead of {wanted_format}"));
+    }
+    if found.n_children != wanted.n_children || (found.children.is_null() && wanted.n_children > 0) {
+        return Some(format!("{} columns in `{name}` instead of {}", found.n_children, wanted.n_children));
+    }
+    let is_struct = wanted_format == "+s";
+    (0..usize::try_from(wanted.n_children).unwrap_or(0)).find_map(|at| {
+        // SAFETY: both have as many children.
+        let (found, wanted) = unsafe { ((*found.children.add(at)).as_ref(), &**wanted.children.add(at)) };
+        let wanted_name = text(wanted.name);
+        let Some(found) = found else { return Some(format!("no column `{wanted_name}`")) };
+        let found_name = text(found.name);
+        if is_struct && found_name != wanted_name {
+            return Some(format!("column `{found_name}` instead of `{wanted_name}`"));
+        }
+        // SAFETY: the caller's contract, which holds for children as well.
+        unsafe { difference(found, wanted) }
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
-
-    use super::*;
-    use crate::arrow_export::ExportedArray;
-
-    /// Out and in again, with rows that begin in the middle of a byte.
-    #[test]
-    fn every_message_survives_the_way_over_the_boundary() {
-        let flags: Vec<bool> = (0..33).map(|i| i % 3 == 0).collect();
-        let sequences = Sequences {
-            rows: 3,
-            length: 11,
-            tokens: (0..33).collect(),
-            documents: vec![1; 33],
-            maskable: vec![true; 33],
-        };
-        let noised = Noised { sequences, masked: flags, t: vec![0.1, 0.2, 0.3], weight: vec![1.0, 2.0, 3.0] };
-        let documents = Documents { doc: vec![4, 5, 6], text: vec!["".into(), "zwei".into(), "αβγ".into()] };
-        for array in [RowNoised(noised).to_array().unwrap(), documents.to_array().unwrap()] {
-            for (from, rows) in [(0, 3), (1, 2), (2, 1), (1, 0)] {
-                let part = array.slice(from, rows);
-                let exported = ExportedArray::new(&part);
-                let back = unsafe { import(&exported.root, part.fields()) }.unwrap();
-                assert_eq!(back, part, "rows {from} + {rows}");
-            }
-        }
-    }
-}
+#[path = "arrow_tests.rs"]
+mod tests;

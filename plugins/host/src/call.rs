@@ -32,7 +32,8 @@ pub fn call(
     if status == abi::OK && error.release.is_none() {
         return Ok(());
     }
-    let (message, pointer) = (text(error.message), text(error.path));
+    // SAFETY: NULL or C strings, by the ABI.
+    let (message, pointer) = unsafe { (text(error.message), text(error.path)) };
     if let Some(release) = error.release {
         // SAFETY: the callee filled the struct and is asked once to free what is in it.
         unsafe { release(&raw mut error) };
@@ -50,8 +51,12 @@ pub fn call(
     }
 }
 
-fn text(text: *const c_char) -> Option<String> {
-    // SAFETY: the ABI says NULL or a C string.
+/// A C string; `None` for NULL.
+///
+/// # Safety
+/// `text` is NULL or a C string.
+pub unsafe fn text(text: *const c_char) -> Option<String> {
+    // SAFETY: the caller's contract.
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 

@@ -119,13 +119,16 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.library.destroy(&self.component.id, self.pointer);
+        // SAFETY: made by `create`; this is its end.
+        unsafe { self.library.destroy(&self.component.id, self.pointer) };
     }
 }
 
+/// # Safety
+/// `ctx` is the Vec of [`Instance::save_state`], which is at work, and `bytes` holds `n` bytes.
 unsafe extern "C-unwind" fn take(ctx: *mut c_void, bytes: *const c_void, n: usize) -> abi::Status {
     if n > 0 {
-        // SAFETY: the context is the Vec of `save_state`, and the plug-in passes `n` bytes.
+        // SAFETY: the caller's contract.
         unsafe { (*ctx.cast::<Vec<u8>>()).extend_from_slice(std::slice::from_raw_parts(bytes.cast::<u8>(), n)) };
     }
     abi::OK

@@ -1,6 +1,6 @@
 //! A library and what it offers.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use difflow_plugin_abi::{self as abi, Sized32};
 use difflow_schema::run::bytes_sha256;
 use libloading::os::unix;
 
-use crate::call::call;
+use crate::call::{call, text};
 use crate::elf;
 use crate::error::PluginError;
 
@@ -27,38 +27,38 @@ impl Kind {
     pub const ALL: [Self; 5] =
         [Self::NoiseSchedule, Self::AnnealingSchedule, Self::BatchTransform, Self::ModelRecipe, Self::TorchModel];
 
+    /// What it is called.
+    fn names(self) -> Names {
+        let names = |id, name, builtin_prefix| Names { id, name, builtin_prefix };
+        match self {
+            Self::NoiseSchedule => names(abi::NOISE_SCHEDULE, "noise schedule", "difflow.noise."),
+            Self::AnnealingSchedule => names(abi::ANNEALING_SCHEDULE, "annealing schedule", "difflow.annealing."),
+            Self::BatchTransform => names(abi::BATCH_TRANSFORM, "batch transform", "difflow.transform."),
+            Self::ModelRecipe => names(abi::MODEL_RECIPE, "model recipe", "difflow.recipe."),
+            Self::TorchModel => names(abi::TORCH_MODEL, "torch model", "difflow.torch."),
+        }
+    }
+
     /// The id in the ABI.
     pub fn id(self) -> &'static CStr {
-        match self {
-            Self::NoiseSchedule => abi::NOISE_SCHEDULE,
-            Self::AnnealingSchedule => abi::ANNEALING_SCHEDULE,
-            Self::BatchTransform => abi::BATCH_TRANSFORM,
-            Self::ModelRecipe => abi::MODEL_RECIPE,
-            Self::TorchModel => abi::TORCH_MODEL,
-        }
+        self.names().id
     }
 
     /// In words.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::NoiseSchedule => "noise schedule",
-            Self::AnnealingSchedule => "annealing schedule",
-            Self::BatchTransform => "batch transform",
-            Self::ModelRecipe => "model recipe",
-            Self::TorchModel => "torch model",
-        }
+        self.names().name
     }
 
     /// What stands before the name of a built-in component of this kind.
     pub fn builtin_prefix(self) -> &'static str {
-        match self {
-            Self::NoiseSchedule => "difflow.noise.",
-            Self::AnnealingSchedule => "difflow.annealing.",
-            Self::BatchTransform => "difflow.transform.",
-            Self::ModelRecipe => "difflow.recipe.",
-            Self::TorchModel => "difflow.torch.",
-        }
+        self.names().builtin_prefix
     }
+}
+
+struct Names {
+    id: &'static CStr,
+    name: &'static str,
+    builtin_prefix: &'static str,
 }
 
 /// A descriptor, copied.
@@ -110,7 +110,8 @@ impl Library {
     /// # Errors
     /// Never, while their own tests pass.
     pub fn builtin() -> Result<Arc<Self>, PluginError> {
-        Self::read(None, None, &raw const difflow_plugin_builtin::ENTRY.0)
+        // SAFETY: the table that the SDK made.
+        unsafe { Self::read(None, None, &raw const difflow_plugin_builtin::ENTRY.0) }
     }
 
     /// Loads a file.
@@ -141,10 +142,17 @@ impl Library {
         let entry = unsafe { library.get::<*const abi::Entry>(abi::ENTRY_SYMBOL.as_bytes()) };
         let entry = *entry.map_err(|_| PluginError::NoEntry { path: absolute.clone() })?;
         std::mem::forget(library);
-        Self::read(Some(absolute), Some(bytes_sha256(&bytes)), entry)
+        // SAFETY: the exported symbol is a table, by the ABI, and stays loaded.
+        unsafe { Self::read(Some(absolute), Some(bytes_sha256(&bytes)), entry) }
     }
 
-    fn read(path: Option<PathBuf>, sha256: Option<String>, table: *const abi::Entry) -> Result<Arc<Self>, PluginError> {
+    /// # Safety
+    /// `table` is static data that begins as a table of any version does.
+    unsafe fn read(
+        path: Option<PathBuf>,
+        sha256: Option<String>,
+        table: *const abi::Entry,
+    ) -> Result<Arc<Self>, PluginError> {
         let library = path.as_ref().map_or("the built-in components".to_owned(), |path| path.display().to_string());
         let malformed = |problem: &str| PluginError::Malformed { library: library.clone(), problem: problem.into() };
         // SAFETY: size and version stand at the same place in every version of the table.
@@ -213,11 +221,15 @@ impl Library {
         Ok(out)
     }
 
-    pub(crate) fn destroy(&self, id: &str, instance: *mut abi::Instance) {
+    /// Frees an instance.
+    ///
+    /// # Safety
+    /// `instance` came from [`create`](Self::create) of this library and is not used again.
+    pub(crate) unsafe fn destroy(&self, id: &str, instance: *mut abi::Instance) {
         let _one_at_a_time = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let destroy = self.entry.destroy;
         _ = call(id, "destroy", |_| {
-            // SAFETY: made by `create`, freed once, under the lock.
+            // SAFETY: the caller's contract; under the lock.
             destroy.map_or(abi::OK, |destroy| unsafe {
                 destroy(instance);
                 abi::OK
@@ -268,6 +280,8 @@ fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', "")).unwrap_or_default()
 }
 
+/// # Safety
+/// `list` is NULL, or a list of descriptors that ends in NULL.
 unsafe fn components(mut list: *const *const abi::Component) -> Result<Vec<Component>, String> {
     let mut all: Vec<Component> = Vec::new();
     if list.is_null() {
@@ -275,6 +289,7 @@ unsafe fn components(mut list: *const *const abi::Component) -> Result<Vec<Compo
     }
     // SAFETY: the caller says that the list ends in NULL and holds descriptors.
     unsafe {
+        let text = |from| text(from).unwrap_or_default();
         while !(*list).is_null() {
             let number = all.len() + 1;
             let from = abi::Component::read(*list)
@@ -308,11 +323,6 @@ unsafe fn components(mut list: *const *const abi::Component) -> Result<Vec<Compo
     Ok(all)
 }
 
-unsafe fn text(text: *const c_char) -> String {
-    // SAFETY: NULL or a C string, by the ABI.
-    if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
-}
-
 fn host() -> abi::Static<abi::Host> {
     abi::Static(abi::Host {
         struct_size: size_of::<abi::Host>() as u32,
@@ -326,12 +336,11 @@ fn host() -> abi::Static<abi::Host> {
     })
 }
 
+/// # Safety
+/// Both strings are valid.
 unsafe extern "C-unwind" fn log(_: *const abi::Host, level: i32, target: abi::Str, message: abi::Str) {
-    let text = |text: abi::Str| match text.len {
-        0 => String::new(),
-        // SAFETY: the plug-in passes valid strings, by the ABI.
-        len => String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(text.ptr.cast::<u8>(), len) }).into_owned(),
-    };
+    // SAFETY: the plug-in passes valid strings, by the ABI.
+    let text = |text: abi::Str| String::from_utf8_lossy(unsafe { text.bytes() });
     let level = ["error", "warning", "info", "debug", "trace"][(level.clamp(1, 5) - 1) as usize];
     eprintln!("{level}: plug-in {}: {}", text(target), text(message));
 }

@@ -40,7 +40,7 @@ impl ModelRecipe {
             return Err(instance.wrong("recipe", "no text", "a JSON object"));
         }
         // SAFETY: the ABI says that the text stays until `destroy`.
-        let bytes = unsafe { std::slice::from_raw_parts(out.ptr.cast::<u8>(), out.len) };
+        let bytes = unsafe { out.bytes() };
         match serde_json::from_slice(bytes) {
             Ok(json) => Ok(Self { json, instance }),
             Err(e) => Err(instance.wrong("recipe", format!("a text that is no JSON object ({e})"), "a JSON object")),

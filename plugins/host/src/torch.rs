@@ -1,12 +1,12 @@
 //! Torch models of plug-ins, as handles: this crate knows no libtorch. The model crate makes tensors of them.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::fmt;
 use std::path::Path;
 
 use difflow_plugin_abi::{self as abi, Sized32};
 
-use crate::call::call;
+use crate::call::{call, text};
 use crate::error::PluginError;
 use crate::find::Found;
 use crate::instance::Instance;
@@ -27,33 +27,15 @@ impl fmt::Display for Libtorch {
     }
 }
 
-type Load =
-    unsafe extern "C-unwind" fn(*mut abi::Instance, abi::Str, abi::Str, abi::Str, u64, *mut abi::Error) -> abi::Status;
-type Parameters = unsafe extern "C-unwind" fn(
-    *mut abi::Instance,
-    Option<abi::ParameterVisitor>,
-    *mut c_void,
-    *mut abi::Error,
-) -> abi::Status;
-type Forward = unsafe extern "C-unwind" fn(
-    *mut abi::Instance,
-    *const abi::Tensor,
-    *const abi::Tensor,
-    i32,
-    *mut *mut abi::Tensor,
-    *mut abi::Error,
-) -> abi::Status;
-type Save = unsafe extern "C-unwind" fn(*mut abi::Instance, abi::Str, *mut abi::Error) -> abi::Status;
-
 /// A torch model at work.
 #[derive(Debug)]
 pub struct TorchModel {
     instance: Instance,
     table: abi::TorchModel,
-    load: Load,
-    parameters: Parameters,
-    forward: Forward,
-    save: Save,
+    load: abi::Load,
+    parameters: abi::Parameters,
+    forward: abi::Forward,
+    save: abi::Save,
 }
 
 /// Takes a parameter: its name, its tensor, whether it is trained.
@@ -106,9 +88,8 @@ impl TorchModel {
         let build = unsafe { abi::TorchBuild::read(build) };
         let build = build.ok_or_else(|| malformed(format!("component `{id}`: its libtorch build is too short")))?;
         // SAFETY: NULL or a static C string, by the ABI.
-        let version = (!build.libtorch_version.is_null()).then(|| unsafe { CStr::from_ptr(build.libtorch_version) });
-        let version = version.map_or_else(|| "unknown".into(), |text| text.to_string_lossy().into_owned());
-        Ok(Libtorch { version, cxx11_abi: build.cxx11_abi })
+        let version = unsafe { text(build.libtorch_version) };
+        Ok(Libtorch { version: version.unwrap_or_else(|| "unknown".into()), cxx11_abi: build.cxx11_abi })
     }
 
     /// Reads the weights in `dir`, or makes a small model with random ones.
@@ -203,23 +184,20 @@ struct Context<'a> {
     refused: Option<String>,
 }
 
+/// # Safety
+/// `ctx` is the context of [`TorchModel::parameters`], which is at work.
 unsafe extern "C-unwind" fn take(
     ctx: *mut c_void,
     name: abi::Str,
     parameter: *const abi::Tensor,
     trainable: i32,
 ) -> abi::Status {
-    // SAFETY: the context of `parameters`, and a borrowed string, by the ABI.
-    let (context, name) = unsafe {
-        let bytes = match name.len {
-            0 => &[],
-            len => std::slice::from_raw_parts(name.ptr.cast::<u8>(), len),
-        };
-        (&mut *ctx.cast::<Context>(), String::from_utf8_lossy(bytes))
-    };
-    let taken = match parameter.is_null() {
-        true => Err(format!("NULL for parameter `{name}`")),
-        false => (context.visit)(&name, parameter, trainable != 0),
+    // SAFETY: the caller's contract, and a borrowed string, by the ABI.
+    let (context, name) = unsafe { (&mut *ctx.cast::<Context>(), String::from_utf8_lossy(name.bytes())) };
+    let taken = if parameter.is_null() {
+        Err(format!("NULL for parameter `{name}`"))
+    } else {
+        (context.visit)(&name, parameter, trainable != 0)
     };
     match taken {
         Ok(()) => abi::OK,

@@ -3,40 +3,26 @@
 use std::mem::zeroed;
 
 use arrow::array::StructArray;
-use arrow::datatypes::{DataType, Field, Fields};
-use difflow_plugin_abi::{self as abi, ArrowArray, ArrowSchema};
+use arrow::datatypes::{DataType, Fields};
+use arrow::ffi::FFI_ArrowSchema;
+use difflow_plugin_abi::{self as abi, ArrowSchema};
 use difflow_schema::Message;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::arrow_export::{ExportedArray, ExportedSchema, difference};
-use crate::arrow_import::{Received, import};
+use crate::arrow_export::Lent;
+use crate::arrow_import::{Received, difference};
 use crate::error::PluginError;
 use crate::find::{Found, find};
 use crate::instance::Instance;
 use crate::library::Kind;
 use crate::record::Record;
 
-type OutputSchema = unsafe extern "C-unwind" fn(
-    *const abi::Instance,
-    *const ArrowSchema,
-    *mut ArrowSchema,
-    *mut abi::Error,
-) -> abi::Status;
-type Process = unsafe extern "C-unwind" fn(
-    *mut abi::Instance,
-    u64,
-    u64,
-    *mut ArrowArray,
-    *mut ArrowArray,
-    *mut abi::Error,
-) -> abi::Status;
-
 /// One transform at work on batches of one schema.
 #[derive(Debug)]
 pub struct BatchTransform {
     instance: Instance,
-    process: Process,
+    process: abi::Process,
     fields: Fields,
 }
 
@@ -48,22 +34,22 @@ impl BatchTransform {
     pub fn of(found: &Found, config: &str, fields: Fields) -> Result<Self, PluginError> {
         let instance = Instance::create(found, Kind::BatchTransform, config)?;
         let table: abi::BatchTransform = instance.table()?;
-        let output_schema: OutputSchema = table.output_schema.ok_or_else(|| instance.missing("output_schema"))?;
+        let output_schema = table.output_schema.ok_or_else(|| instance.missing("output_schema"))?;
         let process = table.process.ok_or_else(|| instance.missing("process"))?;
-        let schema = ExportedSchema::new(&fields);
+        let schema = FFI_ArrowSchema::try_from(DataType::Struct(fields.clone()));
+        let schema = schema.map_err(|e| instance.wrong("output_schema", e, "a schema that can cross the boundary"))?;
+        let shown = (&raw const schema).cast::<ArrowSchema>();
         // SAFETY: all zero is an empty, released schema.
         let mut out: ArrowSchema = unsafe { zeroed() };
         // SAFETY: both schemas are valid through the call.
-        instance.call("output_schema", |instance, error| unsafe {
-            output_schema(instance, &raw const schema.root, &raw mut out, error)
-        })?;
-        let whole = Field::new("", DataType::Struct(fields.clone()), false);
+        instance
+            .call("output_schema", |instance, error| unsafe { output_schema(instance, shown, &raw mut out, error) })?;
         let problem = match out.release {
             None => Some("no schema".to_owned()),
             Some(release) => {
-                // SAFETY: the plug-in made it; this is the one release.
+                // SAFETY: `shown` is whole; the plug-in made the other one, and this is its one release.
                 unsafe {
-                    let problem = difference(&raw const out, &whole);
+                    let problem = difference(&out, &*shown);
                     release(&raw mut out);
                     problem
                 }
@@ -85,12 +71,11 @@ impl BatchTransform {
     /// # Errors
     /// When the plug-in fails, gives something that does not fit the schema, or does not release its input exactly once.
     pub fn process(&mut self, seq: u64, seed: u64, batch: &StructArray) -> Result<StructArray, PluginError> {
-        let mut lent = ExportedArray::new(batch);
-        // SAFETY: all zero is an empty, released array.
-        let mut out = Received(unsafe { zeroed() });
+        let mut lent = Lent::new(batch);
+        let mut out = Received::new(self.instance.id());
         // SAFETY: both arrays are valid through the call.
         let done = self.instance.call("process", |instance, error| unsafe {
-            (self.process)(instance, seq, seed, &raw mut lent.root, &raw mut out.0, error)
+            (self.process)(instance, seq, seed, &raw mut lent.array, out.pointer(), error)
         });
         match lent.releases() {
             1 => {}
@@ -108,11 +93,11 @@ impl BatchTransform {
             }
         }
         done?;
-        if out.0.release.is_none() {
+        if out.is_empty() {
             return Err(self.instance.wrong("process", "no batch", "a batch"));
         }
         // SAFETY: the plug-in promised arrays of the schema that it was shown.
-        let batch = unsafe { import(&out.0, &self.fields) };
+        let batch = unsafe { out.import(&self.fields) };
         batch.map_err(|problem| self.instance.wrong("process", problem, "a batch of the input's schema"))
     }
 }

@@ -1,16 +1,10 @@
 //! A model recipe as a plug-in: a LLaMA whose files call things otherwise, as models written from scratch often do
 //! (`n_embd`, `blocks.3.attn.q`).
 
-use difflow_plugin_sdk::{Component, Error, ModelRecipe, plugin};
+use difflow_plugin_sdk::{ModelRecipe, config, plugin};
 
-pub struct Renamed;
-
-impl Component for Renamed {
-    type Config = ();
-
-    fn create((): ()) -> Result<Self, Error> {
-        Ok(Self)
-    }
+config! {
+    pub struct Renamed {}
 }
 
 impl ModelRecipe for Renamed {

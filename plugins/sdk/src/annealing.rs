@@ -30,6 +30,8 @@ pub fn table<T: AnnealingSchedule>() -> &'static abi::AnnealingSchedule {
     }
 }
 
+/// # Safety
+/// As the header says of `attn_mask_ratio`.
 unsafe extern "C-unwind" fn attn_mask_ratio<T: AnnealingSchedule>(
     instance: *const abi::Instance,
     step: u64,
@@ -45,6 +47,8 @@ unsafe extern "C-unwind" fn attn_mask_ratio<T: AnnealingSchedule>(
     }
 }
 
+/// # Safety
+/// As the header says of `attn_mask`.
 unsafe extern "C-unwind" fn attn_mask<T: AnnealingSchedule>(
     instance: *const abi::Instance,
     step: u64,

@@ -43,6 +43,8 @@ fn unknown(name: &str, format: &str) -> Error {
     Error::incompatible(format!("column `{name}` has Arrow format {format}, which this SDK does not know"))
 }
 
+/// # Safety
+/// `schema` is a valid schema of the C Data Interface.
 unsafe fn format<'a>(schema: *const ArrowSchema) -> Result<&'a str, Error> {
     // SAFETY: the caller's contract; a schema always has a format.
     unsafe { CStr::from_ptr((*schema).format) }.to_str().map_err(|_| Error::incompatible("a format that is not UTF-8"))
@@ -66,7 +68,7 @@ pub(crate) unsafe fn read(array: &ArrowArray, fields: &[Field]) -> Result<Batch,
     Ok(Batch { rows, columns })
 }
 
-/// A stretch of an array.
+/// A stretch of a valid array. What is read of it must be of its type.
 struct View<'a> {
     array: &'a ArrowArray,
     from: usize,
@@ -78,16 +80,22 @@ impl<'a> View<'a> {
         Self { array, from: from + array.offset as usize, rows }
     }
 
+    /// # Safety
+    /// The layout of the array's type has this buffer.
     unsafe fn buffer(&self, which: usize) -> *const c_void {
-        // SAFETY: the layout of the type has this buffer.
+        // SAFETY: the caller's contract.
         unsafe { *self.array.buffers.add(which) }
     }
 
+    /// # Safety
+    /// It is an array of `T`.
     unsafe fn values<T: Copy>(&self) -> Vec<T> {
         // SAFETY: buffer 1 of a primitive array holds `offset + length` values.
         unsafe { (0..self.rows).map(|row| self.buffer(1).cast::<T>().add(self.from + row).read_unaligned()).collect() }
     }
 
+    /// # Safety
+    /// It is an array of booleans.
     unsafe fn flags(&self) -> Vec<bool> {
         // SAFETY: buffer 1 of a boolean array holds `offset + length` bits, least significant first.
         let bit = |at: usize| unsafe { self.buffer(1).cast::<u8>().add(at / 8).read() >> (at % 8) & 1 == 1 };
@@ -95,6 +103,9 @@ impl<'a> View<'a> {
     }
 
     /// The ends of the rows in the child or in the bytes: `rows + 1` numbers.
+    ///
+    /// # Safety
+    /// It is an array of lists or texts.
     unsafe fn offsets(&self) -> Vec<usize> {
         if self.rows == 0 {
             return vec![0];
@@ -105,8 +116,10 @@ impl<'a> View<'a> {
     }
 }
 
+/// # Safety
+/// `view` is of the field's type.
 unsafe fn column(view: View, field: &Field) -> Result<Column, Error> {
-    // SAFETY: the array has the layout of the field's type, by the contract of `read`.
+    // SAFETY: the array has the layout of the field's type, by the caller's contract.
     unsafe {
         if view.array.null_count != 0 && !view.buffer(0).is_null() {
             return Err(Error::incompatible(format!("column `{}` has nulls", field.name)));
@@ -123,12 +136,15 @@ unsafe fn column(view: View, field: &Field) -> Result<Column, Error> {
     }
 }
 
+/// # Safety
+/// `view` is of texts.
 unsafe fn texts(view: &View, field: &Field) -> Result<Vec<String>, Error> {
-    // SAFETY: buffer 2 of a text array holds the bytes that the offsets point into.
+    // SAFETY: the caller's contract.
     let offsets = unsafe { view.offsets() };
     let text = |ends: &[usize]| {
         let bytes = match ends[1] - ends[0] {
             0 => &[],
+            // SAFETY: buffer 2 of a text array holds the bytes that the offsets point into.
             n => unsafe { std::slice::from_raw_parts(view.buffer(2).cast::<u8>().add(ends[0]), n) },
         };
         let text = std::str::from_utf8(bytes);
@@ -137,6 +153,8 @@ unsafe fn texts(view: &View, field: &Field) -> Result<Vec<String>, Error> {
     offsets.windows(2).map(text).collect()
 }
 
+/// # Safety
+/// `view` is of lists, and `read` fits their items.
 unsafe fn lists<T>(view: &View, read: unsafe fn(&View) -> Vec<T>) -> Vec<Vec<T>> {
     // SAFETY: a list array has one child, which holds all that the offsets point to.
     unsafe {

@@ -87,8 +87,10 @@ fn array(rows: usize, bytes: Vec<Option<Vec<u8>>>, children: Vec<ArrowArray>) ->
     }
 }
 
+/// # Safety
+/// `array` was made by [`array`] and not released yet.
 unsafe extern "C-unwind" fn release_array(array: *mut ArrowArray) {
-    // SAFETY: made by `array`, released once: `release` is NULL from now on. A consumer may have moved children out; those have
+    // SAFETY: the caller's contract; `release` is NULL from now on. A consumer may have moved children out; those have
     // no release any more.
     unsafe {
         let owned = Box::from_raw((*array).private_data.cast::<Owned>());
@@ -116,9 +118,8 @@ struct OwnedSchema {
 pub(crate) unsafe fn copy_schema(from: *const ArrowSchema) -> ArrowSchema {
     // SAFETY: the caller's contract, which holds for children as well.
     unsafe {
-        let copy = |text: *const c_char| match text.is_null() {
-            true => null_mut(),
-            false => CStr::from_ptr(text).to_owned().into_raw(),
+        let copy = |text: *const c_char| {
+            if text.is_null() { null_mut() } else { CStr::from_ptr(text).to_owned().into_raw() }
         };
         let children = (0..(*from).n_children as usize)
             .map(|i| Box::into_raw(Box::new(copy_schema(*(*from).children.add(i)))))
@@ -138,8 +139,10 @@ pub(crate) unsafe fn copy_schema(from: *const ArrowSchema) -> ArrowSchema {
     }
 }
 
+/// # Safety
+/// `schema` was made by [`copy_schema`] and not released yet.
 unsafe extern "C-unwind" fn release_schema(schema: *mut ArrowSchema) {
-    // SAFETY: made by `copy_schema`, released once.
+    // SAFETY: the caller's contract.
     unsafe {
         let owned = Box::from_raw((*schema).private_data.cast::<OwnedSchema>());
         for text in [owned.format, owned.name] {

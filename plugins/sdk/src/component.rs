@@ -13,3 +13,12 @@ pub trait Component: Sized + Send + 'static {
     /// [`Error::config`] when options that are each right do not go together.
     fn create(config: Self::Config) -> Result<Self, Error>;
 }
+
+/// Options that are right each for itself are a component as they stand: what is made of them is they themselves.
+impl<T: Config + Send + 'static> Component for T {
+    type Config = Self;
+
+    fn create(config: Self) -> Result<Self, Error> {
+        Ok(config)
+    }
+}

@@ -83,8 +83,10 @@ fn owned(text: String) -> *mut c_char {
     CString::new(text.replace('\0', "")).unwrap_or_default().into_raw()
 }
 
+/// # Safety
+/// `error` was filled by [`Error::give`] and not released yet.
 unsafe extern "C-unwind" fn release(error: *mut abi::Error) {
-    // SAFETY: the host hands back the struct that `give` filled, once; both strings came from `owned`.
+    // SAFETY: the caller's contract; both strings came from `owned`.
     unsafe {
         for text in [&raw mut (*error).message, &raw mut (*error).path] {
             if !(*text).is_null() {

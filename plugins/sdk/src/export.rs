@@ -124,6 +124,8 @@ macro_rules! entry {
                 text.as_ptr().cast()
             }
 
+            /// # Safety
+            /// As the header says of `create`.
             unsafe extern "C-unwind" fn create(
                 id: *const c_char,
                 config: abi::Str,
@@ -141,6 +143,8 @@ macro_rules! entry {
                 }
             }
 
+            /// # Safety
+            /// As the header says of `get_extension`.
             unsafe extern "C-unwind" fn get_extension(id: *const c_char, extension: *const c_char) -> *const c_void {
                 // SAFETY: the host passes C strings.
                 unsafe {

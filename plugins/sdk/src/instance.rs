@@ -50,6 +50,8 @@ pub unsafe extern "C-unwind" fn destroy(instance: *mut abi::Instance) {
     unsafe { (*instance.cast::<unsafe fn(*mut abi::Instance)>())(instance) }
 }
 
+/// # Safety
+/// As [`destroy`], for an instance of `T`.
 unsafe fn destroy_as<T>(instance: *mut abi::Instance) {
     // A panic in a drop is the end of this instance anyway; it must not reach the host.
     // SAFETY: made by `create::<T>`, which put this very function into it.
@@ -89,6 +91,8 @@ pub unsafe fn call_mut<T>(
     }
 }
 
+/// # Safety
+/// `error` is NULL or a valid error struct.
 unsafe fn enter(poisoned: &AtomicBool, error: *mut abi::Error, body: impl FnOnce() -> Result<(), Error>) -> Status {
     // SAFETY: `error` is NULL or valid, by the caller's contract.
     unsafe {
@@ -102,6 +106,9 @@ unsafe fn enter(poisoned: &AtomicBool, error: *mut abi::Error, body: impl FnOnce
 }
 
 /// Runs `body`; an error or a panic goes into `error`. The second value is true after a panic.
+///
+/// # Safety
+/// `error` is NULL or a valid error struct.
 unsafe fn report(error: *mut abi::Error, body: impl FnOnce() -> Result<(), Error>) -> (Status, bool) {
     // SAFETY: `error` is NULL or valid, by the caller's contract.
     unsafe {
@@ -128,12 +135,8 @@ fn payload(panic: &(dyn Any + Send)) -> &str {
 /// # Safety
 /// `text` points to `len` bytes that stay as they are during `'a`, or `len` is 0.
 pub unsafe fn text<'a>(text: abi::Str) -> Result<&'a str, Error> {
-    if text.len == 0 {
-        return Ok("");
-    }
     // SAFETY: the caller's contract.
-    let bytes = unsafe { std::slice::from_raw_parts(text.ptr.cast::<u8>(), text.len) };
-    std::str::from_utf8(bytes).map_err(|_| Error::argument("a text that is not UTF-8"))
+    std::str::from_utf8(unsafe { text.bytes() }).map_err(|_| Error::argument("a text that is not UTF-8"))
 }
 
 /// Whether a NUL-terminated id of the host is `id`.

@@ -1,32 +1,24 @@
 //! Plug-ins for difflow in safe Rust.
 //!
-//! A component is a type with [`Component`] and the trait of its kind; [`plugin!`] exports it. A noise schedule, whole:
+//! A component is a struct of options, made with [`config!`], and the trait of its kind; [`plugin!`] exports it. One that keeps more than its
+//! options, or in which they must fit each other, is any type with [`Component`]. A noise schedule, whole:
 //!
 //! ```
-//! use difflow_plugin_sdk::{Component, Error, NoiseSchedule, config, plugin};
+//! use difflow_plugin_sdk::{NoiseSchedule, config, plugin};
 //!
 //! config! {
-//!     pub struct Options {
+//!     pub struct Power {
 //!         /// Exponent of α = 1 − tᵖ.
 //!         power: f64 = 2.0, exclusiveMinimum 0.0;
 //!     }
 //! }
 //!
-//! pub struct Power(f64);
-//!
-//! impl Component for Power {
-//!     type Config = Options;
-//!     fn create(options: Options) -> Result<Self, Error> {
-//!         Ok(Self(options.power))
-//!     }
-//! }
-//!
 //! impl NoiseSchedule for Power {
 //!     fn alpha(&self, t: f64) -> f64 {
-//!         1.0 - t.powf(self.0)
+//!         1.0 - t.powf(self.power)
 //!     }
 //!     fn alpha_derivative(&self, t: f64) -> f64 {
-//!         -self.0 * t.powf(self.0 - 1.0)
+//!         -self.power * t.powf(self.power - 1.0)
 //!     }
 //! }
 //!

@@ -22,52 +22,50 @@ pub fn table<T: NoiseSchedule>() -> &'static abi::NoiseSchedule {
     const {
         &abi::NoiseSchedule {
             struct_size: size_of::<abi::NoiseSchedule>() as u32,
-            alpha: Some(alpha::<T>),
-            alpha_derivative: Some(alpha_derivative::<T>),
-            weight: Some(weight::<T>),
+            alpha: Some(over_time::<T, Alpha>),
+            alpha_derivative: Some(over_time::<T, AlphaDerivative>),
+            weight: Some(over_time::<T, Weight>),
         }
     }
 }
 
-unsafe extern "C-unwind" fn alpha<T: NoiseSchedule>(
+/// One of a schedule's functions of t.
+trait Function<T> {
+    fn at(schedule: &T, t: f64) -> f64;
+}
+
+struct Alpha;
+struct AlphaDerivative;
+struct Weight;
+
+impl<T: NoiseSchedule> Function<T> for Alpha {
+    fn at(schedule: &T, t: f64) -> f64 {
+        schedule.alpha(t)
+    }
+}
+
+impl<T: NoiseSchedule> Function<T> for AlphaDerivative {
+    fn at(schedule: &T, t: f64) -> f64 {
+        schedule.alpha_derivative(t)
+    }
+}
+
+impl<T: NoiseSchedule> Function<T> for Weight {
+    fn at(schedule: &T, t: f64) -> f64 {
+        schedule.weight(t)
+    }
+}
+
+/// The values of a function at `n` times; the arrays may be NULL when there are none.
+///
+/// # Safety
+/// As the header says of `alpha`.
+unsafe extern "C-unwind" fn over_time<T: NoiseSchedule, F: Function<T>>(
     instance: *const abi::Instance,
     t: *const f64,
     n: usize,
     out: *mut f64,
     error: *mut abi::Error,
-) -> Status {
-    // SAFETY: the host keeps the header's contract.
-    unsafe { map(instance, (t, n, out), error, T::alpha) }
-}
-
-unsafe extern "C-unwind" fn alpha_derivative<T: NoiseSchedule>(
-    instance: *const abi::Instance,
-    t: *const f64,
-    n: usize,
-    out: *mut f64,
-    error: *mut abi::Error,
-) -> Status {
-    // SAFETY: the host keeps the header's contract.
-    unsafe { map(instance, (t, n, out), error, T::alpha_derivative) }
-}
-
-unsafe extern "C-unwind" fn weight<T: NoiseSchedule>(
-    instance: *const abi::Instance,
-    t: *const f64,
-    n: usize,
-    out: *mut f64,
-    error: *mut abi::Error,
-) -> Status {
-    // SAFETY: the host keeps the header's contract.
-    unsafe { map(instance, (t, n, out), error, T::weight) }
-}
-
-/// Applies `function` to `n` values; the arrays may be NULL when there are none.
-unsafe fn map<T: NoiseSchedule>(
-    instance: *const abi::Instance,
-    (t, n, out): (*const f64, usize, *mut f64),
-    error: *mut abi::Error,
-    function: fn(&T, f64) -> f64,
 ) -> Status {
     // SAFETY: `t` and `out` hold `n` values each, by the header's contract.
     unsafe {
@@ -76,7 +74,7 @@ unsafe fn map<T: NoiseSchedule>(
                 return Err(Error::argument("an array is NULL"));
             }
             for i in 0..n {
-                *out.add(i) = function(schedule, *t.add(i));
+                *out.add(i) = F::at(schedule, *t.add(i));
             }
             Ok(())
         })

@@ -14,6 +14,8 @@ pub fn table<T: ModelRecipe>() -> &'static abi::ModelRecipe {
     const { &abi::ModelRecipe { struct_size: size_of::<abi::ModelRecipe>() as u32, recipe: Some(recipe::<T>) } }
 }
 
+/// # Safety
+/// As the header says of `recipe`.
 unsafe extern "C-unwind" fn recipe<T: ModelRecipe>(
     instance: *const abi::Instance,
     out: *mut abi::Str,

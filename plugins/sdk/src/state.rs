@@ -25,6 +25,8 @@ pub fn table<T: State>() -> &'static abi::State {
     const { &abi::State { struct_size: size_of::<abi::State>() as u32, save: Some(save::<T>), load: Some(load::<T>) } }
 }
 
+/// # Safety
+/// As the header says of `save`.
 unsafe extern "C-unwind" fn save<T: State>(
     instance: *const abi::Instance,
     ctx: *mut c_void,
@@ -44,6 +46,8 @@ unsafe extern "C-unwind" fn save<T: State>(
     }
 }
 
+/// # Safety
+/// As the header says of `load`.
 unsafe extern "C-unwind" fn load<T: State>(
     instance: *mut abi::Instance,
     bytes: *const c_void,

@@ -32,6 +32,8 @@ pub fn table<T: BatchTransform>() -> &'static abi::BatchTransform {
     }
 }
 
+/// # Safety
+/// As the header says of `output_schema`.
 unsafe extern "C-unwind" fn output_schema<T: BatchTransform>(
     instance: *const abi::Instance,
     from: *const ArrowSchema,
@@ -64,6 +66,8 @@ impl Drop for Moved {
     }
 }
 
+/// # Safety
+/// As the header says of `process`.
 unsafe extern "C-unwind" fn process<T: BatchTransform>(
     instance: *mut abi::Instance,
     seq: u64,

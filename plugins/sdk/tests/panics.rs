@@ -144,17 +144,21 @@ fn no_error() -> abi::Error {
 
 fn create(id: &CStr, panics: &str) -> (i32, *mut abi::Instance) {
     let (text, mut out) = (format!(r#"{{"panics": "{panics}"}}"#), null_mut());
+    // SAFETY: C strings, and a place for an instance.
     let status = unsafe { ENTRY.0.create.unwrap()(id.as_ptr(), abi::Str::new(&text), &raw mut out, null_mut()) };
     (status, out)
 }
 
 fn table<T: Sized32>(id: &CStr, extension: &CStr) -> T {
+    // SAFETY: C strings.
     let table = unsafe { ENTRY.0.get_extension.unwrap()(id.as_ptr(), extension.as_ptr()) };
     assert!(!table.is_null());
+    // SAFETY: the table of this extension.
     unsafe { T::read(table.cast()) }.unwrap()
 }
 
 fn destroy(instance: *mut abi::Instance) {
+    // SAFETY: made by `create`, not used again.
     unsafe { ENTRY.0.destroy.unwrap()(instance) }
 }
 
@@ -165,8 +169,10 @@ fn poisons(id: &CStr, function: &str, call: impl Fn(*mut abi::Instance, *mut abi
     for (wanted, part) in [(abi::ERR_PANIC, "as asked"), (abi::ERR_INVALID_STATE, "panicked before")] {
         let mut error = no_error();
         assert_eq!(call(instance, &raw mut error), wanted, "{function}");
+        // SAFETY: filled by the SDK.
         let message = unsafe { CStr::from_ptr(error.message) }.to_string_lossy().into_owned();
         assert!(message.contains(part), "{function}: {message}");
+        // SAFETY: filled by the SDK, released once.
         unsafe { error.release.unwrap()(&raw mut error) };
         assert!(error.message.is_null() && error.release.is_none());
     }
@@ -183,14 +189,17 @@ fn a_panic_in_a_schedule_is_a_status() {
     for (name, function) in functions {
         let (t, mut out) = ([0.5], [0.0]);
         let out = &raw mut out;
+        // SAFETY: an instance of this kind; one number in, one out.
         poisons(c"t.noise", name, |instance, error| unsafe {
             function.unwrap()(instance, t.as_ptr(), 1, out.cast(), error)
         });
     }
     let annealing: abi::AnnealingSchedule = table(c"t.annealing", abi::ANNEALING_SCHEDULE);
+    // SAFETY: an instance of this kind, and a place for a number.
     poisons(c"t.annealing", "attn_mask_ratio", |instance, error| unsafe {
         annealing.attn_mask_ratio.unwrap()(instance, 1, &raw mut *Box::leak(Box::new(0.0)), error)
     });
+    // SAFETY: an instance of this kind, and a place for 2 × 2 bytes.
     poisons(c"t.annealing", "attn_mask", |instance, error| unsafe {
         annealing.attn_mask.unwrap()(instance, 1, 2, 2, Box::leak(Box::new([0u8; 4])).as_mut_ptr(), error)
     });
@@ -199,14 +208,17 @@ fn a_panic_in_a_schedule_is_a_status() {
 #[test]
 fn a_panic_in_state_or_recipe_is_a_status() {
     let state: abi::State = table(c"t.annealing", abi::STATE);
-    unsafe extern "C-unwind" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
+    extern "C-unwind" fn take(_: *mut std::ffi::c_void, _: *const std::ffi::c_void, _: usize) -> abi::Status {
         abi::OK
     }
+    // SAFETY: an instance with state.
     poisons(c"t.annealing", "save", |instance, error| unsafe {
         state.save.unwrap()(instance, null_mut(), Some(take), error)
     });
+    // SAFETY: an instance with state; no bytes.
     poisons(c"t.annealing", "load", |instance, error| unsafe { state.load.unwrap()(instance, null(), 0, error) });
     let recipe: abi::ModelRecipe = table(c"t.recipe", abi::MODEL_RECIPE);
+    // SAFETY: an instance of this kind, and a place for a text.
     poisons(c"t.recipe", "recipe", |instance, error| unsafe {
         recipe.recipe.unwrap()(instance, &raw mut *Box::leak(Box::new(abi::Str::new(""))), error)
     });
@@ -227,7 +239,10 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
         release: None,
         private_data: null_mut(),
     };
+    /// # Safety
+    /// `array` is a live array whose private data is a counter.
     unsafe extern "C-unwind" fn release(array: *mut ArrowArray) {
+        // SAFETY: the counter lives as long as the array.
         unsafe {
             *(*array).private_data.cast::<u32>() += 1;
             (*array).release = None;
@@ -249,20 +264,27 @@ fn a_panic_in_a_transform_is_a_status_and_releases_the_input() {
             release: Some(release),
             private_data: releases_at.cast(),
         };
+        // SAFETY: all zero is an empty array.
         let mut out: ArrowArray = unsafe { std::mem::zeroed() };
+        // SAFETY: an instance of this kind, and valid arrays.
         let status = unsafe { transform.process.unwrap()(instance, 0, 0, &raw mut array, &raw mut out, error) };
         assert!(array.release.is_none());
         if let Some(release) = out.release {
+            // SAFETY: made by the SDK, released once.
             unsafe { release(&raw mut out) };
         }
         status
     };
     poisons(c"t.transform", "process", process);
+    // SAFETY: the counter is alive.
     assert_eq!(unsafe { releases_at.read() }, 3, "the panic, the poisoned instance and the sound one");
     poisons(c"t.transform", "output_schema", |instance, error| {
+        // SAFETY: all zero is an empty schema.
         let mut out: ArrowSchema = unsafe { std::mem::zeroed() };
+        // SAFETY: an instance of this kind, and valid schemas.
         let status = unsafe { transform.output_schema.unwrap()(instance, &raw const schema, &raw mut out, error) };
         if let Some(release) = out.release {
+            // SAFETY: made by the SDK, released once.
             unsafe { release(&raw mut out) };
         }
         status

@@ -1,16 +1,10 @@
 //! A batch transform as a plug-in: the masked tokens of each row become one span at a random place.
 
 use difflow_plugin_sdk::batch::{Field, Kind};
-use difflow_plugin_sdk::{Batch, BatchTransform, Component, Error, plugin};
+use difflow_plugin_sdk::{Batch, BatchTransform, Error, config, plugin};
 
-pub struct OneSpan;
-
-impl Component for OneSpan {
-    type Config = ();
-
-    fn create((): ()) -> Result<Self, Error> {
-        Ok(Self)
-    }
+config! {
+    pub struct OneSpan {}
 }
 
 impl BatchTransform for OneSpan {

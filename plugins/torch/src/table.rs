@@ -39,10 +39,12 @@ fn failed(error: Box<dyn StdError>) -> Error {
     }
 }
 
-unsafe extern "C-unwind" fn built_against() -> *const abi::TorchBuild {
+extern "C-unwind" fn built_against() -> *const abi::TorchBuild {
     &raw const BUILD.0
 }
 
+/// # Safety
+/// As the header says of `load`.
 unsafe extern "C-unwind" fn load<T: TorchModel>(
     instance: *mut abi::Instance,
     weights_dir: abi::Str,
@@ -71,6 +73,8 @@ unsafe extern "C-unwind" fn load<T: TorchModel>(
     }
 }
 
+/// # Safety
+/// As the header says of `parameters`.
 unsafe extern "C-unwind" fn parameters<T: TorchModel>(
     instance: *mut abi::Instance,
     visit: Option<abi::ParameterVisitor>,
@@ -92,6 +96,8 @@ unsafe extern "C-unwind" fn parameters<T: TorchModel>(
     }
 }
 
+/// # Safety
+/// As the header says of `forward`.
 unsafe extern "C-unwind" fn forward<T: TorchModel>(
     instance: *mut abi::Instance,
     input_ids: *const abi::Tensor,
@@ -114,6 +120,8 @@ unsafe extern "C-unwind" fn forward<T: TorchModel>(
     }
 }
 
+/// # Safety
+/// As the header says of `save`.
 unsafe extern "C-unwind" fn save<T: TorchModel>(
     instance: *mut abi::Instance,
     dir: abi::Str,
@@ -125,6 +133,8 @@ unsafe extern "C-unwind" fn save<T: TorchModel>(
     }
 }
 
+/// # Safety
+/// As the header says of `set_vocab_size`.
 unsafe extern "C-unwind" fn set_vocab_size<T: TorchModel>(
     instance: *mut abi::Instance,
     size: u64,

@@ -52,7 +52,7 @@ fn poisons(function: &str, call: impl Fn(*mut abi::Instance) -> Status) {
     unsafe { instance::destroy(made) };
 }
 
-unsafe extern "C-unwind" fn visit(_: *mut c_void, _: abi::Str, _: *const abi::Tensor, _: i32) -> Status {
+extern "C-unwind" fn visit(_: *mut c_void, _: abi::Str, _: *const abi::Tensor, _: i32) -> Status {
     abi::OK
 }
 
@@ -61,20 +61,24 @@ fn a_panic_in_any_function_is_a_status() {
     let (torch, text) = (table::<Fragile>(), abi::Str::new);
     let tensor = Tensor::zeros([1, 1], (Kind::Int64, Device::Cpu));
     let handle: *const abi::Tensor = tensor.as_ptr().cast();
-    // SAFETY, for all: an instance of the table's type, and arguments as the header says.
+    // SAFETY: an instance of the table's type, and arguments as the header says; so are those below.
     poisons("load", |instance| unsafe {
         torch.load.unwrap()(instance, text(""), text("cpu"), text("f32"), 0, null_mut())
     });
+    // SAFETY: as above.
     poisons("parameters", |instance| unsafe {
         torch.parameters.unwrap()(instance, Some(visit), null_mut(), null_mut())
     });
     poisons("forward", |instance| {
         let mut out = null_mut();
+        // SAFETY: as above.
         let status = unsafe { torch.forward.unwrap()(instance, handle, handle, 0, &raw mut out, null_mut()) };
         assert!(out.is_null());
         status
     });
+    // SAFETY: as above.
     poisons("save", |instance| unsafe { torch.save.unwrap()(instance, text("."), null_mut()) });
+    // SAFETY: as above.
     poisons("set_vocab_size", |instance| unsafe { torch.set_vocab_size.unwrap()(instance, 9, null_mut()) });
 }
 

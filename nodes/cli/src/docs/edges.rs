@@ -1,6 +1,7 @@
 //! docs/EDGES.md: ports, messages, columns and metrics.
 
 use difflow_node_kit::dataflow::type_name;
+use difflow_schema::measures::{Better, MEASURES, Measure};
 use difflow_schema::ports::{PORTS, kinds};
 
 const HEAD: &str = "\
@@ -12,42 +13,6 @@ What a node takes and gives. Every message is one Arrow struct array whose metad
 version) and `fin` (there is no batch `seq`: the data ended), and on the way of the data `facts`: JSON that says what the batch was made with (nodes/schema/src/facts.rs). A program of your own there hands it on. Every receiver checks name, columns, types and lengths. Data is never pushed: downstream asks with
 `demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
 ";
-
-/// The metrics that nodes send, with their meaning.
-const METRICS: [(&str, &str, &str); 28] = [
-    (
-        "training",
-        "loss",
-        "weighted loss, nats per maskable token: the bound itself under PRESET recommended; AR: cross-entropy",
-    ),
-    ("training", "loss_unweighted", "mean cross-entropy of the positions that carried loss, nats"),
-    ("training", "masked_share", "share of maskable tokens that carried loss"),
-    ("training", "learning_rate", "learning rate of the step"),
-    ("training", "grad_norm", "norm of the gradient before clipping"),
-    ("training", "attn_mask_ratio", "share of the right-hand side that attention may see"),
-    ("training", "tokens_seen", "training tokens so far, padding not counted"),
-    ("training", "tokens_per_s", "tokens of the step by its seconds"),
-    ("training", "step_s", "seconds of the step, waiting included"),
-    ("training", "data_wait_s", "seconds of the step in which the trainer waited for data"),
-    ("training", "bad_steps", "steps in a row whose loss or gradient was not a number"),
-    ("training", "checkpoint_stall_s", "seconds for which training stood still for the checkpoint of the step"),
-    ("training", "asked_again", "batches that the trainer asked for once more because a message was lost"),
-    ("training", "steps_total", "STEPS"),
-    ("scores", "nelbo", "validation NELBO, nats per token: a bound on the negative log-likelihood"),
-    ("scores", "nelbo_stderr", "its standard error"),
-    ("scores", "infill_exact_match", "share of gaps filled exactly, both sides visible"),
-    ("scores", "ar_loss", "step 0: loss of the base model left to right on the same documents, nats per token"),
-    ("scores", "ar_infill_exact_match", "step 0: share of gaps that the base model fills exactly, left side only"),
-    ("sampling", "pass_rate", "share of the texts from nothing that the checker passes"),
-    ("sampling", "samples_checked", "how many were checked"),
-    ("sampling", "distinct_1", "share of distinct words in the texts from nothing"),
-    ("sampling", "distinct_2", "share of distinct word pairs"),
-    ("sampling", "distinct_3", "share of distinct word triples"),
-    ("sampling", "entropy", "entropy of their tokens, nats"),
-    ("sampling", "repetition", "share of their tokens that repeat"),
-    ("sampling", "nfe", "forward passes per text, in the mean"),
-    ("sampling", "judge_perplexity", "perplexity of the texts under the base model"),
-];
 
 /// What the columns mean.
 const COLUMNS: [(&str, &str, &str); 37] = [
@@ -122,10 +87,15 @@ pub fn page() -> String {
         }
     }
     text.push_str(
-        "\n## Metrics\n\nThe names in metrics/1, by the monitor's input.\n\n| input | name | |\n|---|---|---|\n",
+        "\n## Metrics\n\nThe names in metrics/1, by the monitor's input.\n\n| input | name | unit | better | |\n|---|---|---|---|---|\n",
     );
-    for (input, name, what) in METRICS {
-        text.push_str(&format!("| {input} | `{name}` | {what} |\n"));
+    for Measure { source, name, unit, better, what, .. } in MEASURES {
+        let better = match better {
+            Some(Better::Lower) => "lower",
+            Some(Better::Higher) => "higher",
+            None => "",
+        };
+        text.push_str(&format!("| {} | `{name}` | {} | {better} | {what} |\n", source.input(), unit.name()));
     }
     text
 }

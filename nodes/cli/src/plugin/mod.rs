@@ -4,8 +4,8 @@ mod check;
 pub mod child;
 mod list;
 mod new;
-pub mod plot;
-mod png;
+pub mod picture;
+mod plot;
 mod show;
 pub mod table;
 

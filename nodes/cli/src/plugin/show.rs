@@ -6,8 +6,8 @@ use difflow_plugin_host::{AnnealingSchedule, Found, Kind, ModelRecipe, NoiseSche
 use eyre::{Context, Report, Result, bail};
 use serde_json::Value;
 
+use crate::plugin::picture::png;
 use crate::plugin::plot::{Curve, svg, terminal};
-use crate::plugin::png::png;
 use crate::plugin::table::table;
 
 /// Points of a curve.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use difflow_schema::measures::MEASURES;
 use eyre::Result;
 use serde_json::{Value, json};
 
@@ -26,8 +27,11 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Metrics of the table.
-const SHOWN: [&str; 5] = ["loss", "nelbo", "infill_exact_match", "pass_rate", "tokens_seen"];
+/// Metrics of the table, with their headings.
+fn shown() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let measured = MEASURES.iter().filter(|measure| !measure.column.is_empty());
+    measured.map(|measure| (measure.name, measure.column))
+}
 
 /// Lists runs.
 ///
@@ -37,9 +41,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let runs = Run::all(&arguments.runs)?;
     if arguments.json {
         let one = |run: &Run| {
-            let metrics: serde_json::Map<String, Value> = SHOWN
-                .iter()
-                .map(|name| ((*name).to_owned(), json!(last(&run.metrics, name).map(|(_, value)| value))))
+            let metrics: serde_json::Map<String, Value> = shown()
+                .map(|(name, _)| (name.to_owned(), json!(last(&run.metrics, name).map(|(_, value)| value))))
                 .collect();
             json!({"run": run.name, "step": run.last_step(), "checkpoints": run.checkpoints, "metrics": metrics})
         };
@@ -53,11 +56,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
     let row = |run: &Run| {
         let mut cells = vec![run.name.clone(), run.last_step().map_or_else(|| "-".to_owned(), |step| step.to_string())];
-        cells.extend(SHOWN.iter().map(|name| number(last(&run.metrics, name).map(|(_, value)| value))));
+        cells.extend(shown().map(|(name, _)| number(last(&run.metrics, name).map(|(_, value)| value))));
         cells.push(run.checkpoints.len().to_string());
         cells
     };
-    let header = ["run", "step", "loss", "nelbo", "infill", "pass rate", "tokens", "checkpoints"];
+    let columns = shown().map(|(_, heading)| heading);
+    let header: Vec<&str> = ["run", "step"].into_iter().chain(columns).chain(["checkpoints"]).collect();
     println!("{}", table(&header, &runs.iter().map(row).collect::<Vec<_>>()));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use difflow_schema::measures::MEASURES;
 use difflow_schema::run::RunDir;
 use eyre::Result;
 
@@ -24,17 +25,10 @@ pub struct Arguments {
     runs: PathBuf,
 }
 
-/// Metrics that are measured before and after.
-const SCORES: [(&str, &str); 8] = [
-    ("nelbo", "validation NELBO, nats per token"),
-    ("ar_loss", "loss of the base model left to right, nats per token"),
-    ("infill_exact_match", "gaps filled exactly, both sides visible"),
-    ("ar_infill_exact_match", "gaps filled exactly by the base model, left side only"),
-    ("pass_rate", "texts from nothing that the checker passes"),
-    ("samples_checked", "texts checked"),
-    ("judge_perplexity", "perplexity of the texts under the base model"),
-    ("distinct_2", "share of distinct word pairs"),
-];
+/// Why two numbers stand side by side.
+const LENGTHS: &str = "\n\
+The NELBO is given the length of each document, the loss left to right has to predict it: what compares with that loss is the NELBO with \
+length.\n";
 
 /// Prints the report.
 ///
@@ -57,13 +51,17 @@ fn text(run: &Run) -> String {
         text.push_str(&format!("It began with step {} of run {}.\n\n", plain(&fork["step"]), plain(&fork["run"])));
     }
     text.push_str("## What came out\n\n| | before | after |\n|---|---|---|\n");
-    for (name, what) in SCORES {
+    for measure in MEASURES.iter().filter(|measure| measure.reported) {
+        let (name, what) = (measure.name, measure.title());
         let first = before(&run.metrics, name);
         let after = last(&run.metrics, name).filter(|(step, _)| *step > 0);
         if first.is_some() || after.is_some() {
             let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), short);
             text.push_str(&format!("| {what} | {} | {} |\n", cell(first), cell(after.map(|(_, value)| value))));
         }
+    }
+    if last(&run.metrics, "nelbo_with_length").is_some() {
+        text.push_str(LENGTHS);
     }
     text.push_str("\n## With what\n\n| key | value |\n|---|---|\n");
     for (key, value) in run.keys() {

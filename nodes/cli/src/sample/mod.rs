@@ -1,62 +1,75 @@
 //! `difflow sample`: lets a checkpoint write.
 
 mod arguments;
-mod checkpoint;
 mod measure;
 mod output;
 mod picture;
-mod questions;
 mod tasks;
 mod watch;
-mod writer;
 
-use std::time::Instant;
-
-use eyre::{Result, bail};
+use difflow_inference::{Decoder, InferenceError, Opening, Progress, Session};
+use eyre::{Result, bail, eyre};
 
 pub use arguments::{Arguments, EXAMPLES};
 
-use crate::sample::arguments::Decoder;
-use crate::sample::checkpoint::Checkpoint;
 use crate::sample::output::Printer;
 use crate::sample::tasks::Task;
 use crate::sample::watch::Screen;
-use crate::sample::writer::Writer;
 use crate::terminal::warning;
 
-/// Writes texts, or measures the decoders. Returns the exit code.
-///
-/// # Errors
-/// When an argument does not fit the checkpoint, or a file cannot be read.
+/// Writes texts, or measures the decoders. Returns the exit code. Errors if an argument does not fit the checkpoint, or a file cannot be
+/// read.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    if let Some(threads) = arguments.threads {
-        difflow_model::set_num_threads(threads);
-    }
-    let checkpoint = Checkpoint::open(arguments)?;
-    let decoder = checkpoint.decoder(arguments)?;
+    let opening = Opening {
+        device: arguments.device.clone(),
+        threads: arguments.threads,
+        tokenizer: arguments.tokenizer.clone(),
+        ..Opening::default()
+    };
+    let session = Session::open(&arguments.checkpoint, &opening).map_err(|e| match e {
+        InferenceError::NoModel { .. } => eyre!("--checkpoint: {e}"),
+        InferenceError::Text(_) => eyre!("{e}; --tokenizer FILE gives another"),
+        e => e.into(),
+    })?;
+    let decoder = session.decoder(arguments.decoding.decoder)?;
     if arguments.measure {
-        return measure::run(arguments, &checkpoint);
+        return measure::run(arguments, &session);
     }
     if arguments.watch && decoder == Decoder::Ar {
         bail!("--watch shows a canvas being unmasked; `--decoder ar` has none");
     }
-    let tasks = tasks::read(arguments, &checkpoint)?;
-    for problem in checkpoint.doubts(&tasks) {
+    let tasks = tasks::read(arguments, session.words())?;
+    for problem in doubts(&session, &tasks) {
         eprintln!("{}", warning(&problem));
     }
-    let writer = Writer::new(arguments, &checkpoint, decoder);
-    let printer = Printer::new(arguments, &checkpoint);
-    let mut screen = Screen::new(arguments.watch, &checkpoint.words);
+    let printer = Printer::new(arguments, session.words());
+    let mut screen = Screen::new(arguments.watch, session.words());
     let many = tasks.len() * arguments.count as usize > 1;
     let all: Vec<Task> = tasks.iter().flat_map(|task| task.copies(arguments.count)).collect();
+    // A batch is printed when it is written.
     for chunk in all.chunks(arguments.batch) {
-        let start = Instant::now();
-        let written = writer.write(chunk, &mut |number, canvas, reveals| screen.show(number, canvas, reveals))?;
-        let seconds = start.elapsed().as_secs_f64() / chunk.len() as f64;
+        let templates: Vec<_> = chunk.iter().map(Task::template).collect();
+        let mut watch = |number: usize, canvas: &_, reveals: &[_]| screen.show(number, canvas, reveals);
+        let mut ready = |_: Progress| Ok::<(), InferenceError>(());
+        let written = session.write(&templates, &arguments.decoding, arguments.batch, &mut watch, &mut ready)?;
         screen.close();
         for (task, written) in chunk.iter().zip(&written) {
-            printer.print(task, written, seconds, many)?;
+            printer.print(task, written, many)?;
         }
     }
     Ok(0)
+}
+
+/// What may make the texts worse than the model could.
+fn doubts(session: &Session, tasks: &[Task]) -> Vec<String> {
+    let longest = tasks.iter().map(Task::longest).max().unwrap_or(0);
+    let context = session.config().max_positions;
+    let mut doubts = Vec::new();
+    if longest > context {
+        doubts.push(format!(
+            "a text may become {longest} tokens long, the model was trained on at most {context}; expect nonsense beyond"
+        ));
+    }
+    doubts.extend(tasks.iter().filter_map(|task| task.doubt.clone()));
+    doubts
 }

@@ -1,14 +1,12 @@
 //! Texts on stdout: for people, or one JSON object each.
 
-use difflow_model::Reveal;
+use difflow_inference::{Reveal, Written};
 use difflow_text::{TextError, Words};
 use eyre::Result;
 use serde::Serialize;
 
 use crate::sample::arguments::Arguments;
-use crate::sample::checkpoint::Checkpoint;
 use crate::sample::tasks::Task;
-use crate::sample::writer::Written;
 
 pub struct Printer<'a> {
     words: &'a Words,
@@ -50,35 +48,37 @@ struct Step {
 }
 
 impl<'a> Printer<'a> {
-    pub fn new(arguments: &Arguments, checkpoint: &'a Checkpoint) -> Self {
-        Self { words: &checkpoint.words, json: arguments.json, history: arguments.history }
+    pub fn new(arguments: &Arguments, words: &'a Words) -> Self {
+        Self { words, json: arguments.json, history: arguments.history }
     }
 
     /// Prints one text; `many` says that others stand beside it.
     ///
     /// # Errors
     /// When the tokenizer cannot write the tokens.
-    pub fn print(&self, task: &Task, written: &Written, seconds: f64, many: bool) -> Result<()> {
-        let decoded = &written.decoded;
-        let text = text(self.words, &decoded.tokens)?;
+    pub fn print(&self, task: &Task, written: &Written, many: bool) -> Result<()> {
+        let text = text(self.words, &written.tokens)?;
         if !self.json {
             if many {
-                println!("--- {}.{}: {} forwards, {seconds:.2} s", task.prompt_number, task.number, decoded.nfe);
+                println!(
+                    "--- {}.{}: {} forwards, {:.2} s",
+                    task.prompt_number, task.number, written.nfe, written.seconds
+                );
             }
             println!("{text}");
             return Ok(());
         }
-        let history = || decoded.history.iter().map(|reveal| self.step(reveal)).collect::<Result<_, TextError>>();
+        let history = || written.history.iter().map(|reveal| self.step(reveal)).collect::<Result<_, TextError>>();
         let record = Record {
             prompt_number: task.prompt_number,
             number: task.number,
             prompt: &task.prompt,
             text,
             filled: self.filled(written)?,
-            ids: &decoded.tokens,
-            nfe: decoded.nfe,
-            seconds,
-            stopped: decoded.stopped,
+            ids: &written.tokens,
+            nfe: written.nfe,
+            seconds: written.seconds,
+            stopped: written.stopped,
             history: self.history.then(history).transpose()?,
         };
         println!("{}", serde_json::to_string(&record)?);
@@ -91,8 +91,7 @@ impl<'a> Printer<'a> {
     }
 
     fn filled(&self, written: &Written) -> Result<Vec<String>, TextError> {
-        let tokens: Vec<(u32, bool)> =
-            written.decoded.tokens.iter().copied().zip(written.filled.iter().copied()).collect();
+        let tokens: Vec<(u32, bool)> = written.tokens.iter().copied().zip(written.filled.iter().copied()).collect();
         let gaps = tokens.chunk_by(|a, b| a.1 == b.1).filter(|part| part[0].1);
         gaps.map(|gap| {
             let ids: Vec<u32> = gap.iter().map(|(token, _)| *token).filter(|token| *token != self.words.eos).collect();
@@ -103,7 +102,7 @@ impl<'a> Printer<'a> {
 }
 
 /// The text of a sequence: without its anchor, and without an end-of-text token at its end.
-pub fn text(words: &Words, tokens: &[u32]) -> Result<String, TextError> {
+fn text(words: &Words, tokens: &[u32]) -> Result<String, TextError> {
     let inner = tokens.get(1..).unwrap_or_default();
     words.decode(inner.strip_suffix(&[words.eos]).unwrap_or(inner))
 }

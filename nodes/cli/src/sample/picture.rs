@@ -1,8 +1,7 @@
 //! The curves of `--measure`: quality against forwards, as SVG.
 
+use difflow_inference::Row;
 use plotters::prelude::*;
-
-use crate::sample::measure::Row;
 
 /// Pixels of a panel.
 const PANEL: (u32, u32) = (540, 380);

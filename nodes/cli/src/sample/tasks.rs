@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use difflow_model::{GapLength, Piece, Template};
+use difflow_inference::{GapLength, Piece, Template};
 use difflow_text::{Lengths, Part, Words, parse_gaps};
 use eyre::{Result, WrapErr, bail, eyre};
 use serde::Deserialize;
 
 use crate::sample::arguments::Arguments;
-use crate::sample::checkpoint::Checkpoint;
 
 /// One text to be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +39,7 @@ struct Line {
 ///
 /// # Errors
 /// When a file, a line or a gap cannot be read.
-pub fn read(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Vec<Task>> {
+pub fn read(arguments: &Arguments, words: &Words) -> Result<Vec<Task>> {
     let parts = match (&arguments.prompts, &arguments.infill) {
         (Some(path), _) => lines(path)?,
         (_, Some(infill)) => vec![(infill.clone(), parse_gaps(infill)?)],
@@ -50,7 +49,7 @@ pub fn read(arguments: &Arguments, checkpoint: &Checkpoint) -> Result<Vec<Task>>
         }
     };
     let texts = (0..).zip(parts);
-    texts.map(|(number, (prompt, parts))| Task::new(number, prompt, &parts, arguments, &checkpoint.words)).collect()
+    texts.map(|(number, (prompt, parts))| Task::new(number, prompt, &parts, arguments, words)).collect()
 }
 
 /// A prompt with its free end.
@@ -123,7 +122,7 @@ impl Task {
             // The text is given to its end.
             pieces.push(Piece::Tokens(vec![words.eos]));
         }
-        Ok(Self { prompt_number: number, number: 0, prompt, pieces, end, seed: arguments.seed, doubt })
+        Ok(Self { prompt_number: number, number: 0, prompt, pieces, end, seed: arguments.decoding.seed, doubt })
     }
 
     /// The same task `count` times, each with its own random numbers and, with a free end, its own length.
@@ -150,18 +149,6 @@ impl Task {
             Piece::Gap(gap) => gap.most,
         };
         self.pieces.iter().map(length).sum()
-    }
-
-    /// What stands before the first gap, and the most that may follow; `None` when something is given behind a gap.
-    pub fn continuation(&self) -> Option<(Vec<u32>, usize)> {
-        let (last, before) = self.pieces.split_last()?;
-        let Piece::Gap(gap) = last else { return None };
-        let mut prompt = Vec::new();
-        for piece in before {
-            let Piece::Tokens(tokens) = piece else { return None };
-            prompt.extend(tokens);
-        }
-        Some((prompt, gap.most))
     }
 }
 

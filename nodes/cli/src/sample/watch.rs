@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::thread;
 use std::time::Duration;
 
-use difflow_model::{Canvas, Reveal};
+use difflow_inference::{Canvas, Reveal};
 use difflow_text::Words;
 
 use crate::terminal::width;

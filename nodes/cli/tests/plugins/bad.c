@@ -3,6 +3,7 @@
  *   WHERE, HOW      what goes wrong when the function named WHERE is called: SEGV, ABORT, THROW (C++), FAIL
  *   ALPHA           expression of t, default 1 - t;  SLOPE, WEIGHT the same;  RATIO expression of step;  MASK expression of i and j
  *   STATE           an instance remembers the first step that it was asked for, as `first`; a checkpoint keeps it
+ *   GIVES           a transform gives its input, after this statement about `out`
  *   KIND            NOISE (default), ANNEALING, TRANSFORM, RECIPE, TORCH (against the libtorch LIBTORCH), or a string of its own with
  *                   KIND_TEXT */
 #include <difflow_plugin.h>
@@ -168,9 +169,18 @@ static difflow_status output_schema(const difflow_instance *s, const struct Arro
 #endif
   return enter("output_schema");
 }
+static void give_back(struct ArrowArray *array) {
+  array->release = NULL;
+  enter("release");
+}
 static difflow_status process(difflow_instance *s, uint64_t seq, uint64_t seed, struct ArrowArray *in, struct ArrowArray *out, difflow_error *error) {
   UNUSED(s), UNUSED(seq), UNUSED(seed), UNUSED(out), UNUSED(error);
   void (*release)(struct ArrowArray *) = in->release;
+#ifdef GIVES
+  *out = *in; /* borrowed from the input, which is gone after this call */
+  out->release = give_back;
+  GIVES;
+#endif
   for (int i = 0; i < RELEASES; i++) release(in);
   difflow_status status = enter("process");
   return status;

@@ -23,6 +23,12 @@ pub(crate) struct Ask<'a> {
     pub present: &'a [u32],
 }
 
+/// Rows of hidden states that one distribution is made from; the same twice without guidance.
+struct Sides {
+    given: usize,
+    unguided: usize,
+}
+
 /// A token for a position, and how sure the model is.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Choice {
@@ -41,7 +47,7 @@ impl Model {
         asks: &[Ask],
         (sampling, score, guidance): (&Sampling, Score, f64),
     ) -> Result<Vec<Choice>, ModelError> {
-        let sides: Vec<(usize, usize)> = asks.iter().map(|ask| (ask.row, ask.unguided)).collect();
+        let sides: Vec<Sides> = asks.iter().map(|ask| Sides { given: ask.row, unguided: ask.unguided }).collect();
         self.over_logits(hidden, &sides, guidance, |scratch, at, logits| {
             sampling.choose(logits, &asks[at], score, scratch)
         })
@@ -49,7 +55,7 @@ impl Model {
 
     /// Log-probability of one token for each of the hidden states `[n, D]` before the last norm, the mask token left out.
     pub(crate) fn log_probabilities(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Vec<f64>, ModelError> {
-        let rows: Vec<(usize, usize)> = (0..tokens.len()).map(|row| (row, row)).collect();
+        let rows: Vec<Sides> = (0..tokens.len()).map(|row| Sides { given: row, unguided: row }).collect();
         self.over_logits(hidden, &rows, 0.0, |scratch, at, logits| {
             scratch.resize(logits.len(), 0.0);
             let largest = top(logits);
@@ -58,12 +64,12 @@ impl Model {
         })
     }
 
-    /// What `read` makes of the logits of each of `rows`: with guidance, those of its first number weighed against those of its
-    /// second. The mask token's is −∞. Logits exist for a bounded number of rows at a time, and come to the host once.
+    /// What `read` makes of the logits of each of `rows`, with guidance weighed against those without the given tokens. The mask
+    /// token's is −∞. Logits exist for a bounded number of rows at a time, and come to the host once.
     fn over_logits<T: Clone + Default + Send>(
         &self,
         hidden: &Tensor,
-        rows: &[(usize, usize)],
+        rows: &[Sides],
         guidance: f64,
         read: impl Fn(&mut Vec<f32>, usize, &mut [f32]) -> T + Sync,
     ) -> Result<Vec<T>, ModelError> {
@@ -71,9 +77,10 @@ impl Model {
         let normed = self.decoder.normed(hidden, self.arithmetic)?;
         let logits_of = |picked: Vec<i64>| {
             let in_order = picked.iter().enumerate().all(|(at, &row)| at as i64 == row) && picked.len() == rows.len();
-            let picked = match in_order && normed.size()[0] as usize == rows.len() {
-                true => normed.shallow_clone(),
-                false => normed.f_index_select(0, &Tensor::f_from_slice(&picked)?.f_to_device(self.device.torch())?)?,
+            let picked = if in_order && normed.size()[0] as usize == rows.len() {
+                normed.shallow_clone()
+            } else {
+                normed.f_index_select(0, &Tensor::f_from_slice(&picked)?.f_to_device(self.device.torch())?)?
             };
             self.decoder.logits(&picked, self.arithmetic)
         };
@@ -81,9 +88,9 @@ impl Model {
         let chunk = (self.chunk_elements / vocabulary).max(1);
         let mut results = Vec::with_capacity(rows.len());
         for (number, part) in rows.chunks(chunk).enumerate() {
-            let mut logits = logits_of(part.iter().map(|(row, _)| *row as i64).collect())?;
+            let mut logits = logits_of(part.iter().map(|side| side.given as i64).collect())?;
             if guidance != 0.0 {
-                let without = logits_of(part.iter().map(|(_, unguided)| *unguided as i64).collect())?;
+                let without = logits_of(part.iter().map(|side| side.unguided as i64).collect())?;
                 logits = logits.f_mul_scalar(1.0 + guidance)?.f_sub(&without.f_mul_scalar(guidance)?)?;
             }
             let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;

@@ -97,9 +97,9 @@ impl Model {
         let stop = !options.stop.is_empty();
         let mut lengths: Vec<Vec<usize>> = Vec::with_capacity(templates.len());
         for (template, gaps) in templates.iter().zip(&gaps) {
-            let start = |number: usize| match template.searched(gaps, number, stop) {
-                true => gaps[number].least.midpoint(gaps[number].most),
-                false => gaps[number].most,
+            let start = |number: usize| {
+                let GapLength { least, most } = gaps[number];
+                if template.searched(gaps, number, stop) { least.midpoint(most) } else { most }
             };
             lengths.push((0..gaps.len()).map(start).collect());
         }

@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{AUTHORIZATION, COOKIE, HOST};
-use http::{HeaderMap, Uri};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
+use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
 /// The rule.
@@ -89,7 +89,7 @@ mod tests {
     fn judge(token: &str, uri: &str, headers: &[(&str, &str)]) -> Verdict {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+            map.append(name.parse::<axum::http::HeaderName>().unwrap(), value.parse().unwrap());
         }
         Access::new("127.0.0.1:8600".parse().unwrap(), token).judge(&uri.parse().unwrap(), &map)
     }

@@ -27,7 +27,7 @@ impl Words {
     /// Reads tokenizer.json. Without a good one, which the tokenizer node complains about, tokens are shown by number.
     pub fn open(tokenizer: &str) -> Self {
         // Nothing is encoded here, so nothing begins or ends a document.
-        Self { words: difflow_text::Words::with_ids(tokenizer, 0, 0).ok(), known: HashMap::new() }
+        Self { words: difflow_text::Words::open(std::path::Path::new(tokenizer), 0, 0).ok(), known: HashMap::new() }
     }
 
     /// The row of a preview.
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn tokens_keep_their_spaces_and_special_ones_are_told_apart() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/tiny/tokenizer.json");
-        let Ok(known) = difflow_text::Words::open(path, "<bos>", "<eos>") else { panic!("{path} is no tokenizer") };
+        let Ok(known) = difflow_text::Words::open(path.as_ref(), 0, 1) else { panic!("{path} is no tokenizer") };
         let ids = [vec![known.bos], known.encode("Mia has two kites.").unwrap_or_default()].concat();
         let masked = vec![false; ids.len()];
         let row = Words::open(path).row(&Preview { tokens: ids, masked, ..Preview::default() });

@@ -1,22 +1,32 @@
 //! The page over HTTP. Every route is a GET; there is nothing that a request could change.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use difflow_schema::run::RunDir;
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderValue, Method, Request, StatusCode};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use difflow_schema::run::RunDir;
+use futures::stream::{StreamExt, unfold};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
+use tokio_io_timeout::TimeoutStream;
 
 use super::access::{Access, Verdict};
-use super::http::{self as wire, Answer, answer, refusal};
 use super::view::{News, View};
 use super::{GOODBYE, samples};
 
@@ -24,6 +34,12 @@ use super::{GOODBYE, samples};
 const READERS: usize = 16;
 /// Most connections at a time.
 const CONNECTIONS: usize = 64;
+/// The longest head of a request, in bytes.
+const HEAD: usize = 16 << 10;
+/// Most header lines of a request.
+const HEADERS: usize = 64;
+/// How long a request may take to come in, and a piece of an answer to go out.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Updates that a reader may be behind; then it is told everything anew.
 const BEHIND: usize = 8;
 /// Between two signs of life to a reader for whom there is no news.
@@ -51,12 +67,15 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
 
-/// What readers are told.
+/// An event for readers: its name, and JSON.
 #[derive(Debug, Clone)]
-enum Told {
-    Update(Arc<str>),
-    End(Arc<str>),
+struct Told {
+    event: &'static str,
+    data: Arc<str>,
 }
+
+/// The last event.
+const END: &str = "end";
 
 /// Between the monitor's thread and the page's.
 pub struct Shared {
@@ -65,15 +84,15 @@ pub struct Shared {
     pub access: Access,
     view: Mutex<View>,
     told: broadcast::Sender<Told>,
-    /// The last update, once there is one.
-    end: OnceLock<Arc<str>>,
-    readers: Semaphore,
+    /// The last event, once there is one.
+    end: OnceLock<Told>,
+    readers: Arc<Semaphore>,
 }
 
 impl Shared {
     pub fn new(run: &str, dir: RunDir, access: Access) -> Self {
         let (told, _) = broadcast::channel(BEHIND);
-        let (view, end, readers) = (Mutex::default(), OnceLock::new(), Semaphore::new(READERS));
+        let (view, end, readers) = (Mutex::default(), OnceLock::new(), Arc::new(Semaphore::new(READERS)));
         Self { run: run.to_owned(), dir, access, view, told, end, readers }
     }
 
@@ -81,22 +100,26 @@ impl Shared {
     pub fn publish(&self, news: News) {
         // Sent under the lock, so that a reader who comes now gets either the state with it or the update, in this order.
         let mut view = self.view();
-        let update = view.take(news);
-        _ = self.told.send(Told::Update(update.into()));
+        let data = view.take(news).into();
+        _ = self.told.send(Told { event: "update", data });
     }
 
     /// The same for the last time.
     pub fn end(&self, news: News) {
         let mut view = self.view();
-        let update: Arc<str> = view.take(news).into();
-        _ = self.end.set(update.clone());
-        _ = self.told.send(Told::End(update));
+        let end = Told { event: END, data: view.take(news).into() };
+        _ = self.end.set(end.clone());
+        _ = self.told.send(end);
     }
 
-    /// Everything there is, the end if it has come, and what comes after it.
-    fn enter(&self) -> (String, Option<Arc<str>>, broadcast::Receiver<Told>) {
+    /// Everything there is, and what comes after it: the end, if it has come.
+    fn enter(&self) -> (Told, broadcast::Receiver<Told>) {
         let view = self.view();
-        (view.state(&self.run), self.end.get().cloned(), self.told.subscribe())
+        let state = Told { event: "state", data: view.state(&self.run).into() };
+        let Some(end) = self.end.get() else { return (state, self.told.subscribe()) };
+        let (again, news) = broadcast::channel(1);
+        _ = again.send(end.clone());
+        (state, news)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -111,15 +134,22 @@ impl Shared {
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let service = TowerToHyperService::new(routes(shared));
+    let mut http = http1::Builder::new();
+    // One request a connection, so that a reader who is done holds no place.
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    http.max_buf_size(HEAD).max_headers(HEADERS);
     let accepting = async {
         loop {
             let Ok(place) = connections.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let shared = shared.clone();
+                    let mut stream = TimeoutStream::new(stream);
+                    stream.set_write_timeout(Some(PATIENCE));
+                    let answering = http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
                     tokio::spawn(async move {
                         // A reader who goes away is no event.
-                        _ = serve_one(stream, &shared).await;
+                        _ = answering.await;
                         drop(place);
                     });
                 }
@@ -140,110 +170,109 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watc
     Ok(())
 }
 
-async fn serve_one(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    let request = match wire::read(&mut stream).await? {
-        Ok(request) => request,
-        Err(refused) => return wire::write(&mut stream, strict(*refused), false).await,
+fn routes(shared: Arc<Shared>) -> Router {
+    let assets = ASSETS.into_iter().fold(Router::new(), |router, (path, kind, text)| {
+        router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text)))
+    });
+    assets
+        .route("/samples/{step}", get(texts))
+        .route("/report.html", get(report))
+        .route("/events", get(events))
+        .fallback(async || missing("there is nothing here"))
+        .layer(from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+fn missing(reason: impl Into<String>) -> Response {
+    (StatusCode::NOT_FOUND, reason.into()).into_response()
+}
+
+/// Answers those who may read, and tells every browser to be strict.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut answer = match refusal(&shared, &request) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
     };
-    let head = request.method() == Method::HEAD;
-    let admitted = admit(shared, &request);
-    if let Err(refused) = admitted {
-        return wire::write(&mut stream, strict(*refused), head).await;
-    }
-    if request.uri().path() != "/events" || head {
-        return wire::write(&mut stream, strict(find(shared, request.uri().path())), head).await;
-    }
-    match shared.readers.try_acquire() {
-        Ok(_place) => follow(&mut stream, shared).await,
-        Err(_) => {
-            let full = refusal(StatusCode::SERVICE_UNAVAILABLE, "too many readers at a time; close some");
-            wire::write(&mut stream, strict(full), head).await
-        }
-    }
-}
-
-/// Lets in who may read; the others get an answer that says why not, or how.
-fn admit(shared: &Shared, request: &Request<()>) -> Result<(), Box<Answer>> {
-    match shared.access.judge(request.uri(), request.headers()) {
-        Verdict::Enter => Ok(()),
-        Verdict::Refuse(reason) => Err(refusal(StatusCode::FORBIDDEN, reason).into()),
-        Verdict::Keep(cookie) => {
-            let mut answer = refusal(StatusCode::SEE_OTHER, "");
-            let values = [(SET_COOKIE, cookie), (LOCATION, request.uri().path().to_owned())];
-            for (name, value) in values {
-                // A path of a request that was read, and a token of letters: both are good values.
-                answer.headers_mut().extend(HeaderValue::from_str(&value).map(|value| (name, value)));
-            }
-            Err(answer.into())
-        }
-    }
-}
-
-/// What lies at `path`.
-fn find(shared: &Shared, path: &str) -> Answer {
-    if let Some(&(_, kind, text)) = ASSETS.iter().find(|(at, ..)| *at == path) {
-        return answer(StatusCode::OK, kind, text.as_bytes());
-    }
-    if let Some(step) = path.strip_prefix("/samples/").and_then(|step| step.parse().ok()) {
-        return match samples::read(&shared.dir, step) {
-            Ok(texts) => answer(StatusCode::OK, "application/json", texts.to_string().into_bytes()),
-            Err(e) => refusal(StatusCode::NOT_FOUND, e.to_string()),
-        };
-    }
-    match path {
-        "/report.html" => match std::fs::read(shared.dir.report()) {
-            Ok(page) => {
-                let mut answer = answer(StatusCode::OK, HTML, page);
-                answer.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
-                answer
-            }
-            Err(_) => refusal(StatusCode::NOT_FOUND, "there is no report yet"),
-        },
-        _ => refusal(StatusCode::NOT_FOUND, "there is nothing here"),
-    }
-}
-
-/// Tells browsers to be strict.
-fn strict(mut answer: Answer) -> Answer {
-    for (name, value) in [
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (CACHE_CONTROL, "no-store"),
-    ] {
-        answer.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
-    }
+    let headers = answer.headers_mut();
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
-/// Tells one reader everything, and then what is new, until the end or until it goes away.
-async fn follow(stream: &mut TcpStream, shared: &Shared) -> io::Result<()> {
-    wire::begin_events(stream, strict(refusal(StatusCode::OK, ""))).await?;
-    let mut told = everything(stream, shared).await?;
-    while let Some(news) = &mut told {
-        let mut nothing = [0; 64];
-        tokio::select! {
-            news = news.recv() => match news {
-                Ok(Told::Update(update)) => wire::event(stream, "update", &update).await?,
-                Ok(Told::End(update)) => return wire::event(stream, "end", &update).await,
-                // Too far behind: everything anew.
-                Err(RecvError::Lagged(_)) => told = everything(stream, shared).await?,
-                Err(RecvError::Closed) => return Ok(()),
-            },
-            // Nothing more is asked on this connection; its end is the reader's.
-            read = stream.read(&mut nothing) => if read? == 0 { return Ok(()) },
-            () = tokio::time::sleep(ALIVE) => wire::sign_of_life(stream).await?,
+/// Says why a request is not answered, or how it would be; `None`: it is.
+fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let answer = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "this page is only read: GET");
+        return Some(answer.into_response());
+    }
+    match shared.access.judge(request.uri(), request.headers()) {
+        Verdict::Enter => None,
+        Verdict::Refuse(reason) => Some((StatusCode::FORBIDDEN, reason).into_response()),
+        Verdict::Keep(cookie) => {
+            let there = request.uri().path().to_owned();
+            Some((StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, there)]).into_response())
         }
     }
-    Ok(())
 }
 
-/// Tells everything; what comes after it, if anything does.
-async fn everything(stream: &mut TcpStream, shared: &Shared) -> io::Result<Option<broadcast::Receiver<Told>>> {
-    let (state, end, told) = shared.enter();
-    wire::event(stream, "state", &state).await?;
-    match end {
-        Some(end) => wire::event(stream, "end", &end).await.map(|()| None),
-        None => Ok(Some(told)),
+async fn texts(State(shared): State<Arc<Shared>>, Path(step): Path<String>) -> Response {
+    let Ok(step) = step.parse() else { return missing("there is nothing here") };
+    match samples::read(&shared.dir, step) {
+        Ok(texts) => ([(CONTENT_TYPE, "application/json")], texts.to_string()).into_response(),
+        Err(e) => missing(e.to_string()),
+    }
+}
+
+async fn report(State(shared): State<Arc<Shared>>) -> Response {
+    match std::fs::read(shared.dir.report()) {
+        Ok(page) => ([(CONTENT_TYPE, HTML), (CONTENT_SECURITY_POLICY, REPORT_POLICY)], page).into_response(),
+        Err(_) => missing("there is no report yet"),
+    }
+}
+
+/// Tells one reader everything, and then what is new, until the end or until it goes away.
+async fn events(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(place) = shared.readers.clone().try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many readers at a time; close some").into_response();
+    };
+    let reader = Reader { shared, news: None, ended: false, _place: place };
+    let event = |told: Told| Ok::<_, Infallible>(Event::default().event(told.event).data(told.data));
+    let alive = KeepAlive::new().interval(ALIVE);
+    Sse::new(unfold(reader, Reader::next).map(event)).keep_alive(alive).into_response()
+}
+
+/// A reader of events.
+struct Reader {
+    shared: Arc<Shared>,
+    /// `None`: it knows nothing yet.
+    news: Option<broadcast::Receiver<Told>>,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    /// What it is told next; `None` after the end.
+    async fn next(mut self) -> Option<(Told, Self)> {
+        if self.ended {
+            return None;
+        }
+        let told = match &mut self.news {
+            Some(news) => news.recv().await,
+            None => Err(RecvError::Lagged(0)),
+        };
+        let told = match told {
+            Ok(told) => told,
+            Err(RecvError::Closed) => return None,
+            // Too far behind: everything anew.
+            Err(RecvError::Lagged(_)) => {
+                let (state, news) = self.shared.enter();
+                self.news = Some(news);
+                state
+            }
+        };
+        self.ended = told.event == END;
+        Some((told, self))
     }
 }

@@ -36,10 +36,10 @@ fn news(history: &History, state: &'static str) -> News {
     News { series: News::series_of(history), status, ..News::default() }
 }
 
-/// A reader of the page's events.
+/// A reader of the page's events, in a version of HTTP that sends them without chunks.
 fn events(page: &Page) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(page.address).unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    stream.write_all(b"GET /events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
     BufReader::new(stream)
 }
 
@@ -71,9 +71,6 @@ fn everything_that_the_page_loads_is_there() {
 fn a_page_is_read_only_and_knows_its_readers() {
     let dir = tempfile::tempdir().unwrap();
     let (open_page, closed) = (open(dir.path(), ""), open(dir.path(), TOKEN));
-    assert!(
-        ask(&open_page, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").starts_with("HTTP/1.1 405")
-    );
     assert!(ask(&open_page, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n").starts_with("HTTP/1.1 403"));
     assert!(!ask(&open_page, "HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n").contains("<html"));
     for path in ["/", "/events", "/main.js", "/report.html", "/samples/0"] {
@@ -88,6 +85,55 @@ fn a_page_is_read_only_and_knows_its_readers() {
     assert!(!closed.url().contains(TOKEN) && closed.url().contains("?token=PAGE_TOKEN"));
     open_page.end(News::default());
     closed.end(News::default());
+}
+
+/// Nothing that a page of another site can make a browser send may change a run.
+#[test]
+fn what_could_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = open(dir.path(), "");
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "ANYTHING"] {
+        for path in ["/", "/events", "/nothing"] {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n");
+            let refused = ask(&page, &request);
+            assert!(refused.starts_with("HTTP/1.1 405") && refused.contains("allow: GET, HEAD"), "{method}: {refused}");
+            assert!(refused.contains("content-security-policy: default-src 'none'"), "{refused}");
+        }
+    }
+    page.end(News::default());
+}
+
+#[test]
+fn what_is_no_http_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = open(dir.path(), "");
+    let many: String = (0..100).map(|n| format!("a{n}: b\r\n")).collect();
+    let long = "a".repeat(20_000);
+    for (request, status) in [
+        ("hello\r\n\r\n", "400"),
+        ("GET / HTTP/9.9\r\n\r\n", "400"),
+        ("GET  HTTP/1.1\r\n\r\n", "400"),
+        ("GET /\u{7f} HTTP/1.1\r\n\r\n", "400"),
+        (&format!("GET / HTTP/1.1\r\n{many}\r\n"), "431"),
+        (&format!("GET / HTTP/1.1\r\nHost: {long}"), "431"),
+    ] {
+        let refused = ask(&page, request);
+        assert!(refused.starts_with(&format!("HTTP/1.1 {status}")), "{request:?}: {refused:?}");
+    }
+    page.end(News::default());
+}
+
+/// A reader who comes after the last news still learns that there will be no more.
+#[test]
+fn a_reader_who_comes_after_the_end_is_told_everything_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = open(dir.path(), "");
+    page.shared.end(News::default());
+    let mut told = String::new();
+    events(&page).read_to_string(&mut told).unwrap();
+    let events: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(events, ["state", "end"]);
+    page.end(News::default());
 }
 
 /// Another port than the one that was asked for would be a page that nobody finds.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use difflow_schema::measures::MEASURES;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -14,19 +15,6 @@ use crate::page::batch::Row;
 use crate::page::status::Status;
 use crate::series::{Point, Series};
 
-/// The metrics that have a curve; the last is made of two others.
-const SHOWN: [&str; 10] = [
-    "loss",
-    "loss_unweighted",
-    "attn_mask_ratio",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_s",
-    "nelbo",
-    "ar_loss",
-    "infill_exact_match",
-    "pass_rate",
-];
 /// Share of the trainer's time in which it waited for data.
 const DATA_WAIT: &str = "data_wait_share";
 
@@ -51,7 +39,8 @@ impl News {
     /// The curves of a history.
     pub fn series_of(history: &History) -> BTreeMap<&'static str, Vec<Point>> {
         let points = |name| Some((name, history.metric(name)?.points().to_vec()));
-        let mut series: BTreeMap<_, _> = SHOWN.into_iter().filter_map(points).collect();
+        let mut series: BTreeMap<_, _> =
+            MEASURES.iter().filter(|one| one.curve).filter_map(|one| points(one.name)).collect();
         if let (Some(waited), Some(took)) = (history.metric("data_wait_s"), history.metric("step_s")) {
             series.insert(DATA_WAIT, Series::shares(waited, took));
         }
@@ -208,7 +197,7 @@ mod tests {
         let (mut view, mut history) = (View::default(), History::default());
         let mut largest = 0;
         for step in 1..=1_000_000_u64 {
-            for name in SHOWN {
+            for name in MEASURES.iter().filter(|one| one.curve).map(|one| one.name) {
                 history.add(&row(name, step, f64::from(step as u32 % 97) / 97.0));
             }
             if step % 5000 == 0 {

@@ -67,29 +67,3 @@ fn on_eight_threads<T: PartialEq + Send>(work: impl Fn() -> Result<T, PluginErro
     }
     Ok(())
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::library::Library;
-
-    #[test]
-    fn every_built_in_component_passes() {
-        let library = Library::builtin().unwrap();
-        assert!(library.components().len() >= 15);
-        for component in library.components() {
-            let found = Found { library: library.clone(), component: component.clone() };
-            let mut passed = 0;
-            for test in super::tests(component.kind) {
-                match (test.run)(&found) {
-                    Ok(()) => passed += 1,
-                    Err(Stop::Skip(_)) => {}
-                    Err(Stop::Fail(message)) => panic!("{} {}: {message}", component.id, test.name),
-                }
-            }
-            // All that every component can take but that of a state, and one at least of its kind.
-            assert!(passed >= common::TESTS.len(), "{}: only {passed} tests apply", component.id);
-        }
-    }
-}

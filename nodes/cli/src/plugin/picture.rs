@@ -1,15 +1,13 @@
 //! Curves as a PNG. plotters draws into memory, dot by dot; letters are of 8 × 8 dots, so that no font file is needed.
 
 use std::convert::Infallible;
-use std::io::{self, Write};
 
 use eyre::{Context, Result};
-use flate2::Compression;
-use flate2::write::ZlibEncoder;
 use font8x8::{BASIC_FONTS, GREEK_FONTS, LATIN_FONTS, UnicodeFonts};
 use plotters::prelude::{DrawingBackend, IntoDrawingArea};
 use plotters_backend::text_anchor::{HPos, VPos};
 use plotters_backend::{BackendColor, BackendCoord, BackendTextStyle, DrawingErrorKind};
+use png::{BitDepth, ColorType, Encoder, EncodingError};
 
 use crate::plugin::plot::{Curve, draw, size};
 
@@ -108,56 +106,29 @@ fn dots(letter: char) -> [u8; 8] {
     found.or_else(|| BASIC_FONTS.get('?')).unwrap_or_default()
 }
 
-/// The file: https://www.w3.org/TR/png-3/.
-fn encode((width, height): (u32, u32), pixels: &[u8]) -> io::Result<Vec<u8>> {
-    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-    for row in pixels.chunks(width as usize * 3) {
-        // Each row begins with its filter: none.
-        packed.write_all(&[0])?;
-        packed.write_all(row)?;
-    }
-    // 8 bits, RGB, and the only methods that there are.
-    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (name, data) in [(b"IHDR", header), (b"IDAT", packed.finish()?), (b"IEND", Vec::new())] {
-        let body = [&name[..], &data].concat();
-        file.extend((data.len() as u32).to_be_bytes());
-        file.extend(&body);
-        file.extend(crc32fast::hash(&body).to_be_bytes());
-    }
+fn encode((width, height): (u32, u32), pixels: &[u8]) -> Result<Vec<u8>, EncodingError> {
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, width, height);
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.write_header()?.write_image_data(pixels)?;
     Ok(file)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::io::Read;
+    use std::io::Cursor;
 
     use super::*;
 
-    /// The size and the pixels of a PNG that `encode` made.
+    /// The size and the pixels of a PNG.
     fn decode(file: &[u8]) -> ((u32, u32), Vec<u8>) {
-        assert_eq!(&file[..8], b"\x89PNG\r\n\x1a\n");
-        let (mut at, mut size, mut packed, mut names) = (8, (0, 0), Vec::new(), Vec::new());
-        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
-        while at < file.len() {
-            let length = number(&file[at..at + 4]) as usize;
-            let body = &file[at + 4..at + 8 + length];
-            assert_eq!(number(&file[at + 8 + length..at + 12 + length]), crc32fast::hash(body));
-            names.push(String::from_utf8(body[..4].to_vec()).unwrap());
-            match &body[..4] {
-                b"IHDR" => size = (number(&body[4..8]), number(&body[8..12])),
-                b"IDAT" => packed.extend(&body[4..]),
-                _ => {}
-            }
-            at += 12 + length;
-        }
-        assert_eq!(names, ["IHDR", "IDAT", "IEND"]);
-        let mut rows = Vec::new();
-        flate2::read::ZlibDecoder::new(&packed[..]).read_to_end(&mut rows).unwrap();
-        let wide = size.0 as usize * 3 + 1;
-        assert_eq!(rows.len(), wide * size.1 as usize);
-        (size, rows.chunks(wide).flat_map(|row| row[1..].to_vec()).collect())
+        let mut reader = png::Decoder::new(Cursor::new(file)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.color_type, info.bit_depth), (ColorType::Rgb, BitDepth::Eight));
+        ((info.width, info.height), pixels)
     }
 
     #[test]

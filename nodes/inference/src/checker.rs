@@ -1,0 +1,146 @@
+//! A command that judges texts: what the sampler's key CHECKER and `difflow sample --checker` name.
+//!
+//! It is started without a shell, once for all texts of a checkpoint, reads one JSON object `{"text": …}` a line and answers one line a
+//! text: `ok`, or what is wrong.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use serde_json::json;
+
+/// The verdict on a text with which nothing is wrong.
+pub const OK: &str = "ok";
+
+/// A checker that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckerError {
+    /// There is no such program.
+    #[error(
+        "there is no program `{program}` here, beside difflow's own or on PATH; allowed: a command such as `my-checker --strict`, which reads \
+         one {{\"text\": …}} a line and answers one line a text, `ok` or what is wrong"
+    )]
+    Missing { program: String },
+    /// It cannot be started, read from or written to.
+    #[error("the checker `{command}` cannot be run: {source}")]
+    Io { command: String, source: std::io::Error },
+    /// It ended with an error.
+    #[error("the checker `{command}` ended with {status} after {answers} of {texts} verdicts: {said}")]
+    Failed { command: String, status: String, answers: usize, texts: usize, said: String },
+    /// It answered too few or too many lines.
+    #[error("the checker `{command}` answered {answers} lines for {texts} texts; wanted: one line a text")]
+    Answers { command: String, answers: usize, texts: usize },
+}
+
+/// A command that judges texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checker {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Checker {
+    /// Takes a command: a program and its arguments between blanks. A program without a slash is looked for beside this one's own, then on
+    /// PATH. Returns nothing for an empty command and for `none`. Errors if there is no such program.
+    pub fn open(command: &str) -> Result<Option<Self>, CheckerError> {
+        let mut words = command.split_whitespace().map(str::to_owned);
+        let Some(name) = words.next().filter(|name| name != "none") else { return Ok(None) };
+        let program = find(&name).ok_or(CheckerError::Missing { program: name })?;
+        Ok(Some(Self { program, arguments: words.collect() }))
+    }
+
+    /// Returns the verdict on each text. Errors if the command cannot be started, fails, or answers another number of lines.
+    pub fn verdicts(&self, texts: &[String]) -> Result<Vec<String>, CheckerError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |source| CheckerError::Io { command: self.command(), source };
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let lines: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+        let input = child.stdin.take();
+        // A checker that answers line by line would otherwise wait for us to read while we wait for it to.
+        let writer = thread::spawn(move || input.map_or(Ok(()), |mut input| input.write_all(lines.as_bytes())));
+        let output = child.wait_with_output().map_err(failed)?;
+        // One that ended early is told of by its exit code or by the missing lines.
+        _ = writer.join();
+        let verdicts: Vec<String> =
+            String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        let (answers, texts) = (verdicts.len(), texts.len());
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing on stderr").to_owned();
+            let status = output.status.to_string();
+            return Err(CheckerError::Failed { command: self.command(), status, answers, texts, said });
+        }
+        if answers != texts {
+            return Err(CheckerError::Answers { command: self.command(), answers, texts });
+        }
+        Ok(verdicts)
+    }
+
+    fn command(&self) -> String {
+        let words = std::iter::once(self.program.to_string_lossy().into_owned()).chain(self.arguments.clone());
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| path.is_file());
+    }
+    let own = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
+    let all = std::env::var_os("PATH").map(|all| std::env::split_paths(&all).collect()).unwrap_or_else(Vec::new);
+    own.into_iter().chain(all).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn verdicts(script: &str, texts: &[&str]) -> Result<Vec<String>, CheckerError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checker");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        Checker::open(path.to_str().unwrap()).unwrap().unwrap().verdicts(&texts)
+    }
+
+    #[test]
+    fn a_command_answers_one_line_a_text() {
+        let script =
+            r#"while read -r line; do case "$line" in *bad*) echo "sentence 1: bad";; *) echo ok;; esac; done"#;
+        assert_eq!(verdicts(script, &["a\nb", "bad"]).unwrap(), ["ok", "sentence 1: bad"]);
+        assert!(verdicts("exit 3", &[]).unwrap().is_empty(), "nothing is asked about nothing");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_checker_is_said() {
+        let text = |script: &str| verdicts(script, &["a", "b"]).unwrap_err().to_string();
+        let few = text("read -r line; echo ok");
+        assert!(few.contains("1 lines for 2 texts") && few.contains("one line a text"), "{few}");
+        let failed = text("echo ok; echo 'no rules' >&2; exit 4");
+        assert!(failed.contains("1 of 2") && failed.contains("no rules") && failed.contains('4'), "{failed}");
+        let missing = Checker::open("no-such-checker --strict").unwrap_err().to_string();
+        assert!(missing.contains("no-such-checker") && missing.contains("allowed"), "{missing}");
+        assert_eq!((Checker::open("").unwrap(), Checker::open("none").unwrap()), (None, None));
+    }
+
+    /// More than a pipe holds, in both directions.
+    #[test]
+    fn many_long_texts_do_not_stop_the_conversation() {
+        let texts: Vec<String> = (0..2000).map(|n| format!("{n} {}", "word ".repeat(100))).collect();
+        let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(verdicts("exec cat", &refs).unwrap().len(), 2000);
+    }
+}

@@ -1,0 +1,255 @@
+//! Quality of many ways to decode, each against the forwards it takes: `difflow sample --measure`.
+
+use std::time::Instant;
+
+use difflow_model::{Caching, GapLength, Piece, Score, Template};
+use difflow_text::{Gap as GapText, Lengths, distinct, entropy, repetition};
+use serde::Serialize;
+
+use crate::checker::{Checker, OK};
+use crate::decoding::{Decoder, Decoding};
+use crate::error::InferenceError;
+use crate::gaps::{Gap, every_second_sentence_hidden};
+use crate::likelihood::{Batching, Noise};
+use crate::progress::GoOn;
+use crate::session::Session;
+use crate::task::{Answer, Asking, Filled, Reading, Task};
+use crate::writing::Written;
+
+/// Forwards of the ways that have a number of steps.
+const STEPS: [u32; 4] = [64, 32, 16, 8];
+const THRESHOLDS: [f64; 4] = [0.95, 0.9, 0.8, 0.6];
+/// Block length of the ways with a cache.
+const BLOCK: usize = 32;
+
+/// What is measured with.
+pub struct Measuring<'a> {
+    /// The model.
+    pub session: &'a Session,
+    /// A base model that judges the texts and is compared with.
+    pub judge: Option<&'a Session>,
+    /// Says whether a text is right.
+    pub checker: Option<&'a Checker>,
+    /// Gaps with answers.
+    pub gaps: &'a [GapText],
+    /// What the ways have in common: sampling, seed, guidance, refresh.
+    pub decoding: Decoding,
+    /// Texts from nothing of each way, and their lengths in tokens.
+    pub count: u64,
+    pub length: Lengths,
+    /// Texts of one forward.
+    pub rows: usize,
+}
+
+/// What was measured of one way. A number that was not asked for is absent.
+#[derive(Debug, Default, Serialize)]
+pub struct Row {
+    pub family: &'static str,
+    pub setting: String,
+    /// Forwards a text, in the mean.
+    pub nfe: f64,
+    /// Written tokens (end-of-text included) over the seconds of all batches.
+    pub tokens_per_s: f64,
+    pub pass_rate: Option<f64>,
+    pub infill_exact_match: Option<f64>,
+    pub infill_nfe: Option<f64>,
+    /// Of texts of which every second sentence was hidden and written anew, those that the checker passes; and forwards a text.
+    pub completed_pass_rate: Option<f64>,
+    pub completed_nfe: Option<f64>,
+    /// Of the texts, under the judge.
+    pub perplexity: Option<f64>,
+    pub distinct_1: f64,
+    pub distinct_2: f64,
+    pub distinct_3: f64,
+    pub entropy: f64,
+    pub repetition: f64,
+}
+
+/// A way to decode: the name of its curve, that of its point on it, and who writes how.
+struct Way {
+    family: &'static str,
+    setting: String,
+    decoding: Decoding,
+    by_judge: bool,
+}
+
+/// A share of texts, and forwards each.
+struct Share {
+    share: f64,
+    nfe: f64,
+}
+
+impl Measuring<'_> {
+    /// Measures every way, the base model's own last, and hands over each row as it is known. Errors if a text cannot be read or written,
+    /// the checker fails, or with the error of `each` or `go_on`.
+    pub fn run<E: From<InferenceError>>(
+        &self,
+        go_on: &mut GoOn<E>,
+        each: &mut dyn FnMut(&Row) -> Result<(), E>,
+    ) -> Result<Vec<Row>, E> {
+        let words = self.session.words();
+        let gaps = self.gaps.iter().map(|gap| Ok(Task::Gap(Gap::of_text(gap, words)?)));
+        let gaps = gaps.collect::<Result<Vec<Task>, InferenceError>>()?;
+        let mut unfinished = Vec::new();
+        if self.checker.is_some() {
+            for (key, gap) in (0..).zip(self.gaps) {
+                unfinished.push(every_second_sentence_hidden(gap, words, key).map_err(InferenceError::from)?);
+            }
+        }
+        let mut rows = Vec::new();
+        for way in self.ways() {
+            let row = self.measure(&way, &gaps, &unfinished, go_on)?;
+            each(&row)?;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn ways(&self) -> Vec<Way> {
+        let mut ways = Vec::new();
+        let common = Decoding { block: None, cache: Caching::None, ..self.decoding.clone() };
+        let mut add = |family, setting: &str, decoding| {
+            ways.push(Way { family, setting: setting.to_owned(), decoding, by_judge: false });
+        };
+        // One token a step, whatever the length.
+        let (one, all) = ("1 token/step", u32::MAX);
+        let way = |decoder| Decoding { decoder, ..common.clone() };
+        let confidence = |score, steps| Decoding { score, steps, ..way(Decoder::Confidence) };
+        add("first-hitting", one, way(Decoder::FirstHitting));
+        for steps in STEPS {
+            add("random", &format!("T={steps}"), Decoding { steps, ..way(Decoder::Random) });
+        }
+        for (family, score) in
+            [("probability", Score::Probability), ("margin", Score::Margin), ("entropy", Score::Entropy)]
+        {
+            add(family, one, confidence(score, all));
+            for steps in STEPS {
+                add(family, &format!("T={steps}"), confidence(score, steps));
+            }
+        }
+        add("greedy", one, confidence(Score::Probability, all).most_probable());
+        add("probability, blocks of 4", one, Decoding { block: Some(4), ..confidence(Score::Probability, all) });
+        for (family, window, block, cache) in [
+            ("threshold", None, None, Caching::None),
+            ("threshold, window of 4", Some(4), None, Caching::None),
+            ("threshold, blocks, dual cache", None, Some(BLOCK), Caching::Dual),
+        ] {
+            for threshold in THRESHOLDS {
+                let score = Score::Probability;
+                let decoding = Decoding { score, threshold, window, block, cache, ..way(Decoder::Threshold) };
+                add(family, &format!("τ={threshold}"), decoding);
+            }
+        }
+        if self.judge.is_some() {
+            let (family, setting) = ("AR base", "KV cache".to_owned());
+            ways.push(Way { family, setting, decoding: way(Decoder::Ar), by_judge: true });
+        }
+        ways
+    }
+
+    fn measure<E: From<InferenceError>>(
+        &self,
+        way: &Way,
+        gaps: &[Task],
+        unfinished: &[Template],
+        go_on: &mut GoOn<E>,
+    ) -> Result<Row, E> {
+        let writer = self.judge.filter(|_| way.by_judge).unwrap_or(self.session);
+        let start = Instant::now();
+        let written = writer.write(&self.from_nothing(way), &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let texts = self.texts(&written)?;
+        let sequences: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
+        let bodies: Vec<Vec<u32>> = sequences.iter().map(|ids| ids[1..].to_vec()).collect();
+        let tokens: usize = bodies.iter().map(Vec::len).sum();
+        let distinct = |n| distinct(n, texts.iter().map(String::as_str));
+        let infill = if gaps.is_empty() { None } else { Some(self.infill(writer, way, gaps, go_on)?) };
+        // From left to right what follows a gap cannot be seen.
+        let unfinished = if way.by_judge { &[] } else { unfinished };
+        let completed = if unfinished.is_empty() { None } else { Some(self.completed(way, unfinished, go_on)?) };
+        let judged = self.judge.map(|judge| judge.perplexity_of(&sequences, self.rows)).transpose()?;
+        let count = written.len() as f64;
+        Ok(Row {
+            family: way.family,
+            setting: way.setting.clone(),
+            nfe: written.iter().map(|text| f64::from(text.nfe)).sum::<f64>() / count,
+            tokens_per_s: tokens as f64 / seconds,
+            pass_rate: self.checker.map(|checker| passed(checker, &texts)).transpose()?,
+            infill_exact_match: infill.as_ref().map(|found| found.share),
+            infill_nfe: infill.map(|found| found.nfe),
+            completed_pass_rate: completed.as_ref().map(|found| found.share),
+            completed_nfe: completed.map(|found| found.nfe),
+            perplexity: judged,
+            distinct_1: distinct(1),
+            distinct_2: distinct(2),
+            distinct_3: distinct(3),
+            entropy: entropy(&bodies),
+            repetition: repetition(&bodies),
+        })
+    }
+
+    /// Empty texts of drawn lengths; from left to right a text may become as long as the longest.
+    fn from_nothing(&self, way: &Way) -> Vec<Template> {
+        let bos = self.session.words().bos;
+        let template = |key| {
+            let drawn = self.length.draw(self.decoding.seed, key);
+            let length = if way.by_judge { self.length.high } else { drawn };
+            let gap = Piece::Gap(GapLength { least: length, most: length });
+            Template { pieces: vec![Piece::Tokens(vec![bos]), gap], key }
+        };
+        (0..self.count).map(template).collect()
+    }
+
+    fn texts(&self, written: &[Written]) -> Result<Vec<String>, InferenceError> {
+        let words = self.session.words();
+        written.iter().map(|text| Ok(words.decode(text.body())?)).collect()
+    }
+
+    /// Share of the gaps that are filled with the answer: most probable tokens, its length given.
+    fn infill<E: From<InferenceError>>(
+        &self,
+        writer: &Session,
+        way: &Way,
+        gaps: &[Task],
+        go_on: &mut GoOn<E>,
+    ) -> Result<Share, E> {
+        let asking = Asking {
+            reading: if way.by_judge { Reading::LeftToRight } else { Reading::Trained },
+            decoding: way.decoding.clone().most_probable(),
+            noise: Noise { seed: 0, draws: 1 },
+            batching: Batching::Rows(self.rows),
+            rows: self.rows,
+        };
+        let (mut right, mut nfe) = (0, 0);
+        for answer in writer.answer(gaps, &asking, go_on)? {
+            if let Answer::Gap(Filled { exact, nfe: forwards, .. }) = answer {
+                right += usize::from(exact == Some(true));
+                nfe += forwards;
+            }
+        }
+        let count = gaps.len() as f64;
+        Ok(Share { share: right as f64 / count, nfe: f64::from(nfe) / count })
+    }
+
+    /// Share of the unfinished texts that the checker passes when they are filled.
+    fn completed<E: From<InferenceError>>(
+        &self,
+        way: &Way,
+        unfinished: &[Template],
+        go_on: &mut GoOn<E>,
+    ) -> Result<Share, E> {
+        let written = self.session.write(unfinished, &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
+        let words = self.session.words();
+        let text = |one: &Written| Ok(words.decode(&one.tokens[1..one.tokens.len() - 1])?);
+        let texts = written.iter().map(text).collect::<Result<Vec<_>, InferenceError>>()?;
+        let nfe: u32 = written.iter().map(|one| one.nfe).sum();
+        let share = self.checker.map_or(Ok(f64::NAN), |checker| passed(checker, &texts))?;
+        Ok(Share { share, nfe: f64::from(nfe) / written.len() as f64 })
+    }
+}
+
+/// Share of the texts that the checker passes.
+fn passed(checker: &Checker, texts: &[String]) -> Result<f64, InferenceError> {
+    let verdicts = checker.verdicts(texts)?;
+    Ok(verdicts.iter().filter(|verdict| *verdict == OK).count() as f64 / texts.len() as f64)
+}

@@ -1,0 +1,288 @@
+//! Every number that nodes send in metrics/1 or write into a file of results, declared once: its name, unit and meaning, which way is
+//! better, and where it is shown. docs/EDGES.md, the monitor's page, final screen and report, `difflow runs` and `difflow report`, and the
+//! checkpointer's ranking are made from this table.
+
+/// The monitor's input that brings a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From the trainer.
+    Training,
+    /// From the evaluator; also in `scores/step-N.json`.
+    Scores,
+    /// From the sampler; also in `samples/step-N.json`.
+    Sampling,
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Nats per (maskable) token.
+    NatsPerToken,
+    /// Nats.
+    Nats,
+    /// Between 0 and 1; shown in percent.
+    Share,
+    /// Seconds.
+    Seconds,
+    /// Training tokens.
+    Tokens,
+    /// Training tokens a second.
+    TokensPerSecond,
+    /// A plain number.
+    Number,
+}
+
+/// Which way is better, where one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    Lower,
+    Higher,
+}
+
+/// One number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measure {
+    /// Its name in metrics/1 and in files.
+    pub name: &'static str,
+    pub source: Source,
+    pub unit: Unit,
+    pub better: Option<Better>,
+    /// What it is, in a table.
+    pub label: &'static str,
+    /// What it means.
+    pub what: &'static str,
+    /// Whether the monitor's page has a curve of it.
+    pub curve: bool,
+    /// Whether `difflow report` has a row of it, before and after training.
+    pub reported: bool,
+    /// The heading of its column in `difflow runs`; empty for none.
+    pub column: &'static str,
+    /// The row that it has in the final screen and in report.html, if it has one.
+    pub figure: Option<Figure>,
+}
+
+/// A row of the final screen: a number before and after training, and what stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Figure {
+    /// The number of the base model, read left to right, that it is compared with.
+    pub base: Option<&'static str>,
+    /// Its standard error.
+    pub error: Option<&'static str>,
+    /// How many things it is of.
+    pub count: Option<&'static str>,
+    /// The number that the base model is compared with instead, where it was measured.
+    pub comparable: Option<&'static str>,
+}
+
+const FIGURE: Figure = Figure { base: None, error: None, count: None, comparable: None };
+
+impl Unit {
+    /// In words; empty for a plain number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NatsPerToken => "nats per token",
+            Self::Nats => "nats",
+            Self::Share => "share",
+            Self::Seconds => "seconds",
+            Self::Tokens => "tokens",
+            Self::TokensPerSecond => "tokens a second",
+            Self::Number => "",
+        }
+    }
+}
+
+impl Source {
+    /// The name of the monitor's input.
+    pub fn input(self) -> &'static str {
+        match self {
+            Self::Training => "training",
+            Self::Scores => "scores",
+            Self::Sampling => "sampling",
+        }
+    }
+}
+
+impl Measure {
+    const fn new(source: Source, name: &'static str, unit: Unit, label: &'static str, what: &'static str) -> Self {
+        Self { name, source, unit, better: None, label, what, curve: false, reported: false, column: "", figure: None }
+    }
+
+    const fn training(name: &'static str, unit: Unit, what: &'static str) -> Self {
+        Self::new(Source::Training, name, unit, name, what)
+    }
+
+    const fn scores(name: &'static str, unit: Unit, label: &'static str, what: &'static str) -> Self {
+        Self::new(Source::Scores, name, unit, label, what)
+    }
+
+    const fn sampling(name: &'static str, unit: Unit, label: &'static str, what: &'static str) -> Self {
+        Self::new(Source::Sampling, name, unit, label, what)
+    }
+
+    const fn lower(self) -> Self {
+        Self { better: Some(Better::Lower), ..self }
+    }
+
+    const fn higher(self) -> Self {
+        Self { better: Some(Better::Higher), ..self }
+    }
+
+    const fn curve(self) -> Self {
+        Self { curve: true, ..self }
+    }
+
+    const fn reported(self) -> Self {
+        Self { reported: true, ..self }
+    }
+
+    const fn column(self, column: &'static str) -> Self {
+        Self { column, ..self }
+    }
+
+    const fn figure(self, figure: Figure) -> Self {
+        Self { figure: Some(figure), ..self }
+    }
+
+    /// What it is, with its unit.
+    pub fn title(&self) -> String {
+        match self.unit {
+            Unit::NatsPerToken | Unit::Nats => format!("{}, {}", self.label, self.unit.name()),
+            _ => self.label.to_owned(),
+        }
+    }
+}
+
+/// Every number, in the order in which tables show them.
+pub const MEASURES: &[Measure] = &[
+    Measure::training(
+        "loss",
+        Unit::NatsPerToken,
+        "weighted loss per maskable token: the bound itself under PRESET recommended; AR: cross-entropy",
+    )
+    .lower()
+    .curve()
+    .column("loss"),
+    Measure::training("loss_unweighted", Unit::Nats, "mean cross-entropy of the positions that carried loss")
+        .lower()
+        .curve(),
+    Measure::training("masked_share", Unit::Share, "maskable tokens that carried loss"),
+    Measure::training("attn_mask_ratio", Unit::Share, "the right-hand side that attention may see").curve(),
+    Measure::training("learning_rate", Unit::Number, "learning rate of the step").curve(),
+    Measure::training("grad_norm", Unit::Number, "norm of the gradient before clipping").curve(),
+    Measure::training("tokens_seen", Unit::Tokens, "training tokens so far, padding not counted")
+        .column("tokens"),
+    Measure::training("tokens_per_s", Unit::TokensPerSecond, "tokens of the step by its seconds").higher().curve(),
+    Measure::training("step_s", Unit::Seconds, "of the step, waiting included"),
+    Measure::training("data_wait_s", Unit::Seconds, "of the step in which the trainer waited for data"),
+    Measure::training("bad_steps", Unit::Number, "steps in a row whose loss or gradient was not a number"),
+    Measure::training("checkpoint_stall_s", Unit::Seconds, "for which training stood still for the checkpoint"),
+    Measure::training("asked_again", Unit::Number, "batches asked for once more because a message was lost"),
+    Measure::training("steps_total", Unit::Number, "STEPS"),
+    Measure::scores(
+        "nelbo",
+        Unit::NatsPerToken,
+        "validation NELBO",
+        "bound on the negative log-likelihood of held-out documents, given the length of each",
+    )
+    .lower()
+    .curve()
+    .reported()
+    .column("nelbo")
+    .figure(Figure {
+        base: Some("ar_loss"),
+        error: Some("nelbo_stderr"),
+        comparable: Some("nelbo_with_length"),
+        ..FIGURE
+    }),
+    Measure::scores(
+        "nelbo_with_length",
+        Unit::NatsPerToken,
+        "validation NELBO with length",
+        "`nelbo` and the cost of the lengths (their entropy in the training set): what compares with `ar_loss`",
+    )
+    .lower()
+    .reported()
+    .figure(Figure { base: Some("ar_loss"), error: Some("nelbo_stderr"), ..FIGURE }),
+    Measure::scores("nelbo_stderr", Unit::NatsPerToken, "standard error of the NELBO", "standard error of `nelbo`"),
+    Measure::scores(
+        "ar_loss",
+        Unit::NatsPerToken,
+        "loss of the base model left to right",
+        "step 0: loss of the base model left to right on the same documents, their ends (and so their lengths) included",
+    )
+    .lower()
+    .curve()
+    .reported(),
+    Measure::scores(
+        "infill_exact_match",
+        Unit::Share,
+        "gaps infilled exactly",
+        "gaps filled exactly, both sides visible",
+    )
+    .higher()
+    .curve()
+    .reported()
+    .column("infill")
+    .figure(Figure { base: Some("ar_infill_exact_match"), ..FIGURE }),
+    Measure::scores(
+        "ar_infill_exact_match",
+        Unit::Share,
+        "gaps infilled exactly by the base model",
+        "step 0: gaps that the base model fills exactly, left side only",
+    )
+    .higher()
+    .reported(),
+    Measure::sampling(
+        "pass_rate",
+        Unit::Share,
+        "samples that pass the checker",
+        "texts from nothing that the checker passes",
+    )
+    .higher()
+    .curve()
+    .reported()
+    .column("pass rate")
+    .figure(Figure { count: Some("samples_checked"), ..FIGURE }),
+    Measure::sampling("samples_checked", Unit::Number, "texts checked", "how many were checked").reported(),
+    Measure::sampling("distinct_1", Unit::Share, "distinct words", "distinct words in the texts from nothing"),
+    Measure::sampling("distinct_2", Unit::Share, "distinct word pairs", "distinct word pairs").reported(),
+    Measure::sampling("distinct_3", Unit::Share, "distinct word triples", "distinct word triples"),
+    Measure::sampling("entropy", Unit::Nats, "entropy of the tokens of a text", "entropy of their tokens"),
+    Measure::sampling("repetition", Unit::Share, "repeated runs of four tokens", "their tokens that repeat").lower(),
+    Measure::sampling("nfe", Unit::Number, "forwards a text", "forward passes per text, in the mean"),
+    Measure::sampling(
+        "judge_perplexity",
+        Unit::Number,
+        "perplexity of the texts under the judge",
+        "perplexity of the texts under JUDGE, read left to right",
+    )
+    .lower()
+    .reported(),
+];
+
+/// A checkpoint is ranked by the first of these that it was scored with.
+pub const RANKED_BY: [&str; 2] = ["nelbo", "ar_loss"];
+
+/// Returns the number of that name, if it is one of ours: plug-ins and later versions may have others.
+pub fn measure(name: &str) -> Option<&'static Measure> {
+    MEASURES.iter().find(|measure| measure.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A metric that is declared twice, or that stands beside one that is not there, would be shown wrongly somewhere.
+    #[test]
+    fn every_metric_is_declared_once_and_so_is_what_stands_beside_it() {
+        let names: BTreeSet<&str> = MEASURES.iter().map(|measure| measure.name).collect();
+        assert_eq!(names.len(), MEASURES.len());
+        for figure in MEASURES.iter().filter_map(|measure| measure.figure) {
+            let beside = [figure.base, figure.error, figure.count, figure.comparable];
+            assert!(beside.into_iter().flatten().all(|name| names.contains(name)), "{figure:?}");
+        }
+        assert!(RANKED_BY.iter().all(|name| measure(name).is_some_and(|one| one.better == Some(Better::Lower))));
+    }
+}
