@@ -116,7 +116,8 @@ fn the_libraries_point_one_way() {
     assert_eq!(ours("difflow-node-kit"), ["difflow-schema"]);
     assert_eq!(ours("difflow-model"), ["difflow-diffusion", "difflow-plugin-host"]);
     assert_eq!(ours("difflow-text"), ["difflow-diffusion"]);
-    let inference = ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
+    let inference =
+        ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
     assert_eq!(ours("difflow-inference"), inference);
     assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);

@@ -259,9 +259,9 @@ fn a_malformed_batch_is_refused_and_read_nowhere() {
         ("GIVES=out->length = -1", "a size of -1"),
         ("GIVES=out->length += 1", "rows, the batch"),
         ("GIVES=out->n_children = INT64_MAX", "a size of 9223372036854775807"),
-        ("GIVES=out->children = NULL", "columns instead of"),
+        ("GIVES=out->children = NULL", "NULL for its columns"),
         ("GIVES=out->children[0]->n_buffers = 9", "9 buffers, wanted 2"),
-        ("GIVES=out->children[0]->buffers = NULL", "buffers, wanted 2"),
+        ("GIVES=out->children[0]->buffers = NULL", "NULL for its buffers"),
         ("GIVES=out->children[0]->buffers[1] = NULL", "its offsets are none"),
         ("GIVES=((int32_t *)out->children[0]->buffers[1])[1] = 1 << 30", "ffset"),
         (

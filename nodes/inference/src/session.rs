@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use difflow_model::{Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads};
+use difflow_model::{
+    Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads,
+};
 use difflow_plugin_host::ModelRecipe;
 use difflow_schema::Component;
 use difflow_schema::run::RunDir;

@@ -97,8 +97,11 @@ unsafe extern "C" fn give_back(array: *mut FFI_ArrowArray) {
 unsafe fn check(array: &ArrowArray, data_type: &DataType) -> Result<(), String> {
     let (rows, offset) = (size(array.length)?, size(array.offset)?);
     let wanted = layout(data_type).buffers.len() + 1;
-    if size(array.n_buffers)? != wanted || array.buffers.is_null() {
+    if size(array.n_buffers)? != wanted {
         return Err(format!("{} buffers, wanted {wanted} for {data_type}", array.n_buffers));
+    }
+    if array.buffers.is_null() {
+        return Err("NULL for its buffers".into());
     }
     // SAFETY: there are as many buffers as it says.
     let buffer = |at: usize| unsafe { *array.buffers.add(at) };
@@ -117,8 +120,11 @@ unsafe fn check(array: &ArrowArray, data_type: &DataType) -> Result<(), String> 
         DataType::List(item) => vec![item],
         _ => Vec::new(),
     };
-    if size(array.n_children)? != fields.len() || (array.children.is_null() && !fields.is_empty()) {
+    if size(array.n_children)? != fields.len() {
         return Err(format!("{} columns instead of {}", array.n_children, fields.len()));
+    }
+    if array.children.is_null() && !fields.is_empty() {
+        return Err("NULL for its columns".into());
     }
     for (at, field) in fields.into_iter().enumerate() {
         let name = field.name();

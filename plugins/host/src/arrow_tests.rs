@@ -90,11 +90,11 @@ fn a_batch_that_is_malformed_is_refused_in_words() {
         ("more rows than its columns", |a| a.length = 4, "has 3 rows, the batch 4"),
         ("an offset past its columns", |a| a.offset = 1, "has 3 rows, the batch 3"),
         ("a column too few", |a| a.n_children -= 1, "columns instead of"),
-        ("no columns", |a| a.children = null_mut(), "columns instead of"),
+        ("no columns", |a| a.children = null_mut(), "NULL for its columns"),
         // SAFETY: there is a first column.
         ("a column that is NULL", |a| unsafe { *a.children = null_mut() }, "no column `tokens`"),
         ("a buffer too few", |a| column(a, 0).n_buffers = 1, "column `tokens`: 1 buffers, wanted 2"),
-        ("no buffers", |a| column(a, 0).buffers = null_mut(), "column `tokens`"),
+        ("no buffers", |a| column(a, 0).buffers = null_mut(), "column `tokens`: NULL for its buffers"),
         ("no offsets", |a| take(column(a, 0), 1), "offsets"),
         ("falling offsets", |a| put(column(a, 0), 1, vec![0, 22, 11, 33]), "ffset"),
         ("offsets past the items", |a| put(column(a, 0), 1, vec![0, 11, 22, 34]), "ffset"),
