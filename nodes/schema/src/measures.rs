@@ -165,8 +165,8 @@ pub const MEASURES: &[Measure] = &[
     Measure::training("loss_unweighted", Unit::Nats, "mean cross-entropy of the positions that carried loss")
         .lower()
         .curve(),
-    Measure::training("masked_share", Unit::Share, "maskable tokens that carried loss"),
-    Measure::training("attn_mask_ratio", Unit::Share, "the right-hand side that attention may see").curve(),
+    Measure::training("masked_share", Unit::Share, "of what could carry loss, what did"),
+    Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible").curve(),
     Measure::training("learning_rate", Unit::Number, "learning rate of the step").curve(),
     Measure::training("grad_norm", Unit::Number, "norm of the gradient before clipping").curve(),
     Measure::training("tokens_seen", Unit::Tokens, "training tokens so far, padding not counted")

@@ -29,7 +29,7 @@ mod tests {
         let drawn = super::draw(&graph(&shape::read(text, Path::new("")).file));
         for line in [
             "  n3[\"trainer<br/><small>difflow-trainer</small>\"]",
-            "  n2 -->|\"noised (noised/1)\"| n3",
+            "  n2 -->|\"noised (noised/2)\"| n3",
             "  n3 -.->|\"demand (demand/1)\"| n2",
             "  n3 -->|\"metrics → training (metrics/1)\"| n7",
             "  n8 -->|\"tick\"| n7",

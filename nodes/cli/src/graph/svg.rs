@@ -98,7 +98,7 @@ mod tests {
         let drawn = super::draw(&graph(&shape::read(&text, Path::new("")).file));
         assert_eq!(drawn.matches("<rect ").count(), 1 + 9);
         assert_eq!(drawn.matches("marker-end").count(), 13, "the edge from a node that is not there is left out");
-        assert!(drawn.contains("&lt;e&amp;v&gt;") && drawn.contains("noised (noised/1)"));
+        assert!(drawn.contains("&lt;e&amp;v&gt;") && drawn.contains("noised (noised/2)"));
         assert_eq!(drawn.matches("<text").count(), drawn.matches("</text>").count());
     }
 }
