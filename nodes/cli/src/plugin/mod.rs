@@ -5,7 +5,7 @@ pub mod child;
 mod list;
 mod new;
 pub mod picture;
-mod plot;
+pub mod plot;
 mod show;
 pub mod table;
 
