@@ -28,7 +28,7 @@ fn text(output: &Output) -> String {
 fn a_graph_is_mermaid_or_an_svg_file() {
     let output = difflow(&["graph", "dataflow.yml"]);
     assert!(
-        text(&output).starts_with("flowchart LR\n") && text(&output).contains("noised (noised/1)"),
+        text(&output).starts_with("flowchart LR\n") && text(&output).contains("noised (noised/2)"),
         "{}",
         text(&output)
     );
