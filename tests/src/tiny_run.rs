@@ -70,7 +70,7 @@ impl Dataflow {
         let mut random = Random::new(3);
         let mut words = |rows: usize| {
             let mut word =
-                |at: usize| if at % ROW == 0 { last.to_owned() } else { word(5 + random.below(VOCABULARY - 5)) };
+                |at: usize| if at.is_multiple_of(ROW) { last.to_owned() } else { word(5 + random.below(VOCABULARY - 5)) };
             (1..rows * ROW).map(|at| word(at + 1)).collect::<Vec<_>>().join(" ")
         };
         fs::write(folder.join("corpus.jsonl"), json!({"text": words(64)}).to_string() + "\n")

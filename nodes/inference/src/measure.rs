@@ -156,7 +156,7 @@ impl Measuring<'_> {
     ) -> Result<Row, E> {
         let writer = self.judge.filter(|_| way.by_judge).unwrap_or(self.session);
         let start = Instant::now();
-        let written = writer.write(&self.from_nothing(way), &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
+        let written = writer.write(&self.unprompted(way), &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
         let seconds = start.elapsed().as_secs_f64();
         let texts = self.texts(&written)?;
         let sequences: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
@@ -189,7 +189,7 @@ impl Measuring<'_> {
     }
 
     /// Empty texts of drawn lengths; from left to right a text may become as long as the longest.
-    fn from_nothing(&self, way: &Way) -> Vec<Template> {
+    fn unprompted(&self, way: &Way) -> Vec<Template> {
         let bos = self.session.words().bos;
         let template = |key| {
             let drawn = self.length.draw(self.decoding.seed, key);

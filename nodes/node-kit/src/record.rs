@@ -57,7 +57,7 @@ pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
             Problems(differences(record, writer.name, &values, &schemas)).into_result()?;
         }
         let own = format!("{}.", writer.name);
-        record.configuration.retain(|key, _| !key.strip_prefix(&own).is_some_and(|key| !key.contains('.')));
+        record.configuration.retain(|key, _| key.strip_prefix(&own).is_none_or(|key| key.contains('.')));
         record.nodes.insert(writer.name.to_owned(), writer.program.to_owned());
         let public = |key: &str| !schemas.get(key).is_some_and(|schema| marked(schema, SECRET));
         let keys = values.into_iter().filter(|(key, _)| public(key));
