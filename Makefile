@@ -1,4 +1,4 @@
-# Each target does all the set-up it needs; the work is in scripts/. `make help` explains them.
+# Each target does all the setup it needs; the work is in scripts/. `make help` explains them.
 SHELL := /bin/sh
 DEVICE ?= cpu
 DATAFLOW ?= dataflow.yml

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sampling speed beside the published samplers' way of doing it, on one machine in one run, with the ratios.
+# Sampling speed compared with the method of the published samplers, on one machine in one run, with the ratios.
 #
-#   DIFFLOW_DATA_DIR           has models/stories260K
-#   DIFFLOW_BENCH_DIR          has peer_sample.py
-#   DIFFLOW_PYTHON       a Python with torch and transformers (default: python3)
-#   DIFFLOW_BENCH_CHECKPOINT   optional: an adapted checkpoint. Only an adapted model is ever sure, so only there the threshold
-#                              decoder says something; what its texts are worth is measured by `difflow sample --measure`.
+#   DIFFLOW_DATA_DIR           contains models/stories260K
+#   DIFFLOW_BENCH_DIR          contains peer_sample.py
+#   DIFFLOW_PYTHON             a Python with torch and transformers (default: python3)
+#   DIFFLOW_BENCH_CHECKPOINT   optional: an adapted checkpoint. Only an adapted model is ever confident, so the threshold decoder
+#                              is only meaningful there; `difflow sample --measure` measures the quality of its texts.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 python=${DIFFLOW_PYTHON:-python3}
@@ -19,11 +19,11 @@ peer=$(absolute "$DIFFLOW_BENCH_DIR")/peer_sample.py
     die "$python has no torch or no transformers; set DIFFLOW_PYTHON (python3 -m venv V; V/bin/pip install torch transformers)"
 model=$DIFFLOW_DATA_DIR/models/stories260K
 claim_target
-# The whole workspace, so that dependencies have the features that they were built with.
+# Builds the whole workspace, so that dependencies get the same features as in the main build.
 cargo build --quiet --release --workspace --locked --example decode_speed 9>&-
 speed=.difflow/target/release/examples/decode_speed
 
-# rate NAME FILE: tokens/s of one way among lines of JSON.
+# rate NAME FILE: tokens/s of one method from a file of JSON lines.
 rate() { sed -n "s/.*\"$1\".*\"tokens_per_s\": \([0-9.]*\).*/\1/p" "$2" | head -n 1; }
 ratio() { awk -v ours="$1" -v theirs="$2" 'BEGIN { printf "%.1f", ours / theirs }'; }
 row() { printf '%-46s %10s tokens/s %10s tokens/s %7sx\n' "$1" "$2" "$3" "$(ratio "$2" "$3")"; }

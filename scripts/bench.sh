@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The benches of the workspace, then the training step: alone, or in turn with the peer where DIFFLOW_BENCH_DIR holds
-# peer_train.py and DIFFLOW_PYTHON (default: python3) has torch and transformers.
+# Runs the benchmarks of the workspace, then times the training step: alone, or alternating with the peer if DIFFLOW_BENCH_DIR
+# contains peer_train.py and DIFFLOW_PYTHON (default: python3) has torch and transformers.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 claim_target
 cargo bench --workspace --locked --bench '*' 9>&-
-# The whole workspace, so that dependencies have the features that they were built with.
+# Builds the whole workspace, so that dependencies get the same features as in the main build.
 cargo build --quiet --release --workspace --locked --example train_step 9>&-
 step=.difflow/target/release/examples/train_step
 python=${DIFFLOW_PYTHON:-python3}

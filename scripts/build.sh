@@ -9,17 +9,17 @@ claim_target
 list=bin/.programs.new
 trap 'rm -f "$list"' EXIT
 cargo build --release --workspace --locked --message-format=json-render-diagnostics 9>&- >"$list"
-# From cargo's own messages, so that no list of programs has to be kept anywhere.
+# Taken from cargo's own messages, so that no list of programs has to be maintained.
 sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$list" | while IFS= read -r program; do
     name=${program##*/}
     [ ! "$program" -ef "bin/$name" ] || continue
-    # A running program is replaced, never written into; a hard link where the file system allows one. cargo and the
-    # linker make new files too, so a link keeps what was built here.
+    # A running program is replaced, never overwritten in place; with a hard link where the file system allows it. cargo
+    # and the linker create new files too, so a link keeps what was built here.
     cp -lf "$program" "bin/.$name.new" 2>/dev/null || cp -f "$program" "bin/.$name.new"
     mv -f "bin/.$name.new" "bin/$name"
 done
 
-# The example plug-ins: those of Rust from cargo's messages, that of C by its own Makefile.
+# The example plug-ins: those in Rust from cargo's messages, the one in C with its own Makefile.
 mkdir -p bin/plugins
 sed -n '/"crate_types":\["cdylib"\]/s/.*"filenames":\["\([^"]*\.so\)".*/\1/p' "$list" | while IFS= read -r library; do
     name=${library##*/}

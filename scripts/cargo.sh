@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# cargo, from the root of the checkout, with libtorch named and the target directory claimed (see claim_target):
-# `scripts/cargo.sh clippy --release`. Plain cargo does as well where no other checkout shares the target directory.
+# Runs cargo in the root of the checkout, with libtorch configured and the target directory claimed (see claim_target):
+# `scripts/cargo.sh clippy --release`. Plain cargo also works if no other checkout shares the target directory.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 claim_target

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# clean.sh [all]: removes what builds made; with `all` what setup brought, too. Runs are never touched.
+# clean.sh [all]: removes build output; with `all`, also what setup installed. Runs are never touched.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 rm -rf bin out

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The long form of the fault tests, about half an hour on two cores: processes killed (DIFFLOW_KILLS, 30), everything killed
-# (DIFFLOW_KILLS_ALL, 10), processes that stand still for a minute (DIFFLOW_PAUSES, 3), a disk that fills up. A seed is printed with each;
-# DIFFLOW_FAULT_SEED repeats it. An argument picks tests by a part of their name: scripts/faults.sh everything
+# (DIFFLOW_KILLS_ALL, 10), processes paused for a minute (DIFFLOW_PAUSES, 3), a disk that fills up. Each prints a seed;
+# DIFFLOW_FAULT_SEED repeats it. An argument selects tests by part of their name: scripts/faults.sh everything
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC1091 # made by setup.sh

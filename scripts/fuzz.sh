@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers of fuzz/ (see its README.md): scripts/fuzz.sh [SECONDS] [TARGET ...]; 60 seconds each of all by default.
+# Fuzzes the parsers of fuzz/ (see its README.md): scripts/fuzz.sh [SECONDS] [TARGET ...]; by default all targets, 60 seconds each.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 seconds=${1:-60}

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# What a GPU does with a training step, in one call: tokens/s and share of the chip's bf16 peak for GPT-2 small and medium shapes with random
-# weights, the small shapes of `make bench`, difflow's loss on GPU and CPU, and the ratio to the peer where it can run.
+# Measures the training step on a GPU, in one call: tokens/s and share of the chip's bf16 peak for GPT-2 small and medium shapes with random
+# weights, the small shapes of `make bench`, difflow's loss on GPU and CPU, and the ratio to the peer if the peer can run.
 #
-#   scripts/gpu.sh pack       here: puts everything that is needed into bin/gpu (a few MB; the peer from DIFFLOW_BENCH_DIR)
-#   bin/gpu/run [OUT]         there, with bin/gpu copied: writes OUT/gpu.json (default: beside itself)
+#   scripts/gpu.sh pack       here: puts everything needed into bin/gpu (a few MB; the peer from DIFFLOW_BENCH_DIR)
+#   bin/gpu/run [OUT]         on the GPU machine, with bin/gpu copied there: writes OUT/gpu.json (default: next to itself)
 #
-# The GPU machine needs a Python with PyTorch 2.11 for CUDA (DIFFLOW_PYTHON, default python3): its libtorch is the one that runs.
-# For the peer it needs transformers and tokenizers as well. Nothing is fetched.
+# The GPU machine needs a Python with PyTorch 2.11 for CUDA (DIFFLOW_PYTHON, default python3): its libtorch is the one used.
+# For the peer it also needs transformers and tokenizers. Nothing is downloaded.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" = pack ] || die "usage: scripts/gpu.sh pack"
 claim_target
-# The whole workspace, so that dependencies have the features that they were built with.
+# Builds the whole workspace, so that dependencies get the same features as in the main build.
 cargo build --quiet --release --workspace --locked --example train_step 9>&-
 mkdir -p bin/gpu
 cp .difflow/target/release/examples/train_step nodes/model/benches/training.py bin/gpu/

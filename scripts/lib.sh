@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: where things are, what versions, and who holds the target directory.
+# Sourced by the other scripts: paths, versions, and the lock on the target directory.
 set -euo pipefail
 
 # shellcheck disable=SC2034 # read by the scripts that source this file
@@ -23,7 +23,7 @@ absolute() {
     esac
 }
 
-# Tests run in their packages' folders, so a relative data folder would be looked for there.
+# Tests run in their packages' folders, so a relative data folder would be looked up there.
 if [ -n "${DIFFLOW_DATA_DIR:-}" ]; then
     DIFFLOW_DATA_DIR=$(absolute "$DIFFLOW_DATA_DIR")
     export DIFFLOW_DATA_DIR
@@ -38,16 +38,16 @@ lock() {
     }
 }
 
-# The environment of every cargo call, and the lock on the target directory, which checkouts may share.
+# Sets the environment for every cargo call and locks the target directory, which several checkouts may share.
 #
-# Cargo names a workspace's own artifacts without regard to where the checkout lies and takes any artifact newer than
-# the sources as up to date, so two checkouts on one target directory would run each other's programs. So the
-# directory remembers whose the workspace crates are; another checkout throws those (never the dependencies) away first.
+# The names of a workspace's own artifacts do not depend on the location of the checkout, and cargo treats any artifact
+# newer than the sources as up to date. So two checkouts with one target directory would run each other's programs.
+# Therefore the directory records which checkout built the workspace crates; another one first deletes those (never the dependencies).
 claim_target() {
     local cache mine owner
     [ -s bin/env.sh ] || die "the checkout is not set up; run: make setup"
     cache=$(cd -P .difflow && pwd)
-    # With links resolved: the same value in all checkouts, else torch-sys' C++ is built again for each.
+    # With links resolved, so the value is the same in all checkouts; otherwise torch-sys' C++ is rebuilt for each.
     LIBTORCH=$(cd -P .difflow/libtorch/torch && pwd)
     export LIBTORCH
     lock "$cache/target.lock" "$cache/target"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Memory and open files of every node over a long run of the smallest model: 50,000 batches, or as many as the argument says.
+# Measures memory and open files of every node over a long run of the smallest model: 50,000 batches, or the number given as argument.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck disable=SC1091 # made by setup.sh

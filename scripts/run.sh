@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a dataflow file through the real dora CLI, alone (no daemon is started or needed), shows what a person needs of it,
-# and ends with its status.
+# Runs a dataflow file through the real dora CLI, standalone (no daemon is started or needed), shows what matters to the user,
+# and exits with its exit code.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 dataflow=${1:-dataflow.yml}

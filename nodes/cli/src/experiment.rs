@@ -1,4 +1,4 @@
-//! Which run a dataflow file is about.
+//! Which run a dataflow file refers to.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `difflow run --from STEP` and `--fork NAME`: which checkpoint a run goes on from, settled before dora starts.
+//! `difflow run --from STEP` and `--fork NAME`: which checkpoint a run continues from, decided before dora starts.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! `difflow inspect`: what a model folder is, and what the model computes, also for others to check; for runs see `inspect_run.rs`.
+//! `difflow inspect`: what a model folder contains, and what the model computes, also for others to check; for runs
+//! see `inspect_run.rs`.
 
 use std::path::PathBuf;
 

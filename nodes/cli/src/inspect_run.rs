@@ -1,4 +1,4 @@
-//! `difflow inspect run`: what a run has done, and the proof that each batch was trained on once and in order.
+//! `difflow inspect run`: what a run has done, and the proof that it was trained on each batch once and in order.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,9 @@
-//! What a line of `dora run --log-format json` means to a person.
+//! What a line of `dora run --log-format json` means to a user.
 //!
-//! What dora 1.1 prints: one JSON object per log line on stdout; with `"level":"stdout"` it is a line of a node's stdout or
-//! stderr (dora does not say which). A failed node is an ERROR line of target `daemon` with the node's last stderr lines. Between
-//! them stand lines that are not JSON: build messages and the daemon's own log. dora's own errors come on stderr.
+//! What dora 1.1 prints: one JSON object per log line on stdout; with `"level":"stdout"` it is a line of a node's
+//! stdout or stderr (dora does not say which). A failed node is an ERROR line of target `daemon` with the node's last
+//! stderr lines. In between are lines that are not JSON: build messages and the daemon's own log. dora's own errors
+//! go to stderr.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! Lines as dora 1.1.0 printed them, with shortened ids and paths.
+//! Lines as printed by dora 1.1.0, with shortened ids and paths.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! `difflow`: runs difflow's dataflows for people. See README.md.
+//! `difflow`: runs difflow's dataflows for users. See README.md.
 
 mod dataflow;
 mod docs;

@@ -1,4 +1,4 @@
-//! `difflow run`: starts `dora run`, keeps everything it writes in a file, and shows what a person needs.
+//! `difflow run`: starts `dora run`, keeps its complete output in a file, and shows what matters to the user.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};

@@ -1,4 +1,5 @@
-//! `difflow schema`: a JSON schema of dataflow files, for editors. dora's own refuses valid inputs, and knows no node's keys.
+//! `difflow schema`: a JSON schema of dataflow files, for editors. dora's own schema rejects valid inputs and knows
+//! no node's keys.
 
 use difflow_node_kit::config::{choices, keys, type_names};
 use difflow_node_kit::dataflow::known_keys;

@@ -1,7 +1,7 @@
 //! `difflow score`: nats per token of a text.
 //!
-//! Every document stands alone: the model's first token (BOS), then the text, cut at the sequence length. The first token is never
-//! predicted and never masked, so both modes count the same tokens.
+//! Every document is scored alone: the model's first token (BOS), then the text, truncated to the sequence length.
+//! The first token is never predicted and never masked, so both modes count the same tokens.
 
 use std::path::PathBuf;
 

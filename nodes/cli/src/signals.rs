@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and a closed terminal become one SIGINT to dora, which stops the run cleanly.
+//! Ctrl-C, SIGTERM and a closed terminal are turned into one SIGINT to dora, which stops the run cleanly.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the person sees: one progress line that is rewritten in place, everything else below each other.
+//! What the user sees: one progress line that is redrawn in place; everything else is printed line by line.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 

@@ -1,4 +1,4 @@
-//! The file that dora reads in the place of one with modules or with keys changed for this run.
+//! The file that dora reads instead of one with modules or with keys changed for this run.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Documents by batch number: batch n holds the documents n·D .. (n+1)·D of the corpus, whenever it is asked for.
+//! Documents by batch number: batch n contains the documents n·D .. (n+1)·D of the corpus, whenever it is requested.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -1,4 +1,5 @@
-//! The whole corpus over temporary files of every format: what comes out, in which order, and what is said when nothing can.
+//! The whole corpus over temporary files of every format: what it returns, in which order, and which errors it
+//! reports.
 
 use std::fs;
 use std::path::Path;

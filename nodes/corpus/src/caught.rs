@@ -1,5 +1,5 @@
-//! Files of others, read by libraries that may panic over a damaged one, as the Parquet reader does over some footers: the panic
-//! becomes an error that names the source.
+//! Foreign files are read by libraries that may panic on a damaged one, as the Parquet reader does on some footers:
+//! the panic becomes an error that identifies the source.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;

@@ -1,4 +1,4 @@
-//! The corpus as one stream of texts, in an order that depends on nothing but the configuration and the files.
+//! The corpus as one stream of texts, in an order that depends only on the configuration and the files.
 
 use std::fmt::Display;
 

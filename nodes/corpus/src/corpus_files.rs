@@ -1,5 +1,5 @@
-//! The files of the corpus as they were when the run began, in `corpus.json` of the run: other content would make other batches
-//! under the same numbers.
+//! The files of the corpus as they were when the run began, in `corpus.json` of the run: different content would give
+//! different batches under the same numbers.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};

@@ -1,4 +1,4 @@
-//! From a source's path to the list of its files and what they are.
+//! From a source's path to the list of its files and their formats.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The run's held-out documents: those that HELDOUT names, or some that are split off the corpus.
+//! The run's held-out documents: those given by HELDOUT, or some that are split off the corpus.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! The queries that give the documents: one for each source, or one over all of them.
+//! The queries that select the documents: one for each source, or one over all of them.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The corpus node's loop: a demand comes, the batches go.
+//! The corpus node's loop: a demand arrives, the batches are sent.
 
 use std::collections::BTreeMap;
 

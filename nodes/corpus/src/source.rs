@@ -1,4 +1,4 @@
-//! The key SOURCES: what each source says of itself.
+//! The key SOURCES: the settings of each source.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Cutting a long text into documents without holding it in memory.
+//! Splits a long text into documents without holding it in memory.
 
 use std::io::{self, BufRead};
 

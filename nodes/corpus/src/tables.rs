@@ -1,4 +1,5 @@
-//! Each source as a DataFusion table. Nothing is read here but headers and the first rows, for the names and types of columns.
+//! Each source as a DataFusion table. Only headers and the first rows are read here, for the names and types of
+//! columns.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Plain text files as a table with one column, read as the query goes on.
+//! Plain text files as a table with one column, read while the query runs.
 
 use std::fs::{self, File};
 use std::io::BufReader;

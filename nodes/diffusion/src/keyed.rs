@@ -1,8 +1,8 @@
 //! Random numbers by key instead of by history.
 //!
-//! A generator that runs along makes a result depend on everything drawn before it. Here every draw has its own generator,
-//! addressed by (seed, stage, seq, index): a batch can be made again, a run resumed and a row replayed alone, and the
-//! numbers do not depend on batch size, timing or the order of work.
+//! With a sequential generator, a result depends on everything drawn before it. Here every draw has its own
+//! generator, addressed by (seed, stage, seq, index): a batch can be made again, a run resumed and a row replayed
+//! alone, and the numbers do not depend on batch size, timing or the order of work.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,4 +1,4 @@
-//! Everything that is measured on one checkpoint.
+//! All metrics of one checkpoint.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! Models by hub id (`owner/name`, or `owner/name@revision`): fetched once into the Hugging Face cache, then a folder like any
-//! other. `HF_ENDPOINT`, `HF_HOME` and the token (`HF_TOKEN`, else the one that `hf auth login` keeps) are honoured.
+//! Models by hub id (`owner/name`, or `owner/name@revision`): downloaded once into the Hugging Face cache, then used
+//! like any other folder. `HF_ENDPOINT`, `HF_HOME` and the token (`HF_TOKEN`, else the one that `hf auth login`
+//! stores) are honoured.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! A command that judges texts: what the sampler's key CHECKER and `difflow sample --checker` name.
+//! An external command that judges texts: the sampler's key CHECKER and `difflow sample --checker`.
 //!
-//! It is started without a shell, once for all texts of a checkpoint, reads one JSON object `{"text": …}` a line and answers one line a
-//! text: `ok`, or what is wrong.
+//! It is started without a shell, once for all texts of a checkpoint, reads one JSON object `{"text": …}` per line
+//! and answers with one line per text: `ok`, or what is wrong.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a person decides about how a model writes: the one type behind the sampler's keys and `difflow sample`'s options.
+//! The decoding options: the one type behind the sampler's keys and `difflow sample`'s options.
 
 use difflow_model::{Budget, Caching, DiffusionDecoding, Generation, Reveals, Sampling, Score};
 use schemars::JsonSchema;

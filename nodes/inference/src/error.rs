@@ -1,4 +1,4 @@
-//! One error for everything that is asked of a model.
+//! One error type for everything that is asked of a model.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
-//! What a checkpoint says of itself, so that whoever uses it needs no other node's keys: `origin.json`, or, where an older difflow wrote
-//! the checkpoint, the keys in `lineage.json`.
+//! What a checkpoint records about itself, so that its users need no other node's keys: `origin.json`, or, if an
+//! older difflow wrote the checkpoint, the keys in `lineage.json`.
 
 use std::fs;
 use std::io::ErrorKind;

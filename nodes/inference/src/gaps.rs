@@ -1,4 +1,5 @@
-//! Gaps in texts, as tokens: what stands left and right, how long the gap may be, and the answer where there is one.
+//! Gaps in texts, as tokens: the text to the left and right, the allowed length of the gap, and the answer if there
+//! is one.
 
 use difflow_model::{GapLength, Piece, Template};
 use difflow_text::{Gap as GapText, TextError, Words};

@@ -1,15 +1,15 @@
-//! What sampler, evaluator, `difflow score`, `difflow sample` and a server share: between `difflow_model`, which computes, and the programs,
-//! which ask.
+//! Code shared by the sampler, the evaluator, `difflow score`, `difflow sample` and a server: between
+//! `difflow_model`, which computes, and the programs, which ask.
 //!
 //! | to | use |
 //! |---|---|
 //! | open a checkpoint, a base model, a run | [`Session::open`], [`Peers::base`], [`Peers::model`] |
-//! | know what a checkpoint says of itself | [`Facts`] |
+//! | know what a checkpoint records about itself | [`Facts`] |
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
-//! | write: from nothing, behind a prompt, into gaps | [`Decoding`], [`Session::write`] |
+//! | generate: from nothing, after a prompt, in gaps | [`Decoding`], [`Session::write`] |
 //! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
 //! | read documents and gaps | [`documents`], [`Gap`], [`every_second_sentence_hidden`] |
-//! | let a command judge texts | [`Checker`] |
+//! | have a command judge texts | [`Checker`] |
 //! | compare decoders | [`Measuring`] |
 //!
 //! ```no_run
@@ -41,8 +41,9 @@
 //! # }
 //! ```
 //!
-//! Token ids are `u32`; likelihoods are in nats (natural logarithm); a text begins with its anchor (BOS, or EOS where there is none). What a
-//! person gives in one call gives the same answers in any batch. A session is shared by reference between threads.
+//! Token ids are `u32`; likelihoods are in nats (natural logarithm); a text begins with its anchor (BOS, or EOS if
+//! there is none). The tasks given in one call get the same answers however they are batched. A session is shared by
+//! reference between threads.
 
 mod checker;
 mod decoding;

@@ -1,11 +1,13 @@
-//! How probable documents are, in nats: exactly, for a model that reads from left to right, or the diffusion model's bound.
+//! How probable documents are, in nats: exact for a model that reads from left to right, or the diffusion model's
+//! bound.
 //!
-//! The bound is −log p(document | its length) ≤ E_t[w(t) · Σ over masked tokens of −log p(token | what is not masked)]. It is the same for
-//! every noise schedule (arXiv 2406.07524), so it is always taken with the linear one, α(t) = 1 − t and w(t) = 1/t, whatever the model was
-//! trained with: a schedule that clips t, or a weight of a plug-in, changes what is learned, not what is measured.
+//! The bound is −log p(document | its length) ≤ E_t[w(t) · Σ over masked tokens of −log p(token | what is not
+//! masked)]. It is the same for every noise schedule (arXiv 2406.07524), so it is always computed with the linear
+//! one, α(t) = 1 − t and w(t) = 1/t, whatever the model was trained with: a schedule that clips t, or a weight from a
+//! plug-in, changes what is learned, not what is measured.
 //!
-//! t of all (document, draw) pairs is stratified together, and a document's own draws are spread over the whole range, so that few draws
-//! are enough. Masks and t depend on the seed alone: every model is asked the same questions.
+//! t is stratified over all (document, draw) pairs together, and the draws of one document are spread over the whole
+//! range, so few draws are enough. Masks and t depend on the seed alone: every model is asked the same questions.
 
 use difflow_diffusion::{MIN_T, TimestepDraw, masking};
 use difflow_model::{MicroBatch, Objective, ObjectiveOptions, Pattern};

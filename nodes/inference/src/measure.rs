@@ -1,4 +1,4 @@
-//! Quality of many ways to decode, each against the forwards it takes: `difflow sample --measure`.
+//! Quality of many decoding methods, each against the number of forwards it takes: `difflow sample --measure`.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! How far a job is, and whether it goes on.
+//! The progress of a job, and whether it continues.
 
 /// Where a job of several batches stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

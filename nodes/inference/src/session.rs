@@ -1,4 +1,4 @@
-//! A model that can be asked: weights, tokenizer, and what the checkpoint says of itself.
+//! An open model: weights, tokenizer, and what the checkpoint records about itself.
 
 use std::path::{Path, PathBuf};
 

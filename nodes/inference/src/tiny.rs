@@ -1,4 +1,5 @@
-//! For tests, here and in other crates: a model of a few thousand random weights with a tokenizer of one token a letter, as a folder.
+//! For tests, here and in other crates: a model of a few thousand random weights with a tokenizer of one token per
+//! letter, in a folder.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Letting a model write: from nothing, behind a prompt, or into gaps.
+//! Generating text with a model: from nothing, after a prompt, or in gaps.
 
 use difflow_model::{Decoded, Generation, Piece, Prompt, Reveal, Template, Watch};
 

@@ -1,4 +1,4 @@
-//! How a forward computes. It is given to each forward; nothing of it is kept in a decoder.
+//! How a forward computes. It is passed to each forward; a decoder stores none of it.
 
 use tch::Kind;
 

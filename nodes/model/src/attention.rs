@@ -1,8 +1,9 @@
-//! Attention of a forward: where its tokens stand, who sees whom in each layer, and the kernel that fits.
+//! Attention of a forward: the positions of its tokens, which positions see which in each layer, and the right
+//! kernel.
 //!
-//! A causal or full pattern runs on torch's fused kernel without a bias; everything else there is an additive bias of 0 and −∞. Our
-//! CPU kernel takes the visibility as it is. The diagonal is visible in every pattern, so no row of the softmax is empty and padding
-//! never gives NaN.
+//! A causal or full pattern runs on torch's fused kernel without a bias; everything else uses an additive bias of 0
+//! and −∞. Our CPU kernel takes the visibility directly. The diagonal is visible in every pattern, so no row of the
+//! softmax is empty and padding never gives NaN.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! EMA weights: an exponential moving average of the weights over the updates, kept beside them in fp32.
+//! EMA weights: an exponential moving average of the weights over the updates, stored in addition to them, in fp32.
 //!
-//! A checkpoint's model.safetensors then holds the average, which is what samples and scores are made from, and
-//! optimizer.safetensors holds the weights that training goes on with.
+//! A checkpoint's model.safetensors then contains the average, which is used for sampling and scoring, and
+//! optimizer.safetensors contains the weights that training continues with.
 
 use tch::Tensor;
 

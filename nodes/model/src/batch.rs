@@ -1,4 +1,4 @@
-//! One micro-batch as plain memory, so that callers never name torch.
+//! One micro-batch as plain memory, so that callers never use torch directly.
 
 use crate::error::ModelError;
 

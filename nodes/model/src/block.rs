@@ -1,4 +1,4 @@
-//! One block of the decoder, and its parts by the names of a family.
+//! One block of the decoder, and the names of its parts in a family.
 
 use tch::Tensor;
 

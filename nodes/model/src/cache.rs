@@ -1,4 +1,4 @@
-//! Keys and values of what has been read, and which positions a forward computes anew.
+//! The KV cache: keys and values of the positions read so far, and which positions a forward computes again.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
-//! What a model is: the part of Hugging Face's `config.json` that decides tensors and arithmetic.
+//! The definition of a model: the part of Hugging Face's `config.json` that determines tensors and arithmetic.
 //!
-//! Relatives differ by flags only (biases, q/k norm, tying), so one decoder serves all of them. Keys that difflow does not
-//! use are kept and written back, because `transformers` reads them.
+//! Related models differ only by flags (biases, q/k norm, tying), so one decoder serves all of them. Keys that
+//! difflow does not use are kept and written back, because `transformers` reads them.
 
 use std::path::Path;
 

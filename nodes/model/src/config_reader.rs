@@ -1,4 +1,4 @@
-//! Typed access to the keys of a config.json, with errors that name file, key, found and wanted.
+//! Typed access to the keys of a config.json, with errors that give file, key, found and expected value.
 
 use std::path::Path;
 

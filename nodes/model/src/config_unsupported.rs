@@ -1,9 +1,10 @@
-//! Keys of config.json that change the mathematics in a way that difflow does not compute. One that is there and says anything but
-//! what difflow does is an error: the logits would be other ones than `transformers`', without a word.
+//! Keys of config.json that change the mathematics in a way that difflow does not compute. Such a key with any value
+//! other than what difflow does is an error: otherwise the logits would silently differ from those of `transformers`.
 //!
-//! The list has the keys of the supported families and, since a recipe makes variants of them, of families near them. A key that is
-//! neither here nor read anywhere passes: it cannot be judged, and most are harmless (token ids, dropout, dtypes, caches, options of
-//! generation, names). What changes the shapes of tensors needs no entry, for a tensor too many or of another shape is an error.
+//! The list contains the keys of the supported families and, because recipes describe variants of them, of closely
+//! related families. A key that is neither listed here nor read anywhere is accepted: it cannot be checked, and most
+//! are harmless (token ids, dropout, dtypes, caches, generation options, names). Whatever changes the shapes of
+//! tensors needs no entry, because an extra tensor or one of another shape is an error.
 
 use serde_json::Value;
 

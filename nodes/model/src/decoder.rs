@@ -1,7 +1,7 @@
 //! The decoder: embeddings, blocks of attention and feed-forward, and the output head, for every supported family.
 //!
-//! Activations are rows `[B·L, D]`. The residual stream and the norms stay fp32; matrix products and attention run in the
-//! compute kind (fp32, or bf16 over fp32 master weights).
+//! Activations are rows `[B·L, D]`. The residual stream and the norms stay in fp32; matrix products and attention run
+//! in the compute kind (fp32, or bf16 with fp32 master weights).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! Devices and threads, without naming torch.
+//! Devices and threads, without exposing torch.
 
 use std::fmt;
 use std::path::PathBuf;

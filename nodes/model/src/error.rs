@@ -1,4 +1,4 @@
-//! One error for everything that reads, runs or writes a model.
+//! One error type for everything that reads, runs or writes a model.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! The forward of a plug-in's torch model: tensors go over the boundary as handles of the one libtorch that both sides share.
+//! The forward of a plug-in's torch model: tensors cross the boundary as handles of the one libtorch that both sides
+//! share.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

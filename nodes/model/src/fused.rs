@@ -1,5 +1,5 @@
-//! The CPU kernels as differentiable functions of tensors. Each has a plain torch form beside its caller, used on other
-//! devices and in other precisions, and compared with it in tests.
+//! The CPU kernels as differentiable functions of tensors. Each has a plain torch version next to its caller, which
+//! is used on other devices and in other precisions, and is compared with the kernel in tests.
 
 use tch::{Kind, Tensor};
 

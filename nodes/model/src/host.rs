@@ -1,4 +1,4 @@
-//! Tensors as memory: views of fp32 tensors on the CPU, and copies from anywhere.
+//! Tensors as memory: views of fp32 tensors on the CPU, and copies from any device.
 
 use tch::{Device, Kind, Tensor};
 

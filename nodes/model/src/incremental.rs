@@ -1,4 +1,4 @@
-//! A forward over some positions of some sequences, the others coming from the cache.
+//! A forward over some positions of some sequences, with the others taken from the cache.
 
 use tch::{Kind, Tensor};
 

@@ -1,4 +1,4 @@
-//! What a forward reads: rows of token ids, and where each token stands.
+//! The input of a forward: rows of token ids, and the position of each token.
 
 use crate::batch::MicroBatch;
 use crate::pattern::Pattern;

@@ -1,4 +1,4 @@
-//! A base model as judge of texts.
+//! A base model used to judge texts.
 
 use crate::batch::MicroBatch;
 use crate::error::ModelError;

@@ -1,4 +1,4 @@
-//! A model being trained: micro-steps add gradients, `apply` turns them into one update.
+//! A model in training: micro-steps accumulate gradients, `apply` turns them into one update.
 
 use std::path::Path;
 

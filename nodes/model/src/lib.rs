@@ -1,4 +1,4 @@
-//! Decoder-only language models for adaptation to diffusion: the only crate that names torch.
+//! Decoder-only language models for adaptation to diffusion: the only crate that uses torch.
 //!
 //! Callers see plain memory: token ids are `u32`, batches are [`MicroBatch`], logits are `Vec<f32>`.
 //!
@@ -9,8 +9,8 @@
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases), [`Writing`] (prompts): join, watch and cancel between forwards |
-//! | look | [`Summary::read`], [`Memory::of_training`] |
-//! | choose | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Arithmetic`], [`Device`] |
+//! | inspect | [`Summary::read`], [`Memory::of_training`] |
+//! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
 //! A training step:
 //!

@@ -1,4 +1,4 @@
-//! How the models of a run are read: which plug-in, if any, knows the base model.
+//! How the models of a run are loaded: which plug-in, if any, handles the base model.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
-//! Forward passes that end in sums of cross-entropy, with or without gradients.
+//! Forward passes that return sums of cross-entropy, with or without gradients.
 //!
-//! Only positions that carry loss reach the output head, in chunks, so the logits of a whole batch never exist. When a batch
-//! needs several chunks, each chunk's gradient is taken at once and flows on through the selected hidden states.
+//! Only positions that carry loss reach the output head, in chunks, so the logits of a whole batch are never in
+//! memory at once. When a batch needs several chunks, each chunk's gradient is computed immediately and propagated
+//! through the selected hidden states.
 
 use tch::{Kind, Reduction, Tensor};
 

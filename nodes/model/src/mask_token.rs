@@ -1,4 +1,4 @@
-//! Gives a base model its mask token: one more vocabulary row, and its name in the tokenizer's files.
+//! Gives a base model its mask token: one additional vocabulary row, and its name in the tokenizer's files.
 
 use serde_json::{Map, Value, json};
 use tch::Tensor;

@@ -1,4 +1,4 @@
-//! A model: configuration, weights and the files that travel with them.
+//! A model: configuration, weights and the files that go with them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

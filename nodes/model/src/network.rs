@@ -1,7 +1,7 @@
 //! What computes a model's forwards: difflow's own decoder, or the forward of a plug-in.
 //!
-//! A plug-in gives logits and no hidden states. Its "hidden states" are logits, and norm and output head leave them as they are; so
-//! losses and decoding are written once.
+//! A plug-in returns logits and no hidden states. Its "hidden states" are logits, and the norm and output head leave
+//! them unchanged, so losses and decoding are written only once.
 
 use tch::Tensor;
 

@@ -1,4 +1,4 @@
-//! What is trained: which positions carry loss, what they predict and what their loss counts for.
+//! The training objective: which positions carry loss, what they predict and how their loss is weighted.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,7 @@
 //! AdamW (arXiv 1711.05101) with global-norm clipping, on fp32 master weights.
 //!
-//! On the CPU one pass over a parameter reads the gradient once and writes weight and both moments; clipping is a factor in
-//! that pass. Every element is computed alone, so threads do not change the bits.
+//! On the CPU, one pass over a parameter reads the gradient once and writes the weight and both moments; clipping is
+//! a factor in that pass. Every element is computed independently, so the number of threads does not change the bits.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,8 @@
-//! Parameters: the leaf tensors of the computation, and the Hugging Face tensors that each of them holds.
+//! Parameters: the leaf tensors of the computation, and the Hugging Face tensors that each of them contains.
 //!
-//! Queries, keys and values are one leaf (one matrix product instead of three), and so are gate and up projections. In
-//! files they stay the separate tensors that other programs expect: a leaf is its parts, stacked along dimension 0.
+//! Queries, keys and values are one leaf (one matrix product instead of three), and so are the gate and up
+//! projections. In files they remain the separate tensors that other programs expect: a leaf is the concatenation of
+//! its parts along dimension 0.
 
 use std::f64::consts::PI;
 

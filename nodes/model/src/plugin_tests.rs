@@ -1,5 +1,5 @@
-//! What every torch model of a plug-in must do, as named tests of `difflow plugin check`. They are here and not with those of the other
-//! kinds because they compute.
+//! What every torch model of a plug-in must do, as named tests of `difflow plugin check`. They are here and not with
+//! those of the other kinds because they run computations.
 
 use std::collections::BTreeSet;
 

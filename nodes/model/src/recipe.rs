@@ -1,7 +1,8 @@
 //! Model recipes: a variant of a supported decoder described in JSON, without code.
 //!
-//! `difflow_recipe.json` beside config.json (or handed to [`crate::Model::load_with_recipe`]) says which decoder it is, under which
-//! names config.json has its sizes, what config.json leaves unsaid, and what the tensors are called:
+//! `difflow_recipe.json` next to config.json (or passed to [`crate::Model::load_with_recipe`]) says which decoder the
+//! model uses, under which names config.json has its sizes, what config.json leaves unspecified, and what the tensors
+//! are called:
 //!
 //! ```json
 //! {"difflow_recipe": 1, "base": "LlamaForCausalLM", "keys": {"rms_norm_eps": "norm_epsilon"},
@@ -9,7 +10,8 @@
 //!  "tensors": {"model.layers.{layer}.mlp.up_proj": "model.layers.{layer}.mlp.c_fc"}}
 //! ```
 //!
-//! Tensors of one matrix that are given the same name (queries, keys and values; gate and up) are stacked in it, in that order.
+//! Tensors of one matrix that are given the same name (queries, keys and values; gate and up) are stacked in it, in
+//! that order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

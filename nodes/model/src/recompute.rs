@@ -1,5 +1,5 @@
-//! Activation checkpointing (arXiv 1604.06174): a block keeps its input only, and is computed again in the backward pass. Memory
-//! for activations falls to one block's, for a third more arithmetic; the gradients are the same.
+//! Activation checkpointing (arXiv 1604.06174): a block keeps only its input and is recomputed in the backward pass.
+//! Memory for activations falls to one block's, for a third more arithmetic; the gradients are the same.
 
 use tch::{Kind, Tensor};
 

@@ -1,5 +1,5 @@
-//! What several processes that train one model tell each other in a step. The sums of a step go through it between the last
-//! micro-step and the update; a process that is alone has nothing to tell.
+//! What several processes that train one model exchange in a step. The sums of a step go through it between the last
+//! micro-step and the update; a single process has nothing to exchange.
 
 use crate::error::ModelError;
 use crate::loss::StepSums;

@@ -1,7 +1,7 @@
 //! Rotary position embedding: the frequencies of each scaling, and the tables of cosines and sines.
 //!
 //! Formulas: RoPE (arXiv 2104.09864), linear and dynamic NTK scaling, YaRN (arXiv 2309.00071), Llama 3.1's smoothed
-//! scaling; conventions as `transformers` computes them, so that weights mean the same.
+//! scaling. Conventions are those of `transformers`, so that weights mean the same.
 
 use std::f64::consts::PI;
 

@@ -1,7 +1,7 @@
-//! The content of a folder that is about to be written: of a model, or of everything that training goes on from.
+//! The content of a folder about to be written: a model, or everything that training continues from.
 //!
-//! A copied one ([`crate::Learner::snapshot`]) shares no memory with the model, so another thread may write it while training
-//! changes the weights.
+//! A copy ([`crate::Learner::snapshot`]) shares no memory with the model, so another thread may write it while
+//! training changes the weights.
 
 use std::collections::BTreeMap;
 use std::path::Path;

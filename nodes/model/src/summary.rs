@@ -1,4 +1,4 @@
-//! What a model folder holds, read from its headers only, and how much memory it takes to train.
+//! What a model folder contains, read only from its headers, and how much memory training needs.
 
 use std::collections::BTreeMap;
 use std::path::Path;

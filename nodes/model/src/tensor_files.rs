@@ -1,4 +1,4 @@
-//! Reading safetensors: one file or the many of an index, memory-mapped, checked before any tensor is used.
+//! Reads safetensors: one file or the several of an index, memory-mapped, checked before any tensor is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! Writing safetensors so that the same tensors always give the same bytes: names sorted, contiguous, header padded to 8
-//! bytes, one tensor in host memory at a time, synced to disk.
+//! Writes safetensors so that the same tensors always give the same bytes: names sorted, contiguous, header padded to
+//! 8 bytes, one tensor in host memory at a time, synced to disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! A plug-in's torch model as a [`Model`]: read, given its mask token, saved.
+//! A plug-in's torch model as a [`Model`]: loaded, given its mask token, saved.
 
 use std::collections::BTreeMap;
 use std::fs;

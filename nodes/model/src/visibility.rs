@@ -1,5 +1,6 @@
-//! Who sees whom in a forward: for each query the stretches of keys that it may see, and inside them, where a pattern has holes, one
-//! bit a pair. The CPU kernel computes the tiles that some query of a block sees and no others; a torch bias is made from the same.
+//! Which positions see which in a forward: for each query the ranges of keys that it may see, and within them, where
+//! a pattern has holes, one bit per pair. The CPU kernel computes only the tiles that some query of a block sees; a
+//! torch bias is built from the same data.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! What sampler and evaluator wrote to the run's folder. dora's edges may lose a message, above all the last one of a node that ends;
-//! these files are whole or not there, so the final screen and report are complete.
+//! What the sampler and the evaluator wrote to the run's folder. dora's edges may lose a message, above all the last
+//! one of a node that ends; these files are either complete or absent, so the final screen and report are complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Numbers, durations and paragraphs as people read them.
+//! Human-readable numbers, durations and paragraphs.
 
 /// Three significant digits with `k`, `M` or `G`: `4.1k`, `131G`, `87`.
 pub fn si(value: f64) -> String {

@@ -1,4 +1,4 @@
-//! What is known of the dataflow's nodes and edges from where the monitor stands.
+//! What the monitor knows about the dataflow's nodes and edges.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

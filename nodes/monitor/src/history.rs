@@ -1,4 +1,5 @@
-//! Everything the monitor was told, in bounded memory: a series of each metric, and the texts of the last checkpoint.
+//! Everything the monitor has received, in bounded memory: a series for each metric, and the texts of the last
+//! checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What a run was made with, for a reader who was not there: when, where, from which sources, and with which dataflow file.
+//! How a run was made, for a reader who was not there: when, where, from which sources, and with which dataflow file.
 
 use std::fs;
 

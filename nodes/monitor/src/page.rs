@@ -1,7 +1,7 @@
 //! The live page: what it shows (`view`), who may see it (`access`), and how it is served (`server`).
 //!
-//! The monitor hands it what is new once a second; everything else happens on a thread of its own, so that no reader, however
-//! slow, holds up the monitor.
+//! The monitor passes it new data once a second; everything else happens on a separate thread, so that no reader,
+//! however slow, delays the monitor.
 
 mod access;
 mod attention;

@@ -1,4 +1,5 @@
-//! The node processes of this dataflow on this machine, as the kernel sees them: which there are, and what they use.
+//! The node processes of this dataflow on this machine, as the kernel sees them: which ones exist, and what resources
+//! they use.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

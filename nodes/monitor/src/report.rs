@@ -1,4 +1,4 @@
-//! report.html: one file that needs nothing else.
+//! report.html: a single self-contained file.
 
 use std::collections::BTreeMap;
 

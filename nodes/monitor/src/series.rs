@@ -1,7 +1,7 @@
 //! The values of one metric over the steps of a run, in bounded memory.
 //!
-//! Up to [`LIMIT`] values are kept as they are. Beyond that a point stands for a span of steps, twice as long whenever there would
-//! be too many points: a run of a million steps costs what one of two thousand costs.
+//! Up to [`LIMIT`] values are kept as they are. Beyond that, a point stands for a span of steps, and the span doubles
+//! whenever there would be too many points: a run of a million steps costs as much as one of two thousand.
 
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 

@@ -1,4 +1,4 @@
-//! What the page is told each second.
+//! What is sent to the page each second.
 
 use std::path::Path;
 use std::time::Instant;

@@ -1,7 +1,8 @@
 //! The metrics store: Parquet parts in the run's `metrics/` folder, readable by any Parquet reader.
 //!
-//! Columns: step (u64), name, value (f64), node. A part is written whole and renamed, so none is ever half there; the open
-//! part is rewritten with what came since, up to [`PART_ROWS`]. Where parts repeat a (node, name, step), the later part is right.
+//! Columns: step (u64), name, value (f64), node. A part is written completely and then renamed, so no part is ever
+//! incomplete. The open part is rewritten with new rows, up to [`PART_ROWS`]. Where parts repeat a (node, name,
+//! step), the later part is right.
 
 use std::fs::{self, File};
 use std::io;

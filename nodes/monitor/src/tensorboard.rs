@@ -1,7 +1,8 @@
 //! Event files for TensorBoard, in the folder `tensorboard` of the run.
 //!
-//! A record is its length, a masked CRC-32C of that, a protocol buffer, and a masked CRC-32C of this (TensorFlow's TFRecord
-//! format). Records are appended; TensorBoard passes over one that is not finished. Each process of a run writes a file of its own.
+//! A record is its length, a masked CRC-32C of that, a protocol buffer, and a masked CRC-32C of the buffer
+//! (TensorFlow's TFRecord format). Records are appended; TensorBoard skips a record that is incomplete. Each process
+//! of a run writes its own file.
 
 mod proto;
 

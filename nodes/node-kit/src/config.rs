@@ -1,7 +1,8 @@
 //! A node's configuration: the `env:` block of its entry in the dataflow file, read into one struct.
 //!
-//! The struct is the only place where a key, its type, its default and its description stand; `schemars` reads them off it,
-//! for parsing here, for `--help` and for docs/CONFIG.md. Keys are the field names in upper case.
+//! The struct is the only place where a key, its type, its default and its description are defined; `schemars`
+//! derives them from it, for parsing here, for `--help` and for docs/CONFIG.md. Keys are the field names in upper
+//! case.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A dataflow file as dora reads it, for judging one without starting it: the values that nodes would get, dora's own rules,
-//! and its strict types on difflow's edges.
+//! A dataflow file as dora reads it, for checking one without starting it: the values that nodes would get, dora's
+//! own rules, and its strict types on difflow's edges.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! The asking side of an edge: which batches are on their way, which have come, and which must be asked for again.
+//! The requesting side of an edge: which batches are in flight, which have arrived, and which must be requested
+//! again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the nodes upstream say of the data: see [`difflow_schema::Facts`].
+//! What the upstream nodes report about the data: see [`difflow_schema::Facts`].
 
 use difflow_schema::Facts;
 use eyre::{Context, Result};

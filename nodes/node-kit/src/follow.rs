@@ -1,5 +1,5 @@
-//! What sampler and evaluator share: the work on each published checkpoint, in order, and at the end on the last one that no
-//! message told of. dora's edges may lose a message; the run folder does not.
+//! Shared by the sampler and the evaluator: the work on each published checkpoint, in order, and at the end on the
+//! last one if no message announced it. dora's edges may lose a message; the run folder does not.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! Published checkpoints, in the order in which they came.
+//! Published checkpoints, in the order in which they arrived.
 //!
-//! Work on a checkpoint takes long; [`Inbox::check`] between its batches keeps dora's queue empty, so that none is dropped,
-//! and notices at once that the run ends.
+//! Work on a checkpoint takes a long time. Calling [`Inbox::check`] between its batches keeps dora's queue empty, so
+//! that no message is dropped, and detects at once that the run is ending.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! What every difflow node shares, and the only crate that names dora: connecting, the configuration from the node's `env:`
-//! block, events, sending, demand with absolute sequence numbers, and exit codes.
+//! What every difflow node shares, and the only crate that uses dora: connecting, the configuration from the node's
+//! `env:` block, events, sending, demand with absolute sequence numbers, and exit codes.
 //!
-//! A node's `main` is one call of [`main`]; its `run` loops over [`Node::next`]. See docs/ARCHITECTURE.md for the rules of
-//! flow control.
+//! A node's `main` is a single call of [`main`]; its `run` loops over [`Node::next`]. See docs/ARCHITECTURE.md for
+//! the rules of flow control.
 
 pub mod config;
 pub mod dataflow;

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration or an input, said so that it can be put right: exit code 78.
+//! What is wrong with a configuration or an input, worded so that the user can fix it: exit code 78.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A node's part of run.json: its keys as they were resolved, written and compared by the node itself.
+//! A node's part of run.json: its resolved keys, written and compared by the node itself.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A node without a daemon, for tests: what it hears is given, what it says is kept.
+//! A node without a daemon, for tests: its input is given, its output is recorded.
 
 use difflow_schema::{Message, meta};
 use dora_node_api::integration_testing::integration_testing_format::{IncomingEvent, InputData, TimedIncomingEvent};

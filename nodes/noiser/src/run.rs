@@ -1,4 +1,5 @@
-//! The noiser's loop: a demand goes up, the batches that come are noised and go down. It holds nothing.
+//! The noiser's loop: a demand is passed upstream; the batches that arrive are noised and sent downstream. It keeps
+//! no state.
 
 use difflow_node_kit::{Event, Node, Upstream};
 use difflow_plugin_host::{Kind, Record, Transforms};

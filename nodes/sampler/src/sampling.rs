@@ -1,4 +1,4 @@
-//! Letting a checkpoint write, and judging what it wrote.
+//! Generating texts with a checkpoint, and judging them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,8 @@
-//! `audit.jsonl` of a run: which micro-batches went into which checkpoint. The trainer counts every batch that it trains on and
-//! writes a line before each checkpoint gets its name; from those lines [`prove`] shows that the weights at hand saw each batch
-//! once and in order, however often the run was killed. Work that was lost with a killed process is in no checkpoint, so its
-//! batches are trained on again; what counts is the line of checkpoints that leads to the newest.
+//! `audit.jsonl` of a run: which micro-batches went into which checkpoint. The trainer counts every batch that it
+//! trains on and writes a line before each checkpoint gets its name. From those lines [`prove`] shows that the
+//! current weights saw each batch once and in order, however often the run was killed. Work that was lost with a
+//! killed process is in no checkpoint, so its batches are trained on again; what counts is the chain of checkpoints
+//! that leads to the newest.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -1,4 +1,4 @@
-//! Downstream asks: the only thing that makes a data stage send.
+//! Requests from downstream: the only thing that makes a data stage send.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What the nodes of the data path did to the data. It travels in the metadata of every message, so that a node needs no copy of
-//! another node's keys, and hears of them from the node that owns them.
+//! What the nodes of the data path did to the data. It is part of the metadata of every message, so that a node needs
+//! no copy of another node's keys and gets them from the node that owns them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! What travels on difflow's edges: one message type per file, each with its Arrow fields, and the checks that every
+//! The messages on difflow's edges: one message type per file, each with its Arrow fields, and the checks that every
 //! receiver makes. dora's own runtime type checks skip structs, so these are the ones that count.
 //!
-//! A message is one Arrow struct array. Its metadata carries [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`], and
-//! [`meta::FACTS`] where the sender has any.
+//! A message is one Arrow struct array. Its metadata contains [`meta::SEQ`], [`meta::MESSAGE`] and [`meta::FIN`], and
+//! [`meta::FACTS`] if the sender has any.
 
 pub mod audit;
 pub mod checkpoint;

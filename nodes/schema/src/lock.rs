@@ -1,4 +1,4 @@
-//! Locks on files: the kernel gives one up when its process ends, however it ends, so that none is ever stale.
+//! File locks: the kernel releases a lock when its process ends, however it ends, so no lock is ever stale.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};

@@ -1,5 +1,5 @@
-//! The manifest of a checkpoint: which files it consists of, each with size and sha256, and a sha256 of the manifest itself, so
-//! that a changed bit anywhere in the folder is found.
+//! The manifest of a checkpoint: which files it consists of, each with size and sha256, and a sha256 of the manifest
+//! itself, so that a changed bit anywhere in the folder is detected.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
-//! Every number that nodes send in metrics/1 or write into a file of results, declared once: its name, unit and meaning, which way is
-//! better, and where it is shown. docs/EDGES.md, the monitor's page, final screen and report, `difflow runs` and `difflow report`, and the
-//! checkpointer's ranking are made from this table.
+//! Every number that nodes send in metrics/1 or write to a results file, declared once: its name, unit and meaning,
+//! which direction is better, and where it is shown. docs/EDGES.md, the monitor's page, final screen and report,
+//! `difflow runs` and `difflow report`, and the checkpointer's ranking are generated from this table.
 
 /// The monitor's input that brings a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Keys of the metadata that goes with every message.
+//! Keys of the metadata in every message.
 
 /// Absolute sequence number of the message on its edge, counted from 0.
 pub const SEQ: &str = "seq";

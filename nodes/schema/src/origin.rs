@@ -1,4 +1,4 @@
-//! `origin.json` of a checkpoint: what it was made from and how, so that whoever uses it needs no other node's keys.
+//! `origin.json` of a checkpoint: what it was made from and how, so that its users need no other node's keys.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,5 @@
-//! Which messages each node takes and gives: the contract of the edges, for checking a dataflow file and for docs/EDGES.md.
+//! Which messages each node accepts and sends: the contract of the edges, for checking a dataflow file and for
+//! docs/EDGES.md.
 
 use arrow::datatypes::Fields;
 

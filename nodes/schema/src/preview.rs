@@ -1,4 +1,4 @@
-//! trainer → monitor: one row of the batch at hand and the attention pattern of that step, for people to look at.
+//! trainer → monitor: one row of the current batch and the attention pattern of that step, for display.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `run.json`: the configuration of every node as it was resolved, and what the run was made from and with.
+//! `run.json`: the resolved configuration of every node, and what the run was made from and with.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! `scores/step-N.json` and `samples/step-N.json` of a run: what evaluator and sampler found out about a checkpoint, and how. Every
-//! reader and writer uses these types.
+//! `scores/step-N.json` and `samples/step-N.json` of a run: the evaluator's and the sampler's results for a
+//! checkpoint, and how they were obtained. Every reader and writer uses these types.
 
 use std::collections::BTreeMap;
 use std::io;

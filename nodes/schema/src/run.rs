@@ -1,4 +1,4 @@
-//! The folder of a run: where everything of it lies, and how files are written so that none is ever half there.
+//! The folder of a run: where its files are, and how files are written so that none is ever incomplete.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Everything that can be wrong between text and token ids.
+//! Everything that can go wrong between text and token ids.
 
 use std::path::PathBuf;
 

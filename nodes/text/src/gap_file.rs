@@ -1,4 +1,4 @@
-//! Files of gaps with their answers: JSONL, one gap a line.
+//! Files of gaps with their answers: JSONL, one gap per line.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! How long the canvases are.
+//! The lengths of the canvases.
 
 use difflow_diffusion::keyed;
 

@@ -1,4 +1,5 @@
-//! Text around a model: token ids and back, texts with gaps, and numbers about generated texts. Knows no torch and no dora.
+//! Text handling around a model: token ids and back, texts with gaps, and metrics of generated texts. Depends on
+//! neither torch nor dora.
 
 mod error;
 mod gap_file;

@@ -1,4 +1,4 @@
-//! Numbers about generated texts that need no other model: how varied they are, and how much they repeat themselves.
+//! Metrics of generated texts that need no other model: how varied they are, and how repetitive.
 
 use std::collections::{BTreeMap, BTreeSet};
 

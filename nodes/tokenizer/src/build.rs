@@ -1,4 +1,4 @@
-//! Documents into the growing store.
+//! Adds documents to the growing store.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! How long the documents are: what it costs to say a document's length is part of what a text costs.
+//! The lengths of the documents: the cost of stating a document's length is part of the cost of a text.
 
 /// Documents by their number of tokens, with both special tokens; longer ones count as as long as a sequence.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Documents to packed sequences of token ids, kept on disk. See README.md.
+//! Turns documents into packed sequences of token ids, stored on disk. See README.md.
 
 mod build;
 mod key;

@@ -1,4 +1,4 @@
-//! Token ids of documents into rows of equal length.
+//! Packs the token ids of documents into rows of equal length.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

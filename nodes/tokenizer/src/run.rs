@@ -1,4 +1,5 @@
-//! The tokenizer node's loop: documents are pulled while the store should grow, and demands are answered as soon as it covers them.
+//! The tokenizer node's loop: documents are requested while the store should grow, and demands are answered as soon
+//! as it covers them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Batches of sequences by number: batch n holds the sequences n·B .. (n+1)·B of all epochs together.
+//! Batches of sequences by number: batch n contains the sequences n·B .. (n+1)·B, counted over all epochs.
 
 use std::io;
 

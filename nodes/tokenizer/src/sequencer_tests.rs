@@ -1,4 +1,4 @@
-//! The whole way from documents to batches, without dora: what is served depends on documents, seed and number alone.
+//! The whole path from documents to batches, without dora: what is served depends only on documents, seed and number.
 
 use std::path::Path;
 

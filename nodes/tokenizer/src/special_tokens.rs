@@ -1,4 +1,4 @@
-//! Which tokens begin and end a document: BOS_TOKEN and EOS_TOKEN, or what the base model's own files say.
+//! Which tokens begin and end a document: BOS_TOKEN and EOS_TOKEN, or those given in the base model's own files.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Of `special_tokens`, beside the tokenizer that they need.
+//! Tests of `special_tokens`, together with the tokenizer that they need.
 
 use serde_json::{Value, json};
 

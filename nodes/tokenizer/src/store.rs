@@ -1,7 +1,8 @@
-//! The token store as it is read: three little-endian files, memory-mapped, and a record that says they are complete.
+//! Reading the token store: three little-endian files, memory-mapped, and a record that marks them as complete.
 //!
-//! `tokens.u32` holds the rows, L ids each. `ends.u32` holds, for all rows one after the other, where in its row each document or
-//! piece of one ends; what follows the last end is padding. `rows.u64` holds for each row how many ends there are up to it.
+//! `tokens.u32` contains the rows, L ids each. `ends.u32` contains, for all rows one after another, where in its row
+//! each document or piece of one ends; what follows the last end is padding. `rows.u64` contains for each row the
+//! number of ends up to it.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! lineage.json of a checkpoint: what it was trained with, and where it comes from.
+//! lineage.json of a checkpoint: what it was trained with, and which checkpoint it comes from.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,8 @@
-//! The objective's presets: what each of them says for every key that is left to it (PRESET of the noiser says the rest).
+//! The presets of the objective: the value that each of them gives to every key that is not set (for the noiser's
+//! keys see PRESET of the noiser).
 //!
-//! `parity` is the paper's public code (repository HKUNLP/DiffuLLaMA) with its quirks, so that its numbers can be compared;
-//! `recommended` is the bound itself. Anything that is set by its own key is not the preset's any more.
+//! `parity` is the paper's public code (repository HKUNLP/DiffuLLaMA) with its quirks, so that its numbers can be
+//! compared; `recommended` is the bound itself. A key that is set explicitly overrides the preset.
 
 use difflow_model::{MaskedSet, ModelConfig};
 use schemars::JsonSchema;

@@ -1,7 +1,7 @@
 //! What the monitor's page shows of a step: a row of its batch and its attention pattern.
 //!
-//! Nobody waits for it, so it may not cost training anything: at most one every [`EVERY`], and more rarely where making one takes
-//! longer than a two-hundredth of that.
+//! No node waits for it, so it must not slow down training: at most one every [`EVERY`], and less often if making one
+//! takes longer than a two-hundredth of that.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! The lock, and the trainer's part of run.json: a run's name belongs to one process at a time, and to one base model and corpus.
+//! The lock, and the trainer's part of run.json: a run's name belongs to one process at a time, and to one base model
+//! and corpus.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

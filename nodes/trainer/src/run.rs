@@ -1,4 +1,4 @@
-//! The trainer's loop: ask, wait, step, measure, now and then a checkpoint.
+//! The trainer's loop: request, wait, step, send metrics, and from time to time write a checkpoint.
 
 use std::time::{Duration, Instant};
 

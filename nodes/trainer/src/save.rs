@@ -1,4 +1,5 @@
-//! A checkpoint folder: written under a temporary name, every file synced, then renamed. It is there whole or not at all.
+//! A checkpoint folder: written under a temporary name, every file synced, then renamed. It is either complete or
+//! absent.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Checkpoints of a small model, written as training writes them.
+//! Checkpoints of a small model, written the way training writes them.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

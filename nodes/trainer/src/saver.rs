@@ -1,4 +1,4 @@
-//! Checkpoints beside training: the trainer waits for a copy of its state, a thread writes it.
+//! Writing checkpoints during training: the trainer waits for a copy of its state; a thread writes it.
 
 use std::fs;
 use std::thread::{self, JoinHandle};

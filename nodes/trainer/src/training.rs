@@ -1,4 +1,4 @@
-//! The model at work: what one optimizer step does with its micro-batches.
+//! What one optimizer step does with its micro-batches.
 
 use std::io::ErrorKind;
 use std::path::Path;

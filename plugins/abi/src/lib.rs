@@ -1,9 +1,11 @@
-//! `difflow_plugin.h` in Rust: the same structs, field by field, under the same names without prefix. The header is normative and
-//! says what every function may and must do; tests/layout.rs compares the two with a C compiler and with layout.txt.
+//! `difflow_plugin.h` in Rust: the same structs, field by field, with the same names without the prefix. The header
+//! is normative and specifies what every function may and must do; tests/layout.rs compares the two with a C compiler
+//! and with layout.txt.
 //!
-//! Function fields are `Option`: a NULL is read as `None`, so a table that lacks a function is no undefined behaviour. They are
-//! `extern "C-unwind"`, which is the same in C: what is thrown out of one, against the rules, then reaches the host, which ends the
-//! process with the plug-in's name, instead of being undefined behaviour.
+//! Function fields are `Option`: NULL is read as `None`, so a table that lacks a function is not undefined behaviour.
+//! They are `extern "C-unwind"`, which is the same in C: an exception or panic that leaves a function, against the
+//! rules, then reaches the host instead of being undefined behaviour, and the host ends the process and reports the
+//! plug-in's name.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::offset_of;

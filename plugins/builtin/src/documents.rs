@@ -1,4 +1,4 @@
-//! Drops or repeats documents that a predicate chooses.
+//! Drops or repeats documents selected by a predicate.
 
 use difflow_diffusion::keyed;
 use difflow_plugin_sdk::batch::{Field, Kind};

@@ -1,8 +1,8 @@
-//! The components that come with difflow. They are written with the SDK as any plug-in is, and the host calls them through the same
-//! tables; only the exported symbol is missing, because they live inside the programs.
+//! The components that come with difflow. They are written with the SDK like any plug-in, and the host calls them
+//! through the same tables; only the exported symbol is missing, because they are compiled into the programs.
 //!
 //! `builtin:NAME` in a dataflow file means the component `difflow.noise.NAME`, `difflow.annealing.NAME` or
-//! `difflow.transform.NAME`, by what the key takes.
+//! `difflow.transform.NAME`, depending on what the key accepts.
 
 mod annealing;
 mod documents;

@@ -1,4 +1,4 @@
-//! Noise schedules. The weight is written out where −α′/(1 − α) would lose digits near t = 0.
+//! Noise schedules. The weight is written out explicitly where −α′/(1 − α) would lose digits near t = 0.
 
 use std::f64::consts::FRAC_PI_2;
 

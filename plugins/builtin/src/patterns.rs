@@ -1,4 +1,4 @@
-//! Annealing schedules that give the whole attention pattern.
+//! Annealing schedules that return the whole attention pattern.
 
 use difflow_plugin_sdk::{AnnealingSchedule, config};
 

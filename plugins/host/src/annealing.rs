@@ -1,4 +1,4 @@
-//! Annealing schedules of plug-ins, with every answer checked.
+//! Annealing schedules from plug-ins, with every answer checked.
 
 use difflow_plugin_abi as abi;
 use serde_json::{Map, Value};

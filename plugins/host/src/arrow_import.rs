@@ -1,7 +1,8 @@
-//! A plug-in's schema and batch in over the C Data Interface.
+//! Imports a plug-in's schema and batch over the C Data Interface.
 //!
-//! arrow takes for granted that a foreign struct is as the interface says: it asserts, or reads past the end, where one is not. So
-//! whatever can be looked at without reading the data itself is looked at first, and the data by arrow's own full validation.
+//! arrow assumes that a foreign struct follows the interface: if it does not, arrow panics on an assertion or reads
+//! past the end. So whatever can be checked without reading the data itself is checked first, and then the data by
+//! arrow's own full validation.
 
 use std::ptr::null_mut;
 

@@ -1,4 +1,4 @@
-//! Batches over the boundary and back, whole and broken.
+//! Batches over the boundary and back, valid and broken.
 
 use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
 

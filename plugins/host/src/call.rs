@@ -1,4 +1,4 @@
-//! One call over the boundary: the error struct there, a [`PluginError`] here.
+//! One call over the boundary: an error struct on the plug-in's side, a [`PluginError`] on this side.
 
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,5 @@
-//! Says which plug-in a process died in. A segmentation fault or an abort inside a plug-in cannot be caught, but the person at the
-//! screen must learn whose it was: the handler writes one line and lets the signal do what it does.
+//! Reports which plug-in a process crashed in. A segmentation fault or an abort inside a plug-in cannot be caught,
+//! but the user must learn which plug-in caused it: the handler writes one line and lets the signal take its course.
 
 use std::cell::Cell;
 use std::sync::Once;

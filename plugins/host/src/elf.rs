@@ -1,4 +1,4 @@
-//! A look at a library before the dynamic loader gets it: the loader's own words for these cases help nobody.
+//! Checks a library before the dynamic loader opens it: the loader's own messages for these cases are not helpful.
 
 use std::fs;
 use std::path::Path;

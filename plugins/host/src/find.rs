@@ -1,4 +1,4 @@
-//! What a key of a dataflow file names: `builtin:NAME`, a path with an optional `#component`, or a component id.
+//! What a key of a dataflow file refers to: `builtin:NAME`, a path with an optional `#component`, or a component id.
 
 use std::collections::BTreeMap;
 use std::fs;

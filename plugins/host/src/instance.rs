@@ -1,4 +1,4 @@
-//! A component at work.
+//! A component in use.
 
 use std::ffi::c_void;
 use std::sync::Arc;

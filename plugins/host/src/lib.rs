@@ -1,14 +1,15 @@
-//! Finds, loads, describes and calls plug-ins, and checks what they answer. Built-in components go the same way: see
-//! `difflow-plugin-builtin`.
+//! Finds, loads, describes and calls plug-ins, and checks their answers. Built-in components are handled the same
+//! way: see `difflow-plugin-builtin`.
 //!
 //! | to | use |
 //! |---|---|
-//! | find what a key of a dataflow file names | [`find`] |
-//! | look at a library | [`Library::open`], [`Library::components`] |
+//! | find what a key of a dataflow file refers to | [`find`] |
+//! | inspect a library | [`Library::open`], [`Library::components`] |
 //! | use a component | [`NoiseSchedule`], [`AnnealingSchedule`], [`BatchTransform`], [`ModelRecipe`], [`TorchModel`] |
-//! | put a plug-in through its paces | [`conformance`] |
+//! | test a plug-in | [`conformance`] |
 //!
-//! Nothing a plug-in answers is believed: every number is checked, and the message names the component, the function and the value.
+//! No answer of a plug-in is trusted: every number is checked, and the error message gives the component, the
+//! function and the value.
 
 mod annealing;
 mod arrow_export;

@@ -1,4 +1,4 @@
-//! A library and what it offers.
+//! A library and the components in it.
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};

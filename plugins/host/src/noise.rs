@@ -1,4 +1,4 @@
-//! Noise schedules of plug-ins, with every answer checked.
+//! Noise schedules from plug-ins, with every answer checked.
 
 use difflow_plugin_abi as abi;
 

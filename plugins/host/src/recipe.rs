@@ -1,4 +1,4 @@
-//! Model recipes of plug-ins.
+//! Model recipes from plug-ins.
 
 use difflow_plugin_abi as abi;
 use serde_json::{Map, Value};

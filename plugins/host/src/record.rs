@@ -1,4 +1,4 @@
-//! What a run writes down of a plug-in that it used.
+//! What a run records about a plug-in that it used.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Torch models of plug-ins, as handles: this crate knows no libtorch. The model crate makes tensors of them.
+//! Torch models from plug-ins, as handles: this crate does not depend on libtorch. The model crate turns them into
+//! tensors.
 
 use std::ffi::c_void;
 use std::fmt;

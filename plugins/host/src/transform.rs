@@ -1,4 +1,4 @@
-//! Batch transforms of plug-ins, one or several in a row.
+//! Batch transforms from plug-ins, one or several in sequence.
 
 use std::mem::zeroed;
 

@@ -1,5 +1,5 @@
-//! A torch model as a plug-in: a LLaMA written out in plain operations, with its own forward. It reads the folders that difflow's own
-//! LLaMA reads, so that the two can be compared.
+//! A torch model as a plug-in: a LLaMA written in plain operations, with its own forward. It reads the same folders
+//! as difflow's own LLaMA, so that the two can be compared.
 
 mod forward;
 mod weights;

@@ -1,4 +1,4 @@
-//! Weights and sizes: read, made, written.
+//! Weights and sizes: read, created, written.
 
 use std::path::Path;
 

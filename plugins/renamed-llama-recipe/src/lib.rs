@@ -1,4 +1,4 @@
-//! A model recipe as a plug-in: a LLaMA whose files call things otherwise, as models written from scratch often do
+//! A model recipe as a plug-in: a LLaMA with different names in its files, as models written from scratch often have
 //! (`n_embd`, `blocks.3.attn.q`).
 
 use difflow_plugin_sdk::{ModelRecipe, config, plugin};

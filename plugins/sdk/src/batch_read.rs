@@ -1,4 +1,4 @@
-//! Arrow C Data Interface → [`Batch`], by copy: batches have a few MiB at most.
+//! Arrow C Data Interface → [`Batch`], by copying: batches have a few MiB at most.
 
 use std::ffi::{CStr, c_void};
 

@@ -1,5 +1,5 @@
-//! A component's options: one declaration gives the struct, the defaults, the checks and the JSON Schema that `difflow plugin show`
-//! prints.
+//! A component's options: one declaration defines the struct, the defaults, the checks and the JSON Schema that
+//! `difflow plugin show` prints.
 
 use serde_json::{Map, Value};
 

@@ -1,4 +1,4 @@
-//! Errors of a plug-in, and their way over the boundary.
+//! Errors of a plug-in, and how they cross the boundary.
 
 use std::ffi::{CString, c_char};
 use std::fmt;

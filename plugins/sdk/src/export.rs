@@ -1,4 +1,4 @@
-//! The exported table, made at compile time: everything in it is static data.
+//! The exported table, built at compile time: everything in it is static data.
 
 use crate::config::Property;
 

@@ -1,4 +1,5 @@
-//! Instances behind the opaque pointer: made, called and freed so that no panic leaves and a poisoned one is never entered again.
+//! Instances behind the opaque pointer: created, called and freed so that no panic escapes and a poisoned instance is
+//! never entered again.
 
 use std::any::Any;
 use std::ffi::CStr;

@@ -1,7 +1,8 @@
 //! Plug-ins for difflow in safe Rust.
 //!
-//! A component is a struct of options, made with [`config!`], and the trait of its kind; [`plugin!`] exports it. One that keeps more than its
-//! options, or in which they must fit each other, is any type with [`Component`]. A noise schedule, whole:
+//! A component is a struct of options, made with [`config!`], and the trait of its kind; [`plugin!`] exports it. A
+//! component that keeps more than its options, or has options that must fit each other, is any type that implements
+//! [`Component`]. A complete noise schedule:
 //!
 //! ```
 //! use difflow_plugin_sdk::{NoiseSchedule, config, plugin};

@@ -1,4 +1,4 @@
-//! A batch transform as a plug-in: the masked tokens of each row become one span at a random place.
+//! A batch transform as a plug-in: the masked tokens of each row become one span at a random position.
 
 use difflow_plugin_sdk::batch::{Field, Kind};
 use difflow_plugin_sdk::{Batch, BatchTransform, Error, config, plugin};

@@ -1,9 +1,10 @@
-//! Torch models as plug-ins in safe Rust: a base model with a forward pass of its own. Implement [`TorchModel`] beside
-//! [`Component`](difflow_plugin_sdk::Component) and export it with `plugin! { torch_model Type { … } }`. `plugins/plain-llama` is a whole
-//! one.
+//! Torch models as plug-ins in safe Rust: a base model with its own forward pass. Implement [`TorchModel`] together
+//! with [`Component`](difflow_plugin_sdk::Component) and export it with `plugin! { torch_model Type { … } }`.
+//! `plugins/plain-llama` is a complete example.
 //!
-//! The library must be compiled against the libtorch of the difflow that loads it: `LIBTORCH` names the same folder (`. bin/env.sh` of
-//! the checkout sets it). Both share the tensors, so what the host's optimizer writes is what the next forward reads.
+//! The library must be compiled against the same libtorch as the difflow that loads it: `LIBTORCH` points to the same
+//! folder (`. bin/env.sh` of the checkout sets it). Both share the tensors, so what the host's optimizer writes is
+//! what the next forward reads.
 
 mod table;
 

@@ -1,4 +1,4 @@
-//! The function table of a torch model: handles and C strings there, tch and Rust here.
+//! The function table of a torch model: handles and C strings on one side, tch and Rust on the other.
 
 use std::error::Error as StdError;
 use std::ffi::c_void;

@@ -1,4 +1,5 @@
-//! Keys of one node in the `env:` of all (`sampler.DEVICE: cpu`), and keys that are changed for one run (`--set`).
+//! Keys of one node in the `env:` of all nodes (`sampler.DEVICE: cpu`), and keys that are changed for one run
+//! (`--set`).
 
 use std::collections::BTreeSet;
 use std::str::FromStr;

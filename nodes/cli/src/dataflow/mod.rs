@@ -1,4 +1,4 @@
-//! Dataflow files, with the place of everything in them.
+//! Dataflow files, with the position of everything in them.
 
 pub mod assign;
 pub mod file;

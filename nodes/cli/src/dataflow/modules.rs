@@ -1,6 +1,6 @@
-//! dora's modules: a node `module: FILE` stands for the nodes of that file. dora itself writes them out only where the file lies
-//! below the dataflow file's folder, and calls them `MODULE.NODE`; here they are written out wherever the file lies, and keep
-//! their own names as long as these are unique.
+//! dora's modules: a node `module: FILE` stands for the nodes of that file. dora itself expands them only if the file
+//! is below the dataflow file's folder, and calls the nodes `MODULE.NODE`; here modules are expanded wherever the
+//! file is, and the nodes keep their own names as long as these are unique.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The programs that are difflow's nodes: their keys, and what their keys say in a dataflow file.
+//! The programs that are difflow's nodes: their keys, and what the keys mean in a dataflow file.
 
 use difflow_node_kit::config::{self, Checked};
 use difflow_node_kit::{Config, Problem};

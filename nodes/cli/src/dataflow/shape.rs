@@ -1,4 +1,5 @@
-//! From YAML to the parts of a dataflow file; what has the wrong shape is a finding, the rest is read all the same.
+//! From YAML to the parts of a dataflow file. Anything with the wrong structure becomes a finding; the rest is still
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A dataflow file with its modules written out, and every key where the node finds it.
+//! A dataflow file with its modules expanded, and every key in the place where the node finds it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! YAML as text again: the same values, in block style.
+//! Writes YAML back as text: the same values, in block style.
 
 use crate::dataflow::yaml::{Content, Node};
 

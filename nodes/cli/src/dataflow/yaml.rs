@@ -1,4 +1,4 @@
-//! YAML with the line and the column of everything in it.
+//! YAML with the line and column of everything in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! `difflow docs`: the pages that are made from the program, so that they cannot say something else. Hidden: a user reads the pages.
+//! `difflow docs`: the pages that are generated from the program, so that they cannot disagree with it. Hidden: users
+//! read the pages.
 
 mod config;
 mod edges;

@@ -1,4 +1,4 @@
-//! The command line as a list: what scripts may rely on. A change of it is a line in a diff.
+//! The command line as a list: what scripts may rely on. A change to it shows up as a line in a diff.
 
 use clap::{Arg, Command};
 

@@ -1,4 +1,4 @@
-//! Places for the nodes: a column further right for every node that data passes on its way.
+//! Positions of the nodes: one column further right for every node that data passes on its way.
 
 use crate::graph::Graph;
 

@@ -1,4 +1,4 @@
-//! Mermaid, which GitHub and many editors draw.
+//! Mermaid output, which GitHub and many editors render.
 
 use crate::graph::Graph;
 

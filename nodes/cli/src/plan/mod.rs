@@ -1,4 +1,4 @@
-//! `difflow plan`: what a dataflow file would take, before it is started.
+//! `difflow plan`: what a dataflow file would cost, before it is started.
 
 mod calibrate;
 mod cost;

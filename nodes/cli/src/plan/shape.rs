@@ -1,4 +1,4 @@
-//! The shape of a base model, whether or not the model is there.
+//! The shape of a base model, whether or not the model is on this machine.
 
 use std::path::{Path, PathBuf};
 

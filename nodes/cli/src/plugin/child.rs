@@ -1,4 +1,4 @@
-//! Foreign code runs in a child process: this program called again, which may crash or hang without harm.
+//! Foreign code runs in a child process: this program starts itself again, so that a crash or hang does no harm.
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;

@@ -1,4 +1,4 @@
-//! `difflow plugin`: make, list, show and check plug-ins.
+//! `difflow plugin`: create, list, show and check plug-ins.
 
 mod check;
 pub mod child;

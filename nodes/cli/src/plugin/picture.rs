@@ -1,4 +1,5 @@
-//! Curves as a PNG. plotters draws into memory, dot by dot; letters are of 8 × 8 dots, so that no font file is needed.
+//! Curves as a PNG. plotters draws into memory, pixel by pixel; glyphs are 8 × 8 pixels, so that no font file is
+//! needed.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! Curves in the terminal and as SVG; picture.rs has PNG.
+//! Curves in the terminal and as SVG; picture.rs does PNG.
 
 use eyre::{Result, eyre};
 use plotters::coord::Shift;

@@ -1,4 +1,4 @@
-//! `difflow diff`: what two runs had and what came of it.
+//! `difflow diff`: how two runs were configured and how their results differ.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The metrics of runs: what monitors have stored.
+//! The metrics of runs, as stored by their monitors.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Looking back: `difflow runs`, `diff`, `report` and `sql`.
+//! Looking at past runs: `difflow runs`, `diff`, `report` and `sql`.
 
 pub mod diff;
 pub mod list;

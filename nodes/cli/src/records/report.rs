@@ -1,4 +1,4 @@
-//! `difflow report`: a run in a page of text. The monitor's report.html has the pictures.
+//! `difflow report`: a run as a page of text. The monitor's report.html has the pictures.
 
 use std::path::PathBuf;
 

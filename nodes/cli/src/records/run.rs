@@ -1,4 +1,4 @@
-//! A run's folder, read.
+//! Reads a run's folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

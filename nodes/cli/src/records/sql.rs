@@ -1,4 +1,4 @@
-//! `difflow sql`: questions to the metrics of all runs.
+//! `difflow sql`: queries over the metrics of all runs.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What `difflow sample` can be told.
+//! The arguments of `difflow sample`.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `difflow sample --measure`: quality of many ways to decode, as a table and a picture.
+//! `difflow sample --measure`: quality of many decoding methods, as a table and a picture.
 
 use difflow_inference::{Checker, Measuring, Progress, Row, Session};
 use difflow_text::read_gaps;

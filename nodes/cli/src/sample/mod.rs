@@ -1,4 +1,4 @@
-//! `difflow sample`: lets a checkpoint write.
+//! `difflow sample`: generates text with a checkpoint.
 
 mod arguments;
 mod measure;

@@ -1,4 +1,4 @@
-//! Texts on stdout: for people, or one JSON object each.
+//! Texts on stdout: for people, or as one JSON object each.
 
 use difflow_inference::{Reveal, Written};
 use difflow_text::{TextError, Words};

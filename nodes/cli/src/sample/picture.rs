@@ -1,4 +1,4 @@
-//! The curves of `--measure`: quality against forwards, as SVG.
+//! The curves of `--measure`: quality against number of forwards, as SVG.
 
 use difflow_inference::Row;
 use plotters::prelude::*;

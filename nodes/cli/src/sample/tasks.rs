@@ -1,4 +1,4 @@
-//! What is to be written: from nothing, behind prompts, into gaps.
+//! What is to be generated: text from nothing, after prompts, in gaps.
 
 use std::path::Path;
 

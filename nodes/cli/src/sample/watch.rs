@@ -1,4 +1,4 @@
-//! `--watch`: the canvas while it is unmasked.
+//! `--watch`: the canvas as it is unmasked.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::thread;

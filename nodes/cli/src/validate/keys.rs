@@ -1,4 +1,4 @@
-//! Every node's keys, read with the node's own types and rules.
+//! Every node's keys, parsed with the node's own types and rules.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! `difflow validate`: everything that is wrong with a dataflow file, at once, with its place.
+//! `difflow validate`: everything that is wrong with a dataflow file, at once, with its position.
 
 mod files;
 mod keys;

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! What people's fingers do to a dataflow file must end in findings, never in a panic or a hang.
+//! Typing mistakes in a dataflow file must lead to findings, never to a panic or a hang.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The plug-ins that a dataflow file names: found, loaded and asked, as the nodes will do.
+//! The plug-ins that a dataflow file uses: found, loaded and queried, as the nodes will do.
 
 use clap::ValueEnum;
 use difflow_model::TorchPlugin;

@@ -1,4 +1,5 @@
-//! Environment variables in a dataflow file: dora fills in `$NAME` and `${NAME}`, and refuses a file whose variable is not set.
+//! Environment variables in a dataflow file: dora substitutes `$NAME` and `${NAME}`, and rejects a file with a
+//! variable that is not set.
 
 use crate::dataflow::{File, Finding, Kind, Value};
 

@@ -1,4 +1,4 @@
-//! Who is connected to whom, and with what.
+//! Which nodes are connected, and by which messages.
 
 use std::collections::BTreeSet;
 use std::path::Path;

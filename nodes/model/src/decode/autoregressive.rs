@@ -1,4 +1,4 @@
-//! Text from left to right with a KV cache: the base model's way, baseline and judge.
+//! Left-to-right text generation with a KV cache: how the base model generates, and used as baseline and judge.
 
 use difflow_diffusion::keyed;
 

@@ -1,4 +1,4 @@
-//! From hidden states to tokens: the output head for the positions that are asked for, and one choice each.
+//! From hidden states to tokens: the output head for the requested positions, and one choice for each.
 
 use tch::{Device, Kind, Tensor};
 

@@ -1,4 +1,4 @@
-//! Filling the masked positions of canvases with a diffusion model, one forward after the other.
+//! Fills the masked positions of canvases with a diffusion model, one forward after another.
 
 use crate::cache::{Active, Cache};
 use crate::config::Positions;

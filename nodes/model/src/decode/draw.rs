@@ -1,7 +1,8 @@
-//! Drawing one token from logits: temperature, top-k, nucleus, and a categorical draw by inverse cumulative sum.
+//! Drawing one token from logits: temperature, top-k, top-p (nucleus), and a categorical draw by inverse cumulative
+//! sum.
 //!
-//! Exponentials are fp32, sums along a draw and the uniform number f64: fp32 uniform numbers are truncated and act as a lower
-//! temperature.
+//! Exponentials are fp32; the cumulative sums of a draw and the uniform number are f64, because fp32 uniform numbers
+//! are truncated and act like a lower temperature.
 
 use crate::decode::choose::{Ask, Choice};
 use crate::decode::options::Score;

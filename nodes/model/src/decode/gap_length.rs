@@ -1,10 +1,11 @@
-//! How long a gap is: filled at every length within its bounds, it has the length at which its filling **and** the next tokens to
-//! its right are most probable together.
+//! How long a gap is: it is filled at every length within its bounds, and gets the length at which its filling
+//! **and** the next tokens to its right are most probable together.
 //!
-//! The log-probability is that of the chain rule, from the gap's first position to the last of those tokens: each token is read off
-//! with everything before it known and itself and the rest of the stretch masked; what lies beyond is in view, other gaps masked.
-//! The filling alone will not do: a short one has fewer factors, so the shortest wins although the text does not go on behind it;
-//! and a mean over its tokens favours long ones, most of whose tokens follow from their first.
+//! The log-probability is that of the chain rule, from the gap's first position to the last of those tokens: each
+//! token is scored with everything before it known, and itself and the rest of the stretch masked. What follows the
+//! stretch is visible; other gaps are masked. The filling alone is not enough: a short one has fewer factors, so the
+//! shortest would win even if the text does not continue well after it. A mean over its tokens favours long ones,
+//! because most of their tokens follow from their first.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Texts with gaps whose lengths may be unknown.
+//! Texts with gaps, possibly of unknown length.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! Sequences that share the forwards of one decode: each has an id for the caller and a lane in the cache, and comes and goes on its
-//! own.
+//! Sequences that share the forwards of one decode: each has an id for the caller and a lane in the cache, and joins
+//! and leaves independently.
 
 /// Sequences by lane. A lane that is given up is used again by the next sequence.
 #[derive(Debug)]

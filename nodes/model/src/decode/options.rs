@@ -1,4 +1,4 @@
-//! What a person decides about decoding a canvas.
+//! The options for decoding a canvas.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A canvas on its way: its current block, what it asks the model for, and what it takes from the answers.
+//! A canvas being decoded: its current block, what it asks the model for, and what it takes from the answers.
 
 use std::ops::Range;
 

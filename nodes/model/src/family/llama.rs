@@ -1,5 +1,5 @@
-//! LLaMA and its relatives (Mistral, Qwen2, Qwen3): rotary positions, RMS norms, a gated feed-forward block. Relatives differ by flags
-//! of config.json (biases, norms of queries and keys, tying).
+//! LLaMA and related models (Mistral, Qwen2, Qwen3): rotary positions, RMS norms, a gated feed-forward block. They
+//! differ by flags in config.json (biases, norms of queries and keys, tying).
 
 use super::Names;
 

@@ -1,5 +1,5 @@
-//! What tells families of models apart once config.json is read: the names under which they store the parts of a decoder. A family is a
-//! table; the parts themselves are the same for all (`block.rs`, `layers.rs`).
+//! What distinguishes families of models once config.json is read: the names under which they store the parts of a
+//! decoder. A family is a table; the parts themselves are the same for all (`block.rs`, `layers.rs`).
 
 mod gpt2;
 mod llama;

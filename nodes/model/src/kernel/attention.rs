@@ -1,11 +1,12 @@
-//! Rotary embedding and attention in one kernel, forward and backward, straight from and to the `[B·L, (H + 2·Hkv)·d]` output
+//! Rotary embedding and attention in one kernel, forward and backward, directly on the `[B·L, (H + 2·Hkv)·d]` output
 //! of the query-key-value projection.
 //!
-//! A task is one row of the batch and one key head with its group of query heads. Keys and values are laid out once per task;
-//! queries go by in blocks of 32. What a block cannot see at all (the visibility's tiles leave it out) is never computed. The
-//! backward pass recomputes probabilities from the log-sum of the forward pass, as flash attention does (arXiv 2307.08691).
+//! A task is one row of the batch and one key head with its group of query heads. Keys and values are laid out once
+//! per task; queries are processed in blocks of 32. Whatever a block cannot see at all (according to the visibility's
+//! tiles) is never computed. The backward pass recomputes probabilities from the log-sum of the forward pass, as
+//! flash attention does (arXiv 2307.08691).
 //!
-//! Longer than most files: the two directions share layout, blocks and masks, and are read side by side.
+//! This file is longer than most: the two directions share layout, blocks and masks, and are read side by side.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! Attention of some positions over the cached keys and values of their sequence: decoding, where most of a sequence has been
-//! read before.
+//! Attention of some positions over the cached keys and values of their sequence, for decoding, where most of a
+//! sequence has been processed before.
 //!
-//! Sequences may have different numbers of positions to compute; nothing is padded. A task is one sequence ("lane") and one key
-//! head with its group of query heads: it writes the keys and values of its positions into the cache, then goes through
-//! (query, head) pairs in blocks of 32.
+//! Sequences may have different numbers of positions to compute; nothing is padded. A task is one sequence ("lane")
+//! and one key head with its group of query heads: it writes the keys and values of its positions into the cache,
+//! then processes (query, head) pairs in blocks of 32.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Rows of logits on their way to a token: largest value and exponentials.
+//! Operations on rows of logits before a token is chosen: largest value and exponentials.
 
 use crate::kernel::dispatch;
 

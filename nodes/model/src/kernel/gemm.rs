@@ -1,7 +1,7 @@
 //! Small matrix products for attention: C (+)= A·B, vectorised over the columns of B and C.
 //!
-//! General libraries are made for large matrices; a head has 8 to 128 columns, and there their set-up costs more than the
-//! arithmetic (measured: over half of a training step).
+//! General libraries are designed for large matrices; a head has 8 to 128 columns, where their set-up costs more than
+//! the arithmetic (measured: over half of a training step).
 
 use crate::kernel::simd::Simd;
 

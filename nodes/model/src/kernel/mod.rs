@@ -1,7 +1,8 @@
-//! Kernels for the CPU in fp32: what libtorch does in many passes over memory, or with large-matrix code on small heads, in one.
+//! CPU kernels in fp32: they do in one pass what libtorch does in many passes over memory, or with code for large
+//! matrices on small heads.
 //!
-//! Each is a plain function over slices, tested against the same thing written with torch operations. Sums have a fixed order
-//! that does not depend on the number of threads.
+//! Each is a plain function over slices, tested against the same operation written with torch. Sums have a fixed
+//! order that does not depend on the number of threads.
 
 pub(crate) mod attention;
 pub(crate) mod cached;

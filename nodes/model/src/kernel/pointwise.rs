@@ -1,4 +1,4 @@
-//! RMS norm, gated activation and cross-entropy, each one pass forward and one back.
+//! RMS norm, gated activation and cross-entropy, each in one forward and one backward pass.
 
 use crate::error::ModelError;
 use crate::kernel::{Out, dispatch, sizes};

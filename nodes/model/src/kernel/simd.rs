@@ -1,4 +1,4 @@
-//! Vectors of fp32 lanes for the CPU kernels: AVX-512, AVX2, and plain arrays where there is neither.
+//! Vectors of fp32 lanes for the CPU kernels: AVX-512, AVX2, and plain arrays where neither is available.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

@@ -1,7 +1,8 @@
 //! Who may read the page.
 //!
-//! Without a token only this machine can reach it, and a request must name this machine: a web page from elsewhere whose name was
-//! made to point here (DNS rebinding) gets nothing. With a token, a reader gives it once in the address; a cookie keeps it.
+//! Without a token, only this machine can reach it, and the host of a request must be this machine: a web page from
+//! another site with a name made to point here (DNS rebinding) gets nothing. With a token, a reader gives it once in
+//! the address; a cookie keeps it.
 
 use std::net::{IpAddr, SocketAddr};
 

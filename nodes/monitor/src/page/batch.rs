@@ -1,4 +1,4 @@
-//! A row of the batch that the trainer is at, as text.
+//! A row of the batch that the trainer is processing, as text.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The texts of a checkpoint, as the sampler wrote them down.
+//! The texts of a checkpoint, as the sampler recorded them.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The page over HTTP. Every route is a GET; there is nothing that a request could change.
+//! The page over HTTP. Every route is a GET; no request can change anything.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,4 +1,4 @@
-//! Where the run is: what the page's head and its table of nodes show, anew every second.
+//! The state of the run: what the page's header and its table of nodes show, updated every second.
 
 use serde::Serialize;
 

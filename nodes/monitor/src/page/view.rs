@@ -1,7 +1,7 @@
-//! What the page shows, and how a reader is brought up to date.
+//! What the page shows, and how a reader is kept up to date.
 //!
-//! A new reader gets everything (`state`), and then what changes (`update`). Everything here is bounded: series by
-//! [`crate::series::LIMIT`] points, patterns and texts by their own limits.
+//! A new reader first gets everything (`state`), and then the changes (`update`). Everything here is bounded: series
+//! by [`crate::series::LIMIT`] points, patterns and texts by their own limits.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The part of TensorFlow's protocol buffers that an event file of scalars and texts needs: event.proto, summary.proto,
-//! tensor.proto and tensor_shape.proto, with their field numbers.
+//! The part of TensorFlow's protocol buffers that an event file with scalars and texts needs: event.proto,
+//! summary.proto, tensor.proto and tensor_shape.proto, with their field numbers.
 
 use prost::{Message, Oneof};
 

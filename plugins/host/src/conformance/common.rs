@@ -1,4 +1,4 @@
-//! Tests of every kind.
+//! Tests for every kind.
 
 use serde_json::{Map, Value, json};
 

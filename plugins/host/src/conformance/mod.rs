@@ -1,4 +1,5 @@
-//! What every plug-in must do, as named tests: `difflow plugin check` runs each in a process of its own, because a plug-in may crash.
+//! What every plug-in must do, as named tests: `difflow plugin check` runs each in its own process, because a plug-in
+//! may crash.
 
 mod annealing;
 mod common;
