@@ -69,8 +69,9 @@ impl Dataflow {
         // One document, whose tokens behind its <bos> fill the rows: no row has an <eos>, which would be predicted from `last`.
         let mut random = Random::new(3);
         let mut words = |rows: usize| {
-            let mut word =
-                |at: usize| if at.is_multiple_of(ROW) { last.to_owned() } else { word(5 + random.below(VOCABULARY - 5)) };
+            let mut word = |at: usize| {
+                if at.is_multiple_of(ROW) { last.to_owned() } else { word(5 + random.below(VOCABULARY - 5)) }
+            };
             (1..rows * ROW).map(|at| word(at + 1)).collect::<Vec<_>>().join(" ")
         };
         fs::write(folder.join("corpus.jsonl"), json!({"text": words(64)}).to_string() + "\n")

@@ -96,7 +96,8 @@ fn find(name: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
     }
     let own = std::env::current_exe().ok().and_then(|path| path.parent().map(Path::to_owned));
-    let all = std::env::var_os("PATH").map(|all| std::env::split_paths(&all).collect()).unwrap_or_default();
+    let all: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|all| std::env::split_paths(&all).collect()).unwrap_or_default();
     own.into_iter().chain(all).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 

@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::load(Path::new(&dir), Device::Cpu)?;
     let config = model.config();
     let (bos, eos) = (config.bos_token_id.unwrap_or(0), config.eos_token_ids.first().copied().unwrap_or(0));
-    let reader = Words::with_ids(&format!("{dir}/tokenizer.json"), bos, eos).map_err(|unfit| format!("{unfit:?}"))?;
+    let reader = Words::open(&Path::new(&dir).join("tokenizer.json"), bos, eos)?;
     let (mut given, mut drawn) = (Vec::new(), Vec::new());
     for (number, line) in std::fs::read_to_string(gaps)?.lines().take(count).enumerate() {
         let line: Value = serde_json::from_str(line)?;

@@ -262,12 +262,15 @@ mod tests {
         "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
         "initializer_range":0.3,"tie_word_embeddings":true}"#;
 
+    /// The divisor, the totals and the gradients of one of two processes.
+    type Told = (f64, Totals, Vec<Vec<f32>>);
+
     /// Two threads that tell each other everything, and add in the order of their numbers.
     #[derive(Debug)]
     struct Pair {
         number: usize,
         barrier: Arc<Barrier>,
-        told: Arc<Mutex<[(f64, Totals, Vec<Vec<f32>>); 2]>>,
+        told: Arc<Mutex<[Told; 2]>>,
     }
 
     impl Reducer for Pair {

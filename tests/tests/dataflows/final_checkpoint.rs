@@ -16,7 +16,8 @@ fn the_last_checkpoint_is_scored_although_nobody_told_of_it() {
     files.iter().for_each(|file| std::fs::remove_file(file).expect("the file of the last checkpoint"));
 
     let mute = |dataflow: Dataflow, id: &str| dataflow.input(id, "published", "source", "trainer/preview");
-    ["sampler", "evaluator"].into_iter().fold(dataflow, mute).run().well();
+    let dataflow = ["sampler", "evaluator"].into_iter().fold(dataflow, mute);
+    dataflow.run().well();
 
     assert_eq!(scores(&run, 8), before, "the same checkpoint has the same scores");
     assert!(files[1].exists(), "no samples of the last checkpoint");

@@ -82,6 +82,7 @@ fn renamed(dir: &Path) {
     keys.insert("architectures".into(), serde_json::json!(["ShortLlama"]));
     keys.insert("model_type".into(), "short".into());
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(tiny.join("tokenizer.json"), dir.join("tokenizer.json")).unwrap();
     let bytes = std::fs::read(tiny.join("model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
@@ -152,6 +153,9 @@ fn plain_llama_torch_model() {
         command.env("DIFFLOW_PLUGIN_PATH", folders).current_dir(dataflow.folder());
         Outcome::of(command, Duration::from_secs(60))
     };
+    // origin.json says where the library is; without it the library is looked for by the id in config.json.
+    sample(dataflow.folder()).well();
+    std::fs::remove_file(last.join("origin.json")).unwrap();
     sample(&root().join("bin/plugins")).well();
     sample(dataflow.folder()).refused(1, &["there is no torch model `org.difflow.examples.plain-llama`", "tried"]);
 }

@@ -199,7 +199,7 @@ fn decoding_sees_what_training_sees_through_a_sliding_window() {
     };
     let cached = DiffusionDecoding { block: Some(30), cache: Caching::Dual, ..options.clone() };
     for kernels in [true, false] {
-        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
+        model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
         for options in [&options, &cached] {
             for canvas in canvases() {
                 let mut masked = canvas.tokens.clone();

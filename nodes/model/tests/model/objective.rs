@@ -177,7 +177,7 @@ fn noised_blocks_see_the_clean_text_before_them_and_none_other() {
     let blocks = |size| Pattern::NoisedBlocks { size, context: Context::Causal };
     for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (GPT2, false)] {
         let mut model = model(json, true);
-        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
+        model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
         let batch = noised(2, 12, 8);
         let loss = |batch: &MicroBatch, pattern: &Pattern| model.nelbo_sums(batch, pattern, options).unwrap().rows[0];
         let (full, whole) = (loss(&batch, &Pattern::Full), loss(&batch, &blocks(12)));

@@ -46,7 +46,7 @@ fn course(decoded: &Decoded) -> (Vec<u32>, u32, Vec<[u32; 3]>) {
 fn a_canvas_becomes_the_same_alone_among_others_and_joining_late() {
     for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (DYNAMIC, true)] {
         let mut model = model(json, true);
-        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
+        model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
         for options in ways() {
             let alone = |key| course(&model.decode(&[canvas(key)], &options).unwrap()[0]);
             let mut filling = Filling::new(&model, options.clone()).unwrap();
@@ -124,7 +124,7 @@ fn generation() -> Generation {
 fn a_text_becomes_the_same_alone_among_others_and_joining_late() {
     for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true)] {
         let mut model = model(json, true);
-        model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
+        model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
         let mut writing = Writing::new(&model, generation()).unwrap();
         let (mut finished, mut written) = (BTreeMap::new(), BTreeMap::<u64, Vec<u32>>::new());
         let mut key = 0;

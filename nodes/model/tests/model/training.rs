@@ -30,7 +30,7 @@ fn activation_checkpointing_changes_no_gradient() {
         for (kernels, precision) in [(true, Precision::Fp32), (false, Precision::Fp32), (true, Precision::Bf16)] {
             let gradients = |checkpointing: bool| {
                 let mut model = model(json, true);
-                model.set_arithmetic(Arithmetic { kernels: kernels, ..model.arithmetic() });
+                model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
                 model.set_precision(precision);
                 model.set_arithmetic(Arithmetic { recompute: checkpointing, ..model.arithmetic() });
                 let mut learner = learner(model);
