@@ -178,6 +178,8 @@ fn every_make_target_of_every_page_exists() {
 /// Finds the command in the surface and each of its options below it.
 fn exists(surface: &str, name: &str, line: &str) {
     let line = line.split(" #").next().unwrap_or(line);
+    // What stands in quotes is a value: another command, say, with options of its own.
+    let line = &line.split('\'').step_by(2).collect::<Vec<_>>().join("''");
     let words: Vec<&str> = line.split_whitespace().take_while(|word| !["|", ">", ";", "--"].contains(word)).collect();
     let section = |count: usize| {
         let head = words[..count.min(words.len())].join(" ");

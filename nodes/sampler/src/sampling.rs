@@ -60,7 +60,7 @@ impl Sampler {
         let count = self.config.count(checkpoint.step, steps(checkpoint));
         let left_to_right = session.left_to_right();
         let decoder = if left_to_right { Decoder::Ar } else { self.config.decoding.decoder };
-        let nothing: Vec<Template> = (0..count).map(|key| self.from_nothing(&words, left_to_right, key)).collect();
+        let nothing: Vec<Template> = (0..count).map(|key| self.unprompted(&words, left_to_right, key)).collect();
         let free = write(&nothing, &Decoding { decoder, ..self.config.decoding.clone() })?;
         // Only a diffusion model sees what stands right of a gap.
         let gaps = if left_to_right { &[] } else { &self.gaps[..] };
@@ -96,7 +96,7 @@ impl Sampler {
     }
 
     /// `<bos>` and a drawn number of positions; from left to right a text may become as long as the longest.
-    fn from_nothing(&self, words: &Words, left_to_right: bool, key: u64) -> Template {
+    fn unprompted(&self, words: &Words, left_to_right: bool, key: u64) -> Template {
         let drawn = self.lengths.draw(self.config.decoding.seed, key);
         let length = if left_to_right { self.lengths.high } else { drawn };
         let gap = Piece::Gap(GapLength { least: length, most: length });
