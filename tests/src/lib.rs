@@ -20,7 +20,7 @@ pub use dataflow::Dataflow;
 pub use disk::Disk;
 pub use life::{Life, all_gone};
 pub use outcome::Outcome;
-pub use parquet_file::write_parquet;
+pub use parquet_file::{parquet_rows, write_parquet};
 pub use processes::{Process, family};
 pub use random::Random;
 pub use random_model::write_gpt2;

@@ -153,9 +153,11 @@ fn plain_llama_torch_model() {
         command.env("DIFFLOW_PLUGIN_PATH", folders).current_dir(dataflow.folder());
         Outcome::of(command, Duration::from_secs(60))
     };
-    // origin.json says where the library is; without it the library is looked for by the id in config.json.
+    // origin.json and lineage.json say where the library is; without them it is looked for by the id in config.json.
     sample(dataflow.folder()).well();
-    std::fs::remove_file(last.join("origin.json")).unwrap();
+    for file in ["origin.json", "lineage.json"] {
+        std::fs::remove_file(last.join(file)).unwrap();
+    }
     sample(&root().join("bin/plugins")).well();
     sample(dataflow.folder()).refused(1, &["there is no torch model `org.difflow.examples.plain-llama`", "tried"]);
 }
