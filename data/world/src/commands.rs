@@ -147,9 +147,10 @@ fn texts_of(input: &str) -> Result<Vec<String>> {
         let lines = input.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         return lines.map(|(number, line)| text_of(line).wrap_err_with(|| format!("line {}", number + 1))).collect();
     }
-    let parts: Vec<&str> = match input.contains('\0') {
-        true => input.split('\0').collect(),
-        false => input.split("\n---\n").map(|part| part.trim_end_matches("---\n")).collect(),
+    let parts: Vec<&str> = if input.contains('\0') {
+        input.split('\0').collect()
+    } else {
+        input.split("\n---\n").map(|part| part.trim_end_matches("---\n")).collect()
     };
     Ok(parts.into_iter().map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
 }

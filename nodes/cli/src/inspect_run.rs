@@ -47,9 +47,10 @@ impl RunArguments {
         };
         ensure!(dir.root().is_dir(), "there is no run {}", dir.root().display());
         let found = found(&dir)?;
-        match self.json {
-            true => println!("{}", found.as_json()),
-            false => found.show(),
+        if self.json {
+            println!("{}", found.as_json())
+        } else {
+            found.show()
         }
         match found.proof {
             Ok(_) => Ok(()),

@@ -63,9 +63,10 @@ pub fn every_second_sentence_hidden(gap: &GapText, words: &Words, key: u64) -> R
             sentences += usize::from(piece.ends_with('.'));
             let tokens = words.encode_inner(piece)?;
             let (hidden, length) = (piece.ends_with('.') && sentences % 2 == 0, tokens.len());
-            pieces.push(match hidden {
-                true => Piece::Gap(GapLength { least: length, most: length }),
-                false => Piece::Tokens(tokens),
+            pieces.push(if hidden {
+                Piece::Gap(GapLength { least: length, most: length })
+            } else {
+                Piece::Tokens(tokens)
             });
         }
     }

@@ -57,9 +57,10 @@ enum Dtype {
 fn main() -> Result<(), ModelError> {
     let a = Arguments::parse();
     let device = Device::open(&a.device)?;
-    let mut model = match a.dir.join("model.safetensors").exists() {
-        true => Model::load(&a.dir, device)?,
-        false => Model::initialise(&a.dir, 0, device)?,
+    let mut model = if a.dir.join("model.safetensors").exists() {
+        Model::load(&a.dir, device)?
+    } else {
+        Model::initialise(&a.dir, 0, device)?
     };
     if let Some(dir) = &a.write {
         model.save(dir)?;

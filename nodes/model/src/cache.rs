@@ -58,13 +58,12 @@ impl Cache {
         let shape =
             Shape { lanes, capacity, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let layers = if keep { config.layers } else { 1 };
-        let storage = match target.fused {
-            true => Storage::Host((0..layers).map(|_| Slab::new(&shape)).collect()),
-            false => {
-                let size = [(lanes * capacity) as i64, config.kv_heads as i64, config.head_dim as i64];
-                let empty = || Tensor::f_zeros(size, (target.kind, target.device));
-                Storage::Torch((0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, ModelError>>()?)
-            }
+        let storage = if target.fused {
+            Storage::Host((0..layers).map(|_| Slab::new(&shape)).collect())
+        } else {
+            let size = [(lanes * capacity) as i64, config.kv_heads as i64, config.head_dim as i64];
+            let empty = || Tensor::f_zeros(size, (target.kind, target.device));
+            Storage::Torch((0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, ModelError>>()?)
         };
         Ok(Self { shape, storage })
     }

@@ -126,9 +126,10 @@ impl ModelConfig {
     /// Reads `DIR/config.json`, and `DIR/difflow_recipe.json` where there is one.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(RECIPE_FILE);
-        let recipe = match path.exists() {
-            true => Some(Recipe::from_json(&std::fs::read(&path).map_err(ModelError::read(&path))?, &path)?),
-            false => None,
+        let recipe = if path.exists() {
+            Some(Recipe::from_json(&std::fs::read(&path).map_err(ModelError::read(&path))?, &path)?)
+        } else {
+            None
         };
         Self::load_with(dir, recipe)
     }

@@ -144,10 +144,7 @@ pub(crate) fn parallel(count: usize, grain: usize, body: impl Fn(usize, usize) +
     let state = (&raw mut shared).cast();
     // SAFETY: `shared` outlives the call, and its body may be called from several threads.
     checked(|error, room| unsafe { difflow_parallel(count as i64, grain.max(1) as i64, run, state, error, room) })?;
-    match shared.failed.into_inner() {
-        false => Ok(()),
-        true => Err(ModelError::Torch("a kernel of difflow panicked".to_owned())),
-    }
+    if shared.failed.into_inner() { Err(ModelError::Torch("a kernel of difflow panicked".to_owned())) } else { Ok(()) }
 }
 
 /// Calls `f(scratch, number, row)` for each row of `width` values, on libtorch's threads, at least `grain` rows a part; every

@@ -175,9 +175,12 @@ impl Monitor {
     fn line(&mut self) -> String {
         let waiting = crate::format::duration(self.last_news.elapsed().as_secs_f64());
         let training = self.inputs.is_open("training");
-        self.progress.line().unwrap_or_else(|| match training {
-            true => format!("waiting for the next step ({waiting})"),
-            false => format!("waiting for {} ({waiting})", self.inputs.open_senders().join(", ")),
+        self.progress.line().unwrap_or_else(|| {
+            if training {
+                format!("waiting for the next step ({waiting})")
+            } else {
+                format!("waiting for {} ({waiting})", self.inputs.open_senders().join(", "))
+            }
         })
     }
 

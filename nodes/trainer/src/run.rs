@@ -155,9 +155,10 @@ impl Trainer {
                 Err(error) => eprintln!("warning: checkpoint of step 0 is passed over: {error}"),
             }
         }
-        match self.dir.checkpoint(self.position.step).exists() {
-            true => self.announce(&save::describe(&self.dir, self.position.step)?)?,
-            false => self.checkpoint()?,
+        if self.dir.checkpoint(self.position.step).exists() {
+            self.announce(&save::describe(&self.dir, self.position.step)?)?
+        } else {
+            self.checkpoint()?
         }
         let mut bad_steps = 0;
         while self.position.step < self.config.steps {

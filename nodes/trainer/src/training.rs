@@ -58,11 +58,9 @@ pub struct StepReport {
 pub fn begin(config: &Config) -> Result<Training> {
     let dir = Path::new(&config.base_model);
     let loader = loader(config)?;
-    let mut model = match config.from_scratch {
-        true => Model::initialise(dir, config.seed, loader.device),
-        false => loader.base(dir),
-    }
-    .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let mut model =
+        if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
+            .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
     if config.objective == ObjectiveKind::Diffusion {
         match config.mask_token_for(model.config()) {
             Some(MaskToken::Added) => model.add_mask_token(config.seed)?,

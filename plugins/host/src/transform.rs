@@ -41,9 +41,10 @@ impl BatchTransform {
         let shown = (&raw const schema).cast::<ArrowSchema>();
         // SAFETY: all zero is an empty, released schema.
         let mut out: ArrowSchema = unsafe { zeroed() };
-        // SAFETY: both schemas are valid through the call.
-        instance
-            .call("output_schema", |instance, error| unsafe { output_schema(instance, shown, &raw mut out, error) })?;
+        instance.call("output_schema", |instance, error| {
+            // SAFETY: both schemas are valid through the call.
+            unsafe { output_schema(instance, shown, &raw mut out, error) }
+        })?;
         let problem = match out.release {
             None => Some("no schema".to_owned()),
             Some(release) => {

@@ -59,9 +59,10 @@ pub fn draw(graph: &Graph) -> String {
 /// above the first row and below the others.
 fn curve(edge: &Edge, (from, to): (Place, Place), (start, end): (Place, Place), beside: usize) -> String {
     let at = |share: usize| BOX.1 * share / 4;
-    let (x1, y1, x2, y2) = match edge.demand {
-        false => (start.0 + BOX.0, start.1 + at(1) + beside, end.0, end.1 + at(1) + beside),
-        true => (start.0, start.1 + at(3), end.0 + BOX.0, end.1 + at(3)),
+    let (x1, y1, x2, y2) = if edge.demand {
+        (start.0, start.1 + at(3), end.0 + BOX.0, end.1 + at(3))
+    } else {
+        (start.0 + BOX.0, start.1 + at(1) + beside, end.0, end.1 + at(1) + beside)
     };
     let (bend, over) = (ROOM.0 / 2, to.0.abs_diff(from.0).saturating_sub(1));
     let (b1, b2) =
