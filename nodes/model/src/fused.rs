@@ -133,7 +133,7 @@ mod tests {
 
     use crate::kernel::ASKED;
     use crate::pattern::Context;
-    use crate::{AdamW, Arithmetic, Device, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern};
+    use crate::{AdamW, Arithmetic, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern, small};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
         "num_hidden_layers":2,"num_attention_heads":HEADS,"num_key_value_heads":2,"head_dim":DIM,
@@ -142,10 +142,7 @@ mod tests {
         "n_positions":64,"initializer_range":0.3}"#;
 
     fn model(json: &str, heads: usize, dim: usize) -> Model {
-        let dir = tempfile::TempDir::new().unwrap();
-        let text = json.replace("HEADS", &heads.to_string()).replace("DIM", &dim.to_string());
-        std::fs::write(dir.path().join("config.json"), text).unwrap();
-        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        let mut model = small::model(&json.replace("HEADS", &heads.to_string()).replace("DIM", &dim.to_string()));
         model.add_mask_token(7).unwrap();
         model
     }
