@@ -107,4 +107,10 @@ mod tests {
         assert_eq!(push(Packing::Documents, LongDocuments::Cut).unwrap(), 1);
         push(Packing::Stream, LongDocuments::Refuse).unwrap();
     }
+
+    /// Text from the web ended a new user's first run: its long documents were refused until a key said otherwise.
+    #[test]
+    fn long_documents_are_cut_and_counted_by_default() {
+        assert_eq!(push(Packing::Documents, Config::default().long_documents).unwrap(), 1);
+    }
 }
