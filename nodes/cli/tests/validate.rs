@@ -153,6 +153,11 @@ const CASES: &[Case] = &[
             ("noised: { source: noiser/noised", "noised: { source: §noiser/noised"),
         ],
     ),
+    (
+        "an edge that may lose what is sent once",
+        "missing-key",
+        &[("trainer/metrics, queue_size: 1000, queue_policy: backpressure", "§trainer/metrics, queue_size: 1000")],
+    ),
     ("two runs", "contradiction", &[("KEEP_LAST: 5", "RUN: §other")]),
     ("two base models", "contradiction", &[("WARMUP_STEPS: 60", "BASE_MODEL: §data/tiny/architecture")]),
     (

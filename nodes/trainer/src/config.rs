@@ -111,8 +111,9 @@ pub struct Config {
     /// Options of the annealing schedule, as a JSON object; `difflow plugin show` explains them.
     pub annealing_schedule_config: String,
     /// Optimizer steps until attention is full, for schedules with an option `anneal_steps` that the configuration does not set.
+    /// Not set: a sixth of STEPS by recommended; 10000 by parity.
     #[schemars(range(min = 1))]
-    pub anneal_steps: u64,
+    pub anneal_steps: Option<u64>,
     /// Optimizer steps of the run.
     #[schemars(range(min = 1))]
     pub steps: u64,
@@ -204,7 +205,7 @@ impl Default for Config {
             normalisation: Normalisation::default(),
             annealing_schedule: "linear".into(),
             annealing_schedule_config: "{}".into(),
-            anneal_steps: 10_000,
+            anneal_steps: None,
             steps: 1_000,
             accumulation: 1,
             learning_rate: 3e-4,
