@@ -3,6 +3,7 @@
 //!
 //! Source of the formulas: arXiv 2410.17891 and its public code.
 
+pub mod context;
 pub mod keyed;
 pub mod masking;
 pub mod timestep;

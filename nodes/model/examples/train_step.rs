@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    AdamW, Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Pattern, Precision,
+    Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions, Optimizer, Pattern,
+    Precision,
 };
 
 /// Times training steps and prints one JSON line.
@@ -43,6 +44,9 @@ struct Arguments {
     /// Blocks are computed again in the backward pass instead of keeping their activations.
     #[arg(long)]
     checkpointing: bool,
+    /// Updates the matrices of the blocks by Muon.
+    #[arg(long)]
+    muon: bool,
     /// Before timing, write the model as it is used here (without the mask token) to this existing folder.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -74,28 +78,35 @@ fn main() -> Result<(), ModelError> {
     model.add_mask_token(0)?;
     let vocabulary = model.config().vocab_size as u64 - 1;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-    let mut learner = Learner::new(model, options, AdamW::default())?;
+    let optimizer = Optimizer { muon: a.muon.then(Muon::default), ..Optimizer::default() };
+    let mut learner = Learner::new(model, options, optimizer)?;
 
-    let mut seconds = Vec::new();
+    let (mut seconds, mut updates) = (Vec::new(), Vec::new());
     let mut last = 0.0;
     for step in 0..a.steps + 3 {
         let batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
         let start = Instant::now();
         let sums = learner.micro_step(&batch, &pattern)?;
+        let micro = start.elapsed().as_secs_f64();
         // Reads the gradient's norm, so on a GPU the step is over when it returns.
         learner.apply(1e-4)?;
         seconds.push(start.elapsed().as_secs_f64());
+        updates.push(start.elapsed().as_secs_f64() - micro);
         last = sums.weighted / sums.maskable as f64;
     }
     // The first steps allocate and warm up.
     let mut seconds = seconds.split_off(3);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
+    let mut updates = updates.split_off(3);
+    updates.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
         "mean_step_s": mean,
         "median_step_s": seconds[seconds.len() / 2],
+        "median_update_s": updates[updates.len() / 2],
+        "optimizer": if a.muon { "muon" } else { "adamw" },
         "rows": a.rows,
         "length": a.length,
         "parameters": learner.model().parameter_count(),

@@ -54,6 +54,11 @@ pub struct Config {
     /// Smallest t: the loss weight of the linear schedule is 1/t.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub min_t: f64,
+    /// Weighs the loss of a masked token by the clean tokens of its document around it, in the place of the schedule's weight (CART of
+    /// Dream, arXiv 2508.15487): a clean token at distance d counts p·(1 − p)^(d − 1) / 2, and this is p. The training loss is then no
+    /// bound; the evaluator's is. Empty: the schedule's weight.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+    pub context_weight: Option<f64>,
     /// Batch transforms on the noised batches, in order: a JSON list of components, each a text or an object with `use` and
     /// `config`, such as `["builtin:span-mask"]`. Empty for none.
     pub transforms: String,
@@ -70,6 +75,7 @@ impl Default for Config {
             timesteps: Timesteps::default(),
             anchor: Anchor::default(),
             min_t: MIN_T,
+            context_weight: None,
             transforms: String::new(),
         }
     }

@@ -19,7 +19,8 @@ pub struct Config {
     /// Texts from nothing at the last checkpoint.
     #[schemars(extend("x-may-change" = true))]
     pub samples_final: u64,
-    /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text.
+    /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text. `canvas` for a model that was trained
+    /// with an open end (OPEN_END): as many as its canvas has, in which the text ends by itself.
     pub lengths: String,
     /// Canvases of one forward pass.
     #[schemars(range(min = 1), extend("x-may-change" = true))]
@@ -74,8 +75,9 @@ impl NodeConfig for Config {
     }
 
     fn validate(&self) -> Vec<Problem> {
-        let lengths = Lengths::parse(&self.lengths).is_none().then(|| {
-            Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
+        let lengths = (self.lengths != CANVAS && Lengths::parse(&self.lengths).is_none()).then(|| {
+            let allowed = "allowed: two numbers from 1 on such as 80..125, both included, or canvas";
+            Problem::new("LENGTHS", &self.lengths, allowed)
         });
         let cache = (self.decoding.cache != Caching::None && self.decoding.block.is_none()).then(|| {
             Problem::new(
@@ -87,6 +89,9 @@ impl NodeConfig for Config {
         lengths.into_iter().chain(cache).collect()
     }
 }
+
+/// LENGTHS of a text that ends by itself.
+pub const CANVAS: &str = "canvas";
 
 impl Config {
     /// Texts from nothing at the checkpoint of `step`, in a run of `steps` where that is known.

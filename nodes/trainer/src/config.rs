@@ -3,7 +3,7 @@
 use std::path::Path;
 
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{Decay, LearningRate};
+use difflow_model::{AdamW, Decay, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
@@ -26,7 +26,7 @@ pub enum DecayKind {
     Wsd,
 }
 
-/// Arithmetic of the forward and backward passes; weights and optimizer state are always fp32.
+/// Arithmetic of the forward and backward passes; weights are always fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionKind {
@@ -34,6 +34,29 @@ pub enum PrecisionKind {
     #[default]
     Fp32,
     /// bfloat16 matrix products.
+    Bf16,
+}
+
+/// What turns gradients into updates.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// AdamW for all parameters.
+    #[default]
+    Adamw,
+    /// Muon for the matrices of the blocks, AdamW for embeddings, positions, output head, norms and biases. LEARNING_RATE and
+    /// WEIGHT_DECAY serve both.
+    Muon,
+}
+
+/// How the optimizer's state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerStateKind {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// bfloat16, rounded at random (by keyed draws): half the memory.
     Bf16,
 }
 
@@ -106,13 +129,20 @@ pub struct Config {
     /// Learning rate at the end, as a share of the peak.
     #[schemars(range(min = 0, max = 1))]
     pub final_share: f64,
+    /// adamw or muon.
+    pub optimizer: OptimizerKind,
+    /// fp32 or bf16.
+    pub optimizer_state: OptimizerStateKind,
+    /// Share of its momentum that Muon keeps in a step.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub muon_momentum: f64,
     /// AdamW's β1.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// AdamW's β2.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta2: f64,
-    /// AdamW's decoupled weight decay, on matrices.
+    /// Decoupled weight decay, on matrices.
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Largest gradient norm; 0 does not clip.
@@ -178,6 +208,9 @@ impl Default for Config {
             warmup_steps: 100,
             decay_steps: 100,
             final_share: 0.1,
+            optimizer: OptimizerKind::default(),
+            optimizer_state: OptimizerStateKind::default(),
+            muon_momentum: Muon::default().momentum,
             beta1: 0.9,
             beta2: 0.999,
             weight_decay: 0.0,
@@ -197,6 +230,27 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What turns gradients into updates.
+    pub fn optimizer(&self) -> Optimizer {
+        Optimizer {
+            adamw: AdamW {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                weight_decay: self.weight_decay,
+                clip: (self.clip > 0.0).then_some(self.clip),
+                ..AdamW::default()
+            },
+            muon: match self.optimizer {
+                OptimizerKind::Adamw => None,
+                OptimizerKind::Muon => Some(Muon { momentum: self.muon_momentum }),
+            },
+            state: match self.optimizer_state {
+                OptimizerStateKind::Fp32 => StateKind::Fp32,
+                OptimizerStateKind::Bf16 => StateKind::Bf16,
+            },
+        }
+    }
+
     /// The learning rate over the run.
     pub fn learning_rate(&self) -> LearningRate {
         LearningRate {
@@ -243,6 +297,11 @@ impl NodeConfig for Config {
                 ("FROM_SCRATCH", self.from_scratch, "it begins with the weights of BASE_MODEL"),
                 ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
                 ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
+                (
+                    "OPTIMIZER",
+                    self.optimizer == OptimizerKind::Muon,
+                    "it does not say which of its matrices are hidden; use adamw",
+                ),
             ] {
                 if set {
                     problems.push(Problem::new(key, "a value", format!("not together with TORCH_MODEL: {allowed}")));

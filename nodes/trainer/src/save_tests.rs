@@ -75,6 +75,7 @@ fn origin() -> Origin {
         sequence_length: 12,
         steps: 5,
         length_entropy: Some(2.5),
+        canvas: None,
     }
 }
 
