@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 use difflow_model::{
     Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions, Optimizer, Pattern,
-    Precision,
+    Precision, Profile,
 };
 
 /// Times training steps and prints one JSON line.
@@ -47,6 +47,9 @@ struct Arguments {
     /// Updates the matrices of the blocks by Muon.
     #[arg(long)]
     muon: bool,
+    /// Records three steps after the warm-up with torch's profiler, as a trace in this file; they are not timed.
+    #[arg(long)]
+    profile: Option<PathBuf>,
     /// Before timing, write the model as it is used here (without the mask token) to this existing folder.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -82,24 +85,35 @@ fn main() -> Result<(), ModelError> {
     let mut learner = Learner::new(model, options, optimizer)?;
 
     let (mut seconds, mut updates) = (Vec::new(), Vec::new());
-    let mut last = 0.0;
-    for step in 0..a.steps + 3 {
+    let (mut first, mut last) = (None, 0.0);
+    let mut profile = None;
+    let recorded = if a.profile.is_some() { 3 } else { 0 };
+    for step in 0..a.steps + 3 + recorded {
+        if step == 3 && a.profile.is_some() {
+            profile = Some(Profile::start()?);
+        }
         let batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
         let start = Instant::now();
         let sums = learner.micro_step(&batch, &pattern)?;
         let micro = start.elapsed().as_secs_f64();
         // Reads the gradient's norm, so on a GPU the step is over when it returns.
-        learner.apply(1e-4)?;
+        let applied = learner.apply(1e-4)?;
+        first.get_or_insert((sums.weighted / sums.maskable as f64, applied.grad_norm));
         seconds.push(start.elapsed().as_secs_f64());
         updates.push(start.elapsed().as_secs_f64() - micro);
         last = sums.weighted / sums.maskable as f64;
+        if step == 5
+            && let (Some(profile), Some(file)) = (profile.take(), &a.profile)
+        {
+            profile.stop(file)?;
+        }
     }
     // The first steps allocate and warm up.
-    let mut seconds = seconds.split_off(3);
+    let mut seconds = seconds.split_off(3 + recorded);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
-    let mut updates = updates.split_off(3);
+    let mut updates = updates.split_off(3 + recorded);
     updates.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
@@ -116,6 +130,8 @@ fn main() -> Result<(), ModelError> {
         "threads": difflow_model::num_threads(),
         "peak_mib": peak_mib(),
         "loss": last,
+        "first_loss": first.map(|(loss, _)| loss),
+        "first_grad_norm": first.map(|(_, norm)| norm),
     });
     println!("{line}");
     Ok(())

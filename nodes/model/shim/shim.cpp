@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <cstring>
 
@@ -85,6 +86,22 @@ int difflow_attach(Tensor* output, Tensor* const* inputs, size_t count, void* st
 // The tensor's gradient becomes undefined, so that the next one is taken over instead of added to zeros.
 int difflow_forget_gradient(Tensor* tensor, char* error, size_t room) {
   return guarded(error, room, [&] { tensor->mutable_grad() = Tensor(); });
+}
+
+// Torch's profiler: the operations of this thread and, where there is a GPU, its kernels; `path` gets a trace.
+int difflow_profile_start(char* error, size_t room) {
+  return guarded(error, room, [&] {
+    using namespace torch::profiler::impl;
+    const ProfilerConfig config(ProfilerState::KINETO);
+    std::set<ActivityType> activities{ActivityType::CPU};
+    if (at::hasCUDA()) activities.insert(ActivityType::CUDA);
+    torch::autograd::profiler::prepareProfiler(config, activities);
+    torch::autograd::profiler::enableProfiler(config, activities);
+  });
+}
+
+int difflow_profile_stop(const char* path, char* error, size_t room) {
+  return guarded(error, room, [&] { torch::autograd::profiler::disableProfiler()->save(path); });
 }
 
 // Calls body(state, begin, end) for parts of 0..count on libtorch's threads. The parts depend on the number of threads only.

@@ -71,9 +71,7 @@ fn load_cuda() -> Result<(), String> {
     use std::ffi::{CStr, CString};
     use std::os::unix::ffi::OsStrExt;
 
-    if tch::Cuda::is_available() {
-        return Ok(());
-    }
+    // Nothing may ask torch about CUDA before this: the first answer, no, would stay.
     let path = torch_dir()?.join("libtorch_cuda.so");
     if !path.exists() {
         return Err(format!(

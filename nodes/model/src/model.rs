@@ -112,6 +112,14 @@ impl Model {
         })
     }
 
+    /// A new model of a config.json's text.
+    pub(crate) fn of_json(json: &str, seed: u64, device: Device) -> Result<Self, ModelError> {
+        let dir = tempfile::tempdir().map_err(ModelError::write(&std::env::temp_dir()))?;
+        let file = dir.path().join("config.json");
+        std::fs::write(&file, json).map_err(ModelError::write(&file))?;
+        Self::initialise(dir.path(), seed, device)
+    }
+
     fn build(config: ModelConfig, dir: &Path, device: Device, values: &mut Values) -> Result<Self, ModelError> {
         let companions = companions(dir)?;
         let mut parameters = Vec::new();

@@ -28,6 +28,8 @@ unsafe extern "C" {
         error: *mut c_char,
         room: usize,
     ) -> c_int;
+    fn difflow_profile_start(error: *mut c_char, room: usize) -> c_int;
+    fn difflow_profile_stop(path: *const c_char, error: *mut c_char, room: usize) -> c_int;
     fn difflow_forget_gradient(tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
     fn difflow_parallel(
         count: i64,
@@ -67,6 +69,18 @@ pub(crate) fn attach(
         difflow_attach(out, raw.as_ptr(), raw.len(), state, run_backward, drop_state, error, room)
     })?;
     Ok(output)
+}
+
+/// Starts torch's profiler on this thread.
+pub(crate) fn profile_start() -> Result<(), ModelError> {
+    // SAFETY: the message has room.
+    checked(|error, room| unsafe { difflow_profile_start(error, room) })
+}
+
+/// Stops it and writes a trace.
+pub(crate) fn profile_stop(path: &CStr) -> Result<(), ModelError> {
+    // SAFETY: a string that ends with a zero; the message has room.
+    checked(|error, room| unsafe { difflow_profile_stop(path.as_ptr(), error, room) })
 }
 
 extern "C" fn run_backward(
