@@ -98,7 +98,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
 pub use model::Model;
-pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
+pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
 pub use optimizer::{AdamW, OPTIMIZER_FILE};
 pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;

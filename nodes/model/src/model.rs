@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
-use crate::config::{Adapted, ModelConfig, Positions};
+use crate::config::{ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
@@ -248,13 +248,7 @@ impl Model {
 
     /// Marks what the weights are trained for; written to config.json. A model without a mask token has no mark.
     pub fn set_objective(&mut self, objective: Objective) {
-        if let Some(adapted) = &mut self.config.adapted {
-            let shift = match objective {
-                Objective::Diffusion { shift } => shift,
-                Objective::Ar => adapted.shift,
-            };
-            *adapted = Adapted { mask_token_id: adapted.mask_token_id, shift, objective: objective.kind() };
-        }
+        self.config.adapted = self.config.adapted.take().map(|adapted| adapted.trained_for(objective));
     }
 
     /// Logits `[L · V]` (fp32, row-major) of one sequence under an attention pattern.

@@ -6,24 +6,44 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{MicroBatch, PADDING};
 use crate::error::ModelError;
 use crate::input::{Copies, Layout};
+use crate::pattern::Context;
 
 /// The training objective.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// Masked diffusion. With `shift` the hidden state at i predicts token i+1, as in the base model; without, token i.
     Diffusion { shift: bool },
     /// Next-token prediction.
     Ar,
+    /// Masked diffusion block by block: the input is `[x_t ; x_0]`, and a block sees the clean text of the blocks before it.
+    Block(Blocks),
 }
 
 impl Objective {
-    /// Which of the two it is.
+    /// Which of them it is.
     pub fn kind(self) -> ObjectiveKind {
         match self {
             Self::Diffusion { .. } => ObjectiveKind::Diffusion,
             Self::Ar => ObjectiveKind::Ar,
+            Self::Block(_) => ObjectiveKind::Block,
         }
     }
+}
+
+/// What a block-diffusion model is; the `difflow.block` object of config.json.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Positions of a block, counted from the first token of the document: what it decodes with where nothing else is said. Rows of
+    /// training say their own.
+    pub size: usize,
+    /// What the clean text sees of itself.
+    pub context: Context,
+    /// With shift, the prediction of token i comes from position i−1: inside a block from x_t, for the first position of a block from the
+    /// clean text. In config.json it stands beside the object, as for full diffusion.
+    #[serde(skip)]
+    pub shift: bool,
+    /// Weight of the AR loss, by which the clean text learns to predict its next token; 0 for none. Above 0 only with the causal context.
+    pub ar_weight: f64,
 }
 
 /// What a model learns, as the key OBJECTIVE and config.json spell it.
@@ -35,6 +55,8 @@ pub enum ObjectiveKind {
     Diffusion,
     /// Autoregression: predict the next token. Makes base models.
     Ar,
+    /// Masked diffusion block by block, each block with the clean text before it in view.
+    Block,
 }
 
 /// Which positions count as masked.
@@ -48,7 +70,7 @@ pub enum MaskedSet {
 }
 
 /// The objective and every switch by which the parity preset differs from the recommended one (method.md, "Objective").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveOptions {
     pub objective: Objective,
     pub masked_set: MaskedSet,
@@ -131,14 +153,18 @@ pub(crate) fn select(
     options: ObjectiveOptions,
     mask_token_id: Option<u32>,
 ) -> Selection {
-    let from_before = !matches!(options.objective, Objective::Diffusion { shift: false });
+    let from_before = match options.objective {
+        Objective::Diffusion { shift } => shift,
+        Objective::Ar => true,
+        Objective::Block(blocks) => blocks.shift,
+    };
     let mut selection = Selection { from_before, ..Selection::default() };
     for (at, &noised) in xt.iter().enumerate() {
         let (row, position) = (at / batch.length, at % batch.length);
         let wanted = match (options.objective, options.masked_set) {
             (Objective::Ar, _) => true,
-            (Objective::Diffusion { .. }, MaskedSet::Explicit) => batch.masked[at],
-            (Objective::Diffusion { .. }, MaskedSet::MaskId) => Some(noised) == mask_token_id,
+            (_, MaskedSet::Explicit) => batch.masked[at],
+            (_, MaskedSet::MaskId) => Some(noised) == mask_token_id,
         };
         if !wanted || batch.documents[at] == PADDING || (from_before && position == 0) {
             continue;

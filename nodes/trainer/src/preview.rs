@@ -63,7 +63,7 @@ fn preview(training: &Training, config: &Config, step: u64, batch: &Noised) -> R
     let length = batch.sequences.length;
     let (ratio, pattern) = match config.objective {
         ObjectiveKind::Ar => (0.0, Pattern::Causal),
-        ObjectiveKind::Diffusion => {
+        ObjectiveKind::Diffusion | ObjectiveKind::Block => {
             let ratio = training.annealing.attn_mask_ratio(step)?;
             // The first micro-step's own draw.
             let draw = (config.seed, step * config.accumulation);

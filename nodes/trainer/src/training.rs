@@ -108,6 +108,7 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
         ObjectiveKind::Ar => Objective::Ar,
+        ObjectiveKind::Block => return Err(Problems::from(not_yet()).into()),
     };
     let normaliser = if choices.per_masked_token { Normaliser::MaskedTokens } else { Normaliser::MaskableTokens };
     let (masked_set, document_attention) = (choices.masked_set, choices.document_attention);
@@ -176,6 +177,10 @@ impl Training {
             finite: applied.finite,
         })
     }
+}
+
+fn not_yet() -> Problem {
+    Problem::new("OBJECTIVE", "block", "allowed: diffusion or ar; block cannot be trained yet")
 }
 
 fn micro_batch(noised: Noised) -> MicroBatch {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use difflow_model::{AdamW, Device, Learner, Model, ModelConfig, Objective, ObjectiveKind, ObjectiveOptions, Pattern};
+use difflow_model::{
+    AdamW, Blocks, Context, Device, Learner, Model, ModelConfig, Objective, ObjectiveKind, ObjectiveOptions, Pattern,
+};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, noised, read};
@@ -220,6 +222,19 @@ fn the_objective_in_config_json_is_read_and_written_as_it_always_was() {
         assert!(config.to_json("float32").contains(&format!("\"objective\": \"{word}\"")));
     }
     assert_eq!(with("").unwrap().adapted.unwrap().objective, ObjectiveKind::Diffusion);
+    let block = r#","shift":false,"objective":"block","block":{"size":4,"context":"causal","ar_weight":0.6}"#;
+    let config = with(block).unwrap();
+    let blocks = Blocks { size: 4, context: Context::Causal, shift: false, ar_weight: 0.6 };
+    assert_eq!(config.adapted.as_ref().unwrap().blocks, Some(blocks));
+    let again = ModelConfig::from_json(&config.to_json("float32"), Path::new("config.json")).unwrap();
+    assert_eq!(again.adapted, config.adapted);
+    for wrong in [r#""size":0,"context":"causal","ar_weight":0"#, r#""size":4,"context":"wide","ar_weight":0"#, ""] {
+        let error = with(&format!(r#","objective":"block","block":{{{wrong}}}"#)).unwrap_err().to_string();
+        assert!(error.contains("block") && error.contains("`size` (1 or more)"), "{error}");
+    }
     let error = with(",\"objective\":\"gan\"").unwrap_err().to_string();
-    assert!(error.contains("objective") && error.contains("gan") && error.contains("diffusion or ar"), "{error}");
+    assert!(
+        error.contains("objective") && error.contains("gan") && error.contains("diffusion, ar or block"),
+        "{error}"
+    );
 }
