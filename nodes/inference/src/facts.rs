@@ -142,6 +142,7 @@ mod tests {
             model_recipe: None,
             torch_model: None,
             noise_schedule: Component { name: "clipped".into(), config: "{}".into() },
+            blocks: None,
             tokenizer_sha256: String::new(),
             bos: 3,
             eos: 4,

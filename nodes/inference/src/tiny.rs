@@ -44,8 +44,13 @@ fn write(dir: &Path, config: &Value, mask: bool) {
 
 /// Marks a model as trained left to right.
 pub fn mark_left_to_right(dir: &Path) {
+    mark(dir, Objective::Ar);
+}
+
+/// Marks a model as trained for an objective.
+pub fn mark(dir: &Path, objective: Objective) {
     let mut model = Model::load(dir, Device::Cpu).unwrap();
-    model.set_objective(Objective::Ar);
+    model.set_objective(objective);
     model.save(dir).unwrap();
 }
 
@@ -56,6 +61,7 @@ pub fn write_origin(dir: &Path, base: Option<&Path>, change: impl FnOnce(&mut Or
         model_recipe: None,
         torch_model: None,
         noise_schedule: Component { name: "linear".into(), config: "{}".into() },
+        blocks: None,
         tokenizer_sha256: String::new(),
         bos: 1,
         eos: 2,

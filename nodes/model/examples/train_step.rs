@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    AdamW, Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Pattern, Precision,
+    AdamW, Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions,
+    Pattern, Precision,
 };
 
 /// Times training steps and prints one JSON line.
@@ -34,6 +35,12 @@ struct Arguments {
     /// Share of the future that attention sees; 0 is causal, 1 full.
     #[arg(long, default_value_t = 0.5)]
     ratio: f64,
+    /// After each step, one of block diffusion on the same rows with blocks of so many positions, and what it costs more.
+    #[arg(long)]
+    block: Option<usize>,
+    /// With --block: weight of the AR loss of the clean text.
+    #[arg(long, default_value_t = 0.0)]
+    ar_weight: f64,
     /// Torch operations instead of difflow's own CPU kernels.
     #[arg(long)]
     plain: bool,
@@ -73,29 +80,47 @@ fn main() -> Result<(), ModelError> {
     }
     model.add_mask_token(0)?;
     let vocabulary = model.config().vocab_size as u64 - 1;
-    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-    let mut learner = Learner::new(model, options, AdamW::default())?;
+    let context = Context::Causal;
+    let objective = match a.block {
+        None => Objective::Diffusion { shift: true },
+        Some(size) => Objective::Block(Blocks { size, context, shift: false, ar_weight: a.ar_weight }),
+    };
+    let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), AdamW::default())?;
 
-    let mut seconds = Vec::new();
+    let (mut seconds, mut ratios) = (Vec::new(), Vec::new());
     let mut last = 0.0;
     for step in 0..a.steps + 3 {
-        let batch = noised_batch(&a, step, vocabulary);
+        let mut batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
-        let start = Instant::now();
-        let sums = learner.micro_step(&batch, &pattern)?;
-        // Reads the gradient's norm, so on a GPU the step is over when it returns.
-        learner.apply(1e-4)?;
-        seconds.push(start.elapsed().as_secs_f64());
-        last = sums.weighted / sums.maskable as f64;
+        let mut timed = |batch: &MicroBatch| -> Result<f64, ModelError> {
+            let start = Instant::now();
+            let sums = learner.micro_step(batch, &pattern)?;
+            // Reads the gradient's norm, so on a GPU the step is over when it returns.
+            learner.apply(1e-4)?;
+            last = sums.weighted / sums.maskable as f64;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        if let Some(size) = a.block {
+            batch.blocks = vec![a.length; a.rows];
+            let whole = timed(&batch)?;
+            batch.blocks = vec![size; a.rows];
+            ratios.push(timed(&batch)? / whole);
+            seconds.push(whole);
+        } else {
+            seconds.push(timed(&batch)?);
+        }
     }
     // The first steps allocate and warm up.
     let mut seconds = seconds.split_off(3);
+    let mut ratios = ratios.split_off(3.min(ratios.len()));
+    ratios.sort_by(f64::total_cmp);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
         "mean_step_s": mean,
         "median_step_s": seconds[seconds.len() / 2],
+        "block_step_ratio": ratios.get(ratios.len() / 2),
         "rows": a.rows,
         "length": a.length,
         "parameters": learner.model().parameter_count(),

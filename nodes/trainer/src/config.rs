@@ -3,7 +3,7 @@
 use std::path::Path;
 
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{Decay, LearningRate};
+use difflow_model::{Context, Decay, LearningRate};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
@@ -65,10 +65,19 @@ pub struct Config {
     /// Where keys that say `preset` (or are not set) get their value: recommended, or parity for what the paper's code does.
     /// Set it for all nodes: the noiser has such keys, too.
     pub preset: Preset,
-    /// diffusion or ar.
+    /// diffusion, block (diffusion block by block, on the clean text before each block; the noiser's BLOCK_SIZE says the sizes) or ar.
     pub objective: ObjectiveKind,
-    /// true: the hidden state at i predicts token i+1, as in the base model. false: token i.
+    /// true: the hidden state at i predicts token i+1, as in the base model (for the first token of a block: that of the clean text).
+    /// false: token i.
     pub shift: bool,
+    /// For OBJECTIVE: block: what the clean text sees of itself.
+    pub context: Context,
+    /// For OBJECTIVE: block with CONTEXT: causal: the clean text of rows that are cut into blocks learns to predict its next token, as in
+    /// the base model, and the loss is diffusion + AR_WEIGHT · AR. The cross-entropies of both are added up over the global batch and
+    /// divided by its maskable tokens: where no row is whole (`row` in BLOCK_SIZE), those are the targets of the AR loss too. 0.6 is a good
+    /// value; 0 for none.
+    #[schemars(range(min = 0))]
+    pub ar_weight: f64,
     /// true: attention stays inside a document. Not set: true by recommended, false by parity.
     pub document_attention: Option<bool>,
     /// Which positions count as masked.
@@ -167,6 +176,8 @@ impl Default for Config {
             preset: Preset::default(),
             objective: ObjectiveKind::default(),
             shift: true,
+            context: Context::default(),
+            ar_weight: 0.0,
             document_attention: None,
             masked_positions: MaskedPositions::default(),
             mask_token: "preset".into(),
@@ -240,6 +251,19 @@ impl NodeConfig for Config {
         if self.activation_checkpointing && self.dropout.is_some_and(|dropout| dropout > 0.0) {
             let allowed = "allowed: 0 (or not set) with ACTIVATION_CHECKPOINTING: true";
             problems.push(Problem::new("DROPOUT", self.dropout.unwrap_or_default(), allowed));
+        }
+        let block = self.objective == ObjectiveKind::Block;
+        if self.ar_weight > 0.0 && (!block || self.context != Context::Causal) {
+            let allowed = "allowed: 0, unless OBJECTIVE is block and CONTEXT is causal";
+            problems.push(Problem::new("AR_WEIGHT", self.ar_weight, allowed));
+        }
+        if block && !self.choices().document_attention {
+            let allowed = "allowed: true with OBJECTIVE: block: blocks are those of a document";
+            problems.push(Problem::new("DOCUMENT_ATTENTION", false, allowed));
+        }
+        if block && !self.torch_model.is_empty() {
+            let allowed = "not together with OBJECTIVE: block: a torch model of a plug-in reads each position once";
+            problems.push(Problem::new("TORCH_MODEL", &self.torch_model, allowed));
         }
         if self.from_scratch && !self.model_recipe.is_empty() {
             let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";

@@ -69,6 +69,7 @@ fn origin() -> Origin {
         model_recipe: None,
         torch_model: None,
         noise_schedule: Component { name: "cosine".into(), config: "{}".into() },
+        blocks: None,
         tokenizer_sha256: "ab".into(),
         bos: 1,
         eos: 2,
@@ -86,7 +87,7 @@ fn batch(seq: u64) -> Noised {
     let masked = (0..n).map(|i| maskable[i] && draw(100 + i as u64) < 0.5).collect();
     let tokens = (0..n).map(|i| 3 + (draw(i as u64) * 33.0) as u32).collect();
     let sequences = Sequences { rows, length, tokens, documents: vec![0; n], maskable };
-    Noised { sequences, masked, t: vec![0.5; rows], weight: vec![2.0; rows] }
+    Noised { sequences, masked, t: vec![0.5; rows], weight: vec![2.0; rows], blocks: Vec::new() }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adaptation;
+mod blocks;
 mod config_keys;
 mod decoding;
 mod distribution;
