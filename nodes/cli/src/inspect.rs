@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use difflow_model::{Device, Memory, Model, Pattern, Precision, Summary};
+use difflow_model::{Device, Memory, Model, Optimizer, Pattern, Precision, Summary};
 use eyre::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -138,7 +138,7 @@ fn line(key: &str, value: &Value) {
 fn described(summary: &Summary, batch: u64, length: u64) -> Value {
     let c = &summary.config;
     let memory = |checkpointing| {
-        let memory = Memory::of_training(c, summary.parameters, batch, length, checkpointing);
+        let memory = Memory::of_training(c, summary.parameters, &Optimizer::default(), batch, length, checkpointing);
         json!({"parameters_bytes": memory.parameters, "activations_bytes": memory.activations,
                "logits_bytes": memory.logits, "total_bytes": memory.total()})
     };

@@ -118,7 +118,7 @@ fn input() -> Value {
                 "properties": {
                     "source": {"type": "string", "description": "NODE/OUTPUT."},
                     "queue_size": {"type": "integer", "minimum": 1, "description": "Messages that may wait; the oldest is dropped when one more comes."},
-                    "queue_policy": {"type": "string"},
+                    "queue_policy": {"enum": ["drop_oldest", "backpressure"], "description": "backpressure: dora delivers every message, through its daemon."},
                     "input_timeout": {"type": "number"},
                 },
             },

@@ -51,6 +51,23 @@ fn an_empty_prompt_is_text_from_nothing() {
     assert!(nothing["nfe"].as_u64().unwrap() >= 1 && nothing["seconds"].as_f64().unwrap() > 0.0);
 }
 
+/// A model that ends its texts by itself needs no length: its canvas is what it was trained with, and what is given counts.
+#[test]
+fn the_canvas_of_an_open_ended_model_is_the_default_length() {
+    let dir = files();
+    let model = dir.path().join("model");
+    tiny::write_origin(&model, None, |origin| origin.canvas = Some(13));
+    for number in 0..6 {
+        let seed = number.to_string();
+        let one = text(&model, &["--seed", &seed]);
+        assert!(ids(&one) <= 13 && (ids(&one) == 13 || one["stopped"] == true), "{one}");
+        assert!(ids(&text(&model, &["--seed", &seed, "--prompt", "abc"])) <= 13);
+        assert!(ids(&text(&model, &["--seed", &seed, "--length", "30"])) <= 31);
+    }
+    let longest = (0..6).map(|seed| ids(&text(&model, &["--seed", &seed.to_string(), "--length", "30"]))).max();
+    assert!(longest > Some(13), "{longest:?}");
+}
+
 #[test]
 fn a_prompt_beyond_the_context_is_warned_about_or_refused() {
     let dir = files();

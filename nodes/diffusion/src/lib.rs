@@ -4,6 +4,7 @@
 //! Source of the formulas: arXiv 2410.17891 and its public code.
 
 pub mod blocks;
+pub mod context;
 pub mod keyed;
 pub mod masking;
 pub mod timestep;

@@ -129,7 +129,7 @@ impl Decoding {
     }
 
     /// As options of a diffusion model.
-    pub(crate) fn filling(&self, shift: bool, stop: Vec<u32>) -> DiffusionDecoding {
+    pub(crate) fn filling(&self, shift: bool, stop: Vec<u32>, open_end: bool) -> DiffusionDecoding {
         let Self { score, steps, threshold, window, .. } = *self;
         let reveals = match self.decoder {
             Decoder::FirstHitting => Reveals::FirstHitting,
@@ -147,6 +147,7 @@ impl Decoding {
             refresh: self.refresh,
             guidance: self.guidance,
             stop,
+            open_end,
         }
     }
 
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn greedy_draws_nothing_and_the_surest_goes_first() {
-        let options = Decoding::surest_first().filling(true, Vec::new());
+        let options = Decoding::surest_first().filling(true, Vec::new(), false);
         assert_eq!(options.sampling.temperature, 0.0);
         let Reveals::Confidence { budget: Budget::Steps(steps), .. } = options.reveals else { panic!("{options:?}") };
         assert_eq!(steps, u32::MAX);

@@ -31,6 +31,8 @@ pub struct Facts {
     pub steps: Option<u64>,
     /// Entropy in nats of the lengths of the training documents.
     pub length_entropy: Option<f64>,
+    /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ended with its text.
+    pub canvas: Option<usize>,
 }
 
 /// A special token, as a file names it.
@@ -84,6 +86,7 @@ impl Facts {
             sequence_length: number("SEQUENCE_LENGTH").map(|length| length as usize),
             steps: number("STEPS"),
             length_entropy: None,
+            canvas: None,
         }
     }
 }
@@ -100,6 +103,7 @@ impl From<Origin> for Facts {
             sequence_length: Some(origin.sequence_length),
             steps: Some(origin.steps),
             length_entropy: origin.length_entropy,
+            canvas: origin.canvas,
         }
     }
 }
@@ -149,9 +153,11 @@ mod tests {
             sequence_length: 12,
             steps: 9,
             length_entropy: Some(1.5),
+            canvas: Some(11),
         };
         std::fs::write(dir.path().join("origin.json"), serde_json::to_string(&origin).unwrap()).unwrap();
         let facts = Facts::read(dir.path()).unwrap();
         assert_eq!((facts.steps, facts.length_entropy, facts.eos), (Some(9), Some(1.5), Some(Token::Id(4))));
+        assert_eq!(facts.canvas, Some(11));
     }
 }

@@ -106,6 +106,11 @@ impl Session {
         self.facts.sequence_length.unwrap_or(self.config().max_positions)
     }
 
+    /// Tokens of the canvas that the model was trained to end a text in, the anchor included; `None` where it must be told how long to write.
+    pub fn canvas(&self) -> Option<usize> {
+        self.facts.canvas.filter(|_| !self.left_to_right())
+    }
+
     /// Whether the model reads from left to right only: it has no mask token, or was trained to predict the next token.
     pub fn left_to_right(&self) -> bool {
         self.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar)

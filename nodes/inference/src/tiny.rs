@@ -68,6 +68,7 @@ pub fn write_origin(dir: &Path, base: Option<&Path>, change: impl FnOnce(&mut Or
         sequence_length: 64,
         steps: 100,
         length_entropy: None,
+        canvas: None,
     };
     change(&mut origin);
     std::fs::write(dir.join("origin.json"), serde_json::to_string(&origin).unwrap()).unwrap();

@@ -81,7 +81,7 @@ impl Session {
     }
 
     fn fill(&self, texts: &[Template], decoding: &Decoding, watch: &mut Watch) -> Result<Vec<Written>, InferenceError> {
-        let options = decoding.filling(self.shift(), self.stops());
+        let options = decoding.filling(self.shift(), self.stops(), self.canvas().is_some());
         let filled = self.model().infill(texts, &options, watch)?;
         Ok(filled
             .into_iter()

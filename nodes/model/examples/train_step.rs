@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    AdamW, Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Objective, ObjectiveOptions,
-    Pattern, Precision,
+    Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions,
+    Optimizer, Pattern, Precision,
 };
 
 /// Times training steps and prints one JSON line.
@@ -50,6 +50,9 @@ struct Arguments {
     /// Blocks are computed again in the backward pass instead of keeping their activations.
     #[arg(long)]
     checkpointing: bool,
+    /// Updates the matrices of the blocks by Muon.
+    #[arg(long)]
+    muon: bool,
     /// Before timing, write the model as it is used here (without the mask token) to this existing folder.
     #[arg(long)]
     write: Option<PathBuf>,
@@ -85,29 +88,30 @@ fn main() -> Result<(), ModelError> {
         None => Objective::Diffusion { shift: true },
         Some(size) => Objective::Block(Blocks { size, context, shift: false, ar_weight: a.ar_weight }),
     };
-    let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), AdamW::default())?;
+    let optimizer = Optimizer { muon: a.muon.then(Muon::default), ..Optimizer::default() };
+    let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), optimizer)?;
 
-    let (mut seconds, mut ratios) = (Vec::new(), Vec::new());
+    let (mut seconds, mut updates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut last = 0.0;
     for step in 0..a.steps + 3 {
         let mut batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
-        let mut timed = |batch: &MicroBatch| -> Result<f64, ModelError> {
+        let mut timed = |batch: &MicroBatch| -> Result<(f64, f64), ModelError> {
             let start = Instant::now();
             let sums = learner.micro_step(batch, &pattern)?;
+            let micro = start.elapsed().as_secs_f64();
             // Reads the gradient's norm, so on a GPU the step is over when it returns.
             learner.apply(1e-4)?;
             last = sums.weighted / sums.maskable as f64;
-            Ok(start.elapsed().as_secs_f64())
+            Ok((start.elapsed().as_secs_f64(), start.elapsed().as_secs_f64() - micro))
         };
+        batch.blocks = a.block.map_or_else(Vec::new, |_| vec![a.length; a.rows]);
+        let (whole, update) = timed(&batch)?;
+        seconds.push(whole);
+        updates.push(update);
         if let Some(size) = a.block {
-            batch.blocks = vec![a.length; a.rows];
-            let whole = timed(&batch)?;
             batch.blocks = vec![size; a.rows];
-            ratios.push(timed(&batch)? / whole);
-            seconds.push(whole);
-        } else {
-            seconds.push(timed(&batch)?);
+            ratios.push(timed(&batch)?.0 / whole);
         }
     }
     // The first steps allocate and warm up.
@@ -116,11 +120,15 @@ fn main() -> Result<(), ModelError> {
     ratios.sort_by(f64::total_cmp);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
+    let mut updates = updates.split_off(3);
+    updates.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
         "mean_step_s": mean,
         "median_step_s": seconds[seconds.len() / 2],
         "block_step_ratio": ratios.get(ratios.len() / 2),
+        "median_update_s": updates[updates.len() / 2],
+        "optimizer": if a.muon { "muon" } else { "adamw" },
         "rows": a.rows,
         "length": a.length,
         "parameters": learner.model().parameter_count(),

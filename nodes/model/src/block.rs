@@ -6,7 +6,7 @@ use crate::config::{ModelConfig, NormKind};
 use crate::error::ModelError;
 use crate::family::Names;
 use crate::layers::{FeedForward, Linear, Norm};
-use crate::parameter::{Init, Leaf};
+use crate::parameter::{Init, Leaf, Matrices};
 
 /// Gives the tensor of a leaf; called once per leaf in a fixed order.
 pub(crate) type Take<'a> = dyn FnMut(Leaf) -> Result<Tensor, ModelError> + 'a;
@@ -63,12 +63,21 @@ impl Parts<'_, '_> {
         Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.norm_eps })
     }
 
-    /// A matrix from `input` columns to those of all parts, each of which is a tensor of the files.
-    fn linear(&mut self, init: Init, input: i64, parts: &[(String, i64)], bias: bool) -> Result<Linear, ModelError> {
+    /// A matrix from `input` columns to those of all parts, each of which is a tensor of the files. `sizes` are the columns of the
+    /// matrices that it stands for.
+    fn linear(
+        &mut self,
+        init: Init,
+        input: i64,
+        parts: &[(String, i64)],
+        sizes: &[i64],
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
         let in_first = self.names.in_first;
         let shape = |out: i64| if in_first { vec![input, out] } else { vec![out, input] };
         let weights = parts.iter().map(|(name, out)| (format!("{name}.weight"), shape(*out)));
-        let weight = (self.take)(Leaf::new(init, weights))?;
+        let matrices = Matrices { dimension: i64::from(in_first), sizes: sizes.to_vec() };
+        let weight = (self.take)(Leaf::of_matrices(init, weights, matrices))?;
         let biases = parts.iter().map(|(name, out)| (format!("{name}.bias"), vec![*out]));
         let bias = if bias { Some((self.take)(Leaf::new(Init::Zero, biases))?) } else { None };
         Ok(Linear { weight, bias, in_first })
@@ -85,18 +94,18 @@ impl Parts<'_, '_> {
             [one] => vec![(at(one), q + 2 * kv)],
             three => three.iter().zip([q, kv, kv]).map(|(name, out)| (at(name), out)).collect(),
         };
-        let qkv = self.linear(Init::Normal, d, &qkv, config.qkv_bias)?;
+        let qkv = self.linear(Init::Normal, d, &qkv, &[q, kv, kv], config.qkv_bias)?;
         let head_norms = if config.qk_norm {
             Some((self.head_norm(&at(names.q_norm))?, self.head_norm(&at(names.k_norm))?))
         } else {
             None
         };
-        let output = self.linear(Init::Residual, q, &[(at(names.output), d)], config.attention_output_bias)?;
+        let output = self.linear(Init::Residual, q, &[(at(names.output), d)], &[d], config.attention_output_bias)?;
         let feed_forward_norm = self.norm(&at(names.feed_forward_norm))?;
         let (gate, up) = ((at(names.gate), f), (at(names.up), f));
-        let up =
-            self.linear(Init::Normal, d, &if config.gated { vec![gate, up] } else { vec![up] }, config.mlp_bias)?;
-        let down = self.linear(Init::Residual, f, &[(at(names.down), d)], config.mlp_bias)?;
+        let inner = if config.gated { vec![gate, up] } else { vec![up] };
+        let up = self.linear(Init::Normal, d, &inner, &vec![f; inner.len()], config.mlp_bias)?;
+        let down = self.linear(Init::Residual, f, &[(at(names.down), d)], &[d], config.mlp_bias)?;
         let feed_forward =
             if config.gated { FeedForward::Gated { gate_up: up, down } } else { FeedForward::Plain { up, down } };
         Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })

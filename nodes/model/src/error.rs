@@ -53,6 +53,9 @@ pub enum ModelError {
     /// An optimizer state does not belong to the model it is loaded into.
     #[error("{file}: {detail}; the optimizer state belongs to another model or optimizer")]
     OptimizerState { file: PathBuf, detail: String },
+    /// A checkpoint was trained with another optimizer.
+    #[error("{file} is the state of {found}, not of {wanted}; go on with the optimizer that it was trained with")]
+    OtherOptimizer { file: PathBuf, found: String, wanted: &'static str },
     /// A batch, prompt or canvas does not fit the model.
     #[error("{what}: found {found}, wanted {wanted}")]
     Input { what: String, found: String, wanted: String },

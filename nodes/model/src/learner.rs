@@ -13,7 +13,7 @@ use crate::host::copied;
 use crate::loss::{Divisor, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
-use crate::optimizer::{AdamW, OptimizerState};
+use crate::optimizer::{Optimizer, OptimizerState};
 use crate::pattern::Pattern;
 use crate::reducer::{Alone, Reducer, Totals};
 use crate::shim::forget_gradient;
@@ -69,15 +69,15 @@ impl Sums {
 
 impl Learner {
     /// Takes a model (with a mask token, for diffusion) and starts with empty optimizer state.
-    pub fn new(model: Model, options: ObjectiveOptions, optimizer: AdamW) -> Result<Self, ModelError> {
-        Self::joined(model, options, optimizer, Box::new(Alone))
+    pub fn new(model: Model, options: ObjectiveOptions, optimizer: impl Into<Optimizer>) -> Result<Self, ModelError> {
+        Self::joined(model, options, optimizer.into(), Box::new(Alone))
     }
 
     /// As [`Learner::new`], for one of several processes that train the same model.
     pub(crate) fn joined(
         mut model: Model,
         options: ObjectiveOptions,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         reducer: Box<dyn Reducer>,
     ) -> Result<Self, ModelError> {
         if options.objective != Objective::Ar {
@@ -89,6 +89,10 @@ impl Learner {
         model.set_objective(options.objective);
         for parameter in &model.parameters {
             let _ = parameter.tensor.f_set_requires_grad(parameter.trainable)?;
+        }
+        if optimizer.muon.is_some() && model.decoder.own().is_none() {
+            let wanted = "AdamW: it does not say which of its matrices are hidden";
+            return Err(ModelError::input("the optimizer of a plug-in's torch model", "Muon", wanted));
         }
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
         let (arithmetic, average, dropout_seed, sums) = (model.arithmetic, None, 0, Sums::nothing());
@@ -161,7 +165,7 @@ impl Learner {
         }
         let grad_norm = factor * self.optimizer.grad_norm(&self.model.parameters)?;
         let finite = finite && grad_norm.is_finite();
-        let clip = self.optimizer.settings.clip.filter(|&clip| grad_norm > clip);
+        let clip = self.optimizer.settings.adamw.clip.filter(|&clip| grad_norm > clip);
         if finite {
             // PyTorch's clip_grad_norm_ adds the same 1e-6.
             let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
@@ -277,6 +281,7 @@ mod tests {
     use super::*;
     use crate::Device;
     use crate::host::{values, values_mut};
+    use crate::optimizer::Muon;
     use crate::parameter::Parameter;
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -330,14 +335,14 @@ mod tests {
         }
     }
 
-    fn learner(reducer: Box<dyn Reducer>, normaliser: Normaliser) -> Learner {
+    fn learner(reducer: Box<dyn Reducer>, normaliser: Normaliser, optimizer: Optimizer) -> Learner {
         let dir = tempfile::TempDir::new().unwrap();
         std::fs::write(dir.path().join("config.json"), LLAMA).unwrap();
         let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
         model.add_mask_token(7).unwrap();
         let options =
             ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
-        Learner::joined(model, options, AdamW::default(), reducer).unwrap()
+        Learner::joined(model, options, optimizer, reducer).unwrap()
     }
 
     /// Micro-batches of different sizes: a wrong divisor or a wrong share of one process would show.
@@ -358,8 +363,13 @@ mod tests {
     #[test]
     fn two_processes_that_add_up_are_one_process_with_both_batches() {
         crate::set_num_threads(1);
-        for normaliser in [Normaliser::MaskableTokens, Normaliser::MaskedTokens] {
-            let mut alone = learner(Box::new(Alone), normaliser);
+        let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
+        for (normaliser, optimizer) in [
+            (Normaliser::MaskableTokens, Optimizer::default()),
+            (Normaliser::MaskedTokens, Optimizer::default()),
+            (Normaliser::MaskableTokens, muon),
+        ] {
+            let mut alone = learner(Box::new(Alone), normaliser, optimizer);
             let mut applied = Vec::new();
             for step in 0..3 {
                 for number in [2 * step, 2 * step + 1] {
@@ -370,7 +380,7 @@ mod tests {
             let (barrier, told) = (Arc::new(Barrier::new(2)), Arc::new(Mutex::new(Default::default())));
             let one = |number: usize| {
                 let pair = Pair { number, barrier: barrier.clone(), told: told.clone() };
-                let mut learner = learner(Box::new(pair), normaliser);
+                let mut learner = learner(Box::new(pair), normaliser, optimizer);
                 let mut applied = Vec::new();
                 for step in 0..3 {
                     learner.micro_step(&batch(2 * step + number), &Pattern::Full).unwrap();
@@ -383,8 +393,8 @@ mod tests {
                 [one(0), other.join().unwrap()]
             });
             for (found, told) in both {
-                assert_eq!(told, applied, "{normaliser:?}");
-                assert!(found == weights(&alone), "{normaliser:?}: other weights");
+                assert_eq!(told, applied, "{normaliser:?} {optimizer:?}");
+                assert!(found == weights(&alone), "{normaliser:?} {optimizer:?}: other weights");
             }
         }
     }

@@ -10,7 +10,7 @@
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases), [`Writing`] (prompts): join, watch and cancel between forwards |
 //! | inspect | [`Summary::read`], [`Memory::of_training`] |
-//! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`AdamW`], [`LearningRate`], [`Arithmetic`], [`Device`] |
+//! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`Optimizer`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
 //! A training step:
 //!
@@ -99,7 +99,7 @@ pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
 pub use model::Model;
 pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
-pub use optimizer::{AdamW, OPTIMIZER_FILE};
+pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;
 pub use reducer::Totals;

@@ -260,3 +260,41 @@ impl Model {
         Ok(losses)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::pattern::Context;
+
+    /// What the clean text's own predictions, and decoding with its cache, rest on: it is read as the base model reads it, to the bit.
+    #[test]
+    fn the_clean_half_is_the_base_models_forward() {
+        let config = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+            "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+            "initializer_range":0.3,"tie_word_embeddings":true}"#;
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        model.add_mask_token(7).unwrap();
+        let mut batch = MicroBatch::clean(2, 48, (0..96).map(|at| at * 7 % 37).collect());
+        batch.documents = (0..96).map(|at| u32::from(at % 48 > 20)).collect();
+        let xt: Vec<u32> = batch.tokens.iter().enumerate().map(|(at, &id)| if at % 3 == 0 { 37 } else { id }).collect();
+        for kernels in [true, false] {
+            let how = Arithmetic { kernels, ..model.arithmetic };
+            let hidden = |noised: Vec<u32>, pattern: &Pattern| {
+                copied(&model.hidden(&Input::new(&batch, noised, pattern, true), pattern, how, false).unwrap()).unwrap()
+            };
+            let blocks = Pattern::NoisedBlocks { size: 4, context: Context::Causal };
+            let (both, alone) = (hidden(xt.clone(), &blocks), hidden(batch.tokens.clone(), &Pattern::Causal));
+            let half = 48 * 24;
+            for row in 0..2 {
+                let clean = &both[(2 * row + 1) * half..(2 * row + 2) * half];
+                let gap = clean.iter().zip(&alone[row * half..(row + 1) * half]).map(|(a, b)| (a - b).abs());
+                // Torch's own attention adds up in another order where the bias is wider.
+                assert!(gap.fold(0.0, f32::max) <= if kernels { 0.0 } else { 1e-5 }, "kernels {kernels}, row {row}");
+            }
+        }
+    }
+}

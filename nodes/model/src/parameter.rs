@@ -30,6 +30,15 @@ pub(crate) struct Part {
     pub shape: Vec<i64>,
 }
 
+/// The matrices of a hidden layer that a leaf contains, side by side along one dimension: queries, keys and values are three, however
+/// they are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Matrices {
+    pub dimension: i64,
+    /// Size of each along that dimension.
+    pub sizes: Vec<i64>,
+}
+
 /// Description of one leaf.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
@@ -37,6 +46,8 @@ pub(crate) struct Leaf {
     pub init: Init,
     /// Rows are tokens: the leaf grows with the vocabulary.
     pub vocabulary: bool,
+    /// `None` for everything that is no hidden matrix: embeddings, positions, the head, norms, biases, and a plug-in's parameters.
+    pub matrices: Option<Matrices>,
     /// Names of the parts before a recipe changed them.
     pub own_names: Vec<String>,
 }
@@ -45,7 +56,12 @@ impl Leaf {
     pub fn new(init: Init, parts: impl IntoIterator<Item = (String, Vec<i64>)>) -> Self {
         let parts: Vec<Part> = parts.into_iter().map(|(name, shape)| Part { name, shape }).collect();
         let own_names = parts.iter().map(|part| part.name.clone()).collect();
-        Self { init, parts, vocabulary: false, own_names }
+        Self { init, parts, vocabulary: false, matrices: None, own_names }
+    }
+
+    /// Hidden matrices.
+    pub fn of_matrices(init: Init, parts: impl IntoIterator<Item = (String, Vec<i64>)>, matrices: Matrices) -> Self {
+        Self { matrices: Some(matrices), ..Self::new(init, parts) }
     }
 
     /// A matrix with a row for each token.
@@ -76,6 +92,18 @@ impl Parameter {
     /// Weight decay and shrinking apply to matrices only, not to norms and biases.
     pub fn is_matrix(&self) -> bool {
         self.leaf.parts[0].shape.len() >= 2
+    }
+
+    /// The view of each hidden matrix in a tensor that has this leaf's shape; none where the leaf has no hidden matrices.
+    pub fn matrices(&self, of: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        let Some(Matrices { dimension, sizes }) = &self.leaf.matrices else { return Ok(Vec::new()) };
+        let mut start = 0;
+        let mut views = Vec::with_capacity(sizes.len());
+        for &size in sizes {
+            views.push(of.f_narrow(*dimension, start, size)?);
+            start += size;
+        }
+        Ok(views)
     }
 
     /// The view of each part in a tensor that has this leaf's shape.

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::config::{ModelConfig, NormKind, Positions};
 use crate::error::ModelError;
 use crate::loss::CHUNK_ELEMENTS;
+use crate::optimizer::Optimizer;
 use crate::tensor_files::TensorFiles;
 
 /// A model folder in numbers.
@@ -52,10 +53,21 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// Values of the hidden matrices, which are those of the blocks.
+    pub fn hidden_matrix_count(&self) -> u64 {
+        let size = |n: usize| n as u64;
+        let (d, f) = (size(self.hidden_size), size(self.intermediate_size));
+        let (attended, kept) = (size(self.heads * self.head_dim), size(2 * self.kv_heads * self.head_dim));
+        let inner = if self.gated { 2 } else { 1 };
+        size(self.layers) * (d * (2 * attended + kept) + (inner + 1) * d * f)
+    }
+}
+
 /// Bytes that training needs, without torch itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// fp32 weights, gradients and both moments: 16 bytes a parameter (and 2 for a bf16 copy of the layer at work).
+    /// fp32 weights and gradients, 8 bytes a parameter (and 2 for a bf16 copy of the layer at work), and the optimizer's state.
     pub parameters: u64,
     /// What the blocks keep for the backward pass.
     pub activations: u64,
@@ -72,7 +84,14 @@ impl Memory {
     /// An estimate for micro-batches of `rows` × `length` tokens on difflow's own kernels, from the sizes of what a block keeps:
     /// its input, both norms' results, q, k and v, attention's result, the sum before the feed-forward block, and that block's
     /// two inner results. With `checkpointing` a block keeps its input only, and one block at a time has the rest.
-    pub fn of_training(config: &ModelConfig, parameters: u64, rows: u64, length: u64, checkpointing: bool) -> Self {
+    pub fn of_training(
+        config: &ModelConfig,
+        parameters: u64,
+        optimizer: &Optimizer,
+        rows: u64,
+        length: u64,
+        checkpointing: bool,
+    ) -> Self {
         let (d, f) = (config.hidden_size as u64, config.intermediate_size as u64);
         let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
         let attended = (config.heads * config.head_dim) as u64;
@@ -82,7 +101,8 @@ impl Memory {
         let values = if checkpointing { layers * d + block } else { layers * block };
         let tokens = rows * length;
         let logits = (tokens * config.vocab_size as u64).min(CHUNK_ELEMENTS as u64);
-        Self { parameters: 16 * parameters, activations: 4 * tokens * (values + 2 * d), logits: 4 * logits }
+        let parameters = 8 * parameters + optimizer.state_bytes(config, parameters);
+        Self { parameters, activations: 4 * tokens * (values + 2 * d), logits: 4 * logits }
     }
 }
 

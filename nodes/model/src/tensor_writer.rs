@@ -78,7 +78,8 @@ pub(crate) fn sync_file(dir: &Path, name: &str) -> Result<SavedFile, ModelError>
 /// The element type to write a tensor in: the one it was read from when that loses nothing, else fp32. So a model that is
 /// only loaded and saved keeps its bytes, and a trained one keeps its bits.
 pub(crate) fn lossless(tensor: &Tensor, stored: Kind) -> Result<Kind, ModelError> {
-    let exact = stored == Kind::Float || tensor.f_to_kind(stored)?.f_to_kind(Kind::Float)?.f_equal(tensor)?;
+    let exact = [Kind::Float, tensor.kind()].contains(&stored)
+        || tensor.f_to_kind(stored)?.f_to_kind(Kind::Float)?.f_equal(tensor)?;
     Ok(if exact { stored } else { Kind::Float })
 }
 

@@ -74,21 +74,26 @@ impl Bits {
 }
 
 /// Lists of ranges, one after the other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Lists {
-    ends: Vec<usize>,
+    /// Where each list starts, and where the last one ends.
+    bounds: Vec<usize>,
     ranges: Vec<Range<usize>>,
 }
 
 impl Lists {
-    /// Ends the list that takes what has been added to `ranges` since the one before.
-    fn close(&mut self) {
-        self.ends.push(self.ranges.len());
+    fn new() -> Self {
+        Self { bounds: vec![0], ranges: Vec::new() }
     }
 
+    /// Ends the list that takes what has been added to `ranges` since the one before.
+    fn close(&mut self) {
+        self.bounds.push(self.ranges.len());
+    }
+
+    #[inline(always)]
     fn get(&self, number: usize) -> &[Range<usize>] {
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.ranges[start..self.ends[number]]
+        &self.ranges[self.bounds[number]..self.bounds[number + 1]]
     }
 }
 
@@ -135,7 +140,7 @@ impl Visibility {
             _ => None,
         };
         let rows = if documents.is_some() { layout.rows } else { 1 };
-        let (mut stretches, mut tiles) = (Lists::default(), Lists::default());
+        let (mut stretches, mut tiles) = (Lists::new(), Lists::new());
         let whole = Runs::whole(text);
         for row in 0..rows {
             let own = documents.map(|ids| Runs::new(&ids[row * text..(row + 1) * text]));

@@ -108,8 +108,11 @@ mod tests {
         let mut child =
             Command::new("sleep").arg("60").env(NODE_CONFIG, "dataflow_id: 1-2\nnode_id: a").spawn().unwrap();
         let mut processes = Processes { dataflow: Some("1-2".into()), ..Processes::default() };
-        processes.search();
-        assert!(processes.known("a") && processes.usage("a").is_some() && !processes.known("b"));
+        // A new process has no environment for a moment, even after `spawn` returned.
+        while !processes.known("a") {
+            processes.search();
+        }
+        assert!(processes.usage("a").is_some() && !processes.known("b"));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!((processes.usage("a"), processes.known("a")), (None, true), "it has ended");

@@ -1,6 +1,6 @@
 //! The connection to dora: events in, messages out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, StructArray};
@@ -18,6 +18,8 @@ use crate::dataflow::{Dataflow, Environment};
 pub struct Node {
     dora: DoraNode,
     events: EventStream,
+    /// Ends that came while messages were still queued.
+    ends: VecDeque<Event>,
     /// What is said of the data on an output, as JSON.
     facts: BTreeMap<String, String>,
 }
@@ -86,7 +88,7 @@ impl Node {
     /// When there is none, or it speaks another version.
     pub fn connect() -> Result<Self> {
         let (dora, events) = DoraNode::init_from_env().context("cannot connect to dora")?;
-        Ok(Self { dora, events, facts: BTreeMap::new() })
+        Ok(Self { dora, events, ends: VecDeque::new(), facts: BTreeMap::new() })
     }
 
     /// A node over given events and outputs, for tests without a daemon.
@@ -99,7 +101,7 @@ impl Node {
         options: dora::integration_testing::TestingOptions,
     ) -> Result<Self> {
         let (dora, events) = DoraNode::init_testing(input, output, options)?;
-        Ok(Self { dora, events, facts: BTreeMap::new() })
+        Ok(Self { dora, events, ends: VecDeque::new(), facts: BTreeMap::new() })
     }
 
     /// This node's id in the dataflow file.
@@ -149,33 +151,13 @@ impl Node {
     }
 
     /// The next event. Blocks for at most `timeout`, for ever with `None`; `Some(Duration::ZERO)` only looks.
-    /// The end of the event stream is an [`Event::Stop`].
+    /// The end of the event stream is an [`Event::Stop`]. The end of an input comes after its messages.
     ///
     /// # Errors
     /// When dora reports an error of its own.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Event> {
-        loop {
-            let event = match timeout {
-                None => self.events.recv(),
-                Some(Duration::ZERO) => match self.events.try_recv() {
-                    Ok(event) => Some(event),
-                    Err(dora::TryRecvError::Empty) => return Ok(Event::Timeout),
-                    Err(_) => None,
-                },
-                Some(timeout) => {
-                    // Not recv_timeout: it tells a timeout and an error apart by their text only.
-                    let event = std::pin::pin!(self.events.recv_async());
-                    match block_on(select(event, futures_timer::Delay::new(timeout))) {
-                        Either::Left((event, _)) => event,
-                        Either::Right(_) => return Ok(Event::Timeout),
-                    }
-                }
-            };
-            let Some(event) = event else { return Ok(Event::Stop { asked: false }) };
-            if let Some(event) = translate(event)? {
-                return Ok(event);
-            }
-        }
+        let Self { events, ends, .. } = self;
+        in_order(ends, timeout, |timeout| receive(events, timeout))
     }
 
     /// Says `facts` of the data with every further message on `output`.
@@ -223,6 +205,50 @@ impl Node {
     }
 }
 
+/// The next event that `receive` gives, with the ends of inputs and of the stream, kept in `ends`, behind what is still queued: dora
+/// reports them first.
+fn in_order(
+    ends: &mut VecDeque<Event>,
+    timeout: Option<Duration>,
+    mut receive: impl FnMut(Option<Duration>) -> Result<Option<Event>>,
+) -> Result<Event> {
+    loop {
+        let wait = if ends.is_empty() { timeout } else { Some(Duration::ZERO) };
+        match receive(wait)? {
+            Some(end @ (Event::Closed(_) | Event::Stop { asked: false })) => ends.push_back(end),
+            Some(Event::Timeout) => return Ok(ends.pop_front().unwrap_or(Event::Timeout)),
+            Some(event) => return Ok(event),
+            None => return Ok(ends.pop_front().unwrap_or(Event::Stop { asked: false })),
+        }
+    }
+}
+
+/// The next event in dora's order; `None` at the end of the event stream.
+fn receive(events: &mut EventStream, timeout: Option<Duration>) -> Result<Option<Event>> {
+    loop {
+        let event = match timeout {
+            None => events.recv(),
+            Some(Duration::ZERO) => match events.try_recv() {
+                Ok(event) => Some(event),
+                Err(dora::TryRecvError::Empty) => return Ok(Some(Event::Timeout)),
+                Err(_) => None,
+            },
+            Some(timeout) => {
+                // Not recv_timeout: it tells a timeout and an error apart by their text only.
+                let event = std::pin::pin!(events.recv_async());
+                match block_on(select(event, futures_timer::Delay::new(timeout))) {
+                    Either::Left((event, _)) => event,
+                    Either::Right(_) => return Ok(Some(Event::Timeout)),
+                }
+            }
+        };
+        let Some(event) = event else { return Ok(None) };
+        if let Some(event) = translate(event)? {
+            return Ok(Some(event));
+        }
+    }
+}
+
 /// dora's event as ours; `None` for those that concern no difflow node.
 fn translate(event: dora::Event) -> Result<Option<Event>> {
     Ok(match event {
@@ -251,4 +277,36 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
         }
         _ => None,
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// dora reports the end of an input before the messages that are still queued on it; a tick stands for a message here.
+    #[test]
+    fn the_end_of_an_input_comes_after_what_is_queued() {
+        let closed = |input: &str| Some(Event::Closed(input.into()));
+        let stop = Some(Event::Stop { asked: false });
+        let dora = [closed("a"), Some(Event::Tick), closed("b"), stop, Some(Event::Tick), Some(Event::Timeout)];
+        let (mut dora, mut ends) = (dora.into_iter(), VecDeque::new());
+        let found: Vec<String> = (0..6)
+            .map(|_| match in_order(&mut ends, None, |_| Ok(dora.next().flatten())).unwrap() {
+                Event::Tick => "tick".into(),
+                Event::Closed(input) => input,
+                Event::Stop { asked: false } => "stop".into(),
+                _ => "another".into(),
+            })
+            .collect();
+        assert_eq!(found, ["tick", "tick", "a", "b", "stop", "stop"]);
+    }
+
+    /// A person waits for it.
+    #[test]
+    fn a_stop_that_was_asked_for_comes_at_once() {
+        let mut dora = [Event::Stop { asked: true }, Event::Tick].into_iter();
+        let first = in_order(&mut VecDeque::new(), None, |_| Ok(dora.next())).unwrap();
+        assert!(matches!(first, Event::Stop { asked: true }));
+    }
 }

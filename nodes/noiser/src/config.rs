@@ -91,6 +91,11 @@ pub struct Config {
     /// true: each row is followed by the same row with the inverse mask, so that every maskable token is predicted exactly once in a batch,
     /// which has twice as many rows. Needs BLOCK_SIZE.
     pub complementary: bool,
+    /// Weighs the loss of a masked token by the clean tokens of its document around it, in the place of the schedule's weight (CART of
+    /// Dream, arXiv 2508.15487): a clean token at distance d counts p·(1 − p)^(d − 1) / 2, and this is p. The training loss is then no
+    /// bound; the evaluator's is. Empty: the schedule's weight.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
+    pub context_weight: Option<f64>,
     /// Batch transforms on the noised batches, in order: a JSON list of components, each a text or an object with `use` and
     /// `config`, such as `["builtin:span-mask"]`. Empty for none.
     pub transforms: String,
@@ -115,6 +120,7 @@ impl Default for Config {
             block_min_t: MIN_T,
             block_max_t: 1.0,
             complementary: false,
+            context_weight: None,
             transforms: String::new(),
         }
     }
@@ -158,6 +164,10 @@ impl NodeConfig for Config {
         if self.block_min_t >= self.block_max_t {
             let allowed = format!("allowed: above BLOCK_MIN_T ({})", self.block_min_t);
             problems.push(Problem::new("BLOCK_MAX_T", self.block_max_t, allowed));
+        }
+        if let Some(p) = self.context_weight {
+            let allowed = "not together with BLOCK_SIZE: a block does not see what is to its right";
+            problems.push(Problem::new("CONTEXT_WEIGHT", p, allowed));
         }
         if !self.transforms.trim().is_empty() {
             let allowed = "allowed: none with BLOCK_SIZE: a batch transform takes one t for each row";

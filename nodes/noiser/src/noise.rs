@@ -1,5 +1,6 @@
 //! Sequences in, noised sequences out: a pure function of the batch, its number and the configuration.
 
+use difflow_diffusion::context::context_weights;
 use difflow_diffusion::masking::masked_positions;
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
@@ -65,8 +66,19 @@ impl Noiser {
             masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
         }
         let noised = RowNoised(Noised { sequences, masked, t, weight, blocks: Vec::new() });
-        Ok(self.transforms.apply(seq, config.seed, noised)?.0)
+        let mut noised = self.transforms.apply(seq, config.seed, noised)?.0;
+        if let Some(p) = config.context_weight {
+            noised.weight = weights_by_context(&noised, p);
+        }
+        Ok(noised)
     }
+}
+
+/// One weight a position, by its context.
+fn weights_by_context(noised: &Noised, p: f64) -> Vec<f64> {
+    let length = noised.sequences.length.max(1);
+    let rows = noised.masked.chunks(length).zip(noised.sequences.documents.chunks(length));
+    rows.flat_map(|(masked, documents)| context_weights(masked, documents, p)).collect()
 }
 
 /// Makes the first position of each row maskable, unless it is padding.
@@ -129,6 +141,25 @@ mod tests {
         let noised = noise(&Config::default(), 0, sequences(16));
         for (t, weight) in noised.t.iter().zip(&noised.weight) {
             assert!((weight * t - 1.0).abs() < 1e-9);
+        }
+    }
+
+    /// Rows of two documents: weights are those of the formula, by the mask that transforms have left, and nothing else changes.
+    #[test]
+    fn with_context_weight_each_position_has_its_own() {
+        let mut batch = sequences(8);
+        (0..8 * 32).filter(|i| i % 32 >= 20).for_each(|i| batch.documents[i] = 1);
+        let plain = Config { transforms: r#"["builtin:span-mask"]"#.into(), ..Config::default() };
+        let with = Config { context_weight: Some(0.3), ..plain.clone() };
+        let (plain, found) = (noise(&plain, 1, batch.clone()), noise(&with, 1, batch));
+        assert_eq!((&plain.sequences, &plain.masked, &plain.t), (&found.sequences, &found.masked, &found.t));
+        for row in 0..8 {
+            for n in 0..32usize {
+                let same = |i: &usize| (*i < 20) == (n < 20) && *i != n && !found.masked[row * 32 + i];
+                let wanted: f64 =
+                    (0..32).filter(same).map(|i: usize| 0.15 * 0.7f64.powi(i.abs_diff(n) as i32 - 1)).sum();
+                assert!((found.weight_of(row)[n] - wanted).abs() < 1e-12);
+            }
         }
     }
 

@@ -22,7 +22,8 @@ pub struct Config {
     pub samples: u64,
     /// Texts from nothing at the last checkpoint.
     pub samples_final: u64,
-    /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text.
+    /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text. `canvas` for a model that was trained
+    /// with an open end (OPEN_END): as many as its canvas has, in which the text ends by itself.
     pub lengths: String,
     /// Canvases of one forward pass.
     #[schemars(range(min = 1))]
@@ -87,8 +88,9 @@ impl NodeConfig for Config {
 
     fn validate(&self) -> Vec<Problem> {
         let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
-        let lengths = Lengths::parse(&self.lengths).is_none().then(|| {
-            Problem::new("LENGTHS", &self.lengths, "allowed: two numbers from 1 on such as 80..125, both included")
+        let lengths = (self.lengths != CANVAS && Lengths::parse(&self.lengths).is_none()).then(|| {
+            let allowed = "allowed: two numbers from 1 on such as 80..125, both included, or canvas";
+            Problem::new("LENGTHS", &self.lengths, allowed)
         });
         let cache = (self.decoding.cache != Caching::None && self.decoding.block.is_none()).then(|| {
             Problem::new(
@@ -100,6 +102,9 @@ impl NodeConfig for Config {
         name.into_iter().chain(lengths).chain(cache).collect()
     }
 }
+
+/// LENGTHS of a text that ends by itself.
+pub const CANVAS: &str = "canvas";
 
 /// Keys that do not decide a text: where the run lies, and how fast it goes. SAMPLES_FINAL decides for the last checkpoint only, and
 /// [`Config::settings`] says so by SAMPLES.

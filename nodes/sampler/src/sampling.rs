@@ -13,12 +13,13 @@ use difflow_text::{Gap as GapText, Lengths, Words, distinct, entropy, read_gaps,
 use eyre::{Context, Result};
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{CANVAS, Config};
 
 /// Everything that is needed to let any checkpoint write.
 pub struct Sampler {
     config: Config,
-    lengths: Lengths,
+    /// `None`: those of the canvas that a checkpoint was trained with.
+    lengths: Option<Lengths>,
     checker: Option<Checker>,
     gaps: Vec<GapText>,
 }
@@ -27,8 +28,11 @@ impl Sampler {
     /// Looks at device, checker and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
     pub fn open(config: Config) -> Result<Self, Problems> {
         Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
-        let lengths = Lengths::parse(&config.lengths)
-            .ok_or_else(|| Problem::new("LENGTHS", &config.lengths, "allowed: two numbers such as 80..125"))?;
+        let lengths = Lengths::parse(&config.lengths);
+        if lengths.is_none() && config.lengths != CANVAS {
+            let allowed = "allowed: two numbers such as 80..125, or canvas";
+            return Err(Problem::new("LENGTHS", &config.lengths, allowed).into());
+        }
         let checker = Checker::open(&config.checker)
             .map_err(|e| Problem::new("CHECKER", &config.checker, format!("{e}; empty for nobody")))?;
         let mut gaps = Vec::new();
@@ -52,7 +56,7 @@ impl Sampler {
         let opening = Opening { device: self.config.device.clone(), ..Opening::default() };
         let session = Session::open(Path::new(&checkpoint.path), &opening)
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        self.fit(&session)?;
+        let lengths = self.lengths(&session)?;
         let (words, peers) = (session.words().clone(), session.peers());
         let mut write = |texts: &[Template], decoding: &Decoding| {
             session.write(texts, decoding, self.config.sample_batch, &mut |_, _, _| {}, &mut |_| go_on())
@@ -60,7 +64,8 @@ impl Sampler {
         let count = self.config.count(checkpoint.step, steps(checkpoint));
         let left_to_right = session.left_to_right();
         let decoder = if left_to_right { Decoder::Ar } else { self.config.decoding.decoder };
-        let nothing: Vec<Template> = (0..count).map(|key| self.unprompted(&words, left_to_right, key)).collect();
+        let nothing: Vec<Template> =
+            (0..count).map(|key| self.unprompted(&words, lengths, left_to_right, key)).collect();
         let free = write(&nothing, &Decoding { decoder, ..self.config.decoding.clone() })?;
         // Only a diffusion model sees what stands right of a gap.
         let gaps = if left_to_right { &[] } else { &self.gaps[..] };
@@ -96,17 +101,25 @@ impl Sampler {
     }
 
     /// `<bos>` and a drawn number of positions; from left to right a text may become as long as the longest.
-    fn unprompted(&self, words: &Words, left_to_right: bool, key: u64) -> Template {
-        let drawn = self.lengths.draw(self.config.decoding.seed, key);
-        let length = if left_to_right { self.lengths.high } else { drawn };
+    fn unprompted(&self, words: &Words, lengths: Lengths, left_to_right: bool, key: u64) -> Template {
+        let drawn = lengths.draw(self.config.decoding.seed, key);
+        let length = if left_to_right { lengths.high } else { drawn };
         let gap = Piece::Gap(GapLength { least: length, most: length });
         Template { pieces: vec![Piece::Tokens(vec![words.bos]), gap], key }
     }
 
-    /// A model with a table of positions cannot write beyond it.
-    fn fit(&self, session: &Session) -> Result<(), Problems> {
-        match session.longest().filter(|longest| self.lengths.high >= *longest) {
-            None => Ok(()),
+    /// Tokens of a text from nothing. Errors if the model has no canvas of its own, or not so many positions.
+    fn lengths(&self, session: &Session) -> Result<Lengths, Problems> {
+        let own = || {
+            let length = session.canvas()? - 1;
+            Some(Lengths { low: length, high: length })
+        };
+        let Some(lengths) = self.lengths.or_else(own) else {
+            let allowed = "allowed: two numbers such as 80..125; this model was trained on canvases that end with their text (OPEN_END: 0)";
+            return Err(Problem::new("LENGTHS", &self.config.lengths, allowed).into());
+        };
+        match session.longest().filter(|longest| lengths.high >= *longest) {
+            None => Ok(lengths),
             Some(longest) => {
                 let allowed = format!("allowed: at most {}, the positions of the model less the anchor", longest - 1);
                 Err(Problem::new("LENGTHS", &self.config.lengths, allowed).into())

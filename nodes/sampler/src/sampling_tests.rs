@@ -135,6 +135,18 @@ fn a_stop_is_noticed_between_batches() {
     assert!(result.unwrap_err().is::<Stopped>());
 }
 
+/// A model that was trained with open ends is given its canvas, and no text is longer.
+#[test]
+fn the_canvas_of_a_checkpoint_is_the_length_of_its_texts() {
+    let (dir, sampler, checkpoint) = sampler(|config| config.lengths = "canvas".into());
+    tiny::write_origin(&dir.path().join("checkpoint"), None, |origin| origin.canvas = Some(9));
+    let session = Session::open(&dir.path().join("checkpoint"), &tiny::opening()).unwrap();
+    assert_eq!(sampler.lengths(&session).unwrap(), Lengths { low: 8, high: 8 });
+    let texts = sampler.write(&checkpoint, &mut || Ok(())).unwrap();
+    let lengths: Vec<usize> = texts.content.samples[..5].iter().map(|sample| sample.history.len()).collect();
+    assert!(lengths.iter().all(|&length| (1..=8).contains(&length)), "{lengths:?}");
+}
+
 #[test]
 fn missing_files_and_lengths_that_do_not_fit_are_problems_of_their_keys() {
     let (dir, good, checkpoint) = sampler(|_| {});
@@ -149,6 +161,10 @@ fn missing_files_and_lengths_that_do_not_fit_are_problems_of_their_keys() {
     tiny::write_model_with_learned_positions(&dir.path().join("checkpoint"));
     let long = Sampler::open(Config { lengths: "60..64".into(), ..good.config.clone() }).unwrap();
     let error = long.write(&checkpoint, &mut || Ok(())).unwrap_err();
+    assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "LENGTHS");
+    tiny::write_model(&dir.path().join("checkpoint"), true, 0.3);
+    let canvas = Sampler::open(Config { lengths: "canvas".into(), ..good.config.clone() }).unwrap();
+    let error = canvas.write(&checkpoint, &mut || Ok(())).unwrap_err();
     assert_eq!(error.downcast::<Problems>().unwrap().0[0].key, "LENGTHS");
     let judge = Sampler::open(Config { judge: "/nowhere".into(), ..good.config.clone() }).unwrap();
     let error = judge.write(&checkpoint, &mut || Ok(())).unwrap_err();

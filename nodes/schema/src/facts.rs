@@ -57,4 +57,7 @@ pub struct TokenizerFacts {
     pub sequence_length: usize,
     /// Entropy in nats of the lengths of the training documents, as cut; `None` while the corpus has not been read to its end.
     pub length_entropy: Option<f64>,
+    /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ends with its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canvas: Option<usize>,
 }

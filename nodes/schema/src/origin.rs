@@ -44,6 +44,9 @@ pub struct Origin {
     pub steps: u64,
     /// Entropy in nats of the lengths of the training documents, as cut; `None` where it is not known.
     pub length_entropy: Option<f64>,
+    /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ends with its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canvas: Option<usize>,
 }
 
 impl Origin {

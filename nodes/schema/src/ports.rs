@@ -16,6 +16,10 @@ pub struct Port {
     pub needed: bool,
 }
 
+/// The messages that are sent once and not requested again. Their inputs need `queue_policy: backpressure`: dora then sends them through
+/// its daemon, while on the direct way between nodes it drops messages when the machine is busy.
+pub const SENT_ONCE: [&str; 3] = [Checkpoint::NAME, Metrics::NAME, Samples::NAME];
+
 /// The message of a timer input.
 pub const TICK: &str = "tick";
 

@@ -8,6 +8,7 @@ use eyre::{Context, Result};
 
 use crate::config::Config;
 use crate::lengths::Lengths;
+use crate::open_end::OpenEnd;
 use crate::packing::{LongDocuments, Packer, Packing};
 use crate::store::Record;
 use crate::store_writer::StoreWriter;
@@ -19,6 +20,7 @@ pub struct Build {
     packer: Packer,
     writer: StoreWriter,
     lengths: Lengths,
+    open_end: OpenEnd,
     /// Tokens of the longest document that is taken, if there is such a limit.
     longest: Option<usize>,
 }
@@ -34,7 +36,8 @@ impl Build {
         let packer = Packer::new(config.packing, config.sequence_length, words.special.eos);
         let refuse = config.packing == Packing::Documents && config.long_documents == LongDocuments::Refuse;
         let longest = refuse.then_some(config.sequence_length);
-        Ok(Self { words, packer, writer, lengths: Lengths::new(config.sequence_length), longest })
+        let (lengths, open_end) = (Lengths::new(config.sequence_length), OpenEnd::new(config));
+        Ok(Self { words, packer, writer, lengths, open_end, longest })
     }
 
     /// Adds documents.
@@ -43,14 +46,15 @@ impl Build {
     /// When the tokenizer refuses a text, the disk the rows, or a document is longer than a row and may not be cut.
     pub fn push(&mut self, documents: Documents) -> Result<()> {
         self.writer.record.documents += documents.doc.len() as u64;
-        let (mut rows, mut document) = (Vec::new(), Vec::new());
+        let (mut rows, mut document, eos) = (Vec::new(), Vec::new(), self.words.special.eos);
         for (doc, ids) in documents.doc.iter().zip(self.words.encode(documents.text)?) {
             self.refuse_long(*doc, ids.len() + 2)?;
             document.clear();
             document.push(self.words.special.bos);
             document.extend(ids);
-            document.push(self.words.special.eos);
+            document.push(eos);
             self.lengths.count(document.len());
+            document.resize(document.len() + self.open_end.tail(*doc, document.len()), eos);
             self.packer.push(&document, &mut rows);
         }
         self.writer.append(&rows).context("cannot write the token store")
@@ -106,5 +110,11 @@ mod tests {
         }
         assert_eq!(push(Packing::Documents, LongDocuments::Cut).unwrap(), 1);
         push(Packing::Stream, LongDocuments::Refuse).unwrap();
+    }
+
+    /// Text from the web ended a new user's first run: its long documents were refused until a key said otherwise.
+    #[test]
+    fn long_documents_are_cut_and_counted_by_default() {
+        assert_eq!(push(Packing::Documents, Config::default().long_documents).unwrap(), 1);
     }
 }

@@ -41,6 +41,14 @@ pub struct Config {
     pub packing: Packing,
     /// What happens to a document that is longer than a sequence, with PACKING documents.
     pub long_documents: LongDocuments,
+    /// Share of the documents that get an open end: a tail of EOS_TOKEN behind their own, of random length, that is seen and masked like
+    /// the text, so that a model learns to end a text somewhere in its canvas. 0: a canvas always ends with its text, and whoever writes
+    /// with the model must say how long. Only with PACKING documents.
+    #[schemars(range(min = 0, max = 1))]
+    pub open_end: f64,
+    /// Tokens of the longest document with its open end: the canvas in which the model will write. Empty: SEQUENCE_LENGTH.
+    #[schemars(range(min = 3))]
+    pub canvas: Option<usize>,
     /// Sequences that are shuffled among each other; the first batch leaves when so many are there. 0: corpus order.
     #[schemars(range(min = 0, max = 4_294_967_295u32))]
     pub shuffle_window: u64,
@@ -63,6 +71,8 @@ impl Default for Config {
             micro_batch: 16,
             packing: Packing::Documents,
             long_documents: LongDocuments::default(),
+            open_end: 0.0,
+            canvas: None,
             shuffle_window: 8192,
             epochs: None,
         }
@@ -72,7 +82,13 @@ impl Default for Config {
 impl difflow_node_kit::Config for Config {
     fn validate(&self) -> Vec<Problem> {
         let run = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
-        run.into_iter().collect()
+        let stream = (self.open_end > 0.0 && self.packing == Packing::Stream).then(|| {
+            Problem::new("OPEN_END", self.open_end, "allowed: 0 with PACKING stream, which cuts texts anywhere")
+        });
+        let canvas = self.canvas.filter(|&canvas| canvas > self.sequence_length).map(|canvas| {
+            Problem::new("CANVAS", canvas, format!("allowed: at most SEQUENCE_LENGTH ({})", self.sequence_length))
+        });
+        run.into_iter().chain(stream).chain(canvas).collect()
     }
 
     fn fetch(&mut self) -> Result<(), Problem> {

@@ -5,11 +5,12 @@ use difflow_schema::run::bytes_sha256;
 use serde_json::json;
 
 use crate::config::Config;
+use crate::open_end::OpenEnd;
 
 /// The key: sha256 of the tokenizer, this node's keys that shape rows, and the fingerprint of the documents. Returns `None` where the
 /// documents have no fingerprint: a program that is not difflow's sent them, and nobody knows whether they are the same again.
 pub fn store_key(config: &Config, tokenizer: &TokenizerFacts, corpus: Option<&str>) -> Option<String> {
-    let content = json!({
+    let mut content = json!({
         "layout": 2,
         "tokenizer": tokenizer.sha256,
         "bos": tokenizer.bos,
@@ -18,6 +19,10 @@ pub fn store_key(config: &Config, tokenizer: &TokenizerFacts, corpus: Option<&st
         "packing": config.packing,
         "corpus": corpus?,
     });
+    // Without open ends the key is that of the stores which were made before there were any.
+    if let Some(canvas) = OpenEnd::new(config).canvas() {
+        content["open_end"] = json!({"share": config.open_end, "canvas": canvas, "seed": config.seed});
+    }
     Some(bytes_sha256(content.to_string().as_bytes()))
 }
 
@@ -38,14 +43,20 @@ mod tests {
             eos: 1,
             sequence_length: 8,
             length_entropy: None,
+            canvas: None,
         };
         let base = store_key(&config, &tokenizer, Some("c"));
         let moved = TokenizerFacts { path: "b".into(), length_entropy: Some(1.0), ..tokenizer.clone() };
         assert_eq!(base, store_key(&Config { seed: 5, micro_batch: 3, ..config.clone() }, &moved, Some("c")));
+        let open = |open_end, canvas, seed| Config { open_end, canvas, seed, ..config.clone() };
         let mut keys = vec![
             base,
             store_key(&Config { sequence_length: 8, ..config.clone() }, &tokenizer, Some("c")),
             store_key(&Config { packing: Packing::Stream, ..config.clone() }, &tokenizer, Some("c")),
+            store_key(&open(0.5, None, 0), &tokenizer, Some("c")),
+            store_key(&open(0.25, None, 0), &tokenizer, Some("c")),
+            store_key(&open(0.5, Some(64), 0), &tokenizer, Some("c")),
+            store_key(&open(0.5, None, 1), &tokenizer, Some("c")),
             store_key(&config, &TokenizerFacts { bos: 1, ..tokenizer.clone() }, Some("c")),
             store_key(&config, &TokenizerFacts { eos: 0, ..tokenizer.clone() }, Some("c")),
             store_key(&config, &TokenizerFacts { sha256: "2".into(), ..tokenizer.clone() }, Some("c")),

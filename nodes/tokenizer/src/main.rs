@@ -3,6 +3,7 @@
 mod build;
 mod key;
 mod lengths;
+mod open_end;
 mod order;
 mod run;
 mod sequencer;

@@ -15,6 +15,7 @@ use eyre::{Context, Result, ensure};
 use crate::build::Build;
 use crate::config::Config;
 use crate::key::store_key;
+use crate::open_end::OpenEnd;
 use crate::sequencer::{Answer, Sequencer};
 use crate::special_tokens::SpecialTokens;
 use crate::store::{Record, Store};
@@ -116,7 +117,8 @@ fn facts(config: &Config, words: &Words) -> Result<TokenizerFacts> {
     let path = std::path::absolute(config.tokenizer_file())?;
     let (sha256, _) = file_sha256(&path).with_context(|| path.display().to_string())?;
     let SpecialTokens { bos, eos } = words.special;
-    Ok(TokenizerFacts { path, sha256, bos, eos, sequence_length: config.sequence_length, length_entropy: None })
+    let canvas = OpenEnd::new(config).canvas();
+    Ok(TokenizerFacts { path, sha256, bos, eos, sequence_length: config.sequence_length, length_entropy: None, canvas })
 }
 
 fn complete(sequencer: &mut Sequencer, record: &Record, said: &mut Facts) -> Result<(), Problems> {

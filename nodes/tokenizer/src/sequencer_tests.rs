@@ -125,6 +125,54 @@ fn an_epoch_holds_every_token_of_every_document_once() {
     }
 }
 
+/// Rows with open ends: each document is its text, its end, and more ends, all of one document and all but its beginning maskable.
+#[test]
+fn open_ends_are_seen_masked_and_part_of_their_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain =
+        Config { micro_batch: 1, epochs: Some(1), shuffle_window: 0, sequence_length: 24, ..config(dir.path()) };
+    let rows = |config: &Config| {
+        let mut sequencer = build(dir.path(), config, 400, 50, |_| {}).unwrap();
+        let Answer::Ended(end) = sequencer.get(u64::MAX).unwrap() else { panic!("no end") };
+        (0..end).map(|seq| batch(&mut sequencer, seq)).collect::<Vec<Sequences>>()
+    };
+    let words = Words::open(&plain).unwrap();
+    let (bos, eos) = (words.special.bos, words.special.eos);
+    let texts = words.encode(documents(400).text).unwrap();
+    let open = Config { open_end: 0.5, canvas: Some(12), ..plain.clone() };
+    let mut found = Vec::new();
+    for row in rows(&open) {
+        let last = row.documents.iter().filter(|&&document| document != PADDING).max().copied().unwrap();
+        for document in 0..=last {
+            let at: Vec<usize> = (0..24).filter(|&i| row.documents[i] == document).collect();
+            assert_eq!(at.len(), at[at.len() - 1] + 1 - at[0], "in one piece");
+            assert!(!row.maskable[at[0]] && at[1..].iter().all(|&i| row.maskable[i]));
+            found.push(at.iter().map(|&i| row.tokens[i]).collect::<Vec<u32>>());
+        }
+    }
+    let mut tails = 0;
+    for (text, tokens) in texts.iter().zip(&found) {
+        let closed = [&[bos], &text[..], &[eos]].concat();
+        let (own, tail) = tokens.split_at(closed.len());
+        assert!(own == closed && tail.iter().all(|&token| token == eos) && tokens.len() <= 12, "{tokens:?}");
+        tails += usize::from(!tail.is_empty());
+    }
+    assert!(found.len() == 400 && (160..240).contains(&tails), "{tails} tails");
+    // The bytes of before there were any, and a pure function of seed and document.
+    assert_eq!(rows(&plain), rows(&Config { open_end: 0.0, canvas: Some(12), ..plain.clone() }));
+    assert_eq!(rows(&open), rows(&open));
+    assert_ne!(rows(&open), rows(&Config { seed: 12, ..open.clone() }));
+}
+
+#[test]
+fn open_ends_that_mean_nothing_are_problems_of_their_keys() {
+    use difflow_node_kit::Config as _;
+    let keys = |config: Config| config.validate().into_iter().map(|problem| problem.key).collect::<Vec<_>>();
+    assert_eq!(keys(Config { open_end: 0.1, packing: Packing::Stream, ..Config::default() }), ["OPEN_END"]);
+    assert_eq!(keys(Config { canvas: Some(300), ..Config::default() }), ["CANVAS"]);
+    assert!(keys(Config { open_end: 1.0, canvas: Some(256), ..Config::default() }).is_empty());
+}
+
 /// The corpus may be larger than any disk: it is read as far as needed and a window further.
 #[test]
 fn the_store_grows_only_as_far_as_it_is_asked_for() {

@@ -13,7 +13,7 @@ use crate::config::Config;
 /// What is wrong with it, by key.
 pub fn open(config: &Config) -> Result<AnnealingSchedule, Problems> {
     let (value, options) = (&config.annealing_schedule, &config.annealing_schedule_config);
-    AnnealingSchedule::open(value, options, config.anneal_steps)
+    AnnealingSchedule::open(value, options, config.anneal_steps())
         .map_err(|e| Problem::new(e.key("ANNEALING_SCHEDULE"), value, e.to_string()).into())
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     fn at(schedule: &str, step: u64) -> Pattern {
-        let config = Config { annealing_schedule: schedule.into(), anneal_steps: 100, ..Config::default() };
+        let config = Config { annealing_schedule: schedule.into(), anneal_steps: Some(100), ..Config::default() };
         let schedule = open(&config).unwrap();
         let ratio = schedule.attn_mask_ratio(step).unwrap();
         pattern(&schedule, (ratio, step), (7, 3), 8).unwrap()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{Context, Decay, LearningRate};
+use difflow_model::{AdamW, Context, Decay, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
@@ -27,7 +27,7 @@ pub enum DecayKind {
     Wsd,
 }
 
-/// Arithmetic of the forward and backward passes; weights and optimizer state are always fp32.
+/// Arithmetic of the forward and backward passes; weights are always fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrecisionKind {
@@ -35,6 +35,29 @@ pub enum PrecisionKind {
     #[default]
     Fp32,
     /// bfloat16 matrix products.
+    Bf16,
+}
+
+/// What turns gradients into updates.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// AdamW for all parameters.
+    #[default]
+    Adamw,
+    /// Muon for the matrices of the blocks, AdamW for embeddings, positions, output head, norms and biases. LEARNING_RATE and
+    /// WEIGHT_DECAY serve both.
+    Muon,
+}
+
+/// How the optimizer's state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerStateKind {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// bfloat16, rounded at random (by keyed draws): half the memory.
     Bf16,
 }
 
@@ -97,8 +120,9 @@ pub struct Config {
     /// Options of the annealing schedule, as a JSON object; `difflow plugin show` explains them.
     pub annealing_schedule_config: String,
     /// Optimizer steps until attention is full, for schedules with an option `anneal_steps` that the configuration does not set.
+    /// Not set: a sixth of STEPS by recommended; 10000 by parity.
     #[schemars(range(min = 1))]
-    pub anneal_steps: u64,
+    pub anneal_steps: Option<u64>,
     /// Optimizer steps of the run.
     #[schemars(range(min = 1))]
     pub steps: u64,
@@ -118,13 +142,20 @@ pub struct Config {
     /// Learning rate at the end, as a share of the peak.
     #[schemars(range(min = 0, max = 1))]
     pub final_share: f64,
+    /// adamw or muon.
+    pub optimizer: OptimizerKind,
+    /// fp32 or bf16.
+    pub optimizer_state: OptimizerStateKind,
+    /// Share of its momentum that Muon keeps in a step.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub muon_momentum: f64,
     /// AdamW's β1.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta1: f64,
     /// AdamW's β2.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub beta2: f64,
-    /// AdamW's decoupled weight decay, on matrices.
+    /// Decoupled weight decay, on matrices.
     #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Largest gradient norm; 0 does not clip.
@@ -185,7 +216,7 @@ impl Default for Config {
             normalisation: Normalisation::default(),
             annealing_schedule: "linear".into(),
             annealing_schedule_config: "{}".into(),
-            anneal_steps: 10_000,
+            anneal_steps: None,
             steps: 1_000,
             accumulation: 1,
             learning_rate: 3e-4,
@@ -193,6 +224,9 @@ impl Default for Config {
             warmup_steps: 100,
             decay_steps: 100,
             final_share: 0.1,
+            optimizer: OptimizerKind::default(),
+            optimizer_state: OptimizerStateKind::default(),
+            muon_momentum: Muon::default().momentum,
             beta1: 0.9,
             beta2: 0.999,
             weight_decay: 0.0,
@@ -215,6 +249,27 @@ impl Config {
     /// The run's folder.
     pub fn run_dir(&self) -> RunDir {
         RunDir::new(&self.runs, &self.run)
+    }
+
+    /// What turns gradients into updates.
+    pub fn optimizer(&self) -> Optimizer {
+        Optimizer {
+            adamw: AdamW {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                weight_decay: self.weight_decay,
+                clip: (self.clip > 0.0).then_some(self.clip),
+                ..AdamW::default()
+            },
+            muon: match self.optimizer {
+                OptimizerKind::Adamw => None,
+                OptimizerKind::Muon => Some(Muon { momentum: self.muon_momentum }),
+            },
+            state: match self.optimizer_state {
+                OptimizerStateKind::Fp32 => StateKind::Fp32,
+                OptimizerStateKind::Bf16 => StateKind::Bf16,
+            },
+        }
     }
 
     /// The learning rate over the run.
@@ -275,6 +330,11 @@ impl NodeConfig for Config {
                 ("FROM_SCRATCH", self.from_scratch, "it begins with the weights of BASE_MODEL"),
                 ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
                 ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
+                (
+                    "OPTIMIZER",
+                    self.optimizer == OptimizerKind::Muon,
+                    "it does not say which of its matrices are hidden; use adamw",
+                ),
             ] {
                 if set {
                     problems.push(Problem::new(key, "a value", format!("not together with TORCH_MODEL: {allowed}")));

@@ -28,6 +28,7 @@ pub fn of(config: &Config, facts: &Facts) -> Result<Option<Origin>> {
         sequence_length: tokenizer.sequence_length,
         steps: config.steps,
         length_entropy: tokenizer.length_entropy,
+        canvas: tokenizer.canvas,
     }))
 }
 
@@ -48,13 +49,14 @@ mod tests {
             eos: 4,
             sequence_length: 64,
             length_entropy: Some(1.5),
+            canvas: Some(48),
         };
         let noise_schedule = Some(Component { name: "cosine".into(), config: "{}".into() });
         let facts = Facts { tokenizer: Some(tokenizer), noise_schedule, ..Facts::default() };
         let origin = of(&config, &facts).unwrap().unwrap();
         assert!(origin.base_model.is_absolute() && origin.base_model.ends_with("data/tiny/model"));
         assert_eq!((origin.bos, origin.eos, origin.sequence_length, origin.steps), (3, 4, 64, 9));
-        assert_eq!((origin.length_entropy, origin.torch_model), (Some(1.5), None));
+        assert_eq!((origin.length_entropy, origin.canvas, origin.torch_model), (Some(1.5), Some(48), None));
         assert_eq!(origin.model_recipe.unwrap().name, "a.b");
         assert_eq!(of(&config, &Facts::default()).unwrap(), None);
     }

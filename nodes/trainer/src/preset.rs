@@ -83,6 +83,12 @@ impl Config {
         }
     }
 
+    /// The optimizer steps until attention is full.
+    pub fn anneal_steps(&self) -> u64 {
+        let preset = if self.preset == Preset::Parity { 10_000 } else { self.steps.div_ceil(6) };
+        self.anneal_steps.unwrap_or(preset)
+    }
+
     /// The dropout, which the parity preset leaves to the base model's config.json (GPT-2's `resid_pdrop`, 0.1 there).
     pub fn dropout_for(&self, model: &ModelConfig) -> f64 {
         let parity = self.preset == Preset::Parity;
@@ -124,6 +130,7 @@ mod tests {
         let recommended = Config::default();
         let wanted = Choices { masked_set: MaskedSet::Explicit, per_masked_token: false, document_attention: true };
         assert_eq!(recommended.choices(), wanted);
+        assert_eq!((recommended.steps, recommended.anneal_steps()), (1_000, 167));
         let small = model(50257, 768);
         assert_eq!(
             (recommended.dropout_for(&small), recommended.mask_token_for(&small)),
@@ -132,6 +139,7 @@ mod tests {
         let parity = Config { preset: Preset::Parity, ..Config::default() };
         let wanted = Choices { masked_set: MaskedSet::MaskId, per_masked_token: true, document_attention: false };
         assert_eq!(parity.choices(), wanted);
+        assert_eq!(parity.anneal_steps(), 10_000);
         assert_eq!(
             (parity.dropout_for(&small), parity.mask_token_for(&small)),
             (0.1, Some(MaskToken::Existing(10541)))
@@ -149,9 +157,11 @@ mod tests {
             document_attention: Some(true),
             dropout: Some(0.0),
             mask_token: "added".into(),
+            anneal_steps: Some(167),
             ..Config::default()
         };
         assert_eq!(config.choices(), Config::default().choices());
+        assert_eq!(config.anneal_steps(), Config::default().anneal_steps());
         let small = model(50257, 768);
         assert_eq!((config.dropout_for(&small), config.mask_token_for(&small)), (0.0, Some(MaskToken::Added)));
         let other = Config { mask_token: "rare".into(), ..Config::default() };

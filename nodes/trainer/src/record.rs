@@ -211,6 +211,7 @@ mod tests {
             eos: 1,
             sequence_length: 8,
             length_entropy: Some(2.0),
+            canvas: None,
         };
         Facts { corpus: Some(corpus.into()), tokenizer: Some(tokenizer), ..Facts::default() }
     }

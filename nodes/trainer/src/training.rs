@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdamW, Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, Normaliser, Objective,
+    Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
     ObjectiveOptions, Pattern, Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
@@ -92,11 +92,17 @@ fn precision(config: &Config) -> Precision {
     }
 }
 
-/// Loads the checkpoint in `dir`.
+/// Loads the checkpoint in `dir`. Errors if it is damaged, or ([`Problems`]) of another optimizer.
 pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
     let model = loader(config)?.checkpoint(dir)?;
     let mut training = training(config, model)?;
-    training.learner.load_optimizer(dir)?;
+    training.learner.load_optimizer(dir).map_err(|e| match e {
+        ModelError::OtherOptimizer { ref found, wanted, .. } => {
+            let was = format!("this run began with {found}; put it back, or choose another RUN ({e})");
+            eyre::Report::from(Problems::from(Problem::new("OPTIMIZER", wanted, was)))
+        }
+        e => e.into(),
+    })?;
     match std::fs::read(dir.join(ANNEALING_STATE)) {
         Ok(bytes) => training.annealing.instance_mut().load_state(&bytes)?,
         Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -122,16 +128,9 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     let normaliser = if choices.per_masked_token { Normaliser::MaskedTokens } else { Normaliser::MaskableTokens };
     let (masked_set, document_attention) = (choices.masked_set, choices.document_attention);
     let options = ObjectiveOptions { objective, masked_set, document_attention, normaliser };
-    let optimizer = AdamW {
-        beta1: config.beta1,
-        beta2: config.beta2,
-        weight_decay: config.weight_decay,
-        clip: (config.clip > 0.0).then_some(config.clip),
-        ..AdamW::default()
-    };
     let learning_rate = config.learning_rate();
     let annealing = annealing::open(config)?;
-    let mut learner = Learner::new(model, options, optimizer)?;
+    let mut learner = Learner::new(model, options, config.optimizer())?;
     learner.set_dropout(dropout, config.seed)?;
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;

@@ -92,28 +92,30 @@ fn documents_are_held_out_of_a_corpus() {
 fn three_lines_are_enough_for_an_experiment_of_ones_own() {
     let Some(data) = real_data("an experiment on web text with the tokenizer of GPT-2") else { return };
     let mut dataflow = Dataflow::open("dataflow.yml");
-    // What dataflow.yml has for data/tiny alone.
-    for (node, key) in [("corpus", "HELDOUT"), ("sampler", "CHECKER"), ("sampler", "INFILL"), ("evaluator", "INFILL")] {
-        if let Some(env) = dataflow.node(node)["env"].as_object_mut() {
-            env.remove(key);
-        }
-    }
     let model = dataflow.folder().join("gpt2");
     write_gpt2(&model, &data.join("tokenizers/gpt2/tokenizer.json"));
     let sources = serde_json::json!([{"path": data.join("text/openwebtext-1k.parquet")}]).to_string();
-    let dataflow = dataflow
+    dataflow = dataflow
         .set("", "RUN", "web")
         .set("", "BASE_MODEL", model.display().to_string())
         .set("corpus", "SOURCES", sources)
         // So that it is over soon.
         .shortened(4)
         .set("sampler", "LENGTHS", "16..24");
+    // What dataflow.yml has for data/tiny alone.
+    let own = [("corpus", "HELDOUT"), ("sampler", "CHECKER"), ("sampler", "INFILL"), ("evaluator", "INFILL")];
+    for (node, key) in own.into_iter().chain([("trainer", "ANNEAL_STEPS")]) {
+        if let Some(env) = dataflow.node(node)["env"].as_object_mut() {
+            env.remove(key);
+        }
+    }
     let outcome = dataflow.run().well().says(&["validation NELBO"]);
     let run = dataflow.run_folder();
     let origin = json(&run.join("checkpoints/step-00000004/origin.json"));
     assert_eq!((&origin["bos"], &origin["eos"]), (&50_256.into(), &50_256.into()), "{}", outcome.text);
     let held = parquet_rows(&run.join("heldout.parquet"));
     assert!((20..=128).contains(&held), "{held} of 1000 documents are held out");
+    assert_eq!(crate::metric(&dataflow, "attn_mask_ratio")[&4], 1.0, "attention is never full");
     // A model that knows nothing: the logarithm of the vocabulary.
     let nelbo = crate::scores(&run, 0)["nelbo"];
     assert!((10.0..12.0).contains(&nelbo), "{nelbo}");

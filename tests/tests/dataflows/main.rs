@@ -24,7 +24,10 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
+use difflow_tests::{Dataflow, Outcome, program};
 use serde_json::Value;
 
 /// The bytes of the weights of a checkpoint.
@@ -44,4 +47,15 @@ fn scores(run: &Path, step: u64) -> BTreeMap<String, f64> {
     let file = json(&run.join(format!("scores/step-{step:08}.json")));
     let metrics = file["metrics"].as_object().expect("metrics").iter();
     metrics.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}
+
+/// A metric of a run by step.
+fn metric(dataflow: &Dataflow, name: &str) -> BTreeMap<u64, f64> {
+    let mut command = Command::new(program("difflow"));
+    command.args(["sql", &format!("SELECT step, value FROM metrics WHERE name = '{name}'"), "--json", "--runs"]);
+    command.arg(dataflow.run_folder().parent().unwrap());
+    let outcome = Outcome::of(command, Duration::from_secs(60)).well();
+    let rows: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+    let row = |row: &serde_json::Value| (row["step"].as_u64().unwrap(), row["value"].as_f64().unwrap());
+    rows.as_array().unwrap().iter().map(row).collect()
 }

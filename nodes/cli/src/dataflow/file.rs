@@ -54,6 +54,7 @@ pub struct Input {
     pub source: Source,
     pub source_at: Mark,
     pub queue_size: Option<u64>,
+    pub queue_policy: Option<String>,
 }
 
 /// Where an input comes from.

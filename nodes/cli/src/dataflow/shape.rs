@@ -183,7 +183,15 @@ impl Reader {
         if let (Some(queue), None | Some(0)) = (queue, queue_size) {
             self.wrong_type(queue, &format!("{subject}.queue_size"), "a whole number, at least 1");
         }
-        Some(Input { name: entry.key.clone(), at: entry.at, source: read, source_at: source.at, queue_size })
+        let queue_policy = entry.value.get("queue_policy").and_then(Node::text).map(str::to_owned);
+        Some(Input {
+            name: entry.key.clone(),
+            at: entry.at,
+            source: read,
+            source_at: source.at,
+            queue_size,
+            queue_policy,
+        })
     }
 
     fn outputs(&mut self, outputs: &Node, owner: &str) -> Vec<(String, Mark)> {

@@ -105,16 +105,18 @@ impl Cost {
         // A multiply-add is two operations; backward is twice forward; recomputing is one forward of the blocks more.
         let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
         let flops = 2.0 * (passes * blocks + 3.0 * head_share * head) * tokens as f64;
+        let optimizer = t.optimizer();
         let memory = Memory::of_training(
             base,
             parameters,
+            &optimizer,
             micro_batch,
             if cut > 0.0 { 2 * length } else { length },
             t.activation_checkpointing,
         );
         let average_bytes = if t.ema_decay > 0.0 { 4 * parameters } else { 0 };
-        // fp32 weights and both moments; the average takes the place of the weights, which then stand beside it.
-        let checkpoint_bytes = 12 * parameters + average_bytes;
+        // fp32 weights and the optimizer's state; the average takes the place of the weights, which then stand beside it.
+        let checkpoint_bytes = 4 * parameters + optimizer.state_bytes(base, parameters) + average_bytes;
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {
             base_parameters,
@@ -170,6 +172,8 @@ fn least_common_multiple(a: u64, b: u64) -> u64 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
+
+    use difflow_trainer::config::{OptimizerKind, OptimizerStateKind};
 
     use super::*;
 
@@ -234,6 +238,26 @@ mod tests {
         let more = less.flops / plain.flops;
         assert!(more > 1.2 && more < 4.0 / 3.0, "{more}");
         assert!(less.memory.total() < plain.memory.total());
+    }
+
+    /// 124,439,808 parameters, a mask row of 768, and 12 · 12 · 768² values in the matrices of the blocks.
+    #[test]
+    fn the_optimizers_state_is_counted() {
+        let bytes = |optimizer, optimizer_state| {
+            let mut work = work(512);
+            (work.trainer.optimizer, work.trainer.optimizer_state) = (optimizer, optimizer_state);
+            let cost = Cost::of(&work, &shape("gpt2"));
+            let (parameters, matrices) = (124_439_808 + 768, 12 * 12 * 768 * 768);
+            let state = cost.memory.parameters - 8 * parameters;
+            assert_eq!(cost.checkpoint_bytes, 4 * parameters + state);
+            (state, parameters, matrices)
+        };
+        let (state, parameters, _) = bytes(OptimizerKind::Adamw, OptimizerStateKind::Fp32);
+        assert_eq!(state, 8 * parameters);
+        let (state, parameters, matrices) = bytes(OptimizerKind::Muon, OptimizerStateKind::Fp32);
+        assert_eq!(state, 8 * parameters - 4 * matrices);
+        let (state, parameters, matrices) = bytes(OptimizerKind::Muon, OptimizerStateKind::Bf16);
+        assert_eq!(state, 4 * parameters - 2 * matrices);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn of(work: &Work) -> Result<Vec<Curve>> {
     if t.objective == ObjectiveKind::Ar {
         return Ok(curves);
     }
-    let schedule = AnnealingSchedule::open(&t.annealing_schedule, &t.annealing_schedule_config, t.anneal_steps)?;
+    let schedule = AnnealingSchedule::open(&t.annealing_schedule, &t.annealing_schedule_config, t.anneal_steps())?;
     let ratios: Result<Vec<(f64, f64)>, _> = steps
         .iter()
         .map(|&step| Ok::<_, difflow_plugin_host::PluginError>((step as f64, schedule.attn_mask_ratio(step)?)))

@@ -37,9 +37,10 @@ pub struct Arguments {
     /// Texts of each prompt.
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub count: u64,
-    /// New tokens, or bounds such as 80..125 (drawn per text). An end-of-text token ends a text before.
-    #[arg(long, default_value = "128", value_parser = lengths)]
-    pub length: Lengths,
+    /// New tokens, or bounds such as 80..125 (drawn per text). An end-of-text token ends a text before. Default: the canvas of a model
+    /// that was trained with an open end, else 128.
+    #[arg(long, value_parser = lengths)]
+    pub length: Option<Lengths>,
     /// Bounds of a gap whose length is searched.
     #[arg(long, default_value = "1..8", value_parser = lengths)]
     pub gap_length: Lengths,
@@ -82,6 +83,14 @@ pub struct Arguments {
     /// With --measure: write the curves as an SVG picture.
     #[arg(long, requires = "measure")]
     pub picture: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// New tokens of a text with a free end, by a model with such a canvas (its anchor included).
+    pub fn length(&self, canvas: Option<usize>) -> Lengths {
+        let length = canvas.map_or(128, |canvas| canvas - 1);
+        self.length.unwrap_or(Lengths { low: length, high: length })
+    }
 }
 
 /// One number, or two with two points between them.

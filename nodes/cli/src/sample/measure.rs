@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments, session: &Session) -> Result<u8> {
         gaps: &gaps,
         decoding: arguments.decoding.clone(),
         count: arguments.count,
-        length: arguments.length,
+        length: arguments.length(session.canvas()),
         rows: arguments.batch,
     };
     if !arguments.json {

@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     if arguments.watch && decoder == Decoder::Ar {
         bail!("--watch shows a canvas being unmasked; `--decoder ar` has none");
     }
-    let tasks = tasks::read(arguments, session.words())?;
+    let tasks = tasks::read(arguments, &session)?;
     for problem in doubts(&session, &tasks) {
         eprintln!("{}", warning(&problem));
     }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use difflow_inference::{GapLength, Piece, Template};
-use difflow_text::{Lengths, Part, Words, parse_gaps};
+use difflow_inference::{GapLength, Piece, Session, Template};
+use difflow_text::{Lengths, Part, parse_gaps};
 use eyre::{Result, WrapErr, bail, eyre};
 use serde::Deserialize;
 
@@ -39,7 +39,7 @@ struct Line {
 ///
 /// # Errors
 /// When a file, a line or a gap cannot be read.
-pub fn read(arguments: &Arguments, words: &Words) -> Result<Vec<Task>> {
+pub fn read(arguments: &Arguments, session: &Session) -> Result<Vec<Task>> {
     let parts = match (&arguments.prompts, &arguments.infill) {
         (Some(path), _) => lines(path)?,
         (_, Some(infill)) => vec![(infill.clone(), parse_gaps(infill)?)],
@@ -49,7 +49,15 @@ pub fn read(arguments: &Arguments, words: &Words) -> Result<Vec<Task>> {
         }
     };
     let texts = (0..).zip(parts);
-    texts.map(|(number, (prompt, parts))| Task::new(number, prompt, &parts, arguments, words)).collect()
+    texts.map(|(number, (prompt, parts))| Task::new(number, prompt, &parts, arguments, session)).collect()
+}
+
+/// Most tokens that a piece can have.
+fn longest(piece: &Piece) -> usize {
+    match piece {
+        Piece::Tokens(tokens) => tokens.len(),
+        Piece::Gap(gap) => gap.most,
+    }
 }
 
 /// A prompt with its free end.
@@ -90,7 +98,8 @@ fn parts(line: &str) -> Result<(String, Vec<Part>)> {
 }
 
 impl Task {
-    fn new(number: u64, prompt: String, parts: &[Part], arguments: &Arguments, words: &Words) -> Result<Self> {
+    fn new(number: u64, prompt: String, parts: &[Part], arguments: &Arguments, session: &Session) -> Result<Self> {
+        let words = session.words();
         let mut pieces = vec![Piece::Tokens(vec![words.bos])];
         let (mut end, mut doubt) = (None, None);
         for (at, part) in parts.iter().enumerate() {
@@ -105,8 +114,12 @@ impl Task {
                     pieces.push(Piece::Tokens(tokens));
                 }
                 Part::Gap(None) if last => {
-                    end = Some(arguments.length);
-                    let Lengths { low, high } = arguments.length;
+                    // What is given stands in the canvas, too.
+                    let given: usize = pieces.iter().map(longest).sum();
+                    let canvas = session.canvas().map(|canvas| canvas.saturating_sub(given - 1).max(2));
+                    let lengths = arguments.length(canvas);
+                    end = Some(lengths);
+                    let Lengths { low, high } = lengths;
                     pieces.push(Piece::Gap(GapLength { least: low, most: high }));
                 }
                 Part::Gap(lengths) => {
@@ -144,11 +157,7 @@ impl Task {
 
     /// Most tokens that the text can have.
     pub fn longest(&self) -> usize {
-        let length = |piece: &Piece| match piece {
-            Piece::Tokens(tokens) => tokens.len(),
-            Piece::Gap(gap) => gap.most,
-        };
-        self.pieces.iter().map(length).sum()
+        self.pieces.iter().map(longest).sum()
     }
 }
 

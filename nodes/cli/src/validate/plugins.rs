@@ -82,7 +82,8 @@ fn uses(settings: &Settings) -> Vec<Use<'_>> {
         ],
         Settings::Trainer(c) => {
             let (value, config) = (&c.annealing_schedule, &c.annealing_schedule_config);
-            let annealing = Use { steps: c.anneal_steps, ..one(Named::Annealing, "ANNEALING_SCHEDULE", value, config) };
+            let annealing =
+                Use { steps: c.anneal_steps(), ..one(Named::Annealing, "ANNEALING_SCHEDULE", value, config) };
             vec![
                 annealing,
                 recipe(&c.model_recipe, &c.model_recipe_config),

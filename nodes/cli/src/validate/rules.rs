@@ -1,6 +1,6 @@
 //! Rules across nodes and across keys.
 
-use difflow_schema::ports::TICK;
+use difflow_schema::ports::{SENT_ONCE, TICK};
 use serde_json::Value;
 
 use crate::dataflow::{File, Finding, Input, Kind, Level, NodeEntry, Settings, Source};
@@ -8,6 +8,8 @@ use crate::validate::keys::Node;
 
 /// dora's queue where the dataflow file says nothing.
 const QUEUE: u64 = 10;
+/// The policy of a queue under which dora drops nothing.
+const RELIABLE: &str = "backpressure";
 /// Batches of documents that the tokenizer asks for at once.
 const DOCUMENTS_ASKED: u64 = 2;
 /// Seconds that a node needs to end: a checkpoint is written, texts are finished.
@@ -26,6 +28,7 @@ const AGREE: [(&str, Level, &str); 4] = [
 pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     agree(nodes, findings);
     queues(file, nodes, findings);
+    sent_once(file, findings);
     trainer(nodes, findings);
     blocks(nodes, findings);
     graces(nodes, findings);
@@ -121,6 +124,22 @@ fn queues(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     }
 }
 
+/// What is sent once must arrive: a run without it has gaps in its curves, and checkpoints that nobody scored.
+fn sent_once(file: &File, findings: &mut Vec<Finding>) {
+    for node in &file.nodes {
+        let Some(ports) = node.program.map(|program| program.ports) else { continue };
+        for input in &node.inputs {
+            let once = ports.input(&input.name).is_some_and(|port| SENT_ONCE.contains(&port.message));
+            if once && input.queue_policy.as_deref() != Some(RELIABLE) {
+                let subject = format!("{}.inputs.{}", node.id, input.name);
+                let found = format!("no `queue_policy: {RELIABLE}`");
+                let allowed = "wanted: it beside `source`, or dora may drop these messages on a busy machine";
+                findings.push(Finding::error(Kind::MissingKey, input.source_at, subject, found, allowed).warning());
+            }
+        }
+    }
+}
+
 fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
     let keeps = nodes.iter().find_map(|node| match &node.settings {
         Settings::Checkpointer(config) if node.read("KEEP_EVERY") => Some((node, config.keep_every)),
@@ -144,9 +163,9 @@ fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
         };
         let own_steps = config.annealing_schedule_config.contains("anneal_steps");
         let anneals = diffusion && !own_steps && config.annealing_schedule != "none";
-        if let Some(steps) = steps.filter(|steps| anneals && node.read("ANNEAL_STEPS") && config.anneal_steps > *steps)
-        {
-            let found = format!("ANNEAL_STEPS {} in a run of STEPS {steps}", config.anneal_steps);
+        let anneal_steps = config.anneal_steps();
+        if let Some(steps) = steps.filter(|steps| anneals && node.read("ANNEAL_STEPS") && anneal_steps > *steps) {
+            let found = format!("ANNEAL_STEPS {anneal_steps} in a run of STEPS {steps}");
             warn(
                 "ANNEAL_STEPS",
                 found,

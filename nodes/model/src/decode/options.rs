@@ -80,6 +80,9 @@ pub struct DiffusionDecoding {
     pub guidance: f64,
     /// A canvas that ends in masked positions ends behind the first of these tokens among them; what stands later is dropped.
     pub stop: Vec<u32>,
+    /// True for a model that was trained on canvases with an open end: what stands behind the end of a text is then not dropped but
+    /// stays in view, as end tokens. The canvas looks as it did in training, and a text is not drawn out to its end.
+    pub open_end: bool,
 }
 
 impl DiffusionDecoding {
@@ -129,6 +132,7 @@ impl Default for DiffusionDecoding {
             refresh: None,
             guidance: 0.0,
             stop: Vec::new(),
+            open_end: false,
         }
     }
 }

@@ -22,8 +22,10 @@ pub(crate) struct Row {
     mask: u32,
     tokens: Vec<u32>,
     masked: Vec<bool>,
-    /// Positions from here on were cut off by a stop token.
+    /// Positions from here on were cut off by a stop token, and are not attended to.
     end: usize,
+    /// The text ends here: at `end`, or before it where the end is open.
+    text_end: usize,
     stopped: bool,
     /// Start of the masked positions at the end of the canvas.
     tail: usize,
@@ -48,6 +50,7 @@ impl Row {
             tokens: known.map(|(&token, &masked)| if masked { mask } else { token }).collect(),
             masked: canvas.masked.clone(),
             end: canvas.tokens.len(),
+            text_end: canvas.tokens.len(),
             stopped: false,
             tail,
             holes: canvas.masked.iter().filter(|&&masked| masked).count(),
@@ -219,24 +222,30 @@ impl Row {
             self.history.push(reveal);
         }
         self.pass_step();
-        self.stop_at(&options.stop);
+        self.stop_at(options);
         &self.history[before..]
     }
 
-    fn stop_at(&mut self, stop: &[u32]) {
-        let ends = |at: &usize| !self.masked[*at] && stop.contains(&self.tokens[*at]);
-        if let Some(at) = (self.tail..self.end).find(ends) {
+    fn stop_at(&mut self, options: &DiffusionDecoding) {
+        let ends = |at: &usize| !self.masked[*at] && options.stop.contains(&self.tokens[*at]);
+        if let Some(at) = (self.tail..self.text_end).find(ends) {
             self.stopped = true;
-            self.end = at + 1;
+            self.text_end = at + 1;
             self.masked[at + 1..].fill(false);
+            if options.open_end {
+                let end = self.tokens[at];
+                self.tokens[at + 1..].fill(end);
+                return;
+            }
+            self.end = at + 1;
             self.block.end = self.block.end.min(self.end);
             self.block.start = self.block.start.min(self.block.end);
         }
     }
 
     pub fn finish(mut self) -> Decoded {
-        self.tokens.truncate(self.end);
-        self.history.retain(|reveal| (reveal.position as usize) < self.end);
+        self.tokens.truncate(self.text_end);
+        self.history.retain(|reveal| (reveal.position as usize) < self.text_end);
         Decoded { tokens: self.tokens, nfe: self.nfe, history: self.history, stopped: self.stopped }
     }
 }

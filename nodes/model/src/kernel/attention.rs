@@ -227,11 +227,11 @@ unsafe fn collect<S: Simd>(shape: &Shape, scores: &[f32], down: &[f32], tiles: &
 /// `scores` has the padded length, with the tiles inside; and the instruction set.
 #[inline(always)]
 unsafe fn hide<S: Simd>(plan: &Plan, row: usize, i: usize, tiles: &[Range<usize>], scores: &mut [f32]) {
-    let stretches = plan.visibility.stretches(row, i);
+    // A tile holds a stretch whole, or not at all; both are in order.
+    let mut stretches = plan.visibility.stretches(row, i).iter().peekable();
     for tile in tiles {
         let mut from = tile.start;
-        for seen in stretches.iter().filter(|seen| seen.start < tile.end && seen.end > tile.start) {
-            // A tile holds a stretch whole, or not at all.
+        while let Some(seen) = stretches.next_if(|seen| seen.start < tile.end) {
             scores[from..seen.start].fill(f32::NEG_INFINITY);
             from = seen.end;
         }

@@ -1,7 +1,7 @@
 //! Block diffusion at its limits: where it must equal autoregression, full diffusion, or a calculation by hand.
 
 use difflow_model::{
-    AdamW, Arithmetic, Blocks, Context, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern,
+    Arithmetic, Blocks, Context, Learner, MicroBatch, Model, Objective, ObjectiveOptions, Optimizer, PADDING, Pattern,
     RowSums,
 };
 
@@ -142,7 +142,7 @@ fn shifted_blocks_of_one_are_the_base_model_token_by_token() {
 
 fn gradients(objective: Objective, batches: &[MicroBatch]) -> Vec<(String, Vec<f32>)> {
     let mut learner =
-        Learner::new(model(LLAMA, true), ObjectiveOptions::recommended(objective), AdamW::default()).unwrap();
+        Learner::new(model(LLAMA, true), ObjectiveOptions::recommended(objective), Optimizer::default()).unwrap();
     let pattern = if objective == Objective::Ar { Pattern::Causal } else { Pattern::Full };
     batches.iter().for_each(|batch| drop(learner.micro_step(batch, &pattern).unwrap()));
     learner.gradients().unwrap()
@@ -189,7 +189,7 @@ fn no_gradient_leaks_from_the_block_or_what_follows_it() {
         // The second of the blocks 0..4, 4..8, 8..12, 12..14 of the first document.
         batch.masked = (0..20).map(|at| (4..8).contains(&at)).collect();
         let objective = ObjectiveOptions::recommended(Objective::Block(blocks(4, context, shift)));
-        let mut learner = Learner::new(model(&json, true), objective, AdamW::default()).unwrap();
+        let mut learner = Learner::new(model(&json, true), objective, Optimizer::default()).unwrap();
         learner.micro_step(&batch, &Pattern::Full).unwrap();
         let all = learner.gradients().unwrap();
         let (_, embedding) = all.iter().find(|(name, _)| name == "model.embed_tokens.weight").unwrap();
@@ -253,7 +253,7 @@ fn a_mixture_is_its_rows() {
 
 #[test]
 fn what_cannot_be_trained_is_said() {
-    let new = |options| Learner::new(model(LLAMA, true), options, AdamW::default()).err().unwrap().to_string();
+    let new = |options| Learner::new(model(LLAMA, true), options, Optimizer::default()).err().unwrap().to_string();
     let wide = Blocks { ar_weight: 0.5, ..blocks(4, Context::Block, false) };
     assert!(new(options(wide)).contains("causal"));
     let across = ObjectiveOptions { document_attention: false, ..options(blocks(4, Context::Block, false)) };

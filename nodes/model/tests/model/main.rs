@@ -12,6 +12,8 @@ mod gaps;
 mod goldens;
 mod hostile;
 mod objective;
+mod open_end;
+mod optimizer;
 mod pretrained;
 mod recipes;
 mod steps;
