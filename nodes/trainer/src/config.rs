@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
 use difflow_model::{AdamW, Context, Decay, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
@@ -9,6 +10,7 @@ use difflow_node_kit::{Config as NodeConfig, Problem};
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::preset::{MaskedPositions, Normalisation, Preset};
 
@@ -175,6 +177,9 @@ pub struct Config {
     /// Threads of the CPU; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
+    /// How the checkpoints want to be decoded, as a JSON object of the sampler's decoding keys, such as {"DECODER": "speculative"}:
+    /// `difflow sample` does so where nothing else is asked of it. It is written to generation_config.json.
+    pub generation_config: String,
     /// Optimizer steps between checkpoints.
     #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
@@ -236,6 +241,7 @@ impl Default for Config {
             precision: PrecisionKind::default(),
             device: "auto".into(),
             threads: 2,
+            generation_config: "{}".into(),
             checkpoint_every: 500,
             prefetch: 4,
             patience_seconds: 2.0,
@@ -289,9 +295,21 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How the checkpoints want to be decoded. Errors if that is no JSON object of decoding options.
+    pub fn generation(&self) -> Result<Map<String, Value>, Problem> {
+        let wrong = |why: String| Problem::new("GENERATION_CONFIG", &self.generation_config, why);
+        let object = "allowed: a JSON object of decoding keys, such as {\"DECODER\": \"threshold\"}";
+        let options: Map<String, Value> =
+            serde_json::from_str(&self.generation_config).map_err(|e| wrong(format!("{e}; {object}")))?;
+        Decoding::default().with(&options).map_err(wrong)?;
+        Ok(options)
+    }
+}
+
 impl NodeConfig for Config {
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<Problem> = self.generation().err().into_iter().collect();
         if let Some(allowed) = RunDir::name_problem(&self.run) {
             problems.push(Problem::new("RUN", &self.run, allowed));
         }

@@ -130,6 +130,10 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     let options = ObjectiveOptions { objective, masked_set, document_attention, normaliser };
     let learning_rate = config.learning_rate();
     let annealing = annealing::open(config)?;
+    let generation = config.generation().map_err(Problems::from)?;
+    if !generation.is_empty() {
+        model.set_generation(generation)?;
+    }
     let mut learner = Learner::new(model, options, config.optimizer())?;
     learner.set_dropout(dropout, config.seed)?;
     if config.ema_decay > 0.0 {

@@ -238,3 +238,22 @@ fn the_objective_in_config_json_is_read_and_written_as_it_always_was() {
         "{error}"
     );
 }
+
+/// The object of difflow is all that changes in a file that `transformers` reads, too.
+#[test]
+fn how_a_model_wants_to_be_decoded_is_saved_beside_what_its_base_says() {
+    let mut model = model(LLAMA, true);
+    let dir = TempDir::new().unwrap();
+    let saved = |model: &Model| {
+        model.save(dir.path()).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&read(&dir.path().join("generation_config.json"))).unwrap()
+    };
+    let options = |decoder: &str| serde_json::json!({ "DECODER": decoder }).as_object().unwrap().clone();
+    model.set_generation(options("threshold")).unwrap();
+    assert_eq!(saved(&model), serde_json::json!({"difflow": {"DECODER": "threshold"}}));
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 2, "difflow": {"SEED": 1}}"#)
+        .unwrap();
+    let mut model = Model::load(dir.path(), Device::Cpu).unwrap();
+    model.set_generation(options("ar")).unwrap();
+    assert_eq!(saved(&model), serde_json::json!({"eos_token_id": 2, "difflow": {"DECODER": "ar"}}));
+}
