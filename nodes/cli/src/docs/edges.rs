@@ -15,7 +15,7 @@ version) and `fin` (there is no batch `seq`: the data ended), and on the way of 
 ";
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 37] = [
+const COLUMNS: [(&str, &str, &str); 38] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
     ("documents/1", "doc", "position of the document in the corpus, from 0"),
