@@ -12,6 +12,7 @@ mod parquet_file;
 mod processes;
 mod random;
 mod random_model;
+mod safetensors;
 mod skip;
 mod tiny_run;
 

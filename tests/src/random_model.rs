@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::Random;
+use crate::safetensors::{Floats, write_safetensors};
 
 /// Of the model.
 const WIDTH: usize = 32;
@@ -39,21 +40,14 @@ pub fn write_gpt2(folder: &Path, tokenizer: &Path) {
     }
     norm(&mut tensors, "ln_f");
     let mut random = Random::new(4);
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
-    for (name, shape) in tensors {
-        let start = data.len();
-        for _ in 0..shape.iter().product() {
-            let value = match (name.contains("ln_"), name.ends_with("bias")) {
-                (_, true) => 0.0,
-                (true, false) => 1.0,
-                (false, false) => 0.1 * (random.unit() as f32 - 0.5),
-            };
-            data.extend(value.to_le_bytes());
-        }
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}));
-    }
-    let mut header = serde_json::Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
-    fs::write(folder.join("model.safetensors"), file).expect("the folder takes a file");
+    let weights = tensors.into_iter().map(|(name, shape)| {
+        let mut value = || match (name.contains("ln_"), name.ends_with("bias")) {
+            (_, true) => 0.0,
+            (true, false) => 1.0,
+            (false, false) => 0.1 * (random.unit() as f32 - 0.5),
+        };
+        let values = (0..shape.iter().product()).map(|_| value()).collect();
+        Floats { name, shape, values }
+    });
+    write_safetensors(folder, weights);
 }

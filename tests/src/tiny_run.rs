@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::safetensors::{Floats, write_safetensors};
 use crate::{Dataflow, Random, write_parquet};
 
 /// Tokens that the tokenizer knows.
@@ -148,22 +149,15 @@ fn write_model(folder: &Path, twins: bool) {
         ("model.layers.0.mlp.down_proj.weight".to_owned(), vec![WIDTH, 2 * WIDTH]),
     ];
     let mut random = Random::new(2);
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::<u8>::new());
     let head = twins.then(|| ("lm_head.weight".to_owned(), vec![VOCABULARY, WIDTH]));
-    for (name, shape) in square.into_iter().chain(wide).chain(norms).chain(rest).chain(head) {
-        let start = data.len();
-        for _ in 0..shape.iter().product() {
-            let value = if shape.len() == 1 { 1.0 } else { random.unit() as f32 - 0.5 };
-            data.extend(value.to_le_bytes());
-        }
+    let tensors = square.into_iter().chain(wide).chain(norms).chain(rest).chain(head);
+    let weights = tensors.map(|(name, shape)| {
+        let mut value = || if shape.len() == 1 { 1.0 } else { random.unit() as f32 - 0.5 };
+        let mut values: Vec<f32> = (0..shape.iter().product()).map(|_| value()).collect();
         if name == "lm_head.weight" {
-            let row = |token: usize| start + 4 * token * WIDTH;
-            data.copy_within(row(3)..row(4), row(4));
+            values.copy_within(3 * WIDTH..4 * WIDTH, 4 * WIDTH);
         }
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, data.len()]}));
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let file = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
-    fs::write(folder.join("model.safetensors"), file).expect("the folder takes a file");
+        Floats { name, shape, values }
+    });
+    write_safetensors(folder, weights);
 }

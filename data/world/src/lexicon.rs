@@ -160,11 +160,6 @@ pub fn is_food(goods: u8) -> bool {
     goods < FOODS
 }
 
-/// The slot value of a number, if there is a word for it.
-pub fn number_word(n: u8) -> Option<u8> {
-    (LEAST..=MOST).contains(&n).then(|| n - LEAST)
-}
-
 /// The number a slot value stands for.
 pub fn number(value: u8) -> u8 {
     value + LEAST

@@ -1,7 +1,6 @@
 //! The checkpointer's keys.
 
-use difflow_node_kit::{Config as NodeConfig, Problem};
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Config as NodeConfig, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run: its folder under RUNS.
-    pub run: String,
-    /// Folder of all runs, relative to the dataflow file.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// How many of the newest checkpoints stay, besides step 0.
     #[schemars(range(min = 2), extend("x-may-change" = true))]
     pub keep_last: usize,
@@ -28,12 +24,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { run: "default".into(), runs: "runs".into(), keep_last: 5, keep_every: 0, keep_best: 0 }
+        Self { run: RunKeys::default(), keep_last: 5, keep_every: 0, keep_best: 0 }
     }
 }
 
 impl NodeConfig for Config {
-    fn validate(&self) -> Vec<Problem> {
-        RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)).into_iter().collect()
+    fn run(&self) -> &RunKeys {
+        &self.run
     }
 }

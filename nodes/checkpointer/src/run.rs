@@ -15,7 +15,7 @@ use crate::scores::scores;
 
 /// Runs until the trainer is gone.
 pub fn run(config: Config, node: Node) -> Result<()> {
-    let dir = RunDir::new(&config.runs, &config.run);
+    let dir = config.run.dir();
     let known = dir.checkpoint_steps()?.into_iter().collect();
     Checkpointer { config, node, dir, known, published: 0 }.run()
 }
@@ -104,6 +104,8 @@ mod tests {
     use serde_json::{Value, json};
     use tempfile::TempDir;
 
+    use difflow_node_kit::RunKeys;
+
     use super::*;
 
     /// A run folder with a trainer's checkpoints.
@@ -138,7 +140,8 @@ mod tests {
 
         /// Lets the checkpointer hear `heard`, while `meanwhile` happens in the folder. Returns the steps it published.
         fn published(&self, heard: Heard, meanwhile: impl FnOnce()) -> Vec<u64> {
-            let config = Config { runs: self.0.path().display().to_string(), run: "r".into(), ..Config::default() };
+            let run = RunKeys { name: "r".into(), runs: self.0.path().display().to_string() };
+            let config = Config { run, ..Config::default() };
             let (node, mut said) = heard.node().unwrap();
             let known = self.dir().checkpoint_steps().unwrap().into_iter().collect();
             meanwhile();

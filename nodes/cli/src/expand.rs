@@ -1,12 +1,9 @@
 //! `difflow expand`: what `difflow run` passes to dora.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use eyre::Result;
 
-use crate::dataflow::Assignment;
-use crate::run;
+use crate::chosen::Chosen;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -18,12 +15,8 @@ Exit codes: 0 done, 2 usage, 78 the file cannot be read.";
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The dataflow file.
-    #[arg(default_value = "dataflow.yml")]
-    file: PathBuf,
-    /// Change a key, in all nodes that have it, or with NODE.KEY in one; as often as needed.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<Assignment>,
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 /// Prints the file. Returns the exit code.
@@ -31,12 +24,11 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot be read.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    match run::read(&arguments.file, &arguments.set)? {
-        Ok(tree) => print!("{}", tree.text()),
-        Err((problem, code)) => {
-            eprintln!("{problem}");
-            return Ok(code);
+    Ok(match arguments.chosen.read()? {
+        Ok(tree) => {
+            print!("{}", tree.text());
+            0
         }
-    }
-    Ok(0)
+        Err(code) => code,
+    })
 }

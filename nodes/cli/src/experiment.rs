@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use difflow_node_kit::RunKeys;
 use difflow_schema::run::RunDir;
 use eyre::{Result, bail, ensure};
 
@@ -29,7 +30,8 @@ impl Experiment {
                 _ => bail!("{}: {key}: found {}, wanted a text", file.display(), value.what()),
             },
         };
-        let (runs, run) = (of("RUNS", "runs")?, of("RUN", "default")?);
+        let RunKeys { name, runs } = RunKeys::default();
+        let (runs, run) = (of("RUNS", &runs)?, of("RUN", &name)?);
         ensure!(!runs.contains('$'), "{}: RUNS: found `{runs}`; --from and --fork need it written out", file.display());
         let folder = file.parent().unwrap_or(Path::new(""));
         if let Some(allowed) = RunDir::name_problem(&run) {

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use difflow_model::{Device, Memory, Model, Optimizer, Pattern, Precision, Summary};
+use difflow_model::{Device, Memory, Model, Optimizer, Pattern, Summary};
 use eyre::{Result, ensure};
 use serde_json::{Value, json};
 
+use crate::arithmetic::Arithmetic;
 use crate::inspect_run::RunArguments;
 
 #[derive(Subcommand)]
@@ -64,12 +65,8 @@ pub struct LogitsArguments {
     /// Key of the annealed pattern's draw.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Arithmetic of matrix products and attention.
-    #[arg(long, value_enum, default_value_t = Dtype::Fp32)]
-    dtype: Dtype,
-    /// auto, cpu or cuda:N.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// {"shape": [L, V], "logits": [[…]]} instead of the most likely tokens of each position.
     #[arg(long)]
     json: bool,
@@ -80,21 +77,6 @@ enum PatternName {
     Causal,
     Full,
     Annealed,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Dtype {
-    Fp32,
-    Bf16,
-}
-
-impl Dtype {
-    pub fn precision(self) -> Precision {
-        match self {
-            Self::Fp32 => Precision::Fp32,
-            Self::Bf16 => Precision::Bf16,
-        }
-    }
 }
 
 impl Inspect {
@@ -170,8 +152,8 @@ fn described(summary: &Summary, batch: u64, length: u64) -> Value {
 impl LogitsArguments {
     fn run(self) -> Result<()> {
         ensure!((0.0..=1.0).contains(&self.ratio), "--ratio: found {}, wanted 0 to 1", self.ratio);
-        let mut model = Model::load(&folder(&self.model)?, Device::open(&self.device)?)?;
-        model.set_precision(self.dtype.precision());
+        let mut model = Model::load(&folder(&self.model)?, Device::open(&self.arithmetic.device)?)?;
+        model.set_precision(self.arithmetic.precision());
         let pattern = match self.pattern {
             PatternName::Causal => Pattern::Causal,
             PatternName::Full => Pattern::Full,

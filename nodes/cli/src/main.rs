@@ -1,5 +1,7 @@
 //! `difflow`: runs difflow's dataflows for users. See README.md.
 
+mod arithmetic;
+mod chosen;
 mod dataflow;
 mod docs;
 mod doctor;

@@ -12,12 +12,12 @@ use clap::Args;
 use eyre::{Context, Result};
 use rustix::process::Pid;
 
-use crate::dataflow::{Assignment, Level, Names, Tree};
+use crate::chosen::Chosen;
+use crate::dataflow::Assignment;
 use crate::experiment::Experiment;
 use crate::line::{Failure, Line, Reader, is_trace};
 use crate::outcome::{culprit, exit_code};
 use crate::terminal::{Terminal, error};
-use crate::validate::{EXIT_CONFIG, EXIT_USAGE};
 use crate::written_out::WrittenOut;
 use crate::{dora, history, signals};
 
@@ -34,12 +34,8 @@ enum Raw {
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The dataflow file.
-    #[arg(default_value = "dataflow.yml")]
-    file: PathBuf,
-    /// Change a key for this run, in all nodes that have it, or with NODE.KEY in one; as often as needed.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<Assignment>,
+    #[command(flatten)]
+    chosen: Chosen,
     /// Go on from the checkpoint of this step, not from the last one; later ones are set aside.
     #[arg(long, value_name = "STEP")]
     from: Option<u64>,
@@ -55,47 +51,16 @@ pub struct Arguments {
     options: Vec<String>,
 }
 
-/// What a file says with the keys of the command line; else why it cannot run, and the exit code.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn read(file: &Path, set: &[Assignment]) -> Result<Result<Tree, (String, u8)>> {
-    if !file.is_file() {
-        return Ok(Err((error(&format!("there is no dataflow file {}", file.display())), EXIT_USAGE)));
-    }
-    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let read = Tree::read(&String::from_utf8_lossy(&text), file.parent().unwrap_or(Path::new("")));
-    let (findings, files, tree) = match read {
-        Ok(mut tree) => (std::mem::take(&mut tree.findings), tree.files.clone(), Some(tree)),
-        Err(finding) => (vec![finding], Vec::new(), None),
-    };
-    let names = Names::new(file, &files);
-    let wrong: Vec<String> = findings
-        .iter()
-        .filter(|finding| finding.level == Level::Error)
-        .map(|finding| finding.to_text(&names))
-        .collect();
-    Ok(match tree {
-        Some(mut tree) if wrong.is_empty() => match tree.set(set) {
-            Ok(()) => Ok(tree),
-            Err(problems) => Err((error(&problems), EXIT_USAGE)),
-        },
-        _ => Err((wrong.join("\n"), EXIT_CONFIG)),
-    })
-}
-
 /// Runs a dataflow file. Returns the exit code.
 ///
 /// # Errors
 /// When --from or --fork cannot be done, dora cannot be started or its log file not written.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    let Arguments { file, set, from, fork, .. } = arguments;
-    let mut tree = match read(file, set)? {
+    let Arguments { chosen, from, fork, .. } = arguments;
+    let file = &chosen.file;
+    let mut tree = match chosen.read()? {
         Ok(tree) => tree,
-        Err((problem, code)) => {
-            eprintln!("{problem}");
-            return Ok(code);
-        }
+        Err(code) => return Ok(code),
     };
     if from.is_some() || fork.is_some() {
         history::prepare(&Experiment::of(&tree, file)?, *from, fork.as_deref())?;

@@ -11,7 +11,7 @@ use difflow_inference::{Batching, Document, Estimate, InferenceError, Noise, Ope
 use eyre::{Result, bail, ensure, eyre};
 use serde_json::json;
 
-use crate::inspect::Dtype;
+use crate::arithmetic::Arithmetic;
 
 /// Tokens of a batch, padding included: enough to keep the machine busy, little enough for any.
 const BATCH_TOKENS: usize = 16_384;
@@ -57,12 +57,8 @@ pub struct Score {
     /// tokenizer.json; default: the one beside the model.
     #[arg(long)]
     tokenizer: Option<PathBuf>,
-    /// Arithmetic of matrix products and attention.
-    #[arg(long, value_enum, default_value_t = Dtype::Fp32)]
-    dtype: Dtype,
-    /// auto, cpu or cuda:N.
-    #[arg(long, default_value = "auto")]
-    device: String,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// {"nats_per_token": …, "tokens": …, "stderr": …} instead of a line.
     #[arg(long)]
     json: bool,
@@ -78,8 +74,8 @@ impl Score {
     pub fn run(self) -> Result<()> {
         ensure!(self.t_samples > 0, "--t-samples: found 0, wanted at least 1");
         let opening = Opening {
-            device: self.device.clone(),
-            precision: self.dtype.precision(),
+            device: self.arithmetic.device.clone(),
+            precision: self.arithmetic.precision(),
             tokenizer: self.tokenizer.clone(),
             ..Opening::default()
         };

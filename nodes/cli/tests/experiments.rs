@@ -2,30 +2,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::{difflow, root};
 use serde_json::Value;
 
 /// Lines of an experiment file at most: it says what differs, and why.
 const LINES: usize = 25;
 /// Columns of prose.
 const COLUMNS: usize = 160;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn difflow(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_difflow"))
-        .args(arguments)
-        .current_dir(root())
-        .env("NO_COLOR", "1")
-        .output()
-        .unwrap()
-}
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -2,15 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod common;
 
+use common::{difflow, root};
 use serde_json::Value;
-
-fn difflow(arguments: &[&str]) -> Output {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    Command::new(env!("CARGO_BIN_EXE_difflow")).args(arguments).current_dir(root).env("NO_COLOR", "1").output().unwrap()
-}
 
 fn plan(file: &str) -> Value {
     let output = difflow(&["plan", file, "--json", "--no-calibration"]);
@@ -154,8 +149,7 @@ fn this_machine_is_measured_with_real_steps() {
 #[test]
 fn a_file_with_errors_and_an_unknown_shape_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let text = std::fs::read_to_string(root.join("dataflow.yml")).unwrap();
+    let text = std::fs::read_to_string(root().join("dataflow.yml")).unwrap();
     let file = folder.path().join("x.yml");
     std::fs::write(&file, text.replace("difflow-trainer", "difflow-trainr")).unwrap();
     let output = difflow(&["plan", file.to_str().unwrap(), "--no-calibration"]);

@@ -1,7 +1,6 @@
 //! The keys of the corpus node.
 
-use difflow_node_kit::Problem;
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,11 +10,8 @@ use crate::source;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run.
-    pub run: String,
-    /// Folder of all runs.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Where the documents come from: a JSON list of objects with `path` (a file, a folder or a pattern such as `data/*.jsonl`),
     /// and optionally `name` (of its SQL table; default `source1`, `source2`, …), `format` (parquet, jsonl, csv or text;
     /// default by the file's extension) and `weight` (default 1): with several sources, each next document comes from a source
@@ -51,8 +47,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             sources: r#"[{"path":"data/tiny/train.parquet"}]"#.into(),
             text_column: "text".into(),
             sql: None,
@@ -67,9 +62,12 @@ impl Default for Config {
 }
 
 impl difflow_node_kit::Config for Config {
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
     fn validate(&self) -> Vec<Problem> {
         let mut problems = source::parse(&self.sources).err().map(|p| p.0).unwrap_or_default();
-        problems.extend(RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed)));
         if self.text_column.is_empty() {
             problems.push(Problem::new("TEXT_COLUMN", "", "wanted: the name of a column"));
         }

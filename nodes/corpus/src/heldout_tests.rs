@@ -2,6 +2,7 @@ use std::path::Path;
 
 use datafusion::arrow::array::AsArray;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use difflow_node_kit::RunKeys;
 
 use super::*;
 use crate::batches::{Answer, Batches};
@@ -20,11 +21,12 @@ fn corpus(dir: &Path, count: usize) -> Config {
     // A file of no line has no columns.
     let names = &["a.jsonl", "b.jsonl"][..count.min(2)];
     let sources = json!(names.iter().map(|name| source(name)).collect::<Vec<_>>()).to_string();
-    Config { sources, runs: dir.display().to_string(), run: "r".into(), ..Config::default() }
+    let run = RunKeys { name: "r".into(), runs: dir.display().to_string() };
+    Config { run, sources, ..Config::default() }
 }
 
 fn run(config: &Config) -> RunDir {
-    RunDir::new(&config.runs, &config.run)
+    config.run.dir()
 }
 
 fn chosen(config: &Config) -> Split {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use difflow_node_kit::{Event, Node, Problem, Problems};
 use difflow_plugin_host::Transforms;
-use difflow_schema::run::{RunDir, bytes_sha256};
+use difflow_schema::run::bytes_sha256;
 use difflow_schema::{Demand, Documents, Facts};
 use eyre::Result;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::{files, source};
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let runtime = Builder::new_current_thread().build()?;
-    let dir = RunDir::new(&config.runs, &config.run);
+    let dir = config.run.dir();
     let mut transforms = open_transforms(&config)?;
     // Before the files are read: of one that was changed in the middle it is said that it changed, not that it is damaged.
     let found = listed(&config)?;

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use difflow_schema::run::RunDir;
+
 use super::*;
 
 fn fingerprint(config: &Config, split: &Split) -> String {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use difflow_inference::documents::{self, DocumentsError};
 use difflow_inference::{
-    Answer, Asking, Batching, Decoding, Device, Document, Estimate, Gap, InferenceError, Nats, Noise, Opening, Reading,
-    Session, Task,
+    Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Nats, Noise, Reading, Session, Task,
 };
 use difflow_node_kit::problem::Kind;
+use difflow_node_kit::record::deciding;
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::{Checkpoint, Scored, Scores};
 use difflow_text::{Gap as GapText, read_gaps};
@@ -39,7 +39,7 @@ struct Questions {
 impl Evaluation {
     /// Looks at device, documents and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
     pub fn open(config: Config) -> Result<Self, Problems> {
-        Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
+        config.compute.check().map_err(|e| Problem::new("DEVICE", &config.compute.device, e.to_string()))?;
         let gaps = gaps(&config)?;
         let evaluation = Self { config, gaps };
         if !evaluation.config.heldout.is_empty() {
@@ -53,8 +53,7 @@ impl Evaluation {
     pub fn score(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {
         let start = Instant::now();
         self.wait_for_documents(go_on)?;
-        let opening = Opening { device: self.config.device.clone(), ..Opening::default() };
-        let session = Session::open(Path::new(&checkpoint.path), &opening)
+        let session = Session::open(Path::new(&checkpoint.path), &self.config.compute.opening())
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         let questions = self.questions(&session)?;
         let mut metrics = self.measure(&session, &questions, go_on)?;
@@ -71,7 +70,7 @@ impl Evaluation {
             step: checkpoint.step,
             checkpoint_sha256: checkpoint.sha256.clone(),
             tokens_seen: checkpoint.tokens_seen,
-            settings: self.config.settings(),
+            settings: deciding(&self.config),
             metrics: metrics.into_iter().map(|(name, value)| (name.to_owned(), finite(value))).collect(),
             seconds: start.elapsed().as_secs_f64(),
             content: Scored {
@@ -141,7 +140,7 @@ impl Evaluation {
     /// The file of held-out documents.
     fn heldout(&self) -> PathBuf {
         if self.config.heldout.is_empty() {
-            self.config.run_dir().heldout()
+            self.config.run.dir().heldout()
         } else {
             PathBuf::from(&self.config.heldout)
         }

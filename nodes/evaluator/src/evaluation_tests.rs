@@ -4,7 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, LargeStringArray, RecordBatch, UInt64Array};
-use difflow_inference::tiny;
+use difflow_inference::{Compute, tiny};
+use difflow_node_kit::RunKeys;
 use parquet::arrow::ArrowWriter;
 use serde_json::json;
 use tempfile::TempDir;
@@ -24,12 +25,12 @@ fn files() -> (TempDir, Config) {
     let gap = "{\"id\":7,\"left\":\"ab\",\"answer\":\" c\",\"right\":\"d\"}\n";
     std::fs::write(at("gaps.jsonl"), gap.repeat(3)).unwrap();
     let config = Config {
-        runs: at("runs"),
+        run: RunKeys { runs: at("runs"), ..RunKeys::default() },
         heldout: at("heldout.parquet"),
         infill: at("gaps.jsonl"),
         eval_documents: 3,
         eval_gaps: 2,
-        device: "cpu".into(),
+        compute: Compute { device: "cpu".into(), ..Compute::default() },
         ..Config::default()
     };
     (dir, config)
@@ -158,7 +159,7 @@ fn without_a_file_of_its_own_the_runs_held_out_documents_are_scored() {
     let given = score(&dir, &config, 5);
     let config = Config { heldout: String::new(), ..config };
     let evaluation = Evaluation::open(config.clone()).unwrap();
-    let path = config.run_dir().heldout();
+    let path = config.run.dir().heldout();
     let mut asked = 0;
     let found = evaluation.score(&checkpoint(&dir, 5), &mut || {
         asked += 1;
@@ -197,7 +198,7 @@ fn wrong_inputs_are_problems_of_their_keys() {
     assert_eq!(key(&|config| config.text_column = "body".into()), "TEXT_COLUMN");
     assert_eq!(key(&|config| config.text_column = "doc_id".into()), "TEXT_COLUMN");
     assert_eq!(key(&|config| config.infill = config.heldout.clone()), "INFILL");
-    assert_eq!(key(&|config| config.device = "gpu".into()), "DEVICE");
+    assert_eq!(key(&|config| config.compute.device = "gpu".into()), "DEVICE");
     tiny::write_origin(&dir.path().join("checkpoint"), Some(Path::new("/nowhere")), |_| ());
     let evaluation = Evaluation::open(Config { infill: String::new(), ..config }).unwrap();
     assert!(evaluation.gaps.is_empty());

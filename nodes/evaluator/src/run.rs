@@ -1,6 +1,6 @@
 //! What the evaluator does with each checkpoint.
 
-use difflow_inference::set_num_threads;
+use difflow_node_kit::record::deciding;
 use difflow_node_kit::{CheckpointWork, Node, follow};
 use difflow_schema::run::RunDir;
 use difflow_schema::{Checkpoint, Scores};
@@ -15,9 +15,8 @@ use crate::evaluation::Evaluation;
 /// # Errors
 /// See README.md, "Failure modes".
 pub fn run(config: Config, mut node: Node) -> Result<()> {
-    set_num_threads(config.threads);
-    let dir = RunDir::new(&config.runs, &config.run);
-    let settings = config.settings();
+    let dir = config.run.dir();
+    let settings = deciding(&config);
     let work = Scoring { dir: dir.clone(), settings, evaluation: Evaluation::open(config)? };
     follow(&mut node, &dir, &work)
 }

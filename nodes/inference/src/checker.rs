@@ -3,15 +3,21 @@
 //! It is started without a shell, once for all texts of a checkpoint, reads one JSON object `{"text": …}` per line
 //! and answers with one line per text: `ok`, or what is wrong.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::json;
 
+use crate::error::InferenceError;
+
 /// The verdict on a text with which nothing is wrong.
 pub const OK: &str = "ok";
+
+/// Between two looks whether a checker has ended and the job goes on.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A checker that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +56,17 @@ impl Checker {
         Ok(Some(Self { program, arguments: words.collect() }))
     }
 
-    /// Returns the verdict on each text. Errors if the command cannot be started, fails, or answers another number of lines.
-    pub fn verdicts(&self, texts: &[String]) -> Result<Vec<String>, CheckerError> {
+    /// Returns the verdict on each text; `go_on` is asked while the command runs. Errors if the command cannot be started, fails, or
+    /// answers another number of lines, or with the error of `go_on`, which ends the command.
+    pub fn verdicts<E: From<InferenceError>>(
+        &self,
+        texts: &[String],
+        go_on: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<Vec<String>, E> {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |source| CheckerError::Io { command: self.command(), source };
+        let failed = |source| InferenceError::from(CheckerError::Io { command: self.command(), source });
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::piped())
@@ -65,22 +76,23 @@ impl Checker {
             .map_err(failed)?;
         let lines: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
         let input = child.stdin.take();
-        // A checker that answers line by line would otherwise wait for us to read while we wait for it to.
-        let writer = thread::spawn(move || input.map_or(Ok(()), |mut input| input.write_all(lines.as_bytes())));
-        let output = child.wait_with_output().map_err(failed)?;
-        // One that ended early is told of by its exit code or by the missing lines.
-        _ = writer.join();
-        let verdicts: Vec<String> =
-            String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        // A checker that answers line by line would otherwise wait for us to read while we wait for it to. One that ended before it
+        // read everything is told of by its exit code or by the missing lines.
+        thread::spawn(move || input.map_or(Ok(()), |mut input| input.write_all(lines.as_bytes())));
+        let (answers, said) = (reader(child.stdout.take()), reader(child.stderr.take()));
+        let status = wait(&mut child, go_on, failed)?;
+        let (answers, said) = (text(answers).map_err(failed)?, text(said).map_err(failed)?);
+        let verdicts: Vec<String> = answers.lines().map(|line| line.trim().to_owned()).collect();
         let (answers, texts) = (verdicts.len(), texts.len());
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
+        if !status.success() {
             let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing on stderr").to_owned();
-            let status = output.status.to_string();
-            return Err(CheckerError::Failed { command: self.command(), status, answers, texts, said });
+            let status = status.to_string();
+            let problem = CheckerError::Failed { command: self.command(), status, answers, texts, said };
+            return Err(InferenceError::from(problem).into());
         }
         if answers != texts {
-            return Err(CheckerError::Answers { command: self.command(), answers, texts });
+            let problem = CheckerError::Answers { command: self.command(), answers, texts };
+            return Err(InferenceError::from(problem).into());
         }
         Ok(verdicts)
     }
@@ -89,6 +101,39 @@ impl Checker {
         let words = std::iter::once(self.program.to_string_lossy().into_owned()).chain(self.arguments.clone());
         words.collect::<Vec<_>>().join(" ")
     }
+}
+
+/// Waits for the end of a command. Errors with the error of `go_on`; then the command is killed, for it may never end.
+fn wait<E: From<InferenceError>>(
+    child: &mut Child,
+    go_on: &mut dyn FnMut() -> Result<(), E>,
+    failed: impl Fn(io::Error) -> InferenceError,
+) -> Result<ExitStatus, E> {
+    loop {
+        if let Some(status) = child.try_wait().map_err(&failed)? {
+            return Ok(status);
+        }
+        if let Err(stop) = go_on() {
+            child.kill().and_then(|()| child.wait()).map_err(&failed)?;
+            return Err(stop);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// What comes from a pipe, read while the command runs.
+type Reading = JoinHandle<io::Result<Vec<u8>>>;
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> Reading {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes)).map(|_| bytes)
+    })
+}
+
+fn text(reading: Reading) -> io::Result<String> {
+    let bytes = reading.join().map_err(|_| io::Error::other("its output cannot be read"))??;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -108,13 +153,13 @@ mod tests {
 
     use super::*;
 
-    fn verdicts(script: &str, texts: &[&str]) -> Result<Vec<String>, CheckerError> {
+    fn verdicts(script: &str, texts: &[&str]) -> Result<Vec<String>, InferenceError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checker");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-        Checker::open(path.to_str().unwrap()).unwrap().unwrap().verdicts(&texts)
+        Checker::open(path.to_str().unwrap()).unwrap().unwrap().verdicts(&texts, &mut || Ok(()))
     }
 
     #[test]
@@ -135,6 +180,25 @@ mod tests {
         let missing = Checker::open("no-such-checker --strict").unwrap_err().to_string();
         assert!(missing.contains("no-such-checker") && missing.contains("allowed"), "{missing}");
         assert_eq!((Checker::open("").unwrap(), Checker::open("none").unwrap()), (None, None));
+    }
+
+    /// A run that was stopped waited for ever for a checker that had hung.
+    #[test]
+    fn a_checker_that_never_answers_does_not_outlive_a_stop() {
+        #[derive(Debug, thiserror::Error)]
+        enum Ended {
+            #[error("stopped")]
+            Stopped,
+            #[error(transparent)]
+            Inference(#[from] InferenceError),
+        }
+        let mut asked = 0;
+        let checker = Checker::open("sleep infinity").unwrap().unwrap();
+        let result = checker.verdicts(&["a".to_owned()], &mut || {
+            asked += 1;
+            if asked == 3 { Err(Ended::Stopped) } else { Ok(()) }
+        });
+        assert!(matches!(result, Err(Ended::Stopped)), "{result:?}");
     }
 
     /// More than a pipe holds, in both directions.

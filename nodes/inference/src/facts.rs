@@ -112,6 +112,16 @@ impl From<Origin> for Facts {
     }
 }
 
+/// Where keys of sampler and evaluator went that say what a checkpoint says itself.
+pub const IN_CHECKPOINT: &str = "the checkpoint has its own copy of it";
+
+/// Returns [`IN_CHECKPOINT`] for a key that sampler and evaluator both had once.
+pub fn in_checkpoint(key: &str) -> Option<&'static str> {
+    let model = ["MODEL_RECIPE", "MODEL_RECIPE_CONFIG", "TORCH_MODEL", "TORCH_MODEL_CONFIG"];
+    let words = ["TOKENIZER", "BOS_TOKEN", "EOS_TOKEN"];
+    (model.contains(&key) || words.contains(&key)).then_some(IN_CHECKPOINT)
+}
+
 /// Its name in a checkpoint's folder.
 const LINEAGE: &str = "lineage.json";
 

@@ -46,6 +46,7 @@
 //! reference between threads.
 
 mod checker;
+mod compute;
 mod decoding;
 pub mod documents;
 mod error;
@@ -63,9 +64,10 @@ mod ways;
 mod writing;
 
 pub use checker::{Checker, CheckerError, OK};
+pub use compute::Compute;
 pub use decoding::{Decoder, Decoding};
 pub use error::InferenceError;
-pub use facts::{Facts, Token};
+pub use facts::{Facts, IN_CHECKPOINT, Token, in_checkpoint};
 pub use gaps::{Gap, every_second_sentence_hidden};
 pub use likelihood::{Batching, Document, Estimate, Nats, Noise};
 pub use measure::{Measuring, Row};

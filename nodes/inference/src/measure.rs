@@ -11,7 +11,7 @@ use crate::decoding::{Decoder, Decoding};
 use crate::error::InferenceError;
 use crate::gaps::{Gap, every_second_sentence_hidden};
 use crate::likelihood::{Batching, Noise};
-use crate::progress::GoOn;
+use crate::progress::{GoOn, Progress};
 use crate::session::Session;
 use crate::task::{Answer, Asking, Filled, Reading, Task};
 use crate::ways::{self, Way};
@@ -147,7 +147,7 @@ impl Measuring<'_> {
             accepted_per_forward: drafts.then(|| accepted / forwards),
             tokens_per_s: tokens as f64 / seconds,
             tokens_per_s_alone: alone,
-            pass_rate: self.checker.map(|checker| passed(checker, &texts)).transpose()?,
+            pass_rate: self.checker.map(|checker| passed(checker, &texts, go_on)).transpose()?,
             infill_exact_match: infill.as_ref().map(|found| found.share),
             infill_nfe: infill.map(|found| found.nfe),
             completed_pass_rate: completed.as_ref().map(|found| found.share),
@@ -216,7 +216,7 @@ impl Measuring<'_> {
         let text = |one: &Written| Ok(words.decode(&one.tokens[1..one.tokens.len() - 1])?);
         let texts = written.iter().map(text).collect::<Result<Vec<_>, InferenceError>>()?;
         let nfe: u32 = written.iter().map(|one| one.nfe).sum();
-        let share = self.checker.map_or(Ok(f64::NAN), |checker| passed(checker, &texts))?;
+        let share = self.checker.map_or(Ok(f64::NAN), |checker| passed(checker, &texts, go_on))?;
         Ok(Share { share, nfe: f64::from(nfe) / written.len() as f64 })
     }
 }
@@ -227,7 +227,8 @@ fn left_to_right(way: &Way) -> bool {
 }
 
 /// Share of the texts that the checker passes.
-fn passed(checker: &Checker, texts: &[String]) -> Result<f64, InferenceError> {
-    let verdicts = checker.verdicts(texts)?;
+fn passed<E: From<InferenceError>>(checker: &Checker, texts: &[String], go_on: &mut GoOn<E>) -> Result<f64, E> {
+    let progress = Progress { done: texts.len(), of: texts.len() };
+    let verdicts = checker.verdicts(texts, &mut || go_on(progress))?;
     Ok(verdicts.iter().filter(|verdict| *verdict == OK).count() as f64 / texts.len() as f64)
 }

@@ -46,6 +46,12 @@ pub struct Session {
     opening: Opening,
 }
 
+/// A server asks one session from several threads: this fails to compile where a field forbids that.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Session>();
+};
+
 impl Session {
     /// Opens a checkpoint, a base model (a Hugging Face folder), the folder of a run (its last checkpoint), or a hub id. Errors if it
     /// is none of these, the device is not there, or model and tokenizer do not fit each other.

@@ -134,8 +134,8 @@ mod tests {
     use crate::kernel::ASKED;
     use crate::pattern::Context;
     use crate::{
-        AdamW, Arithmetic, Blocks, Device, Learner, MicroBatch, Model, Objective, ObjectiveKind, ObjectiveOptions,
-        PADDING, Pattern,
+        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Objective, ObjectiveKind, ObjectiveOptions, PADDING,
+        Pattern, small,
     };
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -145,10 +145,7 @@ mod tests {
         "n_positions":64,"initializer_range":0.3}"#;
 
     fn model(json: &str, heads: usize, dim: usize) -> Model {
-        let dir = tempfile::TempDir::new().unwrap();
-        let text = json.replace("HEADS", &heads.to_string()).replace("DIM", &dim.to_string());
-        std::fs::write(dir.path().join("config.json"), text).unwrap();
-        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        let mut model = small::model(&json.replace("HEADS", &heads.to_string()).replace("DIM", &dim.to_string()));
         model.add_mask_token(7).unwrap();
         model
     }

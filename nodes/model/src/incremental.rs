@@ -141,7 +141,7 @@ mod tests {
     use crate::host::copied;
     use crate::input::Layout;
     use crate::pattern::Pattern;
-    use crate::{Device, Model};
+    use crate::{Model, small};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
         "num_hidden_layers":3,"num_attention_heads":6,"num_key_value_heads":2,"head_dim":10,
@@ -150,9 +150,7 @@ mod tests {
         "n_positions":64,"initializer_range":0.3}"#;
 
     fn model(json: &str, fused: bool) -> Model {
-        let dir = tempfile::TempDir::new().unwrap();
-        std::fs::write(dir.path().join("config.json"), json).unwrap();
-        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        let mut model = small::model(json);
         model.set_arithmetic(Arithmetic { kernels: fused, ..model.arithmetic() });
         model
     }

@@ -217,14 +217,6 @@ impl Learner {
         &self.model
     }
 
-    /// The model, when training is over.
-    pub fn into_model(self) -> Model {
-        for parameter in &self.model.parameters {
-            let _ = parameter.tensor.set_requires_grad(false);
-        }
-        self.model
-    }
-
     /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
     /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
@@ -279,14 +271,10 @@ mod tests {
     use std::sync::{Arc, Barrier, Mutex};
 
     use super::*;
-    use crate::Device;
     use crate::host::{values, values_mut};
     use crate::optimizer::Muon;
     use crate::parameter::Parameter;
-
-    const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
-        "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
-        "initializer_range":0.3,"tie_word_embeddings":true}"#;
+    use crate::small::{LLAMA, model};
 
     /// The divisor, the totals and the gradients of one of two processes.
     type Told = (f64, Totals, Vec<Vec<f32>>);
@@ -336,9 +324,7 @@ mod tests {
     }
 
     fn learner(reducer: Box<dyn Reducer>, normaliser: Normaliser, optimizer: Optimizer) -> Learner {
-        let dir = tempfile::TempDir::new().unwrap();
-        std::fs::write(dir.path().join("config.json"), LLAMA).unwrap();
-        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        let mut model = model(LLAMA);
         model.add_mask_token(7).unwrap();
         let options =
             ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };

@@ -77,6 +77,8 @@ mod reducer;
 mod rope;
 mod shared;
 mod shim;
+#[cfg(test)]
+mod small;
 mod snapshot;
 mod summary;
 mod tensor_files;

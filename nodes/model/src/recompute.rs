@@ -33,3 +33,59 @@ impl Decoder {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::attention::Attention;
+    use crate::host::copied;
+    use crate::input::Layout;
+    use crate::pattern::Pattern;
+    use crate::small::{LLAMA, model};
+
+    /// When the weights of the last block change.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Change {
+        Never,
+        BeforeForward,
+        BeforeBackward,
+    }
+
+    /// The gradient of the embedding.
+    fn gradient(kernels: bool, recompute: bool, change: Change) -> Vec<f32> {
+        let model = model(LLAMA);
+        let how = Arithmetic { kernels, recompute, ..model.arithmetic() };
+        let parameters = || model.parameters.iter().map(|parameter| (&parameter.leaf.parts[0].name, &parameter.tensor));
+        parameters().for_each(|(_, tensor)| _ = tensor.set_requires_grad(true));
+        let grow = || {
+            let last = parameters().filter(|(name, _)| name.starts_with("model.layers.1.mlp"));
+            tch::no_grad(|| last.for_each(|(_, tensor)| _ = tensor.shallow_clone().f_mul_scalar_(2.0).unwrap()));
+        };
+        if change == Change::BeforeForward {
+            grow();
+        }
+        let (ids, target) = (model.ids(&[5, 9, 1, 30, 2], 1).unwrap(), model.decoder.target(how));
+        let attention = Attention::new(&Pattern::Full, Layout::row(5), &model.windows(), target).unwrap();
+        let hidden = model.decoder.hidden(&ids, &attention, how, true).unwrap();
+        if change == Change::BeforeBackward {
+            grow();
+        }
+        hidden.f_sum(Kind::Float).unwrap().f_backward().unwrap();
+        let (_, embedding) = parameters().find(|(name, _)| *name == "model.embed_tokens.weight").unwrap();
+        copied(&embedding.grad()).unwrap()
+    }
+
+    /// A setting that is ignored gives the same gradients. So the last block changes after the forward pass: computed again it gives the
+    /// gradients of the new weights; with activations of the old ones it gives a mixture, or torch refuses.
+    #[test]
+    fn a_block_is_computed_again_in_the_backward_pass() {
+        for kernels in [true, false] {
+            let found = gradient(kernels, true, Change::BeforeBackward);
+            let distance = |other: Vec<f32>| found.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let to_new = distance(gradient(kernels, false, Change::BeforeForward));
+            let to_old = distance(gradient(kernels, false, Change::Never));
+            assert!(to_new < 1e-4 * to_old, "{to_new} to the new weights, {to_old} to the old ones");
+        }
+    }
+}

@@ -47,7 +47,7 @@ fn with_file(
     let mut out = Hashed { file, hash: Sha256::new(), bytes: 0 };
     fill(&mut out, &path)?;
     out.file.sync_all().map_err(ModelError::write(&path))?;
-    let sha256 = out.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(out.hash.finalize());
     Ok(SavedFile { name: name.to_owned(), bytes: out.bytes, sha256 })
 }
 
@@ -71,7 +71,7 @@ pub(crate) fn sync_file(dir: &Path, name: &str) -> Result<SavedFile, ModelError>
         bytes += count as u64;
     }
     file.sync_all().map_err(ModelError::write(&path))?;
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex::encode(hash.finalize());
     Ok(SavedFile { name: name.to_owned(), bytes, sha256 })
 }
 

@@ -2,10 +2,11 @@
 
 use plotters::prelude::*;
 
+use crate::curves::{self, Curve, Style};
+
 /// Most points of a line: more than a phone or a screen can show.
 const POINTS: usize = 600;
 const SIZE: (u32, u32) = (640, 300);
-const COLORS: [RGBColor; 3] = [RGBColor(31, 95, 191), RGBColor(217, 119, 6), RGBColor(22, 128, 92)];
 
 /// A drawing that did not work.
 #[derive(Debug, thiserror::Error)]
@@ -17,12 +18,9 @@ pub struct ChartError {
 
 /// One line of a chart.
 pub struct Line {
-    /// What it shows.
-    pub name: &'static str,
+    pub curve: Curve,
     /// Its values by step.
     pub values: Vec<(u64, f64)>,
-    /// Whether a mark is drawn at every value: for a few values, such as one per checkpoint.
-    pub marks: bool,
 }
 
 /// A chart of lines over the step, as an `<svg>` element without namespace (it stands inside HTML); `None` when there are not
@@ -63,12 +61,18 @@ fn draw(
     mesh.x_labels(6).y_labels(6).x_label_formatter(&label).y_label_formatter(&label).light_line_style(TRANSPARENT);
     mesh.bold_line_style(RGBColor(225, 228, 232)).axis_style(RGBColor(140, 146, 153));
     mesh.label_style(("sans-serif", 14).into_font().color(&RGBColor(87, 96, 106))).draw().map_err(problem)?;
-    for (number, (line, points)) in lines.iter().enumerate() {
-        let color = COLORS[number % COLORS.len()];
+    for (line, points) in lines {
+        let color = match line.curve.color {
+            curves::Color::Blue => RGBColor(31, 95, 191),
+            curves::Color::Orange => RGBColor(217, 119, 6),
+            curves::Color::Green => RGBColor(22, 128, 92),
+        };
         let series = LineSeries::new(points.iter().copied(), color.stroke_width(2));
-        let series = if line.marks { series.point_size(4) } else { series };
+        let series = if line.curve.style == Style::Marks { series.point_size(4) } else { series };
         let drawn = chart.draw_series(series).map_err(problem)?;
-        drawn.label(line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
+        drawn
+            .label(line.curve.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
     }
     if lines.len() > 1 {
         let mut labels = chart.configure_series_labels();
@@ -111,9 +115,10 @@ fn plain(value: f64) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::curves::CHARTS;
 
     fn line(values: Vec<(u64, f64)>) -> Line {
-        Line { name: "loss", values, marks: false }
+        Line { curve: CHARTS[0].lines[0], values }
     }
 
     #[test]

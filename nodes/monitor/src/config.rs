@@ -2,8 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use difflow_node_kit::Problem;
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +13,8 @@ const TOKEN: usize = 16;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run: its folder inside RUNS. Usually set for the whole dataflow.
-    pub run: String,
-    /// Folder of all runs, relative to the dataflow file. Usually set for the whole dataflow.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Seconds between two progress lines.
     #[schemars(range(min = 1), extend("x-may-change" = true))]
     pub progress_seconds: u64,
@@ -44,8 +40,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             progress_seconds: 5,
             page: true,
             page_host: Ipv4Addr::LOCALHOST.to_string(),
@@ -94,14 +89,16 @@ impl Config {
 }
 
 impl difflow_node_kit::Config for Config {
-    fn gone() -> &'static [(&'static str, &'static str)] {
-        &[("TOKENIZER", "the trainer says with its previews which one it is")]
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
+    fn gone(key: &str) -> Option<&'static str> {
+        (key == "TOKENIZER").then_some("the trainer says with its previews which one it is")
     }
 
     fn validate(&self) -> Vec<Problem> {
-        let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
-        let page = if self.page { self.page_problems() } else { Vec::new() };
-        name.into_iter().chain(page).collect()
+        if self.page { self.page_problems() } else { Vec::new() }
     }
 }
 

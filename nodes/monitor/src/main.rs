@@ -1,6 +1,7 @@
 //! The monitor node: see README.md.
 
 mod charts;
+mod curves;
 mod figures;
 mod files;
 mod format;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::charts::{ChartError, Line, chart};
+use crate::curves::{self, CHARTS, Chart, Curve};
 use crate::figures::Figures;
 use crate::format::{duration, percent, si};
 use crate::history::History;
@@ -178,32 +179,14 @@ fn shown<'a>(history: &'a History, kind: &str, unmaskings: &'a Unmaskings) -> Ve
 }
 
 fn cards(history: &History) -> Result<Vec<Card>, ReportError> {
-    let line = |name, metric: &str| Line { name, values: history.series(metric), marks: false };
-    let nelbo = Line { marks: true, ..line("diffusion: NELBO", "nelbo") };
-    // The base model's loss does not move: a level line over the same steps.
-    let level = history.before("ar_loss").map(|loss| nelbo.values.iter().map(|(step, _)| (*step, loss)).collect());
-    let base = Line { name: "base model: AR loss", values: level.unwrap_or_default(), marks: false };
-    let charts: [(&str, &str, Vec<Line>, bool); 6] = [
-        (
-            "Training loss",
-            "nats/token; weighted is the NELBO's integrand",
-            vec![line("weighted", "loss"), line("unweighted", "loss_unweighted")],
-            false,
-        ),
-        ("Validation", "nats/token, per checkpoint", vec![nelbo, base], false),
-        (
-            "Attention annealing",
-            "attn_mask_ratio: share of the right side that is visible",
-            vec![line("ratio", "attn_mask_ratio")],
-            true,
-        ),
-        ("Learning rate", "", vec![line("learning rate", "learning_rate")], true),
-        ("Gradient norm", "before clipping", vec![line("grad_norm", "grad_norm")], true),
-        ("Speed", "training tokens per second", vec![line("tokens/s", "tokens_per_s")], true),
-    ];
+    let known = curves::values(history);
     let mut cards = Vec::new();
-    for (title, note, lines, zero) in charts {
-        let lines: Vec<Line> = lines.into_iter().filter(|line| !line.values.is_empty()).collect();
+    for &Chart { title, note, zero, lines, .. } in CHARTS {
+        let line = |curve: &Curve| {
+            let values = known.get(curve.key)?.iter().map(|point| (point.step(), point.mean())).collect();
+            Some(Line { curve: *curve, values })
+        };
+        let lines: Vec<Line> = lines.iter().filter_map(line).collect();
         cards.extend(chart(title, &lines, zero)?.map(|svg| Card { title, note, svg }));
     }
     Ok(cards)
@@ -269,7 +252,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} not in the report");
         }
-        assert_eq!(page.matches("<svg").count(), 6);
+        assert_eq!(page.matches("<svg").count(), CHARTS.len());
     }
 
     /// It must open on a machine without a network, and a sample must not become markup.

@@ -92,14 +92,14 @@ impl Monitor {
     fn open(config: &Config, node: &Node) -> Result<Self> {
         let dataflow = node.dataflow()?;
         let inputs = Inputs::of(&dataflow, &node.id()).map_err(Problems)?;
-        let dir = RunDir::new(&config.runs, &config.run);
+        let dir = config.run.dir();
         let mut history = History::default();
         let store = Store::open(&dir.metrics(), |row| history.add(&row))?;
         let resumed = history.metric("loss").is_some();
         let events = config.tensorboard.then(|| Events::create(&dir.tensorboard(), resumed)).transpose()?;
         let now = Instant::now();
         Ok(Self {
-            run: config.run.clone(),
+            run: config.run.name.clone(),
             origin: Origin::of(&dataflow),
             health: Health::of(&dataflow, &node.id(), &inputs),
             inputs,
@@ -256,7 +256,7 @@ impl Monitor {
 /// The page, if it is wanted and can be served; says where it is.
 fn show(config: &Config, dir: &RunDir) -> Option<Show> {
     let address = config.page_address().filter(|_| config.page)?;
-    match Page::open(&config.run, dir.clone(), address, &config.page_token) {
+    match Page::open(&config.run.name, dir.clone(), address, &config.page_token) {
         Ok(page) => {
             say(&format!("page: {}", page.url()));
             Some(Show::new(page, dir))

@@ -8,7 +8,7 @@ use crate::figures::Figures;
 use crate::format::{duration, percent, si, wrap};
 use crate::history::History;
 
-/// Samples shown of the unconditional ones.
+/// Texts from nothing that are shown.
 const SAMPLES: usize = 3;
 /// Characters of a line of text.
 const WIDTH: usize = 96;

@@ -29,7 +29,8 @@ impl PartialEq for Point {
 }
 
 impl Point {
-    fn new(step: u64, value: f64) -> Self {
+    /// What was measured at one step.
+    pub fn new(step: u64, value: f64) -> Self {
         let finite = value.is_finite();
         let sum = if finite { value } else { 0.0 };
         Self { first: step, last: step, sum, finite: finite.into(), low: value, high: value }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use difflow_schema::Preview;
 use difflow_schema::run::RunDir;
 
+use crate::curves;
 use crate::health::Health;
 use crate::history::History;
 use crate::inputs::Inputs;
@@ -89,7 +90,7 @@ impl Show {
             // Of a file that cannot be read the page says so when it asks for it.
             texts: last.and_then(|step| texts_of(known.dir, *step).ok()),
             samples,
-            series: News::series_of(known.history),
+            series: curves::values(known.history),
             row: preview.as_ref().filter(|preview| !preview.tokens.is_empty()).map(|preview| self.words.row(preview)),
             pattern: preview.filter(|preview| !preview.attention.is_empty()),
             status: status(known, self.started),

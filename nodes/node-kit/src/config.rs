@@ -13,19 +13,23 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::problem::Kind;
-use crate::{Problem, Problems};
+use crate::{Problem, Problems, RunKeys};
 
 /// A node's configuration struct. Derive `Serialize`, `Deserialize`, `JsonSchema`, with
 /// `#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]`, and give every field a doc comment: it is what users read.
+/// Keys that several nodes have are a struct of their own, with `#[serde(flatten)]`.
 pub trait Config: Serialize + DeserializeOwned + JsonSchema + Default {
-    /// Rules between keys and about files; every problem, not only the first.
+    /// Which run the node works for.
+    fn run(&self) -> &RunKeys;
+
+    /// Rules between keys and about files; every problem, not only the first. The run's name is checked already.
     fn validate(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// Keys that the node had once, each with where it went: the end of the sentence "it is no longer a key of this node: …".
-    fn gone() -> &'static [(&'static str, &'static str)] {
-        &[]
+    /// Where a key went that the node had once: the end of the sentence "it is no longer a key of this node: …".
+    fn gone(_key: &str) -> Option<&'static str> {
+        None
     }
 
     /// Puts paths in the places of names that stand for something elsewhere. The node itself does it, once, before its work.
@@ -96,7 +100,7 @@ pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>)
                     .iter()
                     .any(|key| problem.key == *key || names(&problem.allowed, key) || names(&problem.found, key))
             };
-            problems.extend(config.validate().into_iter().filter(judged));
+            problems.extend(config.run().problem().into_iter().chain(config.validate()).filter(judged));
             Checked { config, problems, unread }
         }
         Err(e) => {
@@ -107,7 +111,7 @@ pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>)
 }
 
 fn unknown<C: Config>(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
-    if let Some((_, went)) = C::gone().iter().find(|(gone, _)| *gone == key) {
+    if let Some(went) = C::gone(key) {
         let allowed = format!("{key} is no longer a key of this node: {went}; remove the line");
         return Problem::new(key, "a key that went away", allowed).of_kind(Kind::UnknownKey);
     }
@@ -215,6 +219,8 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
     #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
     struct Example {
+        #[serde(flatten)]
+        run: RunKeys,
         /// How many.
         #[schemars(range(min = 1))]
         steps: u64,
@@ -234,6 +240,7 @@ mod tests {
     impl Default for Example {
         fn default() -> Self {
             Self {
+                run: RunKeys::default(),
                 steps: 10,
                 learning_rate: 1e-3,
                 timesteps: Draw::Stratified,
@@ -245,8 +252,12 @@ mod tests {
     }
 
     impl Config for Example {
-        fn gone() -> &'static [(&'static str, &'static str)] {
-            &[("TOKENIZER", "it travels with the checkpoint")]
+        fn run(&self) -> &RunKeys {
+            &self.run
+        }
+
+        fn gone(key: &str) -> Option<&'static str> {
+            (key == "TOKENIZER").then_some("it travels with the checkpoint")
         }
 
         fn validate(&self) -> Vec<Problem> {
@@ -272,6 +283,7 @@ mod tests {
     #[test]
     fn every_type_is_read_from_its_text() {
         let pairs = [
+            ("RUN", "mine"),
             ("STEPS", "7"),
             ("LEARNING_RATE", "2e-3"),
             ("TIMESTEPS", "uniform"),
@@ -280,6 +292,7 @@ mod tests {
             ("LIMIT", "3"),
         ];
         let wanted = Example {
+            run: RunKeys { name: "mine".into(), ..RunKeys::default() },
             steps: 7,
             learning_rate: 2e-3,
             timesteps: Draw::Uniform,
@@ -326,6 +339,22 @@ mod tests {
     #[test]
     fn rules_of_the_struct_are_asked() {
         assert!(from(&[("PATH", "nowhere")]).unwrap_err().to_string().contains("a folder that exists"));
+    }
+
+    /// A run called `../x` would write outside the folder of runs.
+    #[test]
+    fn the_name_of_the_run_is_checked_for_every_node() {
+        assert!(from(&[("RUN", "../x")]).unwrap_err().to_string().contains("RUN: found `../x`; allowed: letters"));
+    }
+
+    /// The reader knows keys by the schema: a flattened struct must be in it, with its defaults and extensions.
+    #[test]
+    fn shared_keys_are_keys_like_any_other() {
+        let keys = keys(&schema::<Example>());
+        let run: Vec<(&str, &Value)> = keys.iter().take(2).map(|(key, schema)| (key.as_str(), schema)).collect();
+        assert_eq!((run[0].0, run[1].0), ("RUN", "RUNS"));
+        assert_eq!((&run[0].1["default"], &run[1].1["default"]), (&"default".into(), &"runs".into()));
+        assert_eq!((run[0].1.get("x-may-change"), run[1].1.get("x-may-change")), (None, Some(&true.into())));
     }
 
     /// Values come from a file that a person wrote: 20,000 texts are read or refused, and what is read is within its range.

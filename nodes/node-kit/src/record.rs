@@ -41,9 +41,7 @@ pub struct Writer<'a> {
 /// [`Problems`] with each key that may not change and did; otherwise when the run's folder cannot be used.
 pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
     let Value::Object(values) = serde_json::to_value(config)? else { bail!("a configuration is not a mapping") };
-    let text = |key: &str| values.get(key).and_then(Value::as_str);
-    let (Some(run), Some(runs)) = (text("RUN"), text("RUNS")) else { bail!("a node without RUN and RUNS") };
-    let dir = RunDir::new(runs, run);
+    let dir = config.run().dir();
     let schemas: BTreeMap<String, Value> = config::keys(&config::schema::<C>()).into_iter().collect();
     let begun = !dir.checkpoint_steps().map_err(|e| unwritable(&dir, &e))?.is_empty();
     let result = Record::update(&dir, |record| {
@@ -69,6 +67,19 @@ pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
         Err(RecordError::Io(e)) => Err(unwritable(&dir, &e).into()),
         Err(e) => Err(e).with_context(|| format!("the record of the run, {}", dir.record().display())),
     }
+}
+
+/// Returns the keys that decide what comes out: all but the run's name and those that may change, so that a new key decides until
+/// its field says otherwise. Results that were made with other values are not used again.
+pub fn deciding<C: Config>(config: &C) -> Value {
+    let free = |key: &str, schema: &Value| key == "RUN" || marked(schema, MAY_CHANGE);
+    let mut all = serde_json::to_value(config).unwrap_or_default();
+    if let Some(keys) = all.as_object_mut() {
+        config::keys(&config::schema::<C>()).iter().filter(|(key, schema)| free(key, schema)).for_each(|(key, _)| {
+            keys.remove(key);
+        });
+    }
+    all
 }
 
 fn unwritable(dir: &RunDir, error: &dyn std::fmt::Display) -> Problems {

@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use difflow_node_kit::Config;
-use difflow_node_kit::record::{Writer, enter};
+use difflow_node_kit::record::{Writer, deciding, enter};
+use difflow_node_kit::{Config, RunKeys};
 use difflow_schema::Record;
 use difflow_schema::run::RunDir;
 use schemars::JsonSchema;
@@ -16,11 +16,8 @@ use tempfile::TempDir;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 struct Example {
-    /// Name.
-    run: String,
-    /// Folder.
-    #[schemars(extend("x-may-change" = true))]
-    runs: String,
+    #[serde(flatten)]
+    run: RunKeys,
     /// How fast.
     learning_rate: f64,
     /// How far ahead.
@@ -38,12 +35,16 @@ struct Example {
 
 impl Default for Example {
     fn default() -> Self {
-        let (run, runs, token) = ("r".into(), "runs".into(), "hush".into());
-        Self { run, runs, learning_rate: 3e-3, prefetch: 4, tokenizer: None, token, limit: None }
+        let (run, token) = (RunKeys { name: "r".into(), ..RunKeys::default() }, "hush".into());
+        Self { run, learning_rate: 3e-3, prefetch: 4, tokenizer: None, token, limit: None }
     }
 }
 
-impl Config for Example {}
+impl Config for Example {
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+}
 
 struct Place(TempDir);
 
@@ -56,12 +57,18 @@ impl Place {
         RunDir::new(self.0.path(), "r")
     }
 
+    fn config(&self) -> Example {
+        let mut config = Example::default();
+        config.run.runs = self.0.path().display().to_string();
+        config
+    }
+
     fn begin(&self) {
         fs::create_dir_all(self.dir().checkpoint(0)).unwrap();
     }
 
     fn enter(&self, start: &str, change: impl FnOnce(&mut Example)) -> Result<(), String> {
-        let mut config = Example { runs: self.0.path().display().to_string(), ..Example::default() };
+        let mut config = self.config();
         change(&mut config);
         enter(&config, Writer { name: "trainer", program: "difflow-trainer", start }).map_err(|e| format!("{e:#}"))
     }
@@ -111,7 +118,7 @@ fn a_fork_has_no_keys_to_keep() {
     place.enter("a", |config| config.learning_rate = 0.2).unwrap();
     assert_eq!(place.record().configuration["trainer.LEARNING_RATE"], 0.2);
     // A node that was not there before.
-    let config = Example { runs: place.0.path().display().to_string(), learning_rate: 0.7, ..Example::default() };
+    let config = Example { learning_rate: 0.7, ..place.config() };
     enter(&config, Writer { name: "second", program: "difflow-second", start: "b" }).unwrap();
     assert!(place.enter("b", |_| {}).is_err());
 }
@@ -136,10 +143,17 @@ fn the_record_of_an_older_difflow_is_compared_by_what_its_texts_mean() {
     let text = place.enter("b", |config| config.limit = Some(3)).unwrap_err();
     assert!(text.contains("LIMIT") && text.contains("its default"), "{text}");
     // The dataflow's own keys are those of every node.
-    let shared = json!({"difflow": "0.1.0", "configuration": {"LIMIT": 3}});
+    let shared = json!({"difflow": "0.1.0", "configuration": {"RUN": "r", "LIMIT": 3}});
     fs::write(place.dir().record(), shared.to_string()).unwrap();
     assert!(place.enter("b", |_| {}).unwrap_err().contains("LIMIT"));
     place.enter("b", |config| config.limit = Some(3)).unwrap();
+}
+
+/// A score was used again although MODEL_RECIPE was another one: the list of keys was written by hand and had forgotten it.
+#[test]
+fn every_key_decides_a_result_but_the_name_of_the_run_and_those_that_may_change() {
+    let wanted = json!({"LEARNING_RATE": 3e-3, "TOKENIZER": null, "LIMIT": null});
+    assert_eq!(deciding(&Example::default()), wanted);
 }
 
 #[test]

@@ -1,21 +1,9 @@
 //! The noiser's keys.
 
 use difflow_diffusion::{BlockSizes, MIN_T, TimestepDraw};
-use difflow_node_kit::{Config as NodeConfig, Problem};
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Where keys that say `preset` get their value.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// What this project recommends.
-    #[default]
-    Recommended,
-    /// What the paper's code does.
-    Parity,
-}
 
 /// How t is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -47,11 +35,8 @@ pub enum Anchor {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run.
-    pub run: String,
-    /// Folder of all runs.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Key of all random numbers of the run.
     pub seed: u64,
     /// P(token kept) over t: a noise schedule of difflow (linear, cosine, geometric, log-linear, polynomial, clipped), or one of a
@@ -104,8 +89,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             seed: 0,
             noise_schedule: "linear".into(),
             noise_schedule_config: "{}".into(),
@@ -145,9 +129,12 @@ impl Config {
 }
 
 impl NodeConfig for Config {
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
     fn validate(&self) -> Vec<Problem> {
-        let run = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
-        let mut problems: Vec<Problem> = run.into_iter().collect();
+        let mut problems = Vec::new();
         if self.block_size.is_empty() {
             if self.complementary {
                 let allowed = "allowed: false without BLOCK_SIZE (`BLOCK_SIZE: row` for rows that are not cut)";
@@ -176,7 +163,7 @@ impl NodeConfig for Config {
         problems
     }
 
-    fn gone() -> &'static [(&'static str, &'static str)] {
-        &[("ACCUMULATION", "the trainer says it with its demand")]
+    fn gone(key: &str) -> Option<&'static str> {
+        (key == "ACCUMULATION").then_some("the trainer says it with its demand")
     }
 }

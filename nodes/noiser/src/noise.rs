@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn presets_differ_in_t_and_in_the_first_position() {
-        use crate::config::{Anchor, Preset, Timesteps};
+        use difflow_node_kit::Preset;
+
+        use crate::config::{Anchor, Timesteps};
         let parity = Config { preset: Preset::Parity, ..Config::default() };
         let own = Config { timesteps: Timesteps::Stratified, anchor: Anchor::Clean, ..parity.clone() };
         let mut batch = sequences(64);

@@ -1,9 +1,8 @@
 //! The node's keys.
 
-use difflow_inference::{Caching, Decoding};
-use difflow_node_kit::{Problem, config::Config as NodeConfig};
-use difflow_schema::results;
-use difflow_schema::run::RunDir;
+use difflow_inference::{Caching, Compute, Decoding, IN_CHECKPOINT, in_checkpoint};
+use difflow_node_kit::record::deciding;
+use difflow_node_kit::{Config as NodeConfig, Problem, RunKeys};
 use difflow_text::Lengths;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,20 +12,18 @@ use serde_json::Value;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run.
-    pub run: String,
-    /// Folder of all runs.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Texts from nothing per checkpoint; a quarter of them at step 0.
     pub samples: u64,
     /// Texts from nothing at the last checkpoint.
+    #[schemars(extend("x-may-change" = true))]
     pub samples_final: u64,
     /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text. `canvas` for a model that was trained
     /// with an open end (OPEN_END): as many as its canvas has, in which the text ends by itself.
     pub lengths: String,
     /// Canvases of one forward pass.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1), extend("x-may-change" = true))]
     pub sample_batch: usize,
     /// How the texts are written.
     #[serde(flatten)]
@@ -41,18 +38,14 @@ pub struct Config {
     pub infill: String,
     /// How many of them are filled, from the first on: the surest position first, always the most probable token.
     pub infill_samples: usize,
-    /// Where the model runs: auto, cpu, cuda or cuda:N.
-    pub device: String,
-    /// CPU threads of one operation.
-    #[schemars(range(min = 1, max = 1024))]
-    pub threads: usize,
+    #[serde(flatten)]
+    pub compute: Compute,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             samples: 16,
             samples_final: 64,
             lengths: "75..110".into(),
@@ -62,32 +55,26 @@ impl Default for Config {
             checker: String::new(),
             infill: String::new(),
             infill_samples: 4,
-            device: "auto".into(),
-            threads: 1,
+            compute: Compute::default(),
         }
     }
 }
 
 impl NodeConfig for Config {
-    fn gone() -> &'static [(&'static str, &'static str)] {
-        const COPY: &str = "the checkpoint has its own copy of it";
-        &[
-            ("TOKENIZER", COPY),
-            ("BOS_TOKEN", COPY),
-            ("EOS_TOKEN", COPY),
-            ("STEPS", COPY),
-            ("BASE_MODEL", "JUDGE names the model that judges the texts"),
-            ("MODEL_RECIPE", COPY),
-            ("MODEL_RECIPE_CONFIG", COPY),
-            ("TORCH_MODEL", COPY),
-            ("TORCH_MODEL_CONFIG", COPY),
-            ("NOISE_SCHEDULE", "decoding has a schedule of its own"),
-            ("NOISE_SCHEDULE_CONFIG", "decoding has a schedule of its own"),
-        ]
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
+    fn gone(key: &str) -> Option<&'static str> {
+        match key {
+            "NOISE_SCHEDULE" | "NOISE_SCHEDULE_CONFIG" => Some("decoding has a schedule of its own"),
+            "BASE_MODEL" => Some("JUDGE names the model that judges the texts"),
+            "STEPS" => Some(IN_CHECKPOINT),
+            _ => in_checkpoint(key),
+        }
     }
 
     fn validate(&self) -> Vec<Problem> {
-        let name = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
         let lengths = (self.lengths != CANVAS && Lengths::parse(&self.lengths).is_none()).then(|| {
             let allowed = "allowed: two numbers from 1 on such as 80..125, both included, or canvas";
             Problem::new("LENGTHS", &self.lengths, allowed)
@@ -99,16 +86,12 @@ impl NodeConfig for Config {
                 "allowed: none, or set BLOCK (what is cached lies outside a block)",
             )
         });
-        name.into_iter().chain(lengths).chain(cache).collect()
+        lengths.into_iter().chain(cache).collect()
     }
 }
 
 /// LENGTHS of a text that ends by itself.
 pub const CANVAS: &str = "canvas";
-
-/// Keys that do not decide a text: where the run lies, and how fast it goes. SAMPLES_FINAL decides for the last checkpoint only, and
-/// [`Config::settings`] says so by SAMPLES.
-const FREE: [&str; 6] = ["RUN", "RUNS", "SAMPLES_FINAL", "SAMPLE_BATCH", "DEVICE", "THREADS"];
 
 impl Config {
     /// Texts from nothing at the checkpoint of `step`, in a run of `steps` where that is known.
@@ -121,9 +104,9 @@ impl Config {
         }
     }
 
-    /// The keys that decide the texts of `step`. Texts made with others are not used again.
+    /// The keys that decide the texts of `step`; SAMPLES is their number, whichever key says it.
     pub fn settings(&self, step: u64, steps: Option<u64>) -> Value {
-        results::settings(&Self { samples: self.count(step, steps), ..self.clone() }, &FREE)
+        deciding(&Self { samples: self.count(step, steps), ..self.clone() })
     }
 }
 
@@ -143,18 +126,14 @@ mod tests {
         assert_ne!(other.settings(300, Some(300)), config.settings(300, Some(300)));
     }
 
-    /// The list of keys was written by hand, here and in the evaluator, which had forgotten one. Now every key decides unless it stands here.
     #[test]
-    fn every_key_decides_the_texts_but_those_that_are_free() {
-        let schema = difflow_node_kit::config::schema::<Config>();
-        let keys: Vec<String> = difflow_node_kit::config::keys(&schema).into_iter().map(|(key, _)| key).collect();
+    fn keys_that_decide_no_text_may_change_when_a_run_is_resumed() {
         let settings = Config::default().settings(1, None);
-        for key in &keys {
-            assert!(settings.get(key).is_some() != FREE.contains(&key.as_str()), "{key}");
-        }
-        assert!(FREE.iter().all(|free| keys.iter().any(|key| key == free)), "a free key that there is no more");
         for key in ["DECODER", "DIFFUSION_STEPS", "TOP_P", "SEED", "JUDGE", "CHECKER", "GUIDANCE"] {
-            assert!(keys.iter().any(|known| known == key), "{key} is no key");
+            assert!(settings.get(key).is_some(), "{key}");
+        }
+        for key in ["RUN", "RUNS", "SAMPLES_FINAL", "SAMPLE_BATCH", "DEVICE", "THREADS"] {
+            assert!(settings.get(key).is_none(), "{key}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! What the sampler does with each checkpoint.
 
-use difflow_inference::set_num_threads;
 use difflow_node_kit::{CheckpointWork, Node, follow};
 use difflow_schema::run::RunDir;
 use difflow_schema::{Checkpoint, Texts};
@@ -14,8 +13,7 @@ use crate::sampling::Sampler;
 /// # Errors
 /// See README.md, "Failure modes".
 pub fn run(config: Config, mut node: Node) -> Result<()> {
-    set_num_threads(config.threads);
-    let dir = RunDir::new(&config.runs, &config.run);
+    let dir = config.run.dir();
     let work = Writing { dir: dir.clone(), sampler: Sampler::open(config)? };
     follow(&mut node, &dir, &work)
 }

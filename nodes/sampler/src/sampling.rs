@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_inference::{
-    Checker, Decoder, Decoding, Device, Gap, GapLength, OK, Opening, Peers, Piece, Session, Template, Written,
-};
+use difflow_inference::{Checker, Decoder, Decoding, Gap, GapLength, OK, Peers, Piece, Session, Template, Written};
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::{self as schema, Checkpoint, Text, Texts, Unmasked};
 use difflow_text::{Gap as GapText, Lengths, Words, distinct, entropy, read_gaps, repetition};
@@ -27,7 +25,7 @@ pub struct Sampler {
 impl Sampler {
     /// Looks at device, checker and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
     pub fn open(config: Config) -> Result<Self, Problems> {
-        Device::open(&config.device).map_err(|e| Problem::new("DEVICE", &config.device, e.to_string()))?;
+        config.compute.check().map_err(|e| Problem::new("DEVICE", &config.compute.device, e.to_string()))?;
         let lengths = Lengths::parse(&config.lengths);
         if lengths.is_none() && config.lengths != CANVAS {
             let allowed = "allowed: two numbers such as 80..125, or canvas";
@@ -49,12 +47,11 @@ impl Sampler {
         self.config.settings(checkpoint.step, steps(checkpoint))
     }
 
-    /// Texts of a checkpoint; `go_on` is asked before every batch. Errors if the checkpoint cannot be loaded, a key does not fit it, the
-    /// checker fails, or with the error of `go_on`.
+    /// Texts of a checkpoint; `go_on` is asked before every batch and while the checker works. Errors if the checkpoint cannot be
+    /// loaded, a key does not fit it, the checker fails, or with the error of `go_on`.
     pub fn write(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
         let start = Instant::now();
-        let opening = Opening { device: self.config.device.clone(), ..Opening::default() };
-        let session = Session::open(Path::new(&checkpoint.path), &opening)
+        let session = Session::open(Path::new(&checkpoint.path), &self.config.compute.opening())
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         let lengths = self.lengths(&session)?;
         let (words, peers) = (session.words().clone(), session.peers());
@@ -81,7 +78,7 @@ impl Sampler {
         for (index, written) in (0..).zip(&free) {
             samples.push(text("unconditional", index, written, written.body(), &words)?);
         }
-        self.check(&mut samples)?;
+        self.check(&mut samples, go_on)?;
         let mut metrics = metrics(&samples, &free);
         for ((index, written), (shown, gap)) in (0..).zip(&filled).zip(gaps.iter().zip(&cut)) {
             let body = &written.tokens[1..written.tokens.len() - 1];
@@ -132,10 +129,10 @@ impl Sampler {
     }
 
     /// Asks the checker about texts from nothing.
-    fn check(&self, samples: &mut [Text]) -> Result<()> {
+    fn check(&self, samples: &mut [Text], go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some(checker) = &self.checker else { return Ok(()) };
         let texts: Vec<String> = samples.iter().map(|sample| sample.text.clone()).collect();
-        for (sample, verdict) in samples.iter_mut().zip(checker.verdicts(&texts)?) {
+        for (sample, verdict) in samples.iter_mut().zip(checker.verdicts(&texts, go_on)?) {
             sample.verdict = verdict;
         }
         Ok(())

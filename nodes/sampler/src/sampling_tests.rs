@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use difflow_inference::tiny;
+use difflow_inference::{Compute, tiny};
 use difflow_node_kit::Stopped;
 
 use super::*;
@@ -23,7 +23,7 @@ fn sampler(change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Sampler, Che
         judge: "none".into(),
         sample_batch: 2,
         decoding: Decoding { decoder: Decoder::Random, steps: 4, ..Decoding::default() },
-        device: "cpu".into(),
+        compute: Compute { device: "cpu".into(), ..Compute::default() },
         ..Config::default()
     };
     change(&mut config);
@@ -157,7 +157,7 @@ fn missing_files_and_lengths_that_do_not_fit_are_problems_of_their_keys() {
     };
     assert_eq!(key(&|config| config.infill = "nowhere.jsonl".into()), "INFILL");
     assert_eq!(key(&|config| config.checker = "nowhere/checker".into()), "CHECKER");
-    assert_eq!(key(&|config| config.device = "gpu".into()), "DEVICE");
+    assert_eq!(key(&|config| config.compute.device = "gpu".into()), "DEVICE");
     tiny::write_model_with_learned_positions(&dir.path().join("checkpoint"));
     let long = Sampler::open(Config { lengths: "60..64".into(), ..good.config.clone() }).unwrap();
     let error = long.write(&checkpoint, &mut || Ok(())).unwrap_err();

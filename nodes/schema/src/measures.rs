@@ -1,6 +1,6 @@
 //! Every number that nodes send in metrics/1 or write to a results file, declared once: its name, unit and meaning,
-//! which direction is better, and where it is shown. docs/EDGES.md, the monitor's page, final screen and report,
-//! `difflow runs` and `difflow report`, and the checkpointer's ranking are generated from this table.
+//! which direction is better, and where it is shown. docs/EDGES.md, the monitor's final screen and report, `difflow runs`
+//! and `difflow report`, and the checkpointer's ranking are generated from this table.
 
 /// The monitor's input that brings a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +51,6 @@ pub struct Measure {
     pub label: &'static str,
     /// What it means.
     pub what: &'static str,
-    /// Whether the monitor's page has a curve of it.
-    pub curve: bool,
     /// Whether `difflow report` has a row of it, before and after training.
     pub reported: bool,
     /// The heading of its column in `difflow runs`; empty for none.
@@ -104,7 +102,7 @@ impl Source {
 
 impl Measure {
     const fn new(source: Source, name: &'static str, unit: Unit, label: &'static str, what: &'static str) -> Self {
-        Self { name, source, unit, better: None, label, what, curve: false, reported: false, column: "", figure: None }
+        Self { name, source, unit, better: None, label, what, reported: false, column: "", figure: None }
     }
 
     const fn training(name: &'static str, unit: Unit, what: &'static str) -> Self {
@@ -125,10 +123,6 @@ impl Measure {
 
     const fn higher(self) -> Self {
         Self { better: Some(Better::Higher), ..self }
-    }
-
-    const fn curve(self) -> Self {
-        Self { curve: true, ..self }
     }
 
     const fn reported(self) -> Self {
@@ -160,25 +154,22 @@ pub const MEASURES: &[Measure] = &[
         "weighted loss per maskable token: the bound itself under PRESET recommended; AR: cross-entropy",
     )
     .lower()
-    .curve()
     .column("loss"),
     Measure::training("loss_unweighted", Unit::Nats, "mean cross-entropy of the positions that carried loss")
-        .lower()
-        .curve(),
+        .lower(),
     Measure::training(
         "loss_ar",
         Unit::NatsPerToken,
         "OBJECTIVE: block with AR_WEIGHT: mean cross-entropy of the next tokens of the clean texts, without its weight",
     )
-    .lower()
-    .curve(),
+    .lower(),
     Measure::training("masked_share", Unit::Share, "of what could carry loss, what did"),
-    Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible").curve(),
-    Measure::training("learning_rate", Unit::Number, "learning rate of the step").curve(),
-    Measure::training("grad_norm", Unit::Number, "norm of the gradient before clipping").curve(),
+    Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible"),
+    Measure::training("learning_rate", Unit::Number, "learning rate of the step"),
+    Measure::training("grad_norm", Unit::Number, "norm of the gradient before clipping"),
     Measure::training("tokens_seen", Unit::Tokens, "training tokens so far, padding not counted")
         .column("tokens"),
-    Measure::training("tokens_per_s", Unit::TokensPerSecond, "tokens of the step by its seconds").higher().curve(),
+    Measure::training("tokens_per_s", Unit::TokensPerSecond, "tokens of the step by its seconds").higher(),
     Measure::training(
         "positions_read",
         Unit::Tokens,
@@ -198,7 +189,6 @@ pub const MEASURES: &[Measure] = &[
         "bound on the negative log-likelihood of held-out documents, given the length of each",
     )
     .lower()
-    .curve()
     .reported()
     .column("nelbo")
     .figure(Figure {
@@ -224,7 +214,6 @@ pub const MEASURES: &[Measure] = &[
         "OBJECTIVE: block with AR_WEIGHT: loss of the checkpoint itself left to right on the same documents, their ends included",
     )
     .lower()
-    .curve()
     .reported(),
     Measure::scores(
         "ar_loss",
@@ -233,7 +222,6 @@ pub const MEASURES: &[Measure] = &[
         "step 0: loss of the base model left to right on the same documents, their ends (and so their lengths) included",
     )
     .lower()
-    .curve()
     .reported(),
     Measure::scores(
         "infill_exact_match",
@@ -242,7 +230,6 @@ pub const MEASURES: &[Measure] = &[
         "gaps filled exactly, both sides visible",
     )
     .higher()
-    .curve()
     .reported()
     .column("infill")
     .figure(Figure { base: Some("ar_infill_exact_match"), ..FIGURE }),
@@ -261,7 +248,6 @@ pub const MEASURES: &[Measure] = &[
         "texts from nothing that the checker passes",
     )
     .higher()
-    .curve()
     .reported()
     .column("pass rate")
     .figure(Figure { count: Some("samples_checked"), ..FIGURE }),

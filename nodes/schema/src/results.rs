@@ -22,7 +22,7 @@ pub struct Results<C> {
     /// Training tokens seen.
     #[serde(default)]
     pub tokens_seen: u64,
-    /// The keys that decide the results: see [`settings`].
+    /// The keys that decide the results.
     #[serde(default)]
     pub settings: Value,
     /// Name ([`crate::measures`]) and value; null where it was not a finite number.
@@ -67,7 +67,7 @@ pub struct Written {
 pub struct Text {
     /// Number within its kind.
     pub index: u64,
-    /// `unconditional` or `infill`.
+    /// `unconditional` (from nothing) or `infill`.
     pub kind: String,
     /// What was given; a gap is `[…]`.
     #[serde(default)]
@@ -86,15 +86,6 @@ pub struct Text {
     /// Its tokens, and when each was revealed; none for a text that was written from left to right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Unmasked>,
-}
-
-/// The keys of a configuration that decide a result: all but `free`, so that a new key decides until somebody says otherwise.
-pub fn settings(configuration: &impl Serialize, free: &[&str]) -> Value {
-    let mut all = serde_json::to_value(configuration).unwrap_or_default();
-    if let Some(keys) = all.as_object_mut() {
-        keys.retain(|key, _| !free.contains(&key.as_str()));
-    }
-    all
 }
 
 impl<C: Serialize + DeserializeOwned> Results<C> {
@@ -210,11 +201,5 @@ mod tests {
         )
         .unwrap();
         assert_eq!(texts.content.samples[0].history.len(), 2);
-    }
-
-    #[test]
-    fn every_key_decides_but_those_that_are_said_not_to() {
-        let found = settings(&json!({"RUN": "a", "NEW": 1, "DEVICE": "cpu"}), &["RUN", "DEVICE"]);
-        assert_eq!(found, json!({"NEW": 1}));
     }
 }

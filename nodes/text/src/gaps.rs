@@ -95,14 +95,10 @@ mod tests {
     fn no_text_makes_the_parser_panic() {
         let pieces =
             ["[MASK", "]", ":", "5", "..", " ", "é", "漢", "[", "MASK", "99999999999999999999", "-1", "[MASK:3]", "\0"];
-        let mut state = 1u64;
-        let mut below = |n: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % n
-        };
+        let mut random = difflow_tests::Random::new(1);
         let mut read = 0;
         for _ in 0..20_000 {
-            let text: String = (0..below(12)).map(|_| pieces[below(pieces.len())]).collect();
+            let text: String = (0..random.below(12)).map(|_| pieces[random.below(pieces.len())]).collect();
             let Ok(parts) = parse_gaps(&text) else { continue };
             read += 1;
             let kept: usize = parts.iter().map(|part| if let Part::Text(text) = part { text.len() } else { 0 }).sum();

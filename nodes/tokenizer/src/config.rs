@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use difflow_node_kit::Problem;
 use difflow_node_kit::problem::Kind;
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,11 +13,8 @@ use crate::packing::{LongDocuments, Packing};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run.
-    pub run: String,
-    /// Folder of all runs.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Seed of the run: the order of the sequences depends on it.
     pub seed: u64,
     /// The tokenizer's file, or the hub id of a model that has one. Empty: the `tokenizer.json` of BASE_MODEL.
@@ -60,8 +56,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             seed: 0,
             tokenizer: None,
             base_model: "data/tiny/model".into(),
@@ -80,15 +75,18 @@ impl Default for Config {
 }
 
 impl difflow_node_kit::Config for Config {
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
     fn validate(&self) -> Vec<Problem> {
-        let run = RunDir::name_problem(&self.run).map(|allowed| Problem::new("RUN", &self.run, allowed));
         let stream = (self.open_end > 0.0 && self.packing == Packing::Stream).then(|| {
             Problem::new("OPEN_END", self.open_end, "allowed: 0 with PACKING stream, which cuts texts anywhere")
         });
         let canvas = self.canvas.filter(|&canvas| canvas > self.sequence_length).map(|canvas| {
             Problem::new("CANVAS", canvas, format!("allowed: at most SEQUENCE_LENGTH ({})", self.sequence_length))
         });
-        run.into_iter().chain(stream).chain(canvas).collect()
+        stream.into_iter().chain(canvas).collect()
     }
 
     fn fetch(&mut self) -> Result<(), Problem> {

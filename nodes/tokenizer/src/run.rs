@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use difflow_node_kit::{Event, Node, Problem, Problems, Puller, Received, Upstream};
 use difflow_schema::lock::{self, LockError};
-use difflow_schema::run::{RunDir, file_sha256};
+use difflow_schema::run::file_sha256;
 use difflow_schema::{Demand, Documents, Facts, Sequences, TokenizerFacts};
 use eyre::{Context, Result, ensure};
 
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let words = Words::open(&config)?;
-    let dir = RunDir::new(&config.runs, &config.run).tokens();
+    let dir = config.run.dir().tokens();
     let _lock = claim(&config, &dir)?;
     let tokenizer = facts(&config, &words)?;
     let mut documents: Puller<Documents> = Puller::new("documents", 0, WINDOW, PATIENCE);
@@ -139,7 +139,7 @@ fn claim(config: &Config, dir: &Path) -> Result<File> {
         LockError::Taken { holder, .. } => {
             let taken =
                 format!("another process ({holder}) has its token store; wait for it, stop it, or choose another RUN");
-            Problems::from(Problem::new("RUN", &config.run, taken)).into()
+            Problems::from(Problem::new("RUN", &config.run.name, taken)).into()
         }
         LockError::Io { source, .. } => unwritable(&source).into(),
     })

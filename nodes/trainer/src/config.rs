@@ -6,13 +6,12 @@ use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
 use difflow_model::{AdamW, Context, Decay, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
-use difflow_node_kit::{Config as NodeConfig, Problem};
-use difflow_schema::run::RunDir;
+use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::preset::{MaskedPositions, Normalisation, Preset};
+use crate::preset::{MaskedPositions, Normalisation};
 
 /// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -67,11 +66,8 @@ pub enum OptimizerStateKind {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Config {
-    /// Name of the run: its folder under RUNS. A name already taken is resumed if the configuration is the same.
-    pub run: String,
-    /// Folder of all runs, relative to the dataflow file.
-    #[schemars(extend("x-may-change" = true))]
-    pub runs: String,
+    #[serde(flatten)]
+    pub run: RunKeys,
     /// Key of all random numbers of the run.
     pub seed: u64,
     /// The model to start from: a Hugging Face directory, or a hub id such as `openai-community/gpt2` (`owner/name@revision`), which is
@@ -200,8 +196,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            run: "default".into(),
-            runs: "runs".into(),
+            run: RunKeys::default(),
             seed: 0,
             base_model: "data/tiny/model".into(),
             model_recipe: String::new(),
@@ -252,11 +247,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The run's folder.
-    pub fn run_dir(&self) -> RunDir {
-        RunDir::new(&self.runs, &self.run)
-    }
-
     /// What turns gradients into updates.
     pub fn optimizer(&self) -> Optimizer {
         Optimizer {
@@ -308,11 +298,12 @@ impl Config {
 }
 
 impl NodeConfig for Config {
+    fn run(&self) -> &RunKeys {
+        &self.run
+    }
+
     fn validate(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.generation().err().into_iter().collect();
-        if let Some(allowed) = RunDir::name_problem(&self.run) {
-            problems.push(Problem::new("RUN", &self.run, allowed));
-        }
         let path = Path::new(&self.base_model).join("config.json");
         if !path.is_file() && !difflow_hub::is_id(&self.base_model) {
             let allowed = "no such file; paths are relative to the dataflow file";
@@ -369,8 +360,8 @@ impl NodeConfig for Config {
         problems
     }
 
-    fn gone() -> &'static [(&'static str, &'static str)] {
-        &[("TOKENIZER", "the tokenizer node has it, and says with its batches which one it is")]
+    fn gone(key: &str) -> Option<&'static str> {
+        (key == "TOKENIZER").then_some("the tokenizer node has it, and says with its batches which one it is")
     }
 
     fn fetch(&mut self) -> Result<(), Problem> {

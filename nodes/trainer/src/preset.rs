@@ -5,21 +5,11 @@
 //! compared; `recommended` is the bound itself. A key that is set explicitly overrides the preset.
 
 use difflow_model::{MaskedSet, ModelConfig};
+use difflow_node_kit::Preset;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-
-/// Where keys that say `preset` get their value.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// What this project recommends.
-    #[default]
-    Recommended,
-    /// What the paper's code does.
-    Parity,
-}
 
 /// Two ways to count the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

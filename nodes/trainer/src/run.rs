@@ -54,7 +54,7 @@ struct Trainer {
 /// Trains from the last good checkpoint of the run, or from the base model, to STEPS.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     difflow_model::set_num_threads(config.threads);
-    let dir = config.run_dir();
+    let dir = config.run.dir();
     let _lock = record::claim(&dir)?;
     let made = Made::of(&config, &node.name(), &dir)?;
     save::tidy(&dir)?;

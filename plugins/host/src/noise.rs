@@ -68,11 +68,6 @@ impl NoiseSchedule {
         &self.instance
     }
 
-    /// Whether the plug-in has its own loss weight.
-    pub fn has_weight(&self) -> bool {
-        self.weight.is_some()
-    }
-
     /// α at each t in [0, 1].
     ///
     /// # Errors

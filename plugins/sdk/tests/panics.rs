@@ -58,73 +58,43 @@ impl NoiseSchedule for Fragile {
     }
 }
 
-struct Wrapped(Fragile);
-
-impl Component for Wrapped {
-    type Config = Options;
-
-    fn create(options: Options) -> Result<Self, Error> {
-        Fragile::create(options).map(Self)
-    }
-}
-
-impl AnnealingSchedule for Wrapped {
+impl AnnealingSchedule for Fragile {
     const WHOLE_PATTERN: bool = true;
 
     fn attn_mask_ratio(&self, _: u64) -> f64 {
-        self.0.enter("attn_mask_ratio");
+        self.enter("attn_mask_ratio");
         1.0
     }
     fn attn_mask(&self, _: u64, _: u64, _: usize, _: &mut [bool]) {
-        self.0.enter("attn_mask");
+        self.enter("attn_mask");
     }
 }
 
-impl State for Wrapped {
+impl State for Fragile {
     fn save(&self) -> Result<Vec<u8>, Error> {
-        self.0.enter("save");
+        self.enter("save");
         Ok(Vec::new())
     }
     fn load(&mut self, _: &[u8]) -> Result<(), Error> {
-        self.0.enter("load");
+        self.enter("load");
         Ok(())
     }
 }
 
-struct Changes(Fragile);
-
-impl Component for Changes {
-    type Config = Options;
-
-    fn create(options: Options) -> Result<Self, Error> {
-        Fragile::create(options).map(Self)
-    }
-}
-
-impl BatchTransform for Changes {
+impl BatchTransform for Fragile {
     fn accepts(&self, _: &[Field]) -> Result<(), Error> {
-        self.0.enter("output_schema");
+        self.enter("output_schema");
         Ok(())
     }
     fn process(&mut self, _: u64, _: u64, batch: Batch) -> Result<Batch, Error> {
-        self.0.enter("process");
+        self.enter("process");
         Ok(batch)
     }
 }
 
-struct Recipe(Fragile);
-
-impl Component for Recipe {
-    type Config = Options;
-
-    fn create(options: Options) -> Result<Self, Error> {
-        Fragile::create(options).map(Self)
-    }
-}
-
-impl ModelRecipe for Recipe {
+impl ModelRecipe for Fragile {
     fn recipe(&self) -> &str {
-        self.0.enter("recipe");
+        self.enter("recipe");
         "{}"
     }
 }
@@ -132,9 +102,9 @@ impl ModelRecipe for Recipe {
 entry! {
     static ENTRY;
     noise_schedule Fragile { id: "t.noise", name: "", vendor: "", license: "", description: "" }
-    annealing_schedule Wrapped, with state { id: "t.annealing", name: "", vendor: "", license: "", description: "" }
-    batch_transform Changes { id: "t.transform", name: "", vendor: "", license: "", description: "" }
-    model_recipe Recipe { id: "t.recipe", name: "", vendor: "", license: "", description: "" }
+    annealing_schedule Fragile, with state { id: "t.annealing", name: "", vendor: "", license: "", description: "" }
+    batch_transform Fragile { id: "t.transform", name: "", vendor: "", license: "", description: "" }
+    model_recipe Fragile { id: "t.recipe", name: "", vendor: "", license: "", description: "" }
 }
 
 fn no_error() -> abi::Error {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use difflow_node_kit::config::{keys, nearest, type_names};
 
 use crate::dataflow::finding::{Finding, Kind};
-use crate::dataflow::modules::env_of;
+use crate::dataflow::parts::env_of;
 use crate::dataflow::programs::{Program, program};
 use crate::dataflow::yaml::{Content, Entry, Mark, Node};
 

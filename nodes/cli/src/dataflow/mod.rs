@@ -4,6 +4,7 @@ pub mod assign;
 pub mod file;
 pub mod finding;
 mod modules;
+mod parts;
 pub mod programs;
 pub mod shape;
 pub mod tree;

@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_mask_row_is_counted_where_one_is_added() {
         let mut parity = work(512);
-        parity.trainer.preset = difflow_trainer::preset::Preset::Parity;
+        parity.trainer.preset = difflow_node_kit::Preset::Parity;
         assert_eq!(Cost::of(&work(512), &shape("gpt2")).mask_rows, 1);
         assert_eq!(Cost::of(&work(512), &shape("Llama-2-7b-hf")).mask_rows, 2);
         assert_eq!(Cost::of(&parity, &shape("gpt2")).mask_rows, 0);

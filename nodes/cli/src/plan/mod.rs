@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         println!("{:#}", to_json(&work, &shape, &cost, rate));
         return Ok(0);
     }
-    println!("{name}: run {} from {}", work.trainer.run, shape.from);
+    println!("{name}: run {} from {}", work.trainer.run.name, shape.from);
     for (key, value) in lines(&work, &cost, rate) {
         println!("  {key:<18} {value}");
     }

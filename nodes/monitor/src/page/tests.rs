@@ -33,7 +33,7 @@ fn get(page: &Page, path: &str) -> String {
 fn news(history: &History, state: &'static str) -> News {
     let step = history.metric("loss").map(|series| series.last().0);
     let status = Status { state, step, total: Some(1_000_000), ..Status::default() };
-    News { series: News::series_of(history), status, ..News::default() }
+    News { series: crate::curves::values(history), status, ..News::default() }
 }
 
 /// A reader of the page's events, in a version of HTTP that sends them without chunks.

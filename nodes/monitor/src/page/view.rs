@@ -5,25 +5,21 @@
 
 use std::collections::BTreeMap;
 
-use difflow_schema::measures::MEASURES;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::history::History;
+use crate::curves::{CHARTS, Chart};
 use crate::page::attention::{self, Frame};
 use crate::page::batch::Row;
 use crate::page::status::Status;
-use crate::series::{Point, Series};
-
-/// Share of the trainer's time in which it waited for data.
-const DATA_WAIT: &str = "data_wait_share";
+use crate::series::Point;
 
 /// What the monitor has to say; `None` and empty where nothing is new.
 #[derive(Debug, Default)]
 pub struct News {
     /// Where the run is.
     pub status: Status,
-    /// All points of the metrics that are shown.
+    /// All points of the curves ([`crate::curves::values`]).
     pub series: BTreeMap<&'static str, Vec<Point>>,
     /// A row of a batch.
     pub row: Option<Row>,
@@ -33,19 +29,6 @@ pub struct News {
     pub samples: Option<Vec<u64>>,
     /// Texts of the last of them: told, not asked for, because after the end of the run nobody answers.
     pub texts: Option<Value>,
-}
-
-impl News {
-    /// The curves of a history.
-    pub fn series_of(history: &History) -> BTreeMap<&'static str, Vec<Point>> {
-        let points = |name| Some((name, history.metric(name)?.points().to_vec()));
-        let mut series: BTreeMap<_, _> =
-            MEASURES.iter().filter(|one| one.curve).filter_map(|one| points(one.name)).collect();
-        if let (Some(waited), Some(took)) = (history.metric("data_wait_s"), history.metric("step_s")) {
-            series.insert(DATA_WAIT, Series::shares(waited, took));
-        }
-        series
-    }
 }
 
 /// Everything that is shown.
@@ -85,6 +68,7 @@ struct Update<'a> {
 struct State<'a> {
     run: &'a str,
     version: &'a str,
+    charts: &'static [Chart],
     #[serde(flatten)]
     update: Update<'a>,
 }
@@ -131,7 +115,7 @@ impl View {
             samples: Some(self.samples.as_slice()).filter(|samples| !samples.is_empty()),
             texts: self.texts.as_ref(),
         };
-        json(&State { run, version: env!("CARGO_PKG_VERSION"), update })
+        json(&State { run, version: env!("CARGO_PKG_VERSION"), charts: CHARTS, update })
     }
 }
 
@@ -153,11 +137,13 @@ fn json(value: &impl Serialize) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::curves::values;
+    use crate::history::History;
     use crate::history::tests::row;
     use difflow_schema::Preview;
 
     fn news(history: &History) -> News {
-        News { series: News::series_of(history), ..News::default() }
+        News { series: values(history), ..News::default() }
     }
 
     fn read(text: &str) -> Value {
@@ -197,7 +183,7 @@ mod tests {
         let (mut view, mut history) = (View::default(), History::default());
         let mut largest = 0;
         for step in 1..=1_000_000_u64 {
-            for name in MEASURES.iter().filter(|one| one.curve).map(|one| one.name) {
+            for name in CHARTS.iter().flat_map(|chart| chart.lines).map(|line| line.key) {
                 history.add(&row(name, step, f64::from(step as u32 % 97) / 97.0));
             }
             if step % 5000 == 0 {

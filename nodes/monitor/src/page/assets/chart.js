@@ -6,7 +6,7 @@ const cursor = { step: null, charts: [] };
 const PAD = { left: 46, right: 10, top: 8, bottom: 20 };
 
 export class Chart {
-  /** lines: [{key, name, color, marks}]; format: of a value; axis: of a tick; empty: what to say before there is anything. */
+  /** lines: [{key, name, color, style}] as in curves.rs; format: of a value; axis: of a tick; empty: what to say before there is anything. */
   constructor(host, { title, note = "", lines, format, axis = label, zero = false, log = false, empty = "" }) {
     Object.assign(this, { lines, format, axis, zero, log: false, points: new Map() });
     this.card = element("section", "card");
@@ -44,7 +44,7 @@ export class Chart {
   /** Takes the series that there are, by key. */
   update(series) {
     for (const line of this.lines) {
-      const points = (line.of ? line.of(series) : series[line.key]) ?? [];
+      const points = series[line.key] ?? [];
       this.points.set(line, points.filter((point) => point[1] !== null));
     }
     this.draw();
@@ -184,7 +184,7 @@ function trace(pen, line, points, x, y, color) {
   };
   pen.strokeStyle = color;
   pen.fillStyle = color;
-  const many = !line.marks && !line.plain && points.length >= 60;
+  const many = line.style === "noisy" && points.length >= 60;
   if (many && points.some((point) => point.length > 2)) {
     pen.globalAlpha = 0.12;
     pen.beginPath();
@@ -200,7 +200,7 @@ function trace(pen, line, points, x, y, color) {
     pen.lineWidth = 2;
     path(smooth(points));
   }
-  if (line.marks || points.length === 1) {
+  if (line.style === "marks" || points.length === 1) {
     for (const [step, value] of points) {
       pen.beginPath();
       pen.arc(x(step), y(value), 3.2, 0, 7);

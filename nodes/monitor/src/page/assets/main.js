@@ -13,38 +13,17 @@ import { Samples } from "./samples.js";
 const at = (id) => document.getElementById(id);
 const model = { series: {}, attention: [], status: {}, ended: false };
 
-const first = "The first step is on its way.";
 const hundredths = (share, span) => `${Number((share * 100).toPrecision(3))}${span ? " %" : ""}`;
-const charts = [
-  { title: "Training loss", note: "nats per token; weighted is the NELBO's integrand", format: number, log: true, empty: first,
-    lines: [{ key: "loss", name: "weighted", color: "blue" }, { key: "loss_unweighted", name: "unweighted", color: "orange" }] },
-  { title: "Validation NELBO", note: "nats per token on held-out text; the base model's loss is exact", format: number,
-    empty: "Scores come with the first checkpoint that the evaluator has finished.",
-    lines: [{ key: "nelbo", name: "diffusion", color: "blue", marks: true },
-      { of: baseline, name: "base model (AR)", color: "green", plain: true }] },
-  { title: "Visible right side", note: "attn_mask_ratio: later positions that attention sees", format: percent, axis: hundredths, zero: true, empty: first,
-    lines: [{ key: "attn_mask_ratio", name: "ratio", color: "green", plain: true }] },
-  { title: "Learning rate", format: (v) => v.toExponential(2), zero: true, empty: first,
-    lines: [{ key: "learning_rate", name: "learning rate", color: "orange", plain: true }] },
-  { title: "Gradient norm", note: "before clipping", format: number, log: true, zero: true, empty: first,
-    lines: [{ key: "grad_norm", name: "norm", color: "blue" }] },
-  { title: "Speed", note: "training tokens per second", format: si, zero: true, empty: first,
-    lines: [{ key: "tokens_per_s", name: "tokens/s", color: "green" }] },
-  { title: "Waiting for data", note: "share of the trainer's time", format: percent, axis: hundredths, zero: true, empty: first,
-    lines: [{ key: "data_wait_share", name: "share", color: "orange" }] },
-  { title: "Text quality", note: "gaps filled exactly, samples that pass the checker", format: percent, axis: hundredths, zero: true,
-    empty: "Scores come with the first checkpoint that is finished.",
-    lines: [{ key: "infill_exact_match", name: "gaps", color: "blue", marks: true }, { key: "pass_rate", name: "samples", color: "orange", marks: true }] },
-].map((chart) => new Chart(at("charts"), chart));
+/** How the values of a chart are written, and its ticks. */
+const formats = {
+  number: { format: number },
+  exponent: { format: (v) => v.toExponential(2) },
+  percent: { format: percent, axis: hundredths },
+  si: { format: si },
+};
+let charts = [];
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.draw()));
 const cards = { batch: new Batch(), attention: new Attention(), samples: new Samples(), health: new Health() };
-
-/** The base model's loss does not move: a level line over the steps that were scored. */
-function baseline(series) {
-  const loss = series.ar_loss?.[0]?.[1];
-  const scored = series.nelbo ?? [];
-  return loss === undefined || scored.length === 0 ? [] : [[scored[0][0], loss], [Math.max(scored.at(-1)[0], scored[0][0] + 1), loss]];
-}
 
 function tiles(status, series) {
   const last = (key) => series[key]?.at(-1)?.[1];
@@ -114,6 +93,8 @@ function listen() {
   events.addEventListener("state", (event) => {
     const state = JSON.parse(event.data);
     Object.assign(model, { series: {}, attention: [], status: {}, run: state.run });
+    // Which charts there are does not change; a reader who comes back has them already.
+    if (charts.length === 0) charts = state.charts.map((chart) => new Chart(at("charts"), { ...chart, ...formats[chart.format] }));
     at("run").textContent = state.run;
     at("version").textContent = `difflow ${state.version}`;
     take(state);

@@ -1,0 +1,37 @@
+//! Where a model runs: keys that sampler and evaluator have in common.
+
+use difflow_model::{Device, ModelError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Opening;
+
+/// Where a model runs. It decides how fast results come, not which.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
+pub struct Compute {
+    /// Where the model runs: auto, cpu, cuda or cuda:N.
+    #[schemars(extend("x-may-change" = true))]
+    pub device: String,
+    /// CPU threads of one operation.
+    #[schemars(range(min = 1, max = 1024), extend("x-may-change" = true))]
+    pub threads: usize,
+}
+
+impl Default for Compute {
+    fn default() -> Self {
+        Self { device: "auto".into(), threads: 1 }
+    }
+}
+
+impl Compute {
+    /// Errors if there is no such device.
+    pub fn check(&self) -> Result<(), ModelError> {
+        Device::open(&self.device).map(|_| ())
+    }
+
+    /// As options of a session.
+    pub fn opening(&self) -> Opening {
+        Opening { device: self.device.clone(), threads: Some(self.threads), ..Opening::default() }
+    }
+}
