@@ -126,7 +126,7 @@ impl Cost {
             tokens_per_step,
             tokens,
             positions,
-            head_share,
+            head_share: head_share / (1.0 + cut),
             flops,
             rule: if t.activation_checkpointing { FORMULA_RECOMPUTED } else { FORMULA },
             // Each position of a doubled input is counted; its attention as if it were full.
