@@ -15,7 +15,7 @@ version) and `fin` (there is no batch `seq`: the data ended), and on the way of 
 ";
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 37] = [
+const COLUMNS: [(&str, &str, &str); 38] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
     ("documents/1", "doc", "position of the document in the corpus, from 0"),
@@ -29,6 +29,11 @@ const COLUMNS: [(&str, &str, &str); 37] = [
     ("noised/2", "masked", "which tokens are masked in xt"),
     ("noised/2", "t", "t in (0, 1]: one of the row, or one of each position"),
     ("noised/2", "weight", "loss weight w(t): one of the row, or one of each position"),
+    (
+        "noised/2",
+        "block",
+        "positions of a block of the row, the row's length where it is not cut; 0 in a batch without blocks",
+    ),
     ("checkpoint/1", "step", "optimizer steps done"),
     ("checkpoint/1", "path", "absolute path of the folder"),
     ("checkpoint/1", "sha256", "of its manifest.json, in hex"),
