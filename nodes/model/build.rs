@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo:rerun-if-changed=shim/shim.cpp");
+    println!("cargo:rerun-if-changed=shim");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let Some(torch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         println!(
@@ -35,7 +35,7 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .file("shim/shim.cpp")
+        .files(["shim/shim.cpp", "shim/device.cpp"])
         .compile("difflow_shim");
     println!("cargo:rustc-link-search=native={}", torch.join("lib").display());
     for library in ["torch_cpu", "c10", "gomp"] {

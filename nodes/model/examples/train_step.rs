@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions,
-    Optimizer, Pattern, Precision, Profile,
+    Applied, Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective,
+    ObjectiveOptions, Optimizer, Pattern, Precision, Profile,
 };
 
 /// Times training steps and prints one JSON line.
@@ -67,6 +67,9 @@ enum Dtype {
     Bf16,
 }
 
+/// Steps before the ones that are timed.
+const WARM_UP: usize = 3;
+
 fn main() -> Result<(), ModelError> {
     let a = Arguments::parse();
     let device = Device::open(&a.device)?;
@@ -94,25 +97,29 @@ fn main() -> Result<(), ModelError> {
     let optimizer = Optimizer { muon: a.muon.then(Muon::default), ..Optimizer::default() };
     let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), optimizer)?;
 
+    let (recorded, steps) = (if a.profile.is_some() { 3 } else { 0 }, a.steps);
+    let batches: Vec<MicroBatch> =
+        (0..steps + WARM_UP + recorded).map(|step| noised_batch(&a, step, vocabulary)).collect();
     let (mut seconds, mut updates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut first, mut last) = (None, 0.0);
+    let mut all: Vec<Applied> = Vec::new();
+    let mut unread = None;
     let mut profile = None;
-    let recorded = if a.profile.is_some() { 3 } else { 0 };
-    for step in 0..a.steps + 3 + recorded {
-        if step == 3 && a.profile.is_some() {
+    for (step, mut batch) in batches.into_iter().enumerate() {
+        if step == WARM_UP && a.profile.is_some() {
             profile = Some(Profile::start()?);
         }
-        let mut batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
+        // As in training: what a step measured is read when the next one has been given to the device.
         let mut timed = |batch: &MicroBatch| -> Result<(f64, f64), ModelError> {
             let start = Instant::now();
-            let sums = learner.micro_step(batch, &pattern)?;
+            learner.start_micro_step(batch, &pattern)?;
             let micro = start.elapsed().as_secs_f64();
-            // Reads the gradient's norm, so on a GPU the step is over when it returns.
-            let applied = learner.apply(1e-4)?;
-            first.get_or_insert((sums.weighted / sums.maskable as f64, applied.grad_norm));
-            last = sums.weighted / sums.maskable as f64;
-            Ok((start.elapsed().as_secs_f64(), start.elapsed().as_secs_f64() - micro))
+            let begun = learner.start_update(1e-4)?;
+            let update = start.elapsed().as_secs_f64() - micro;
+            if let Some(before) = unread.replace(begun) {
+                all.push(learner.read(before)?);
+            }
+            Ok((start.elapsed().as_secs_f64(), update))
         };
         batch.blocks = a.block.map_or_else(Vec::new, |_| vec![a.length; a.rows]);
         let (whole, update) = timed(&batch)?;
@@ -122,19 +129,23 @@ fn main() -> Result<(), ModelError> {
             batch.blocks = vec![size; a.rows];
             ratios.push(timed(&batch)?.0 / whole);
         }
-        if step == 5
+        if step == WARM_UP + 2
             && let (Some(profile), Some(file)) = (profile.take(), &a.profile)
         {
             profile.stop(file)?;
         }
     }
+    if let Some(last) = unread.take() {
+        all.push(learner.read(last)?);
+    }
+    let loss = |applied: &Applied| applied.totals.weighted / applied.totals.maskable as f64;
     // The first steps allocate and warm up.
-    let mut seconds = seconds.split_off(3 + recorded);
-    let mut ratios = ratios.split_off((3 + recorded).min(ratios.len()));
+    let mut seconds = seconds.split_off(WARM_UP + recorded);
+    let mut ratios = ratios.split_off((WARM_UP + recorded).min(ratios.len()));
     ratios.sort_by(f64::total_cmp);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
-    let mut updates = updates.split_off(3 + recorded);
+    let mut updates = updates.split_off(WARM_UP + recorded);
     updates.sort_by(f64::total_cmp);
     let line = serde_json::json!({
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
@@ -151,9 +162,10 @@ fn main() -> Result<(), ModelError> {
         "device": device.to_string(),
         "threads": difflow_model::num_threads(),
         "peak_mib": peak_mib(),
-        "loss": last,
-        "first_loss": first.map(|(loss, _)| loss),
-        "first_grad_norm": first.map(|(_, norm)| norm),
+        "peak_device_mib": device.peak_memory()?.map(|bytes| bytes >> 20),
+        "loss": all.last().map(loss),
+        "first_loss": all.first().map(loss),
+        "first_grad_norm": all.first().map(|applied| applied.grad_norm),
     });
     println!("{line}");
     Ok(())

@@ -8,7 +8,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
-#include <cstring>
+#include "guarded.h"
 
 namespace {
 
@@ -44,18 +44,6 @@ struct RustNode : torch::autograd::Node {
     return out;
   }
 };
-
-template <class F>
-int guarded(char* error, size_t room, F f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& e) {
-    std::strncpy(error, e.what(), room - 1);
-    error[room - 1] = 0;
-    return 1;
-  }
-}
 
 }  // namespace
 

@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
 use crate::input::Layout;
+use crate::later::upload;
 use crate::pattern::Pattern;
 use crate::visibility::{Named, Visibility};
 
@@ -130,7 +131,7 @@ impl Attention {
             None => (Positions::Counted, None),
             Some(ids) => {
                 let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-                let index = Tensor::f_from_slice(&wide)?.f_view((1, -1))?.f_to_device(target.device)?;
+                let index = upload(&wide, target.device)?.f_view((1, -1))?;
                 (Positions::Given(ids.into()), Some(index))
             }
         };
@@ -155,9 +156,7 @@ pub(crate) fn additive(visible: &Tensor, kind: Kind) -> Result<Tensor, ModelErro
     if visible.device().is_cuda() {
         size[3] = (columns + 7) / 8 * 8;
     }
-    let bias = Tensor::f_zeros(&size, (kind, visible.device()))?.f_narrow(3, 0, columns)?;
-    let hidden = visible.f_logical_not()?;
-    let mut view = bias.shallow_clone();
-    let _ = view.f_masked_fill_(&hidden, f64::NEG_INFINITY)?;
+    let mut bias = Tensor::f_full(&size, f64::NEG_INFINITY, (kind, visible.device()))?.f_narrow(3, 0, columns)?;
+    let _ = bias.f_masked_fill_(visible, 0.0)?;
     Ok(bias)
 }

@@ -6,6 +6,7 @@
 use tch::Tensor;
 
 use crate::error::ModelError;
+use crate::many;
 use crate::parameter::Parameter;
 
 /// The averages, one for each parameter; of one that is not trained, the parameter itself.
@@ -40,5 +41,14 @@ impl Average {
             let _ = average.f_lerp_(&parameter.tensor.f_detach()?, 1.0 - self.decay)?;
         }
         Ok(())
+    }
+
+    /// As [`Average::add`] where `skip`, a number on the device, is 0; nothing changes where it is 1.
+    pub fn add_unless(&mut self, skip: &Tensor, parameters: &[Parameter]) -> Result<(), ModelError> {
+        let weight = skip.f_mul_scalar(self.decay - 1.0)?.f_add_scalar(1.0 - self.decay)?;
+        let trained = self.values.iter().zip(parameters).filter(|(_, parameter)| parameter.trainable);
+        let pairs = trained.map(|(average, parameter)| (average.shallow_clone(), parameter.tensor.shallow_clone()));
+        let (averages, weights): (Vec<Tensor>, Vec<Tensor>) = pairs.unzip();
+        many::lerp_all(&averages, &weights, &weight)
     }
 }

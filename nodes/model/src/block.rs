@@ -7,6 +7,7 @@ use crate::error::ModelError;
 use crate::family::Names;
 use crate::layers::{FeedForward, Linear, Norm};
 use crate::parameter::{Init, Leaf, Matrices};
+use crate::weight::Weight;
 
 /// Gives the tensor of a leaf; called once per leaf in a fixed order.
 pub(crate) type Take<'a> = dyn FnMut(Leaf) -> Result<Tensor, ModelError> + 'a;
@@ -24,6 +25,16 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// Its linear maps.
+    pub fn maps(&self) -> impl Iterator<Item = &Linear> {
+        [&self.qkv, &self.output].into_iter().chain(self.feed_forward.maps())
+    }
+
+    /// Its linear maps, to be changed.
+    pub fn maps_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.qkv, &mut self.output].into_iter().chain(self.feed_forward.maps_mut())
+    }
+
     /// The same tensors.
     pub fn share(&self) -> Self {
         Self {
@@ -80,7 +91,7 @@ impl Parts<'_, '_> {
         let weight = (self.take)(Leaf::of_matrices(init, weights, matrices))?;
         let biases = parts.iter().map(|(name, out)| (format!("{name}.bias"), vec![*out]));
         let bias = if bias { Some((self.take)(Leaf::new(Init::Zero, biases))?) } else { None };
-        Ok(Linear { weight, bias, in_first })
+        Ok(Linear { weight: weight.into(), bias: bias.map(Weight::from), in_first })
     }
 
     /// Block `layer`.

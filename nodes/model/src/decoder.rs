@@ -14,9 +14,10 @@ use crate::config::{ModelConfig, Positions};
 use crate::error::ModelError;
 use crate::fused;
 use crate::kernel::attention::{Plan, Shape};
-use crate::layers::Norm;
+use crate::layers::{Linear, Norm};
 use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
+use crate::weight::Weight;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -27,8 +28,8 @@ pub(crate) struct Decoder {
     position_table: Option<Tensor>,
     pub(crate) blocks: Vec<Block>,
     norm: Norm,
-    /// `[V, D]`; `None` when tied.
-    head: Option<Tensor>,
+    /// `[V, D]`; that of the embedding when tied.
+    head: Weight,
     rotary: Mutex<Option<Rotary>>,
 }
 
@@ -61,8 +62,11 @@ impl Decoder {
         let mut parts = Parts { config, names, take };
         let blocks = (0..config.layers).map(|layer| parts.block(layer)).collect::<Result<_, _>>()?;
         let norm = parts.norm(names.norm)?;
-        let head =
-            if config.tied { None } else { Some((parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?) };
+        let head = if config.tied {
+            embedding.shallow_clone().into()
+        } else {
+            (parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?.into()
+        };
         let rotary = Mutex::new(None);
         Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary })
     }
@@ -75,7 +79,7 @@ impl Decoder {
             position_table: None,
             blocks: Vec::new(),
             norm: self.norm.share(),
-            head: None,
+            head: self.head.share(),
             rotary: Mutex::new(self.kept_rotary().as_ref().map(Rotary::share)),
         }
     }
@@ -137,13 +141,29 @@ impl Decoder {
 
     /// Logits `[n, V]` (fp32) of normed rows.
     pub fn logits(&self, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let head = self.head_weight().f_to_kind(how.kind())?;
+        let head = self.head.of(how)?;
         Ok(normed.f_to_kind(how.kind())?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?)
     }
 
     /// `[V, D]`.
-    pub fn head_weight(&self) -> &Tensor {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    pub fn head(&self) -> &Weight {
+        &self.head
+    }
+
+    /// Keeps all matrices rounded to bf16 from now on, those of the products: nothing is cast in a forward.
+    ///
+    /// # Errors
+    /// When there is no memory for it: half as much again as the weights take.
+    pub fn round(&mut self) -> Result<(), ModelError> {
+        self.head.round_aligned()?;
+        self.blocks.iter_mut().flat_map(Block::maps_mut).try_for_each(Linear::round)
+    }
+
+    /// Of all matrices that are kept rounded: the rounded ones and the masters, to copy the latter over the former.
+    pub fn rounded(&self) -> Result<(Vec<Tensor>, Vec<Tensor>), ModelError> {
+        let weights = self.blocks.iter().flat_map(Block::maps).flat_map(Linear::weights).chain([&self.head]);
+        let pairs = weights.map(Weight::pair).collect::<Result<Vec<_>, _>>()?;
+        Ok(pairs.into_iter().flatten().unzip())
     }
 
     pub fn device(&self) -> Device {
@@ -168,12 +188,13 @@ impl Decoder {
         let qkv = block.qkv.apply(&block.attention_norm.apply(x, how)?, how)?;
         let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
-        let split = qkv.f_view((-1, h + 2 * kv, d))?;
-        let normed = |norm: &Norm, start: i64, count: i64| {
-            let heads = split.f_narrow(1, start, count)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+        // One split, not three views: their gradients are written once, not each into zeros.
+        let split = qkv.f_view((-1, h + 2 * kv, d))?.f_split_with_sizes([h, kv, kv], 1)?;
+        let normed = |norm: &Norm, heads: &Tensor| {
+            let heads = heads.f_to_kind(Kind::Float)?.f_contiguous()?;
             Ok::<_, ModelError>(norm.apply(&heads, how)?.f_to_kind(how.kind())?)
         };
-        let parts = [normed(q_norm, 0, h)?, normed(k_norm, h, kv)?, split.f_narrow(1, h + kv, kv)?];
+        let parts = [normed(q_norm, &split[0])?, normed(k_norm, &split[1])?, split[2].shallow_clone()];
         Ok(Tensor::f_cat(&parts, 1)?.f_view((-1, (h + 2 * kv) * d))?)
     }
 
@@ -187,13 +208,15 @@ impl Decoder {
     ) -> Result<(Tensor, Tensor, Tensor), ModelError> {
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
         let qkv = qkv.f_view((rows, length, h + 2 * kv, d))?;
-        let values = qkv.f_narrow(2, h + kv, kv)?.f_transpose(1, 2)?;
-        let mut turned = qkv.f_narrow(2, 0, h + kv)?;
-        if let Some((cos, sin)) = rotary {
-            turned = rotate(&turned, cos, sin)?;
-        }
-        let turned = turned.f_to_kind(how.kind())?.f_transpose(1, 2)?;
-        Ok((turned.f_narrow(1, 0, h)?, turned.f_narrow(1, h, kv)?, values))
+        let split = |of: &Tensor, sizes: &[i64]| of.f_split_with_sizes(sizes, 2);
+        let of_heads = |part: &Tensor| part.f_transpose(1, 2);
+        let Some((cos, sin)) = rotary else {
+            let parts = split(&qkv, &[h, kv, kv])?;
+            return Ok((of_heads(&parts[0])?, of_heads(&parts[1])?, of_heads(&parts[2])?));
+        };
+        let parts = split(&qkv, &[h + kv, kv])?;
+        let turned = split(&rotate(&parts[0], cos, sin)?.f_to_kind(how.kind())?, &[h, kv])?;
+        Ok((of_heads(&turned[0])?, of_heads(&turned[1])?, of_heads(&parts[1])?))
     }
 
     /// Attention of `[B, H, n, d]` over `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
@@ -206,7 +229,10 @@ impl Decoder {
         how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
         let (rows, h, new, d) = q.size4()?;
-        let (k, v) = (grouped(k, h)?, grouped(v, h)?);
+        // GPU kernels read a key for all query heads of its group; on the CPU the copies are what torch itself would make.
+        let on_device = q.device() != Device::Cpu;
+        let (k, v) = if on_device { (k.shallow_clone(), v.shallow_clone()) } else { (grouped(k, h)?, grouped(v, h)?) };
+        let in_groups = k.size()[1] != h;
         // Said explicitly each time: a fused call without a bias may otherwise turn causal, and a flash path ignore the bias.
         let (bias, causal) = match kernel {
             Kernel::Causal => (None, true),
@@ -214,7 +240,7 @@ impl Decoder {
             Kernel::Bias(bias) => (Some(bias), false),
             Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
-        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, None, false)?;
+        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, None, in_groups)?;
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
     }
 
@@ -280,10 +306,11 @@ unsafe impl Sync for Decoder {}
 /// Fails to compile when a field of a decoder is neither a tensor nor `Sync`.
 fn sync_apart_from_tensors(decoder: &Decoder) {
     fn sync<T: Sync>(_: &T) {}
-    let Decoder { config, embedding: _, position_table: _, blocks, norm, head: _, rotary } = decoder;
+    let Decoder { config, embedding: _, position_table: _, blocks, norm, head, rotary } = decoder;
     sync(config);
     sync(blocks);
     sync(norm);
+    sync(head);
     sync(rotary);
 }
 const _: fn(&Decoder) = sync_apart_from_tensors;
@@ -311,8 +338,8 @@ fn dropped(x: Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
 
 /// Rotates the pairs (i, i + d/2) of `[B, L, n, d]`: the layout of Hugging Face weights.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, ModelError> {
-    let half = x.size4()?.3 / 2;
-    let (a, b) = (x.f_narrow(3, 0, half)?, x.f_narrow(3, half, half)?);
+    let halves = x.f_split(x.size4()?.3 / 2, 3)?;
+    let (a, b) = (&halves[0], &halves[1]);
     let first = a.f_mul(cos)?.f_sub(&b.f_mul(sin)?)?;
     let second = b.f_mul(cos)?.f_add(&a.f_mul(sin)?)?;
     Ok(Tensor::f_cat(&[first, second], 3)?)

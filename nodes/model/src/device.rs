@@ -1,10 +1,16 @@
 //! Devices and threads, without exposing torch.
 
+use std::ffi::{c_char, c_int};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::ModelError;
+use crate::shim::checked;
+
+unsafe extern "C" {
+    fn difflow_peak_memory(index: c_int, bytes: *mut u64, error: *mut c_char, room: usize) -> c_int;
+}
 
 /// Where a model lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +41,18 @@ impl Device {
             return Err(wrong(format!("this machine has {count} CUDA device(s)")));
         }
         Ok(Self::Cuda(index))
+    }
+
+    /// The most bytes that tensors on it have taken so far; `None` for the CPU, whose memory is the process's.
+    ///
+    /// # Errors
+    /// What torch says.
+    pub fn peak_memory(self) -> Result<Option<u64>, ModelError> {
+        let Self::Cuda(index) = self else { return Ok(None) };
+        let mut bytes = 0;
+        // SAFETY: the number is written before the call returns.
+        checked(|error, room| unsafe { difflow_peak_memory(index as c_int, &raw mut bytes, error, room) })?;
+        Ok(Some(bytes))
     }
 
     pub(crate) fn torch(self) -> tch::Device {

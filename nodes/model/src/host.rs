@@ -1,5 +1,7 @@
 //! Tensors as memory: views of fp32 tensors on the CPU, and copies from any device.
 
+use std::cell::Cell;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::error::ModelError;
@@ -39,8 +41,24 @@ unsafe fn slice<'a>(at: *const f32, count: usize) -> &'a [f32] {
     unsafe { std::slice::from_raw_parts(at, count) }
 }
 
+thread_local! {
+    /// How often this thread has read values of a tensor back: on a GPU each waits for the device.
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has read something back from where it was computed.
+#[cfg(test)]
+pub(crate) fn reads() -> u64 {
+    READS.get()
+}
+
+pub(crate) fn count_read() {
+    READS.set(READS.get() + 1);
+}
+
 /// fp32 values copied to host memory, in row-major order.
 pub(crate) fn copied(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    count_read();
     let tensor = tensor.f_detach()?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let mut values = vec![0f32; tensor.numel()];
     tensor.f_copy_data(&mut values, tensor.numel())?;

@@ -7,12 +7,13 @@ use crate::config::{Activation, NormKind};
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::is_plain;
+use crate::weight::Weight;
 
 /// y = x·W (+ b), on rows `[N, in]`.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    pub weight: Tensor,
-    pub bias: Option<Tensor>,
+    pub weight: Weight,
+    pub bias: Option<Weight>,
     /// True when the weight is stored `[in, out]` (GPT-2's Conv1D), false for `[out, in]`.
     pub in_first: bool,
 }
@@ -20,15 +21,24 @@ pub(crate) struct Linear {
 impl Linear {
     /// The same tensors.
     pub fn share(&self) -> Self {
-        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias, in_first: self.in_first }
+        let bias = self.bias.as_ref().map(Weight::share);
+        Self { weight: self.weight.share(), bias, in_first: self.in_first }
     }
 
-    /// fp32 master weights are cast when the arithmetic is bf16.
+    /// Weight and bias.
+    pub fn weights(&self) -> impl Iterator<Item = &Weight> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+
+    /// Keeps weight and bias rounded from now on.
+    pub fn round(&mut self) -> Result<(), ModelError> {
+        std::iter::once(&mut self.weight).chain(&mut self.bias).try_for_each(Weight::round)
+    }
+
+    /// fp32 master weights are cast when the arithmetic is bf16, unless they are kept rounded.
     pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let kind = how.kind();
-        let (x, weight) = (x.f_to_kind(kind)?, self.weight.f_to_kind(kind)?);
-        let bias = self.bias.as_ref().map(|b| b.f_to_kind(kind)).transpose()?;
+        let (x, weight) = (x.f_to_kind(how.kind())?, self.weight.of(how)?);
+        let bias = self.bias.as_ref().map(|bias| bias.of(how)).transpose()?;
         Ok(match (self.in_first, bias) {
             (false, bias) => x.f_linear(&weight, bias)?,
             (true, Some(bias)) => bias.f_addmm(&x, &weight)?,
@@ -83,6 +93,20 @@ impl FeedForward {
         }
     }
 
+    /// Its linear maps.
+    pub fn maps(&self) -> [&Linear; 2] {
+        match self {
+            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => [up, down],
+        }
+    }
+
+    /// Its linear maps, to be changed.
+    pub fn maps_mut(&mut self) -> [&mut Linear; 2] {
+        match self {
+            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => [up, down],
+        }
+    }
+
     pub fn apply(&self, x: &Tensor, activation: Activation, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self {
             Self::Gated { gate_up, down } => {
@@ -91,8 +115,8 @@ impl FeedForward {
                     return down.apply(&fused::swiglu(&both.f_to_kind(Kind::Float)?)?, how);
                 }
                 let width = both.size2()?.1 / 2;
-                let (gate, up) = (both.f_narrow(1, 0, width)?, both.f_narrow(1, width, width)?);
-                down.apply(&activate(&gate, activation)?.f_mul(&up)?, how)
+                let parts = both.f_split(width, 1)?;
+                down.apply(&activate(&parts[0], activation)?.f_mul(&parts[1])?, how)
             }
             Self::Plain { up, down } => down.apply(&activate(&up.apply(x, how)?, activation)?, how),
         }

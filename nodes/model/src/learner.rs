@@ -5,13 +5,19 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use rand::Rng;
 
-use crate::arithmetic::Arithmetic;
+use tch::{Kind, Tensor};
+
+use crate::arithmetic::{Arithmetic, Precision};
 use crate::average::Average;
 use crate::batch::MicroBatch;
+use crate::device::Device;
 use crate::error::ModelError;
 use crate::host::copied;
-use crate::loss::{Divisor, StepSums};
+use crate::later::Later;
+use crate::loss::{Divisor, Losses, StepSums};
+use crate::many;
 use crate::model::Model;
+use crate::network::Network;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::pattern::Pattern;
@@ -48,12 +54,32 @@ pub struct Learner {
     dropout_seed: u64,
     reducer: Box<dyn Reducer>,
     sums: Sums,
+    /// Updates are computed by operations of the device, without waiting for it.
+    on_device: bool,
+}
+
+/// What PyTorch's clip_grad_norm_ adds to the norm.
+const CLIP_EPS: f64 = 1e-6;
+
+/// An update that the device may still be working on.
+#[derive(Debug)]
+pub struct Unread(Update);
+
+#[derive(Debug)]
+enum Update {
+    /// It is done.
+    Done(Applied),
+    /// The losses of its micro-steps, and before their values in `left` the gradient's norm.
+    There { totals: Totals, losses: Vec<Losses>, clip: Option<f64>, left: Later },
 }
 
 /// What has been added up since the last update.
 #[derive(Debug)]
 struct Sums {
+    /// Without the losses, where those are on the device.
     totals: Totals,
+    /// Those that are on the device.
+    losses: Vec<Losses>,
     /// Stands for the maskable tokens of the global batch, which are known only when all of it has been seen: the gradients are divided
     /// by it at each micro-step, so that they have about the size that they end with, and the update puts the difference right. It is
     /// the number of the first micro-batch; where that is the only one there is nothing to put right.
@@ -63,7 +89,7 @@ struct Sums {
 
 impl Sums {
     fn nothing() -> Self {
-        Self { totals: Totals::default(), divisor: 1.0, finite: true }
+        Self { totals: Totals::default(), losses: Vec::new(), divisor: 1.0, finite: true }
     }
 }
 
@@ -94,9 +120,18 @@ impl Learner {
             let wanted = "AdamW: it does not say which of its matrices are hidden";
             return Err(ModelError::input("the optimizer of a plug-in's torch model", "Muon", wanted));
         }
+        let arithmetic = model.arithmetic;
+        let torch = model.device != Device::Cpu || !arithmetic.kernels;
+        if let Network::Own(decoder) = &mut model.decoder
+            && torch
+            && arithmetic.precision == Precision::Bf16
+        {
+            decoder.round()?;
+        }
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
-        let (arithmetic, average, dropout_seed, sums) = (model.arithmetic, None, 0, Sums::nothing());
-        Ok(Self { model, options, arithmetic, optimizer, average, dropout_seed, reducer, sums })
+        let (average, dropout_seed, sums) = (None, 0, Sums::nothing());
+        let on_device = torch && optimizer.is_fused();
+        Ok(Self { model, options, arithmetic, optimizer, average, dropout_seed, reducer, sums, on_device })
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
@@ -125,8 +160,17 @@ impl Learner {
     }
 
     /// Forward and backward of one micro-batch; its gradients add to those of earlier micro-steps. Batches may come one by one: how
-    /// many there will be, and how large they are together, need not be known.
+    /// many there will be, and how large they are together, need not be known. Waits for the device, to return the losses.
     pub fn micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<StepSums, ModelError> {
+        self.forward_backward(batch, pattern)?.read()
+    }
+
+    /// As [`Learner::micro_step`], without waiting: the losses come with the update's [`Applied`].
+    pub fn start_micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<(), ModelError> {
+        self.forward_backward(batch, pattern).map(drop)
+    }
+
+    fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
         let number = self.sums.totals.micro_batches;
         // A plug-in's model may drop something, too.
         if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 {
@@ -140,10 +184,12 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let sums = self.model.sums(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
-        self.sums.totals.take(&sums, batch.tokens_read());
-        self.sums.finite &= sums.is_finite();
-        Ok(sums)
+        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
+        let known = if self.on_device { losses.counted() } else { losses.read()? };
+        self.sums.totals.take(&known, batch.tokens_read());
+        self.sums.finite &= known.is_finite();
+        self.sums.losses.push(losses);
+        self.sums.losses.last().ok_or_else(|| ModelError::Torch("a micro-step without losses".to_owned()))
     }
 
     /// What the gradients of the micro-steps are still to be multiplied by. Exactly 1 where there was one micro-step.
@@ -155,27 +201,104 @@ impl Learner {
     }
 
     /// Adds up over all processes, divides, clips, updates and clears the gradients. A NaN or infinite loss or gradient leaves weights
-    /// and moments as they were.
+    /// and moments as they were. Waits for the device.
     pub fn apply(&mut self, lr: f64) -> Result<Applied, ModelError> {
+        let unread = self.start_update(lr)?;
+        self.read(unread)
+    }
+
+    /// As [`Learner::apply`], without waiting: [`Learner::read`] says what it did. Updates are read in their order.
+    pub fn start_update(&mut self, lr: f64) -> Result<Unread, ModelError> {
         let totals = self.reducer.add(self.sums.totals, &mut self.model.parameters)?;
         let (factor, finite) = (self.factor(&totals), self.sums.finite);
-        self.sums = Sums::nothing();
+        let losses = std::mem::replace(&mut self.sums, Sums::nothing()).losses;
         if totals.positions + totals.ar_positions == 0 {
-            return Ok(Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite });
+            let applied = Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite };
+            return Ok(Unread(Update::Done(applied)));
+        }
+        if self.on_device {
+            return self.start_on_device(lr, totals, factor, losses);
         }
         let grad_norm = factor * self.optimizer.grad_norm(&self.model.parameters)?;
         let finite = finite && grad_norm.is_finite();
         let clip = self.optimizer.settings.adamw.clip.filter(|&clip| grad_norm > clip);
         if finite {
-            // PyTorch's clip_grad_norm_ adds the same 1e-6.
-            let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + 1e-6));
+            let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + CLIP_EPS));
             self.optimizer.update(&mut self.model.parameters, lr, scale)?;
             if let Some(average) = &mut self.average {
                 average.add(&self.model.parameters)?;
             }
+            self.round_again()?;
         }
         self.clear_gradients()?;
-        Ok(Applied { totals, grad_norm, clipped: finite && clip.is_some(), updated: finite, finite })
+        let applied = Applied { totals, grad_norm, clipped: finite && clip.is_some(), updated: finite, finite };
+        Ok(Unread(Update::Done(applied)))
+    }
+
+    /// The same arithmetic by operations of the device, which also decides whether the numbers are finite.
+    fn start_on_device(
+        &mut self,
+        lr: f64,
+        totals: Totals,
+        factor: f64,
+        losses: Vec<Losses>,
+    ) -> Result<Unread, ModelError> {
+        let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
+        let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
+        let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
+        let norm = many::norm(&gradients)?.f_mul_scalar(factor)?;
+        let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
+        let values = Tensor::f_cat(&values, 0)?.f_to_kind(Kind::Double)?;
+        // Not a number as soon as one of them is none, or infinite.
+        let sound = values.f_sum(Kind::Double)?.f_mul_scalar(0.0)?.f_add(&norm)?.f_isfinite()?;
+        let clip = self.optimizer.settings.adamw.clip;
+        let clipping = match clip {
+            Some(clip) => norm.f_add_scalar(CLIP_EPS)?.f_mul_scalar(1.0 / clip)?.f_clamp_min(1.0)?,
+            None => norm.f_ones_like()?,
+        };
+        let skip = sound.f_logical_not()?.f_to_kind(Kind::Float)?;
+        let divisor = clipping.f_mul_scalar(1.0 / factor)?.f_to_kind(Kind::Float)?;
+        self.optimizer.update_on_device(&self.model.parameters, lr, &divisor, &skip)?;
+        if let Some(average) = &mut self.average {
+            average.add_unless(&skip, &self.model.parameters)?;
+        }
+        self.round_again()?;
+        self.clear_gradients()?;
+        let left = Later::start(&Tensor::f_cat(&[norm.f_view(1)?, values], 0)?)?;
+        Ok(Unread(Update::There { totals, losses, clip, left }))
+    }
+
+    /// Copies the masters over the rounded weights, where those are kept.
+    fn round_again(&mut self) -> Result<(), ModelError> {
+        let Some(decoder) = self.model.decoder.own() else { return Ok(()) };
+        let (rounded, masters) = decoder.rounded()?;
+        if rounded.is_empty() { Ok(()) } else { many::copy_all(&rounded, &masters) }
+    }
+
+    /// What an update did. Waits until the device has done it.
+    pub fn read(&mut self, unread: Unread) -> Result<Applied, ModelError> {
+        let (mut totals, losses, clip, left) = match unread.0 {
+            Update::Done(applied) => return Ok(applied),
+            Update::There { totals, losses, clip, left } => (totals, losses, clip, left),
+        };
+        let left = left.read()?;
+        let (grad_norm, mut values) = (left[0], &left[1..]);
+        let mut finite = grad_norm.is_finite();
+        for losses in losses {
+            let own: usize = losses.there().map(Tensor::numel).sum();
+            let (these, rest) = values.split_at(own);
+            values = rest;
+            let sums = losses.sums(&these.iter().map(|&loss| loss as f32).collect::<Vec<_>>());
+            finite &= sums.is_finite();
+            totals.weighted += sums.weighted;
+            totals.unweighted += sums.unweighted;
+            totals.ar += sums.ar;
+        }
+        if !finite {
+            self.optimizer.step -= 1;
+        }
+        let clipped = finite && clip.is_some_and(|clip| grad_norm > clip);
+        Ok(Applied { totals, grad_norm, clipped, updated: finite, finite })
     }
 
     fn clear_gradients(&mut self) -> Result<(), ModelError> {
@@ -244,7 +367,9 @@ impl Learner {
     /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
     /// first where an average is kept: the model's file held it, and the weights are read here.
     pub fn load_optimizer(&mut self, dir: &Path) -> Result<(), ModelError> {
-        self.optimizer.load(dir, &self.model.parameters, self.average.is_some())
+        self.optimizer.load(dir, &self.model.parameters, self.average.is_some())?;
+        // With an average, the weights were read, too.
+        self.round_again()
     }
 
     /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection.

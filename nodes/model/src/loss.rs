@@ -14,8 +14,10 @@ use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::fused;
+use crate::head;
 use crate::host::copied;
 use crate::input::{Copies, Input};
+use crate::later::upload;
 use crate::model::Model;
 use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
@@ -75,10 +77,10 @@ impl StepSums {
     }
 
     /// Adds the losses of a part. f64 and in row-major order: the same losses give the same sums.
-    fn add(&mut self, part: &Part, losses: &[f32]) {
-        let Selection { row, weight, own, .. } = &part.selection;
+    fn add(&mut self, rows: &[usize], selection: &Selection, losses: &[f32]) {
+        let Selection { row, weight, own, .. } = selection;
         for ((&row, &weight), &loss) in row.iter().zip(weight).zip(losses).take(*own) {
-            let row = &mut self.rows[part.rows[row]];
+            let row = &mut self.rows[rows[row]];
             row.weighted += weight * f64::from(loss);
             row.unweighted += f64::from(loss);
             row.positions += 1;
@@ -98,6 +100,74 @@ impl StepSums {
             self.maskable += row.maskable;
         }
         self
+    }
+}
+
+/// The losses of a micro-batch, perhaps still on the device.
+#[derive(Debug)]
+pub(crate) struct Losses {
+    /// What is known without them.
+    known: StepSums,
+    parts: Vec<PartLosses>,
+}
+
+/// Those of the rows that one forward read.
+#[derive(Debug)]
+struct PartLosses {
+    /// Numbers of the rows in the batch.
+    rows: Vec<usize>,
+    selection: Selection,
+    values: Values,
+}
+
+#[derive(Debug)]
+enum Values {
+    /// A CPU kernel's.
+    Here(Vec<f32>),
+    /// fp32 `[n]`.
+    There(Tensor),
+}
+
+impl Losses {
+    /// What is known without reading anything: how many positions of each kind there are; the losses are 0.
+    pub fn counted(&self) -> StepSums {
+        let mut sums = StepSums { rows: Vec::new(), ..self.known.clone() };
+        sums.maskable = self.known.rows.iter().map(|row| row.maskable).sum();
+        for PartLosses { selection, .. } in &self.parts {
+            sums.positions += selection.own as u64;
+            sums.ar_positions += (selection.target.len() - selection.own) as u64;
+        }
+        sums
+    }
+
+    /// Those that are on a device, in order.
+    pub fn there(&self) -> impl Iterator<Item = &Tensor> {
+        self.parts.iter().filter_map(|part| match &part.values {
+            Values::Here(_) => None,
+            Values::There(tensor) => Some(tensor),
+        })
+    }
+
+    /// The sums, reading what is on a device.
+    pub fn read(&self) -> Result<StepSums, ModelError> {
+        let there = self.there().map(copied).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.sums(&there.concat()))
+    }
+
+    /// The sums, where the values of [`Losses::there`] are these.
+    pub fn sums(&self, there: &[f32]) -> StepSums {
+        let (mut sums, mut start) = (self.known.clone(), 0);
+        for PartLosses { rows, selection, values } in &self.parts {
+            match values {
+                Values::Here(losses) => sums.add(rows, selection, losses),
+                Values::There(_) => {
+                    let end = start + selection.target.len();
+                    sums.add(rows, selection, &there[start..end]);
+                    start = end;
+                }
+            }
+        }
+        sums.totalled()
     }
 }
 
@@ -168,24 +238,25 @@ impl Model {
         pattern: &Pattern,
         options: ObjectiveOptions,
     ) -> Result<StepSums, ModelError> {
-        tch::no_grad(|| self.sums(batch, pattern, options, self.arithmetic, None))
+        tch::no_grad(|| self.losses(batch, pattern, options, self.arithmetic, None)?.read())
     }
 
     /// Next-token loss sums under causal attention, without gradients; each document is read alone.
     pub fn ar_sums(&self, batch: &MicroBatch) -> Result<StepSums, ModelError> {
         let options = ObjectiveOptions::recommended(Objective::Ar);
-        tch::no_grad(|| self.sums(batch, &Pattern::Causal, options, self.arithmetic, None))
+        tch::no_grad(|| self.losses(batch, &Pattern::Causal, options, self.arithmetic, None)?.read())
     }
 
-    /// Sums of one micro-batch; with a divisor, gradients of weighted sum / divisor are added to the parameters'.
-    pub(crate) fn sums(
+    /// Losses of one micro-batch; with a divisor, gradients of weighted sum / divisor are added to the parameters'. Reads nothing back
+    /// from a device.
+    pub(crate) fn losses(
         &self,
         batch: &MicroBatch,
         pattern: &Pattern,
         options: ObjectiveOptions,
         how: Arithmetic,
         backward: Option<Divisor>,
-    ) -> Result<StepSums, ModelError> {
+    ) -> Result<Losses, ModelError> {
         batch.check(self.config.vocab_size, self.longest())?;
         let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
         let parts = Part::all(batch, pattern, options, mask)?;
@@ -193,9 +264,9 @@ impl Model {
             Divisor::Number(number) => number,
             Divisor::Positions => parts.iter().map(|part| part.selection.own).sum::<usize>().max(1) as f64,
         });
-        let mut sums = StepSums::of(batch);
+        let mut losses = Losses { known: StepSums::of(batch), parts: Vec::with_capacity(parts.len()) };
         for mut part in parts {
-            sums.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
+            losses.known.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
             if part.selection.target.is_empty() {
                 continue;
             }
@@ -203,11 +274,11 @@ impl Model {
             let input = Input::new(&part.batch, xt, &part.pattern, options.document_attention);
             let hidden = self.hidden(&input, &part.pattern, how, backward.is_some())?;
             let index: Vec<i64> = part.selection.from.iter().map(|&place| place as i64).collect();
-            let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
-            let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &part.selection, divisor, how)?;
-            sums.add(&part, &losses);
+            let index = upload(&index, self.device.torch())?;
+            let values = self.head_losses(&hidden.f_index_select(0, &index)?, &part.selection, divisor, how)?;
+            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values });
         }
-        Ok(sums.totalled())
+        Ok(losses)
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of an input.
@@ -223,41 +294,38 @@ impl Model {
         selection: &Selection,
         divisor: Option<f64>,
         how: Arithmetic,
-    ) -> Result<Vec<f32>, ModelError> {
+    ) -> Result<Values, ModelError> {
         let count = selection.target.len();
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         let scale: Option<Vec<f32>> =
             divisor.map(|divisor| selection.weight.iter().map(|w| (w / divisor) as f32).collect());
-        if let Some(decoder) = self.decoder.own().filter(|_| how.kernels) {
-            let (normed, head) = (decoder.normed(rows, how)?, decoder.head_weight());
+        let decoder = self.decoder.own();
+        if let Some(decoder) = decoder.filter(|_| how.kernels) {
+            let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
             let (total, losses) =
                 fused::head_loss(&normed, head, &selection.target, scale.as_deref(), (chunk, how.kind()))?;
             if scale.is_some() {
                 total.f_backward()?;
             }
-            return Ok(losses);
+            return Ok(Values::Here(losses));
         }
         let device = self.device.torch();
-        let target = Tensor::f_from_slice(&selection.target)?.f_to_device(device)?;
-        let scale = scale.map(|scale| Tensor::f_from_slice(&scale)?.f_to_device(device)).transpose()?;
-        // With several chunks the gradient stops at a leaf, and goes on in one piece when the last chunk is done.
-        let several = scale.is_some() && chunk < count;
-        let leaf = if several { rows.f_detach()?.f_set_requires_grad(true)? } else { rows.shallow_clone() };
-        let mut losses = Vec::with_capacity(count);
-        for start in (0..count).step_by(chunk) {
-            let (start, length) = (start as i64, chunk.min(count - start) as i64);
-            let logits = self.decoder.logits(&self.decoder.normed(&leaf.f_narrow(0, start, length)?, how)?, how)?;
-            let target = target.f_narrow(0, start, length)?;
-            let loss = logits.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
-            losses.extend(copied(&loss)?);
-            if let Some(scale) = &scale {
-                loss.f_mul(&scale.f_narrow(0, start, length)?)?.f_sum(Kind::Float)?.f_backward()?;
+        let target = upload(&selection.target, device)?;
+        let scale = scale.map(|scale| upload(&scale, device)).transpose()?;
+        if let Some(decoder) = decoder {
+            let normed = decoder.normed(rows, how)?;
+            let (total, losses) = head::loss(&normed, decoder.head(), &target, scale.as_ref(), chunk, how)?;
+            if scale.is_some() {
+                total.f_backward()?;
             }
+            return Ok(Values::There(losses));
         }
-        if several {
-            rows.f_mul(&leaf.f_grad()?)?.f_sum(Kind::Float)?.f_backward()?;
+        // A plug-in's model has made all logits already.
+        let loss = rows.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
+        if let Some(scale) = &scale {
+            loss.f_mul(scale)?.f_sum(Kind::Float)?.f_backward()?;
         }
-        Ok(losses)
+        Ok(Values::There(loss.f_detach()?))
     }
 }
 

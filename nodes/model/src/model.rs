@@ -16,6 +16,7 @@ use crate::error::ModelError;
 use crate::family::without_base;
 use crate::host::copied;
 use crate::input::Layout;
+use crate::later::upload;
 use crate::loader::TorchPlugin;
 use crate::loss::CHUNK_ELEMENTS;
 use crate::network::Network;
@@ -303,7 +304,7 @@ impl Model {
     pub(crate) fn ids(&self, tokens: &[u32], rows: usize) -> Result<Tensor, ModelError> {
         let wide: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
         let columns = (tokens.len() / rows.max(1)) as i64;
-        Ok(Tensor::f_from_slice(&wide)?.f_view((rows as i64, columns))?.f_to_device(self.device.torch())?)
+        Ok(upload(&wide, self.device.torch())?.f_view((rows as i64, columns))?)
     }
 }
 

@@ -10,12 +10,13 @@
 //! mutex: the tables of the rotary embedding, and a plug-in's instance. That mutex is also held while a plug-in's
 //! model is saved, because saving temporarily puts other values into its parameters.
 
-use crate::layers::{Linear, Norm};
+use crate::layers::Norm;
 use crate::model::Model;
 use crate::parameter::Parameter;
+use crate::weight::Weight;
 
 // SAFETY: the rule above; everything else in it is plain data.
-unsafe impl Sync for Linear {}
+unsafe impl Sync for Weight {}
 // SAFETY: as above.
 unsafe impl Sync for Norm {}
 // SAFETY: as above.

@@ -42,7 +42,7 @@ unsafe extern "C" {
 }
 
 /// Calls a shim function with room for its message.
-fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
+pub(crate) fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
     let mut message = [0 as c_char; 512];
     if call(message.as_mut_ptr(), message.len()) == 0 {
         return Ok(());

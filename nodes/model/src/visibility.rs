@@ -10,6 +10,7 @@ use tch::{Device, Tensor};
 use crate::batch::PADDING;
 use crate::error::ModelError;
 use crate::input::{Copies, Layout};
+use crate::later::upload;
 use crate::pattern::{Part, Pattern, Query};
 
 /// Queries that the CPU kernel handles together.
@@ -211,9 +212,8 @@ impl Visibility {
     /// As booleans `[1 or B, 1, L, L]` on a device, from two numbers a stretch.
     pub fn tensor(&self, device: Device) -> Result<Tensor, ModelError> {
         let (rows, side) = (self.rows as i64, self.length as i64);
-        let index = |values: &[i64], size: &[i64]| -> Result<Tensor, ModelError> {
-            Ok(Tensor::f_from_slice(values)?.f_view(size)?.f_to_device(device)?)
-        };
+        let index =
+            |values: &[i64], size: &[i64]| -> Result<Tensor, ModelError> { Ok(upload(values, device)?.f_view(size)?) };
         let queries = self.rows * self.length;
         let most = (0..queries).map(|query| self.stretches.get(query).len()).max().unwrap_or(0);
         let keys = Tensor::f_arange(side, (tch::Kind::Int64, device))?;
@@ -235,9 +235,11 @@ impl Visibility {
             None => Tensor::f_zeros([rows, 1, side, side], (tch::Kind::Bool, device))?,
         };
         let Some(bits) = &self.bits else { return Ok(visible) };
-        let pairs = (0..self.length).flat_map(|query| (0..self.length).map(move |key| bits.sees(query, key)));
-        let pairs = Tensor::f_from_slice(&pairs.collect::<Vec<bool>>())?.f_view((1, 1, side, side))?;
-        Ok(visible.f_logical_and(&pairs.f_to_device(device)?)?)
+        // An eighth of the bytes of booleans goes to the device.
+        let bytes = upload(&bits.bytes, device)?.f_view((side, -1, 1))?;
+        let values = upload(&[1u8, 2, 4, 8, 16, 32, 64, 128], device)?;
+        let pairs = bytes.f_bitwise_and_tensor(&values)?.f_ne(0)?.f_view((1, 1, side, -1))?.f_narrow(3, 0, side)?;
+        Ok(visible.f_logical_and(&pairs)?)
     }
 }
 

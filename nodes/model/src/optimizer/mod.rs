@@ -17,6 +17,7 @@ pub use state::StateKind;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::host::values;
+use crate::many::{self, Flags, Trained};
 use crate::optimizer::state::Noise;
 use crate::parameter::Parameter;
 use crate::snapshot::TensorFile;
@@ -89,6 +90,8 @@ pub(crate) struct OptimizerState {
     pub step: u64,
     /// Of the trained parameters, in their order.
     moments: Vec<Moments>,
+    /// The updates done, on the device, which knows first whether one was skipped.
+    counter: Option<Tensor>,
 }
 
 /// Those that have moments.
@@ -107,7 +110,7 @@ impl OptimizerState {
             })
         };
         let moments = trained(parameters).map(begun).collect::<Result<_, ModelError>>()?;
-        Ok(Self { settings, step: 0, moments })
+        Ok(Self { settings, step: 0, moments, counter: None })
     }
 
     /// Global norm of the gradients (‖·‖₂ over all parameters). NaN or infinite when a gradient is.
@@ -151,6 +154,50 @@ impl OptimizerState {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Whether one operation of the device updates all parameters: by AdamW, with a state in fp32.
+    pub fn is_fused(&self) -> bool {
+        self.settings.muon.is_none() && self.settings.state == StateKind::Fp32
+    }
+
+    /// One update from gradients divided by `divisor`, unless `skip` is 1: both are fp32 numbers on the device. Nothing is read back, so
+    /// the step counts at once; who learns that it was skipped takes it back.
+    ///
+    /// # Errors
+    /// When it is not [`OptimizerState::is_fused`].
+    pub fn update_on_device(
+        &mut self,
+        parameters: &[Parameter],
+        lr: f64,
+        divisor: &Tensor,
+        skip: &Tensor,
+    ) -> Result<(), ModelError> {
+        self.step += 1;
+        let done = match self.counter.take() {
+            Some(done) => done,
+            None => skip.f_full_like((self.step - 1) as f64)?,
+        };
+        let step = done.f_add_scalar(1.0)?;
+        let (mut matrices, mut others) = (Trained::default(), Trained::default());
+        for (parameter, moments) in trained(parameters).zip(&self.moments) {
+            let gradient = parameter.tensor.f_grad()?;
+            let Moments::AdamW { first, second } = moments else {
+                return Err(ModelError::Torch("a fused update of parameters that AdamW does not train".to_owned()));
+            };
+            if gradient.defined() {
+                let group = if parameter.is_matrix() { &mut matrices } else { &mut others };
+                group.weights.push(parameter.tensor.shallow_clone());
+                group.gradients.push(gradient);
+                group.first.push(first.shallow_clone());
+                group.second.push(second.shallow_clone());
+            }
+        }
+        let (flags, adamw) = (Flags { step: &step, divisor, skip }, self.settings.adamw);
+        many::adamw(&matrices, &flags, adamw, lr, adamw.weight_decay)?;
+        many::adamw(&others, &flags, adamw, lr, 0.0)?;
+        self.counter = Some(step.f_sub(skip)?);
         Ok(())
     }
 
@@ -212,7 +259,7 @@ impl OptimizerState {
         if all != used {
             return Err(wrong(format!("found {all} tensors, wanted {used}")));
         }
-        self.step = step;
+        (self.step, self.counter) = (step, None);
         Ok(())
     }
 }

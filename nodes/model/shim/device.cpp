@@ -1,0 +1,118 @@
+// What a step on a device needs and tch does not bind: copies that nothing waits for, and operations on lists of tensors, one kernel
+// launch for many parameters.
+//
+// Every function returns 0, or 1 with the message copied into `error` (`room` bytes). Lists of tensors are arrays of tch's C_tensor
+// pointers.
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <memory>
+#include <optional>
+
+#include "guarded.h"
+
+namespace {
+
+using at::Tensor;
+
+std::vector<Tensor> list(Tensor* const* tensors, size_t count) {
+  std::vector<Tensor> out;
+  out.reserve(count);
+  for (size_t i = 0; i < count; i++) out.push_back(tensors[i]->detach());
+  return out;
+}
+
+// A copy in host memory that may still be under way.
+struct Later {
+  Tensor host;
+  std::optional<c10::Event> done;
+};
+
+}  // namespace
+
+extern "C" {
+
+// `out` gets an owned copy of a host tensor on CUDA device `index`. Nothing waits for it: it goes through pinned memory.
+int difflow_upload(Tensor* host, int index, Tensor** out, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    *out = new Tensor(host->pin_memory().to(at::Device(at::kCUDA, index), /*non_blocking=*/true));
+  });
+}
+
+// Starts a copy to host memory; `out` is owned by the caller until difflow_later_drop.
+int difflow_later(Tensor* from, Later** out, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    const Tensor source = from->detach().contiguous();
+    auto later = std::make_unique<Later>();
+    if (source.is_cpu()) {
+      later->host = source.clone();
+    } else {
+      later->host = at::empty(source.sizes(), source.options().device(at::kCPU).pinned_memory(true));
+      later->host.copy_(source, /*non_blocking=*/true);
+      later->done.emplace(source.device().type());
+      later->done->record(c10::impl::VirtualGuardImpl(source.device().type()).getStream(source.device()));
+    }
+    *out = later.release();
+  });
+}
+
+// Waits for the copy; `out` gets an owned tensor of it.
+int difflow_later_read(Later* later, Tensor** out, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    if (later->done) later->done->synchronize();
+    *out = new Tensor(later->host);
+  });
+}
+
+void difflow_later_drop(Later* later) { delete later; }
+
+// `bytes` gets the most memory that tensors on CUDA device `index` have taken so far.
+int difflow_peak_memory(int index, uint64_t* bytes, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    const auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(index);
+    *bytes = stats.allocated_bytes[0].peak;
+  });
+}
+
+// `out` gets the norm over all tensors, in double precision, on their device.
+int difflow_norm(Tensor* const* tensors, size_t count, Tensor** out, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    *out = new Tensor(at::stack(at::_foreach_norm(list(tensors, count), 2, at::kFloat)).to(at::kDouble).norm());
+  });
+}
+
+// to[i] ← from[i], in the type of the former.
+int difflow_copy_all(Tensor* const* to, Tensor* const* from, size_t count, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    at::NoGradGuard off;
+    at::_foreach_copy_(list(to, count), list(from, count));
+  });
+}
+
+// to[i] ← to[i] + weight·(from[i] − to[i]).
+int difflow_lerp_all(Tensor* const* to, Tensor* const* from, size_t count, Tensor* weight, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    at::NoGradGuard off;
+    auto target = list(to, count);
+    const auto source = list(from, count);
+    for (size_t i = 0; i < count; i++) target[i].lerp_(source[i], *weight);
+  });
+}
+
+// One update by AdamW of fp32 tensors. The gradients are divided by `divisor` in place; nothing is changed where `skip` is 1. `step` is the
+// number of this update; all three are fp32 numbers on the tensors' device.
+int difflow_adamw(Tensor* const* weights, Tensor* const* gradients, Tensor* const* first, Tensor* const* second, size_t count,
+                  Tensor* step, Tensor* divisor, Tensor* skip, double lr, double beta1, double beta2, double decay, double eps,
+                  char* error, size_t room) {
+  return guarded(error, room, [&] {
+    at::NoGradGuard off;
+    const std::vector<Tensor> steps(count, *step);
+    at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, steps, lr, beta1,
+                      beta2, decay, eps, /*amsgrad=*/false, /*maximize=*/false, *divisor, *skip);
+  });
+}
+}
