@@ -4,6 +4,7 @@ use difflow_model::{Device, ModelError, self_test};
 
 fn main() -> Result<(), ModelError> {
     let device = Device::open(&std::env::args().nth(1).unwrap_or_else(|| "cpu".to_owned()))?;
+    println!("kernels: {:?}", device.kernels());
     let found = self_test(device)?;
     for compared in &found {
         let sign = if compared.holds() { "ok  " } else { "FAIL" };

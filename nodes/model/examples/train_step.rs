@@ -41,7 +41,10 @@ struct Arguments {
     /// With --block: weight of the AR loss of the clean text.
     #[arg(long, default_value_t = 0.0)]
     ar_weight: f64,
-    /// Torch operations instead of difflow's own CPU kernels.
+    /// Documents of a row, of equal length; they do not see each other.
+    #[arg(long, default_value_t = 1)]
+    documents: usize,
+    /// Torch operations instead of difflow's own kernels.
     #[arg(long)]
     plain: bool,
     /// The logits of all positions with loss at once, instead of in chunks.
@@ -82,8 +85,8 @@ fn main() -> Result<(), ModelError> {
         model.save(dir)?;
     }
     let precision = if a.dtype == Dtype::Bf16 { Precision::Bf16 } else { Precision::Fp32 };
-    let (kernels, recompute) = (!a.plain, a.checkpointing);
-    model.set_arithmetic(Arithmetic { precision, kernels, recompute, ..model.arithmetic() });
+    let (kernels, device_kernels, recompute) = (!a.plain, !a.plain, a.checkpointing);
+    model.set_arithmetic(Arithmetic { precision, kernels, device_kernels, recompute, ..model.arithmetic() });
     if a.unchunked {
         model.set_logit_chunk(usize::MAX);
     }
@@ -153,6 +156,7 @@ fn main() -> Result<(), ModelError> {
         "median_step_s": seconds[seconds.len() / 2],
         "block_step_ratio": ratios.get(ratios.len() / 2),
         "median_update_s": updates[updates.len() / 2],
+        "documents": a.documents,
         "optimizer": if a.muon { "muon" } else { "adamw" },
         "rows": a.rows,
         "length": a.length,
@@ -188,6 +192,8 @@ fn noised_batch(a: &Arguments, step: usize, vocabulary: u64) -> MicroBatch {
     let n = a.rows * a.length;
     let at = |i: usize| (step * n + i) as u64;
     let mut batch = MicroBatch::clean(a.rows, a.length, (0..n).map(|i| (hash(at(i)) % vocabulary) as u32).collect());
+    let document = a.length.div_ceil(a.documents.max(1));
+    batch.documents.iter_mut().enumerate().for_each(|(at, id)| *id = (at % a.length / document) as u32);
     for row in 0..a.rows {
         let t = (row as f64 + 0.5) / a.rows as f64;
         batch.weights[row] = 1.0 / t;

@@ -5,11 +5,14 @@
 // pointers.
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <cstdlib>
 #include <memory>
 #include <optional>
 
@@ -22,7 +25,7 @@ using at::Tensor;
 std::vector<Tensor> list(Tensor* const* tensors, size_t count) {
   std::vector<Tensor> out;
   out.reserve(count);
-  for (size_t i = 0; i < count; i++) out.push_back(tensors[i]->detach());
+  for (size_t i = 0; i < count; i++) out.push_back(*tensors[i]);
   return out;
 }
 
@@ -70,11 +73,65 @@ int difflow_later_read(Later* later, Tensor** out, char* error, size_t room) {
 
 void difflow_later_drop(Later* later) { delete later; }
 
+// `stream` gets the driver's handle of the stream that CUDA device `index` works on.
+int difflow_stream(int index, void** stream, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    *stream = c10::impl::VirtualGuardImpl(at::kCUDA).getStream(at::Device(at::kCUDA, index)).native_handle();
+  });
+}
+
+// How CUDA computes in this process: TF32 in fp32 products, and only kernels that give the same bits each time. Before it is first used.
+int difflow_device_settings(int tf32, int deterministic, double memory_fraction, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    auto& context = at::globalContext();
+    context.setFloat32MatmulPrecision(tf32 ? "high" : "highest");
+    if (deterministic) {
+      // cuBLAS splits sums in a fixed way only with a workspace of its own.
+      setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
+      context.setDeterministicAlgorithms(true, false);
+      context.setDeterministicCuDNN(true);
+      context.setBenchmarkCuDNN(false);
+    }
+    if (memory_fraction < 1) {
+      c10::CachingAllocator::setAllocatorSettings("per_process_memory_fraction:" + std::to_string(memory_fraction));
+    }
+  });
+}
+
 // `bytes` gets the most memory that tensors on CUDA device `index` have taken so far.
 int difflow_peak_memory(int index, uint64_t* bytes, char* error, size_t room) {
   return guarded(error, room, [&] {
     const auto stats = at::getDeviceAllocator(at::kCUDA)->getDeviceStats(index);
     *bytes = stats.allocated_bytes[0].peak;
+  });
+}
+
+// Attention inside documents that lie one after the other, without a bias: q [T, H, d], k and v [T, Hkv, d]; `bounds` are the places where
+// documents begin and the last one ends, 32-bit integers on the device; `longest` the tokens of the longest. Each of the five results is owned.
+int difflow_documents(Tensor* q, Tensor* k, Tensor* v, Tensor* bounds, int64_t longest, int causal, Tensor** out, Tensor** sums,
+                      Tensor** seed, Tensor** offset, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    at::NoGradGuard off;
+    auto [result, logsumexp, state, unused, mask] =
+        at::_flash_attention_forward(*q, *k, *v, *bounds, *bounds, longest, longest, 0.0, causal != 0, false);
+    *out = new Tensor(result);
+    *sums = new Tensor(logsumexp);
+    *seed = new Tensor(state);
+    *offset = new Tensor(unused);
+  });
+}
+
+// Its gradients of q, k and v.
+int difflow_documents_slope(Tensor* gradient, Tensor* q, Tensor* k, Tensor* v, Tensor* out, Tensor* sums, Tensor* bounds,
+                            int64_t longest, int causal, Tensor* seed, Tensor* offset, Tensor** of_q, Tensor** of_k, Tensor** of_v,
+                            char* error, size_t room) {
+  return guarded(error, room, [&] {
+    at::NoGradGuard off;
+    auto [dq, dk, dv] = at::_flash_attention_backward(*gradient, *q, *k, *v, *out, *sums, *bounds, *bounds, longest, longest, 0.0,
+                                                      causal != 0, *seed, *offset);
+    *of_q = new Tensor(dq);
+    *of_k = new Tensor(dk);
+    *of_v = new Tensor(dv);
   });
 }
 

@@ -14,9 +14,9 @@ namespace {
 
 using at::Tensor;
 
-// Runs once. Gets the gradient of the output (borrowed) and puts an owned tensor, or null for none, in each result; or returns 1 with the
-// message in `error`.
-typedef int (*Backward)(void* state, Tensor* gradient, Tensor** results, char* error, size_t room);
+// Runs once. Gets the gradients of the outputs (borrowed, null for none) and puts an owned tensor, or null for none, in each result; or
+// returns 1 with the message in `error`.
+typedef int (*Backward)(void* state, Tensor* const* gradients, Tensor** results, char* error, size_t room);
 typedef void (*Drop)(void* state);
 
 struct RustNode : torch::autograd::Node {
@@ -31,10 +31,15 @@ struct RustNode : torch::autograd::Node {
 
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
     torch::autograd::variable_list out(inputs);
-    if (!gradients[0].defined()) return out;
-    std::vector<Tensor*> raw(inputs, nullptr);
+    std::vector<Tensor*> raw(inputs, nullptr), given;
+    bool any = false;
+    for (Tensor& gradient : gradients) {
+      any |= gradient.defined();
+      given.push_back(gradient.defined() ? &gradient : nullptr);
+    }
+    if (!any) return out;
     char error[512] = "";
-    const int failed = backward(state, &gradients[0], raw.data(), error, sizeof(error));
+    const int failed = backward(state, given.data(), raw.data(), error, sizeof(error));
     for (size_t i = 0; i < inputs; i++) {
       if (raw[i] == nullptr) continue;
       out[i] = std::move(*raw[i]);
@@ -49,10 +54,10 @@ struct RustNode : torch::autograd::Node {
 
 extern "C" {
 
-// Makes `output` the result of a differentiable function of `inputs`. Takes `state` whatever happens: it is dropped at once
+// Makes `outputs` the results of a differentiable function of `inputs`. Takes `state` whatever happens: it is dropped at once
 // when no gradient is wanted.
-int difflow_attach(Tensor* output, Tensor* const* inputs, size_t count, void* state, Backward backward, Drop drop,
-                   char* error, size_t room) {
+int difflow_attach(Tensor* const* outputs, size_t results, Tensor* const* inputs, size_t count, void* state, Backward backward,
+                   Drop drop, char* error, size_t room) {
   return guarded(error, room, [&] {
     auto node = std::make_shared<RustNode>();
     node->state = state;
@@ -67,7 +72,7 @@ int difflow_attach(Tensor* output, Tensor* const* inputs, size_t count, void* st
     }
     if (!wanted || !at::GradMode::is_enabled()) return;
     node->set_next_edges(std::move(edges));
-    torch::autograd::set_history(*output, node);
+    for (size_t i = 0; i < results; i++) torch::autograd::set_history(*outputs[i], node);
   });
 }
 

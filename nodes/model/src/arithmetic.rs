@@ -19,6 +19,8 @@ pub struct Arithmetic {
     /// difflow's own kernels where there are any, which is on the CPU. Off, everything is torch operations: to measure one against the
     /// other.
     pub kernels: bool,
+    /// The same on a GPU: difflow's own CUDA kernels, for bf16.
+    pub device_kernels: bool,
     /// Share of activations dropped, at GPT-2's places. Attention then runs on torch's kernels.
     pub dropout: f64,
     /// Activation checkpointing: blocks are computed again in the backward pass, which saves the memory of their activations. The
@@ -29,7 +31,8 @@ pub struct Arithmetic {
 impl Arithmetic {
     /// What a model on a device begins with: fp32 and the device's best kernels.
     pub fn of(device: Device) -> Self {
-        Self { precision: Precision::Fp32, kernels: device == Device::Cpu, dropout: 0.0, recompute: false }
+        let host = device == Device::Cpu;
+        Self { precision: Precision::Fp32, kernels: host, device_kernels: !host, dropout: 0.0, recompute: false }
     }
 
     /// Element type of matrix products and attention.

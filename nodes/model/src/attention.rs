@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
+use crate::cuda::Documents;
 use crate::error::ModelError;
 use crate::input::Layout;
 use crate::later::upload;
@@ -22,6 +23,8 @@ pub(crate) enum Kernel {
     Full,
     /// Additive bias, `[1 or B, 1, L, L]`.
     Bias(Tensor),
+    /// Causal or full inside documents, on a GPU.
+    Documents(Documents),
     /// Our own kernel on the CPU.
     Fused(Arc<Visibility>),
 }
@@ -31,10 +34,12 @@ impl Kernel {
         if target.fused {
             return Ok(Self::Fused(Arc::new(visibility)));
         }
-        Ok(match visibility.named() {
-            Some(Named::Causal) => Self::Causal,
-            Some(Named::Full) => Self::Full,
-            None => Self::Bias(additive(&visibility.tensor(target.device)?, target.kind)?),
+        let documents = visibility.documents().filter(|_| target.documents);
+        Ok(match (visibility.named(), documents) {
+            (Some(Named::Causal), _) => Self::Causal,
+            (Some(Named::Full), _) => Self::Full,
+            (None, Some((named, all))) => Self::Documents(Documents::new(all, named == Named::Causal, target.device)?),
+            (None, None) => Self::Bias(additive(&visibility.tensor(target.device)?, target.kind)?),
         })
     }
 
@@ -44,6 +49,7 @@ impl Kernel {
             Self::Causal => Self::Causal,
             Self::Full => Self::Full,
             Self::Bias(bias) => Self::Bias(bias.shallow_clone()),
+            Self::Documents(documents) => Self::Documents(documents.clone()),
             Self::Fused(visibility) => Self::Fused(visibility.clone()),
         }
     }
@@ -56,6 +62,8 @@ pub(crate) struct Target {
     pub device: tch::Device,
     /// Whether our own CPU kernel may be used.
     pub fused: bool,
+    /// Whether documents may be told to a kernel instead of by a bias.
+    pub documents: bool,
 }
 
 /// Position ids of a row of the input, the same for all rows.

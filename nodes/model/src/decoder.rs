@@ -11,6 +11,7 @@ use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Kernel, LayerAttention, Target};
 use crate::block::{Block, Parts, Take};
 use crate::config::{ModelConfig, Positions};
+use crate::cuda;
 use crate::error::ModelError;
 use crate::fused;
 use crate::kernel::attention::{Plan, Shape};
@@ -87,11 +88,17 @@ impl Decoder {
     /// Where attention is computed, for [`Attention::new`].
     pub fn target(&self, how: Arithmetic) -> Target {
         // Our own kernel does not drop anything.
-        Target { kind: how.kind(), device: self.device(), fused: how.kernels && how.dropout == 0.0 }
+        let (kind, device, whole) = (how.kind(), self.device(), how.dropout == 0.0);
+        let documents = cuda::kernels(device, how).is_some() && whole && self.config.head_dim % 8 == 0;
+        Target { kind, device, fused: how.kernels && whole, documents }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let kernels = cuda::kernels(self.device(), how).filter(|_| how.dropout == 0.0 && !how.recompute);
+        if kernels.is_some() {
+            return self.hidden_joined(tokens, attention, how, kernels.as_ref());
+        }
         let size = tokens.size2()?;
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -185,7 +192,12 @@ impl Decoder {
 
     /// Queries, keys and values `[B·L, (H + 2·Hkv)·d]`, heads normed where the model does that.
     pub(crate) fn project(&self, block: &Block, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let qkv = block.qkv.apply(&block.attention_norm.apply(x, how)?, how)?;
+        self.projected(block, &block.attention_norm.apply(x, how)?, how)
+    }
+
+    /// As [`Decoder::project`], of rows that the block's norm has seen.
+    pub(crate) fn projected(&self, block: &Block, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let qkv = block.qkv.apply(normed, how)?;
         let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
         // One split, not three views: their gradients are written once, not each into zeros.
@@ -238,6 +250,11 @@ impl Decoder {
             Kernel::Causal => (None, true),
             Kernel::Full => (None, false),
             Kernel::Bias(bias) => (Some(bias), false),
+            Kernel::Documents(documents) => {
+                let tokens = |x: &Tensor| Ok::<_, ModelError>(x.f_transpose(1, 2)?.f_flatten(0, 1)?);
+                let out = documents.attend(&tokens(q)?, &tokens(&k)?, &tokens(&v)?)?;
+                return Ok(out.f_reshape([rows * new, h * d])?);
+            }
             Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
         let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, None, in_groups)?;
@@ -316,6 +333,11 @@ fn sync_apart_from_tensors(decoder: &Decoder) {
 const _: fn(&Decoder) = sync_apart_from_tensors;
 
 impl Rotary {
+    /// Cosines and sines on the device, `[L, d/2]`.
+    pub fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// The same tables.
     fn share(&self) -> Self {
         let (cos, sin) = (self.cos.shallow_clone(), self.sin.shallow_clone());

@@ -5,10 +5,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cuda;
 use crate::error::ModelError;
 use crate::shim::checked;
 
 unsafe extern "C" {
+    fn difflow_device_settings(
+        tf32: c_int,
+        deterministic: c_int,
+        memory_fraction: f64,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
     fn difflow_peak_memory(index: c_int, bytes: *mut u64, error: *mut c_char, room: usize) -> c_int;
 }
 
@@ -19,6 +27,37 @@ pub enum Device {
     Cpu,
     /// CUDA device by index.
     Cuda(usize),
+}
+
+/// How CUDA computes in this process. On the CPU nothing of it matters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeviceSettings {
+    /// Products of fp32 matrices in TF32: 10 bits of mantissa, several times the speed.
+    pub tf32: bool,
+    /// Only kernels that give the same bits each time on the same kind of device. An operation that has none is an error.
+    pub deterministic: bool,
+    /// The most of the device's memory that this process takes, as a share.
+    pub memory_fraction: f64,
+}
+
+impl Default for DeviceSettings {
+    fn default() -> Self {
+        Self { tf32: false, deterministic: false, memory_fraction: 1.0 }
+    }
+}
+
+impl DeviceSettings {
+    /// Takes effect from now on; before a model is loaded.
+    ///
+    /// # Errors
+    /// What torch says.
+    pub fn set(self) -> Result<(), ModelError> {
+        let (tf32, deterministic) = (c_int::from(self.tf32), c_int::from(self.deterministic));
+        // SAFETY: plain numbers.
+        checked(|error, room| unsafe {
+            difflow_device_settings(tf32, deterministic, self.memory_fraction, error, room)
+        })
+    }
 }
 
 impl Device {
@@ -41,6 +80,14 @@ impl Device {
             return Err(wrong(format!("this machine has {count} CUDA device(s)")));
         }
         Ok(Self::Cuda(index))
+    }
+
+    /// Whether difflow's own kernels run on it; errors say why not.
+    pub fn kernels(self) -> Result<(), String> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(index) => cuda::missing(index).map_or(Ok(()), Err),
+        }
     }
 
     /// The most bytes that tensors on it have taken so far; `None` for the CPU, whose memory is the process's.
@@ -122,7 +169,7 @@ fn load_cuda() -> Result<(), String> {
 
 /// The directory that libtorch_cpu.so was loaded from.
 #[cfg(target_os = "linux")]
-fn torch_dir() -> Result<PathBuf, String> {
+pub(crate) fn torch_dir() -> Result<PathBuf, String> {
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(|e| e.to_string())?;
     let path =
         maps.lines().find_map(|line| line.ends_with("/libtorch_cpu.so").then(|| line.find('/').map(|at| &line[at..])));

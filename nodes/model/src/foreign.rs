@@ -29,7 +29,7 @@ impl Foreign {
     }
 
     pub fn target(&self) -> Target {
-        Target { kind: self.kind, device: self.device.torch(), fused: false }
+        Target { kind: self.kind, device: self.device.torch(), fused: false, documents: false }
     }
 
     /// The parameters that are trained, sharing memory with the plug-in.
@@ -92,7 +92,9 @@ impl Foreign {
             Kernel::Bias(bias) => bias.shallow_clone(),
             Kernel::Causal => additive(&square()?.f_tril(0)?, self.kind)?,
             Kernel::Full => additive(&square()?, self.kind)?,
-            Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached a plug-in".to_owned())),
+            Kernel::Documents(_) | Kernel::Fused(_) => {
+                return Err(ModelError::Torch("a CPU kernel's plan reached a plug-in".to_owned()));
+            }
         };
         Ok(self.forward(ids, &bias, train)?.f_flatten(0, 1)?)
     }

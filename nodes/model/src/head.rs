@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use crate::arithmetic::Arithmetic;
+use crate::cuda;
 use crate::error::ModelError;
 use crate::shim::attach;
 use crate::weight::Weight;
@@ -20,6 +21,7 @@ pub(crate) fn loss(
 ) -> Result<(Tensor, Tensor), ModelError> {
     let (count, kind, vocabulary) = (target.size1()?, how.kind(), head.master.size()[0]);
     let (x, weights) = (rows.f_detach()?.f_to_kind(kind)?, head.filled(how)?);
+    let kernels = cuda::kernels(rows.device(), how);
     let (mut losses, mut slopes) = (Vec::new(), Vec::new());
     let mut head_gradient: Option<Tensor> = None;
     tch::no_grad(|| -> Result<(), ModelError> {
@@ -27,9 +29,13 @@ pub(crate) fn loss(
             let length = (chunk as i64).min(count - start);
             let part = x.f_narrow(0, start, length)?;
             let logits = part.f_mm(&weights.f_tr()?)?;
-            let wanted = target.f_narrow(0, start, length)?.f_unsqueeze(1)?;
+            let wanted = target.f_narrow(0, start, length)?;
             let scale = scale.map(|scale| scale.f_narrow(0, start, length)).transpose()?;
-            let (loss, slope) = cross_entropy(logits, vocabulary, &wanted, scale.as_ref())?;
+            let fast = cuda::cross_entropy(&logits, vocabulary, &wanted, scale.as_ref(), kernels.as_ref())?;
+            let (loss, slope) = match fast {
+                Some(loss) => (loss, scale.is_some().then_some(logits)),
+                None => cross_entropy(logits, vocabulary, &wanted.f_unsqueeze(1)?, scale.as_ref())?,
+            };
             losses.push(loss);
             let Some(slope) = slope else { continue };
             slopes.push(slope.f_mm(&weights)?);

@@ -67,6 +67,11 @@ impl Norm {
         if how.kernels && self.kind == NormKind::Rms && is_plain(x) {
             return fused::rms_norm(x, &self.weight, self.eps);
         }
+        self.plain(x)
+    }
+
+    /// By torch's operations.
+    pub fn plain(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let shape = self.weight.size();
         Ok(match self.kind {
             NormKind::Layer => x.f_layer_norm(&shape, Some(&self.weight), self.bias.as_ref(), self.eps, true)?,

@@ -65,6 +65,15 @@ const CLIP_EPS: f64 = 1e-6;
 #[derive(Debug)]
 pub struct Unread(Update);
 
+impl Unread {
+    /// Positions of its batches that are not padding.
+    pub fn tokens(&self) -> u64 {
+        match &self.0 {
+            Update::Done(Applied { totals, .. }) | Update::There { totals, .. } => totals.tokens,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Update {
     /// It is done.

@@ -46,6 +46,7 @@ mod cache;
 mod config;
 mod config_reader;
 mod config_unsupported;
+mod cuda;
 mod decode;
 mod decoder;
 mod device;
@@ -100,7 +101,7 @@ pub use decode::{
     Piece, Prompt, Reveal, Revealed, Reveals, Sampling, Score, Speculated, Speculating, Speculation, Start, Template,
     Watch, Watched, Writing, Written,
 };
-pub use device::{Device, num_threads, set_num_threads};
+pub use device::{Device, DeviceSettings, num_threads, set_num_threads};
 pub use error::ModelError;
 pub use learner::{Applied, Learner, Unread};
 pub use learning_rate::{Decay, LearningRate};

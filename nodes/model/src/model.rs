@@ -18,7 +18,7 @@ use crate::host::copied;
 use crate::input::Layout;
 use crate::later::upload;
 use crate::loader::TorchPlugin;
-use crate::loss::CHUNK_ELEMENTS;
+use crate::loss::chunk_elements;
 use crate::network::Network;
 use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
@@ -138,7 +138,7 @@ impl Model {
             recipe.check_tensors(parameters.iter().flat_map(|p| &p.leaf.own_names).map(String::as_str))?;
         }
         let decoder = Network::Own(Box::new(decoder));
-        let (arithmetic, chunk_elements) = (Arithmetic::of(device), CHUNK_ELEMENTS);
+        let (arithmetic, chunk_elements) = (Arithmetic::of(device), chunk_elements(device));
         Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements })
     }
 
@@ -245,8 +245,9 @@ impl Model {
     /// Computes like this from now on. What is dropped in training is a learner's ([`crate::Learner::set_dropout`]). A plug-in's torch model
     /// keeps what it was loaded with.
     pub fn set_arithmetic(&mut self, how: Arithmetic) {
-        // Other devices have no kernels of ours.
-        self.arithmetic = Arithmetic { kernels: how.kernels && self.device == Device::Cpu, dropout: 0.0, ..how };
+        let host = self.device == Device::Cpu;
+        let (kernels, device_kernels) = (how.kernels && host, how.device_kernels && !host);
+        self.arithmetic = Arithmetic { kernels, device_kernels, dropout: 0.0, ..how };
     }
 
     /// Computes in this precision from now on.

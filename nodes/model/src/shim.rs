@@ -8,22 +8,24 @@ use tch::Tensor;
 
 use crate::error::ModelError;
 
-/// Gradients with respect to each input, from the gradient of the output.
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, ModelError> + Send>;
+/// Gradients with respect to each input, from those of the outputs.
+type Backward = Box<dyn FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, ModelError> + Send>;
 
-/// What a backward function owns until it runs, and how many gradients it gives.
+/// What a backward function owns until it runs, and how many gradients it gets and gives.
 struct State {
     backward: Option<Backward>,
+    outputs: usize,
     inputs: usize,
 }
 
 unsafe extern "C" {
     fn difflow_attach(
-        output: *mut c_void,
+        outputs: *const *mut c_void,
+        results: usize,
         inputs: *const *mut c_void,
         count: usize,
         state: *mut c_void,
-        backward: extern "C" fn(*mut c_void, *mut c_void, *mut *mut c_void, *mut c_char, usize) -> c_int,
+        backward: extern "C" fn(*mut c_void, *const *mut c_void, *mut *mut c_void, *mut c_char, usize) -> c_int,
         drop: extern "C" fn(*mut c_void),
         error: *mut c_char,
         room: usize,
@@ -59,16 +61,29 @@ pub(crate) fn attach(
     inputs: &[&Tensor],
     backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>, ModelError> + Send + 'static,
 ) -> Result<Tensor, ModelError> {
-    let mut output = output;
-    let raw: Vec<*mut c_void> = inputs.iter().map(|tensor| tensor.as_ptr().cast_mut().cast()).collect();
-    let state = Box::new(State { backward: Some(Box::new(backward)), inputs: inputs.len() });
-    let state = Box::into_raw(state).cast();
-    let out = output.as_mut_ptr().cast();
-    // SAFETY: all pointers are live C++ tensors; the node owns `state` and drops it with `drop_state`.
-    checked(|error, room| unsafe {
-        difflow_attach(out, raw.as_ptr(), raw.len(), state, run_backward, drop_state, error, room)
+    let [output] = attach_all([output], inputs, move |gradients| match gradients {
+        [Some(gradient)] => backward(gradient),
+        _ => Err(ModelError::Torch("a backward pass without a gradient".to_owned())),
     })?;
     Ok(output)
+}
+
+/// As [`attach`] for a function with several results; the gradient of one that nothing depended on is `None`.
+pub(crate) fn attach_all<const N: usize>(
+    outputs: [Tensor; N],
+    inputs: &[&Tensor],
+    backward: impl FnOnce(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, ModelError> + Send + 'static,
+) -> Result<[Tensor; N], ModelError> {
+    let pointer = |tensor: &Tensor| tensor.as_ptr().cast_mut().cast();
+    let results: Vec<*mut c_void> = outputs.iter().map(pointer).collect();
+    let raw: Vec<*mut c_void> = inputs.iter().map(|tensor| pointer(tensor)).collect();
+    let state = Box::new(State { backward: Some(Box::new(backward)), outputs: N, inputs: inputs.len() });
+    let state = Box::into_raw(state).cast();
+    // SAFETY: all pointers are live C++ tensors; the node owns `state` and drops it with `drop_state`.
+    checked(|error, room| unsafe {
+        difflow_attach(results.as_ptr(), N, raw.as_ptr(), raw.len(), state, run_backward, drop_state, error, room)
+    })?;
+    Ok(outputs)
 }
 
 /// Starts torch's profiler on this thread.
@@ -85,7 +100,7 @@ pub(crate) fn profile_stop(path: &CStr) -> Result<(), ModelError> {
 
 extern "C" fn run_backward(
     state: *mut c_void,
-    gradient: *mut c_void,
+    gradients: *const *mut c_void,
     results: *mut *mut c_void,
     error: *mut c_char,
     room: usize,
@@ -95,9 +110,12 @@ extern "C" fn run_backward(
         let state = unsafe { &mut *state.cast::<State>() };
         let twice = || ModelError::Torch("a second backward pass through the same forward".to_owned());
         let backward = state.backward.take().ok_or_else(twice)?;
-        // SAFETY: a live tensor, shared for the length of the call.
-        let gradient = unsafe { Tensor::clone_from_ptr(gradient.cast()) };
-        let gradients = backward(&gradient)?;
+        // SAFETY: as many pointers as there are outputs.
+        let given = unsafe { std::slice::from_raw_parts(gradients, state.outputs) };
+        // SAFETY: null, or a live tensor, shared for the length of the call.
+        let gradient = |at: &*mut c_void| (!at.is_null()).then(|| unsafe { Tensor::clone_from_ptr(at.cast()) });
+        let given: Vec<Option<Tensor>> = given.iter().map(gradient).collect();
+        let gradients = backward(&given)?;
         if gradients.len() == state.inputs {
             return Ok(gradients);
         }

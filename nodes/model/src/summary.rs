@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::{ModelConfig, NormKind, Positions};
+use crate::device::Device;
 use crate::error::ModelError;
-use crate::loss::CHUNK_ELEMENTS;
+use crate::loss::chunk_elements;
 use crate::optimizer::Optimizer;
 use crate::tensor_files::TensorFiles;
 
@@ -100,9 +101,35 @@ impl Memory {
         let layers = config.layers as u64;
         let values = if checkpointing { layers * d + block } else { layers * block };
         let tokens = rows * length;
-        let logits = (tokens * config.vocab_size as u64).min(CHUNK_ELEMENTS as u64);
+        let logits = (tokens * config.vocab_size as u64).min(chunk_elements(Device::Cpu) as u64);
         let parameters = 8 * parameters + optimizer.state_bytes(config, parameters);
         Self { parameters, activations: 4 * tokens * (values + 2 * d), logits: 4 * logits }
+    }
+
+    /// The same for bf16 on a GPU, where half of the positions carry loss. The weights are there twice, fp32 and rounded; their gradients
+    /// come as the activations go, so they are not in the sum. A block keeps two fp32 sums of the residual stream, and in bf16 both norms'
+    /// results, q, k and v, attention's result, and the feed-forward block's two inner results.
+    pub fn of_device_training(
+        config: &ModelConfig,
+        parameters: u64,
+        optimizer: &Optimizer,
+        rows: u64,
+        length: u64,
+        checkpointing: bool,
+    ) -> Self {
+        let (d, f) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
+        let attended = (config.heads * config.head_dim) as u64;
+        let inner = if config.gated { 3 * f } else { 2 * f };
+        let block = 12 * d + 2 * (heads + attended + inner);
+        let layers = config.layers as u64;
+        let bytes = if checkpointing { layers * 4 * d + block } else { layers * block };
+        let (tokens, positions) = (rows * length, rows * length / 2);
+        let vocabulary = config.vocab_size as u64;
+        // Logits in bf16, and the gradient of the head in both kinds.
+        let logits = 2 * (positions * vocabulary).min(chunk_elements(Device::Cuda(0)) as u64) + 6 * vocabulary * d;
+        let parameters = 6 * parameters + optimizer.state_bytes(config, parameters);
+        Self { parameters, activations: tokens * bytes + positions * 10 * d, logits }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::ModelError;
 use crate::foreign::Foreign;
 use crate::host::copied;
 use crate::loader::TorchPlugin;
-use crate::loss::CHUNK_ELEMENTS;
+use crate::loss::chunk_elements;
 use crate::mask_token::new_row;
 use crate::model::{Model, companions};
 use crate::network::Network;
@@ -54,7 +54,7 @@ impl Model {
         let parameters = foreign.parameters()?;
         let (companions, decoder) = (companions(dir)?, Network::Foreign(Box::new(foreign)));
         let arithmetic = Arithmetic { precision, kernels: false, ..Arithmetic::of(device) };
-        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements: CHUNK_ELEMENTS })
+        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements: chunk_elements(device) })
     }
 
     /// One more row for every parameter with a row for each token, as [`Model::add_mask_token`] gives it to difflow's own models.

@@ -2,7 +2,7 @@
 //! a pattern has holes, one bit per pair. The CPU kernel computes only the tiles that some query of a block sees; a
 //! torch bias is built from the same data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use tch::{Device, Tensor};
@@ -112,7 +112,12 @@ pub(crate) struct Visibility {
     bits: Option<Bits>,
     /// Set when it is one of the two patterns that fused kernels know by name.
     named: Option<Named>,
+    /// Set when it is one of them inside documents that lie one after the other.
+    documents: Option<(Named, Vec<Stretch>)>,
 }
+
+/// Neighbouring places of a batch, `[rows · L]`.
+pub(crate) type Stretch = Range<usize>;
 
 /// Patterns that fused kernels of torch need no bias for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +143,11 @@ impl Visibility {
         let named = match (&pattern, documents, window, layout.copies) {
             (Pattern::Causal, None, None, Copies::One) => Some(Named::Causal),
             (Pattern::Full, None, None, Copies::One) => Some(Named::Full),
+            _ => None,
+        };
+        let whole_documents = match (&pattern, documents, window, layout.copies) {
+            (Pattern::Causal, Some(ids), None, Copies::One) => apart(ids, text).map(|all| (Named::Causal, all)),
+            (Pattern::Full, Some(ids), None, Copies::One) => apart(ids, text).map(|all| (Named::Full, all)),
             _ => None,
         };
         let rows = if documents.is_some() { layout.rows } else { 1 };
@@ -174,7 +184,7 @@ impl Visibility {
             }
         }
         let bits = bits.filter(|bits| !bits.is_solid());
-        Ok(Self { length, rows, stretches, tiles, bits, named })
+        Ok(Self { length, rows, stretches, tiles, bits, named, documents: whole_documents })
     }
 
     /// Positions of a row.
@@ -209,6 +219,11 @@ impl Visibility {
         self.named
     }
 
+    /// The documents one after the other, and how their tokens see each other, where that is all that there is to it.
+    pub fn documents(&self) -> Option<(Named, &[Stretch])> {
+        self.documents.as_ref().map(|(named, all)| (*named, all.as_slice()))
+    }
+
     /// As booleans `[1 or B, 1, L, L]` on a device, from two numbers a stretch.
     pub fn tensor(&self, device: Device) -> Result<Tensor, ModelError> {
         let (rows, side) = (self.rows as i64, self.length as i64);
@@ -241,6 +256,22 @@ impl Visibility {
         let pairs = bytes.f_bitwise_and_tensor(&values)?.f_ne(0)?.f_view((1, 1, side, -1))?.f_narrow(3, 0, side)?;
         Ok(visible.f_logical_and(&pairs)?)
     }
+}
+
+/// The documents of a batch of rows of `length`; `None` where one comes back after another.
+fn apart(ids: &[u32], length: usize) -> Option<Vec<Stretch>> {
+    let mut all = Vec::new();
+    for (row, ids) in ids.chunks(length.max(1)).enumerate() {
+        let (mut seen, mut start) = (HashSet::new(), row * length);
+        for run in ids.chunk_by(|a, b| a == b) {
+            if !seen.insert(run[0]) {
+                return None;
+            }
+            all.push(start..start + run.len());
+            start += run.len();
+        }
+    }
+    Some(all)
 }
 
 fn part(copy: usize) -> Part {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{AdamW, Context, Decay, LearningRate, Muon, Optimizer, StateKind};
+use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
@@ -37,6 +37,17 @@ pub enum PrecisionKind {
     Fp32,
     /// bfloat16 matrix products.
     Bf16,
+}
+
+/// Whose kernels compute.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArithmeticKind {
+    /// difflow's where it has some, on the CPU and on a GPU.
+    #[default]
+    Difflow,
+    /// libtorch's operations alone.
+    Torch,
 }
 
 /// What turns gradients into updates.
@@ -168,8 +179,18 @@ pub struct Config {
     pub activation_checkpointing: bool,
     /// fp32 or bf16.
     pub precision: PrecisionKind,
+    /// difflow (its own kernels where it has some) or torch (libtorch's operations alone: slower, to compare with).
+    pub arithmetic: ArithmeticKind,
     /// auto, cpu or cuda:N.
     pub device: String,
+    /// On a GPU: products of fp32 matrices in TF32, with 10 bits of mantissa, at several times the speed.
+    pub tf32: bool,
+    /// On a GPU: the same bits in every run on the same kind of GPU; an operation that cannot give them is an error. The CPU always gives
+    /// them.
+    pub deterministic: bool,
+    /// On a GPU: the most of its memory that this node takes, as a share.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
+    pub memory_fraction: f64,
     /// Threads of the CPU; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
@@ -234,7 +255,11 @@ impl Default for Config {
             ema_decay: 0.0,
             activation_checkpointing: false,
             precision: PrecisionKind::default(),
+            arithmetic: ArithmeticKind::default(),
             device: "auto".into(),
+            tf32: false,
+            deterministic: false,
+            memory_fraction: 1.0,
             threads: 2,
             generation_config: "{}".into(),
             checkpoint_every: 500,
@@ -247,6 +272,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How CUDA computes in this process.
+    pub fn device_settings(&self) -> DeviceSettings {
+        let (tf32, deterministic, memory_fraction) = (self.tf32, self.deterministic, self.memory_fraction);
+        DeviceSettings { tf32, deterministic, memory_fraction }
+    }
+
     /// What turns gradients into updates.
     pub fn optimizer(&self) -> Optimizer {
         Optimizer {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use difflow_model::Device;
 use difflow_node_kit::{Event, Node, Puller, Upstream};
 use difflow_schema::run::{Manifest, RunDir};
 use difflow_schema::{Checkpoint, Facts, Metrics, Noised};
@@ -15,7 +16,7 @@ use crate::preview::Previews;
 use crate::record::{self, Made};
 use crate::save::{self, Position};
 use crate::saver::Saver;
-use crate::training::{self, Training};
+use crate::training::{self, Finished, Training};
 
 /// How the wait for a batch ended.
 enum Wait {
@@ -35,6 +36,16 @@ impl Wait {
     }
 }
 
+/// A finished step whose numbers have not been sent.
+struct Unread {
+    finished: Finished,
+    position: Position,
+    took: Duration,
+    waited: Duration,
+    /// Batches asked for again since the start.
+    asked_again: u64,
+}
+
 /// Training under way.
 struct Trainer {
     config: Config,
@@ -46,6 +57,10 @@ struct Trainer {
     saver: Saver,
     previews: Previews,
     upstream: Upstream,
+    /// The last step, while a device may still be working on it.
+    unread: Option<Unread>,
+    /// Steps in a row whose loss or gradient was not a number.
+    bad_steps: u64,
     /// Messages sent so far on the pushed outputs.
     checkpoints_sent: u64,
     metrics_sent: u64,
@@ -91,6 +106,8 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         saver,
         previews,
         upstream,
+        unread: None,
+        bad_steps: 0,
         checkpoints_sent,
         metrics_sent,
     };
@@ -161,7 +178,6 @@ impl Trainer {
         } else {
             self.checkpoint()?
         }
-        let mut bad_steps = 0;
         while self.position.step < self.config.steps {
             let started = Instant::now();
             std::thread::sleep(Duration::from_secs_f64(self.config.slow_down_seconds));
@@ -188,28 +204,49 @@ impl Trainer {
                 trained.count(puller.next_seq() - 1, &batch)?;
                 self.training.micro_step(&self.config, self.position.step, batch)?;
             }
-            let report = self.training.finish(self.position.step)?;
+            let finished = self.training.finish(self.position.step)?;
             self.trained = trained;
             self.position.step += 1;
-            self.position.tokens_seen += report.tokens;
+            self.position.tokens_seen += finished.tokens();
             self.position.next_seq = puller.next_seq();
-            bad_steps = if report.finite { 0 } else { bad_steps + 1 };
-            let (times, counts) = ((started.elapsed(), waited), (bad_steps, puller.repeats));
-            self.measure(measured(&self.config, &report, self.position, times, counts))?;
-            if bad_steps >= self.config.max_bad_steps {
-                let last = self.dir.checkpoint_steps()?.last().map(|&step| self.dir.checkpoint(step));
-                bail!(
-                    "loss or gradient was not a number in {bad_steps} steps in a row; the last good checkpoint is {}; lower \
-                     LEARNING_RATE or CLIP",
-                    last.unwrap_or_default().display()
-                );
+            // The step before: a device has done that one by now, and works on this one while its numbers are sent.
+            let before = self.unread.take();
+            before.map_or(Ok(()), |before| self.report(before))?;
+            let (position, took) = (self.position, started.elapsed());
+            self.unread = Some(Unread { finished, position, took, waited, asked_again: puller.repeats });
+            let due = self.position.step.is_multiple_of(self.config.checkpoint_every);
+            if due || self.training.learner.model().device() == Device::Cpu {
+                self.report_all()?;
             }
             self.announce_finished()?;
-            if self.position.step.is_multiple_of(self.config.checkpoint_every) {
+            if due {
                 self.checkpoint()?;
             }
         }
         self.finish()
+    }
+
+    /// Sends what has not been read yet.
+    fn report_all(&mut self) -> Result<()> {
+        self.unread.take().map_or(Ok(()), |unread| self.report(unread))
+    }
+
+    /// Reads and sends what a step measured. Errors if it is one bad step too many.
+    fn report(&mut self, unread: Unread) -> Result<()> {
+        let Unread { finished, position, took, waited, asked_again } = unread;
+        let report = self.training.report(finished)?;
+        self.bad_steps = if report.finite { 0 } else { self.bad_steps + 1 };
+        let (times, counts) = ((took, waited), (self.bad_steps, asked_again));
+        self.measure(measured(&self.config, &report, position, times, counts))?;
+        if self.bad_steps >= self.config.max_bad_steps {
+            let last = self.dir.checkpoint_steps()?.last().map(|&step| self.dir.checkpoint(step));
+            bail!(
+                "loss or gradient was not a number in {} steps in a row; the last good checkpoint is {}; lower LEARNING_RATE or CLIP",
+                self.bad_steps,
+                last.unwrap_or_default().display()
+            );
+        }
+        Ok(())
     }
 
     /// The next batch, asking for it as long as needed.
@@ -263,6 +300,7 @@ impl Trainer {
 
     /// Leaves a checkpoint of the last finished step.
     fn finish(&mut self) -> Result<()> {
+        self.report_all()?;
         self.wait_for_checkpoint()?;
         if !self.dir.checkpoint(self.position.step).exists() {
             self.checkpoint()?;

@@ -51,7 +51,8 @@ impl Run {
         let batch = batch(self.position.next_seq);
         self.trained.count(self.position.next_seq, &batch).unwrap();
         self.training.micro_step(&self.config, self.position.step, batch).unwrap();
-        let report = self.training.finish(self.position.step).unwrap();
+        let finished = self.training.finish(self.position.step).unwrap();
+        let report = self.training.report(finished).unwrap();
         assert!(report.finite);
         self.position.step += 1;
         self.position.next_seq += 1;
@@ -195,7 +196,8 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
     // Going on from it is going on: the same weights, average and moments.
     let mut resumed = training::resume(&run.config, &last).unwrap();
     resumed.micro_step(&run.config, 4, batch(4)).unwrap();
-    resumed.finish(4).unwrap();
+    let finished = resumed.finish(4).unwrap();
+    resumed.report(finished).unwrap();
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     resumed.learner.save(folder.path()).unwrap();
     let mut whole = Run::begin();
@@ -280,6 +282,7 @@ fn the_objective_and_the_noiser_have_to_agree() {
     let blocks = training.learner.model().config().adapted.as_ref().unwrap().blocks.unwrap();
     assert_eq!((blocks.size, blocks.ar_weight, blocks.shift), (4, 0.5, false));
     training.micro_step(&config, 0, Noised { blocks: vec![4, 12], ..batch(0) }).unwrap();
-    let report = training.finish(0).unwrap();
+    let finished = training.finish(0).unwrap();
+    let report = training.report(finished).unwrap();
     assert!(report.loss_ar.is_some_and(|loss| loss > 0.0) && report.positions_read == 24 + 12, "{report:?}");
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use difflow_model::{
     Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
-    ObjectiveOptions, Pattern, Precision, TorchPlugin,
+    ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -13,7 +13,7 @@ use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{Config, ObjectiveKind, PrecisionKind};
+use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
 use crate::save::ANNEALING_STATE;
 
@@ -31,6 +31,21 @@ pub struct Training {
 struct UnderWay {
     attn_mask_ratio: f64,
     micro_batches: u64,
+}
+
+/// An optimizer step whose measurements have not been read yet.
+#[derive(Debug)]
+pub struct Finished {
+    update: Unread,
+    learning_rate: f64,
+    attn_mask_ratio: f64,
+}
+
+impl Finished {
+    /// Tokens that were not padding.
+    pub fn tokens(&self) -> u64 {
+        self.update.tokens()
+    }
 }
 
 /// What one optimizer step measured.
@@ -77,6 +92,7 @@ pub fn begin(config: &Config) -> Result<Training> {
 
 /// How the base model and the checkpoints are read.
 fn loader(config: &Config) -> Result<Loader> {
+    config.device_settings().set()?;
     let device = Device::open(&config.device)?;
     let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
         .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
@@ -113,7 +129,9 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
 
 fn training(config: &Config, mut model: Model) -> Result<Training> {
     let (precision, recompute) = (precision(config), config.activation_checkpointing);
-    model.set_arithmetic(Arithmetic { precision, recompute, ..model.arithmetic() });
+    let (own, before) = (config.arithmetic == ArithmeticKind::Difflow, model.arithmetic());
+    let (kernels, device_kernels) = (before.kernels && own, before.device_kernels && own);
+    model.set_arithmetic(Arithmetic { precision, recompute, kernels, device_kernels, ..before });
     let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
@@ -184,19 +202,29 @@ impl Training {
         } else {
             annealing::pattern(&self.annealing, (ratio, step), (config.seed, draw), batch.length)?
         };
-        self.learner.micro_step(&batch, &pattern)?;
+        self.learner.start_micro_step(&batch, &pattern)?;
         under_way.micro_batches += 1;
         Ok(())
     }
 
-    /// Ends optimizer step `step`: one update by the micro-batches taken.
+    /// Ends optimizer step `step`: one update by the micro-batches taken. A device may still be working on it when this returns.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn finish(&mut self, step: u64) -> Result<StepReport> {
+    pub fn finish(&mut self, step: u64) -> Result<Finished> {
         let attn_mask_ratio = self.under_way.take().map_or(0.0, |under_way| under_way.attn_mask_ratio);
         let learning_rate = self.learning_rate.at(step);
-        let applied = self.learner.apply(learning_rate)?;
+        let update = self.learner.start_update(learning_rate)?;
+        Ok(Finished { update, learning_rate, attn_mask_ratio })
+    }
+
+    /// What a finished step measured; waits until the device has done it. Steps are read in their order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn report(&mut self, finished: Finished) -> Result<StepReport> {
+        let Finished { update, learning_rate, attn_mask_ratio } = finished;
+        let applied = self.learner.read(update)?;
         let totals = applied.totals;
         let maskable = totals.maskable.max(1) as f64;
         Ok(StepReport {
