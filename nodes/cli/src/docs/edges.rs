@@ -47,6 +47,11 @@ const COLUMNS: [(&str, &str, &str); 38] = [
     ("preview/1", "weight", "loss weight of the row"),
     ("preview/1", "attn_mask_ratio", "share of the right-hand side that attention may see"),
     ("preview/1", "length", "tokens of a whole row, L"),
+    (
+        "preview/1",
+        "block",
+        "positions of a block of the row; L where it is not cut. Where it is, the pattern is that of [x_t ; x_0], 2L positions",
+    ),
     ("preview/1", "tokens", "clean token ids of the row without its padding, the first of them when there are many"),
     ("preview/1", "masked", "which of them are masked"),
     ("preview/1", "attention", "the pattern made smaller, row by row: of each square the visible share, 255 for all"),
