@@ -115,11 +115,14 @@ impl<M: Message> Puller<M> {
         Ok(())
     }
 
-    /// Keeps a received batch; one that was taken before, or is held already, is ignored.
+    /// Keeps a received batch; one that was taken before, or is held already, is ignored, and so is a prelude.
     ///
     /// # Errors
     /// When the content is not message `M`, or the batch was never asked for.
     pub fn accept(&mut self, received: &Received) -> Result<()> {
+        if received.prelude {
+            return Ok(());
+        }
         if received.fin {
             self.end = Some(self.end.unwrap_or(u64::MAX).min(received.seq));
             self.last_news = Instant::now();

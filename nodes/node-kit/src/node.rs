@@ -32,6 +32,8 @@ pub struct Received {
     pub seq: u64,
     /// True when it says that the data ended before `seq`; it then has no content.
     pub fin: bool,
+    /// True when it comes before the data, only to say what is said of it; it then has no content.
+    pub prelude: bool,
     /// What its sender says of the data, as JSON: [`crate::Upstream`] reads it.
     pub facts: Option<String>,
     message: String,
@@ -174,7 +176,7 @@ impl Node {
     /// # Errors
     /// When dora does not take it.
     pub fn send<M: Message>(&mut self, output: &str, seq: u64, message: &M) -> Result<()> {
-        self.send_array::<M>(output, seq, false, DoraArray::from_array(message.to_array()?))
+        self.send_array::<M>(output, seq, None, DoraArray::from_array(message.to_array()?))
     }
 
     /// Says on `output` that the data ended: there is no batch `seq`.
@@ -182,14 +184,29 @@ impl Node {
     /// # Errors
     /// When dora does not take it.
     pub fn send_fin<M: Message>(&mut self, output: &str, seq: u64) -> Result<()> {
-        let empty = StructArray::new_null(M::fields(), 0);
-        self.send_array::<M>(output, seq, true, DoraArray::from_array(empty))
+        self.send_empty::<M>(output, seq, meta::FIN)
     }
 
-    fn send_array<M: Message>(&mut self, output: &str, seq: u64, fin: bool, array: DoraArray) -> Result<()> {
+    /// Says on `output`, before there is any data, what [`Node::say`] says of it.
+    ///
+    /// # Errors
+    /// When dora does not take it.
+    pub fn send_prelude<M: Message>(&mut self, output: &str) -> Result<()> {
+        self.send_empty::<M>(output, 0, meta::PRELUDE)
+    }
+
+    fn send_empty<M: Message>(&mut self, output: &str, seq: u64, flag: &str) -> Result<()> {
+        let empty = StructArray::new_null(M::fields(), 0);
+        self.send_array::<M>(output, seq, Some(flag), DoraArray::from_array(empty))
+    }
+
+    fn send_array<M: Message>(&mut self, output: &str, seq: u64, flag: Option<&str>, array: DoraArray) -> Result<()> {
         let mut parameters = MetadataParameters::new();
         parameters.insert(meta::SEQ.into(), Parameter::Integer(i64::try_from(seq)?));
-        parameters.insert(meta::FIN.into(), Parameter::Bool(fin));
+        parameters.insert(meta::FIN.into(), Parameter::Bool(flag == Some(meta::FIN)));
+        if flag == Some(meta::PRELUDE) {
+            parameters.insert(meta::PRELUDE.into(), Parameter::Bool(true));
+        }
         parameters.insert(meta::MESSAGE.into(), Parameter::String(M::NAME.into()));
         if let Some(facts) = self.facts.get(output) {
             parameters.insert(meta::FACTS.into(), Parameter::String(facts.clone()));
@@ -263,6 +280,7 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
                 input: id.to_string(),
                 seq,
                 fin: dora::get_bool_param(parameters, meta::FIN).unwrap_or(false),
+                prelude: dora::get_bool_param(parameters, meta::PRELUDE).unwrap_or(false),
                 facts: dora::get_string_param(parameters, meta::FACTS).map(str::to_owned),
                 message: dora::get_string_param(parameters, meta::MESSAGE).unwrap_or("an unnamed").to_owned(),
                 data,

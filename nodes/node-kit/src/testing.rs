@@ -1,6 +1,6 @@
 //! A node without a daemon, for tests: its input is given, its output is recorded.
 
-use difflow_schema::{Message, meta};
+use difflow_schema::{Facts, Message, meta};
 use dora_node_api::integration_testing::integration_testing_format::{IncomingEvent, InputData, TimedIncomingEvent};
 use dora_node_api::integration_testing::{
     IntegrationTestInput, OutputReceiver, TestingInput, TestingOptions, TestingOutput, drain_outputs, output_channel,
@@ -24,7 +24,21 @@ impl Heard {
     /// # Errors
     /// When the schema of `M` cannot be written.
     pub fn message<M: Message>(self, input: &str, seq: i64, rows: Value) -> Result<Self> {
+        self.input::<M>(input, seq, rows, MetadataParameters::new())
+    }
+
+    /// Adds word on `input` of what is said of the data, before there is any.
+    ///
+    /// # Errors
+    /// When the facts or the schema of `M` cannot be written.
+    pub fn prelude<M: Message>(self, input: &str, facts: &Facts) -> Result<Self> {
         let mut metadata = MetadataParameters::new();
+        metadata.insert(meta::PRELUDE.into(), Parameter::Bool(true));
+        metadata.insert(meta::FACTS.into(), Parameter::String(serde_json::to_string(facts)?));
+        self.input::<M>(input, 0, Value::Array(Vec::new()), metadata)
+    }
+
+    fn input<M: Message>(self, input: &str, seq: i64, rows: Value, mut metadata: MetadataParameters) -> Result<Self> {
         metadata.insert(meta::SEQ.into(), Parameter::Integer(seq));
         metadata.insert(meta::MESSAGE.into(), Parameter::String(M::NAME.into()));
         let data_type = Some(serde_json::to_value(arrow::datatypes::DataType::Struct(M::fields()))?);
