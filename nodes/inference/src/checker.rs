@@ -13,13 +13,13 @@ use serde_json::json;
 
 use crate::error::InferenceError;
 
-/// The verdict on a text with which nothing is wrong.
+/// The verdict on a text that has nothing wrong with it.
 pub const OK: &str = "ok";
 
-/// Between two looks whether a checker has ended and the job goes on.
+/// Time between two checks whether the command has ended and the job goes on.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A checker that cannot be used.
+/// Why a checker cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckerError {
     /// There is no such program.
@@ -31,7 +31,7 @@ pub enum CheckerError {
     /// It cannot be started, read from or written to.
     #[error("the checker `{command}` cannot be run: {source}")]
     Io { command: String, source: std::io::Error },
-    /// It ended with an error.
+    /// It exited with an error.
     #[error("the checker `{command}` ended with {status} after {answers} of {texts} verdicts: {said}")]
     Failed { command: String, status: String, answers: usize, texts: usize, said: String },
     /// It answered too few or too many lines.
@@ -47,8 +47,9 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// Takes a command: a program and its arguments between blanks. A program without a slash is looked for beside this one's own, then on
-    /// PATH. Returns nothing for an empty command and for `none`. Errors if there is no such program.
+    /// Takes a command: a program and its arguments, separated by spaces. A program without a slash is looked for next
+    /// to this one, then on PATH. Returns `None` for an empty command and for `none`. Errors if there is no such
+    /// program.
     pub fn open(command: &str) -> Result<Option<Self>, CheckerError> {
         let mut words = command.split_whitespace().map(str::to_owned);
         let Some(name) = words.next().filter(|name| name != "none") else { return Ok(None) };
@@ -56,8 +57,8 @@ impl Checker {
         Ok(Some(Self { program, arguments: words.collect() }))
     }
 
-    /// Returns the verdict on each text; `go_on` is asked while the command runs. Errors if the command cannot be started, fails, or
-    /// answers another number of lines, or with the error of `go_on`, which ends the command.
+    /// Returns the verdict on each text. Calls `go_on` while the command runs. Errors if the command cannot be started,
+    /// fails, or answers another number of lines, or with the error of `go_on`; the command is then killed.
     pub fn verdicts<E: From<InferenceError>>(
         &self,
         texts: &[String],
@@ -103,7 +104,8 @@ impl Checker {
     }
 }
 
-/// Waits for the end of a command. Errors with the error of `go_on`; then the command is killed, for it may never end.
+/// Waits for the end of a command. Errors with the error of `go_on`; the command is then killed, since it may never
+/// end.
 fn wait<E: From<InferenceError>>(
     child: &mut Child,
     go_on: &mut dyn FnMut() -> Result<(), E>,
@@ -121,7 +123,7 @@ fn wait<E: From<InferenceError>>(
     }
 }
 
-/// What comes from a pipe, read while the command runs.
+/// Returns what comes from a pipe, read by a thread while the command runs.
 type Reading = JoinHandle<io::Result<Vec<u8>>>;
 
 fn reader(pipe: Option<impl Read + Send + 'static>) -> Reading {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Opening;
 
-/// Where a model runs. It decides how fast results come, not which.
+/// Where a model runs. It decides how fast results come, not what they are.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
 pub struct Compute {
@@ -30,7 +30,7 @@ impl Compute {
         Device::open(&self.device).map(|_| ())
     }
 
-    /// As options of a session.
+    /// Returns the keys as options of a session.
     pub fn opening(&self) -> Opening {
         Opening { device: self.device.clone(), threads: Some(self.threads), ..Opening::default() }
     }

@@ -135,13 +135,13 @@ impl Default for Decoding {
 }
 
 impl Decoding {
-    /// The surest position first, one a step, always its most probable token: nothing is left to chance.
+    /// Returns the deterministic way: the surest position first, one per step, always its most probable token.
     pub fn surest_first() -> Self {
         // Any canvas has fewer positions than this has steps, so each step reveals one.
         Self { decoder: Decoder::Greedy, steps: u32::MAX, temperature: 0.0, top_p: 1.0, ..Self::default() }
     }
 
-    /// The same way, but always the most probable token.
+    /// Returns the same way, but always with the most probable token.
     #[must_use]
     pub fn most_probable(self) -> Self {
         Self { temperature: 0.0, repetition_penalty: 1.0, ..self }
@@ -153,7 +153,7 @@ impl Decoding {
         Sampling { temperature, top_p, top_k, repetition_penalty }
     }
 
-    /// As options of a diffusion model.
+    /// Returns the options of a diffusion model.
     pub(crate) fn filling(&self, shift: bool, stop: Vec<u32>, open_end: bool) -> DiffusionDecoding {
         let Self { score, steps, threshold, window, .. } = *self;
         let reveals = match self.decoder {
@@ -222,13 +222,13 @@ impl Decoding {
         }
     }
 
-    /// As options of a model that writes from left to right.
+    /// Returns the options of a model that writes from left to right.
     pub(crate) fn continuing(&self, max_new_tokens: usize, stop: Vec<u32>) -> Generation {
         Generation { max_new_tokens, sampling: self.sampling(), seed: self.seed, stop }
     }
 }
 
-/// A choice by the name that it has in configurations too.
+/// Returns the choice of that name; configurations use the same names.
 #[cfg(feature = "clap")]
 fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, String> {
     serde_json::from_value(name.into()).map_err(|e| e.to_string())

@@ -8,25 +8,25 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-/// What stands between two documents of a text file, besides an empty line.
+/// What separates two documents of a text file, besides an empty line.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// A file of documents that cannot be read.
+/// Why a file of documents cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentsError {
-    /// The file.
+    /// The file cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     File { path: PathBuf, reason: String },
     /// It has no such column.
     #[error("{}: found columns {columns}, wanted one named `{column}`", path.display())]
     NoColumn { path: PathBuf, column: String, columns: String },
-    /// The column is no text.
+    /// The column is not text.
     #[error("{}: column `{column}` is {kind}, wanted a column of text", path.display())]
     NoText { path: PathBuf, column: String, kind: String },
 }
 
-/// Returns the documents of a text file, at most `limit`: separated by `<|endoftext|>` where it has any, else by empty lines. Errors if it
-/// cannot be read.
+/// Returns the documents of a text file, at most `limit`: separated by `<|endoftext|>` if it has any, otherwise by
+/// empty lines. Errors if it cannot be read.
 pub fn of_text(path: &Path, limit: usize) -> Result<Vec<String>, DocumentsError> {
     let wrong = |e: std::io::Error| DocumentsError::File { path: path.to_owned(), reason: e.to_string() };
     let text = std::fs::read_to_string(path).map_err(wrong)?;
@@ -35,8 +35,8 @@ pub fn of_text(path: &Path, limit: usize) -> Result<Vec<String>, DocumentsError>
     Ok(documents.take(limit).map(str::to_owned).collect())
 }
 
-/// Returns the first documents of a column of a Parquet file, at most `limit`; a null is an empty document. Errors if it is no such file,
-/// or has no such column of text.
+/// Returns the first documents of a column of a Parquet file, at most `limit`; a null is an empty document. Errors if
+/// the file is not Parquet or has no such text column.
 pub fn of_parquet(path: &Path, column: &str, limit: usize) -> Result<Vec<String>, DocumentsError> {
     let wrong = |reason: String| DocumentsError::File { path: path.to_owned(), reason };
     let parquet = |e: &dyn std::fmt::Display| wrong(format!("it is no Parquet file: {e}"));
@@ -60,7 +60,7 @@ pub fn of_parquet(path: &Path, column: &str, limit: usize) -> Result<Vec<String>
     Ok(documents)
 }
 
-/// The only column as texts, whatever width its offsets have; `None` when it is no text.
+/// Returns the only column as texts, whatever the width of its offsets, or `None` if it is not text.
 fn texts(batch: &RecordBatch) -> Option<Vec<Option<&str>>> {
     let column = batch.column(0);
     if let Some(texts) = column.as_string_opt::<i32>() {

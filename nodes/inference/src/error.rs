@@ -11,33 +11,33 @@ use crate::checker::CheckerError;
 /// What can go wrong between a checkpoint's folder and an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum InferenceError {
-    /// There is no model at a path.
+    /// There is no model at the path.
     #[error(
         "found `{found}`; allowed: a folder with config.json, that of a run with checkpoints, or a hub id (owner/name)"
     )]
     NoModel { found: String },
-    /// The hub does not give it.
+    /// The hub does not provide it.
     #[error(transparent)]
     Hub(#[from] difflow_hub::HubError),
-    /// The model, or a batch for it.
+    /// An error of the model, or of a batch for it.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The plug-in that knows the model.
+    /// An error of the plug-in that knows the model.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The tokenizer, a file of gaps or a text.
+    /// An error of the tokenizer, a file of gaps or a text.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The command that judges texts.
+    /// An error of the command that judges texts.
     #[error(transparent)]
     Checker(#[from] CheckerError),
-    /// origin.json or lineage.json of a checkpoint is not one.
+    /// A checkpoint's origin.json or lineage.json is damaged.
     #[error("{}: {reason}; allowed: the file as the trainer wrote it", path.display())]
     Origin { path: PathBuf, reason: String },
     /// generation_config.json of a checkpoint says nothing that can be used.
     #[error("{}: {reason}", path.display())]
     Generation { path: PathBuf, reason: String },
-    /// The model cannot be asked that.
+    /// The model cannot be asked this.
     #[error("{what}: found {found}; wanted: {wanted}")]
     Unfit { what: &'static str, found: String, wanted: String },
 }

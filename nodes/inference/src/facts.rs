@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::InferenceError;
 
-/// What is known of a model besides its configuration and weights; nothing, for a model that is no checkpoint.
+/// What is known about a model besides its configuration and weights; empty for a model that is not a checkpoint.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
     /// Folder (or hub id) of the base model.
@@ -23,17 +23,17 @@ pub struct Facts {
     pub bos: Option<Token>,
     /// The token that ends a document.
     pub eos: Option<Token>,
-    /// tokenizer.json, where there is none beside the weights.
+    /// tokenizer.json, if there is none beside the weights.
     pub tokenizer: Option<PathBuf>,
     /// Tokens of a training row.
     pub sequence_length: Option<usize>,
     /// Optimizer steps of the run: the checkpoint after this many is the last.
     pub steps: Option<u64>,
-    /// Entropy in nats of the lengths of the training documents.
+    /// Entropy of the lengths of the training documents, in nats.
     pub length_entropy: Option<f64>,
     /// The sizes of blocks in training, as the noiser's key BLOCK_SIZE spells them.
     pub blocks: Option<String>,
-    /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ended with its text.
+    /// Tokens of the longest canvas of a document with an open end; `None` if every canvas ended with its text.
     pub canvas: Option<usize>,
 }
 
@@ -45,7 +45,7 @@ pub enum Token {
 }
 
 impl Facts {
-    /// Returns what the files in `dir` say. Errors if one of them is damaged.
+    /// Returns what the files in `dir` record. Errors if one of them is damaged.
     pub fn read(dir: &Path) -> Result<Self, InferenceError> {
         let wrong = |name: &str, reason: String| InferenceError::Origin { path: dir.join(name), reason };
         let origin = Origin::read(dir).map_err(|e| wrong(difflow_schema::origin::ORIGIN, e.to_string()))?;
@@ -62,7 +62,7 @@ impl Facts {
         }
     }
 
-    /// What the keys of a dataflow file say, as lineage.json has them: `KEY` of all nodes, `node.KEY` of one.
+    /// Returns what the keys of a dataflow file say, as lineage.json has them: `KEY` for all nodes, `node.KEY` for one.
     fn of_keys(keys: &Map<String, Value>) -> Self {
         // A node's own key comes first; the ids of the nodes are the file's choice.
         let find = |key: &str| {
@@ -112,10 +112,10 @@ impl From<Origin> for Facts {
     }
 }
 
-/// Where keys of sampler and evaluator went that say what a checkpoint says itself.
+/// What became of keys of sampler and evaluator that the checkpoint now records.
 pub const IN_CHECKPOINT: &str = "the checkpoint has its own copy of it";
 
-/// Returns [`IN_CHECKPOINT`] for a key that sampler and evaluator both had once.
+/// Returns [`IN_CHECKPOINT`] for a key that both sampler and evaluator once had.
 pub fn in_checkpoint(key: &str) -> Option<&'static str> {
     let model = ["MODEL_RECIPE", "MODEL_RECIPE_CONFIG", "TORCH_MODEL", "TORCH_MODEL_CONFIG"];
     let words = ["TOKENIZER", "BOS_TOKEN", "EOS_TOKEN"];

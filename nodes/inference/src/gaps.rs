@@ -4,23 +4,23 @@
 use difflow_model::{GapLength, Piece, Template};
 use difflow_text::{Gap as GapText, TextError, Words};
 
-/// A gap with what stands around it.
+/// A gap and the text around it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// The anchor (BOS or EOS) and what stands before the gap.
+    /// The anchor (BOS or EOS) and the text before the gap.
     pub left: Vec<u32>,
-    /// The right answer, where it is known.
+    /// The right answer, if it is known.
     pub answer: Option<Vec<u32>>,
     /// Tokens of the gap.
     pub length: GapLength,
-    /// What stands behind it, with the end of the document.
+    /// The text after it, including the end of the document.
     pub right: Vec<u32>,
 }
 
 impl Gap {
-    /// A gap of its answer's length between the sides of a text: `<bos> left`, the gap, `right <eos>`. Answer and right side stand behind
-    /// other text, so they get no space of their own from tokenizers that put one before any text. Errors if the tokenizer cannot read the
-    /// text.
+    /// Returns a gap as long as its answer between the two sides of a text: `<bos> left`, the gap, `right <eos>`.
+    /// Answer and right side follow other text, so tokenizers that put a space before any text do not add one to them.
+    /// Errors if the tokenizer cannot encode the text.
     pub fn of_text(gap: &GapText, words: &Words) -> Result<Self, TextError> {
         let mut left = vec![words.bos];
         left.extend(words.encode(&gap.left)?);
@@ -31,27 +31,27 @@ impl Gap {
         Ok(Self { left, answer: Some(answer), length, right })
     }
 
-    /// As a text to be written with both sides in view; `key` is that of its random numbers.
+    /// Returns the text to fill in with both sides in view; `key` is the key of its random numbers.
     pub fn both_sides(&self, key: u64) -> Template {
         let (left, right) = (Piece::Tokens(self.left.clone()), Piece::Tokens(self.right.clone()));
         Template { pieces: vec![left, Piece::Gap(self.length), right], key }
     }
 
-    /// As a text to be written from its left side alone.
+    /// Returns the text to continue from its left side alone.
     pub fn left_only(&self, key: u64) -> Template {
         Template { pieces: vec![Piece::Tokens(self.left.clone()), Piece::Gap(self.length)], key }
     }
 
-    /// Whether a filling is the answer, in these tokens or in others that are the same text. Errors if the tokenizer cannot write one of
-    /// them as text.
+    /// Returns whether a filling is the answer, in the same tokens or in others that decode to the same text. Errors if
+    /// the tokenizer cannot decode one of them.
     pub fn matches(&self, filling: &[u32], words: &Words) -> Result<bool, TextError> {
         let Some(answer) = &self.answer else { return Ok(false) };
         Ok(filling == answer || words.decode_inner(filling)? == words.decode_inner(answer)?)
     }
 }
 
-/// The text of a gap without its second, fourth, … sentence; the title (a first line) is no sentence. Each keeps its number of tokens.
-/// Errors if the tokenizer cannot read the text.
+/// Returns the text of a gap with its second, fourth, … sentence hidden; the title (a first line) is not a sentence.
+/// Each hidden one keeps its number of tokens. Errors if the tokenizer cannot encode the text.
 pub fn every_second_sentence_hidden(gap: &GapText, words: &Words, key: u64) -> Result<Template, TextError> {
     let story = [gap.left.as_str(), &gap.answer, &gap.right].concat();
     let mut pieces = vec![Piece::Tokens(vec![words.bos])];

@@ -21,12 +21,12 @@ use crate::session::Session;
 pub struct Document {
     /// The anchor (BOS or EOS) first.
     pub tokens: Vec<u32>,
-    /// Tokens at its beginning that are given: the rest is what is measured. At least 1, the anchor.
+    /// Number of tokens at its beginning that are given; the rest is measured. At least 1, the anchor.
     pub given: usize,
 }
 
 impl Document {
-    /// A document of which only the anchor is given.
+    /// Returns a document of which only the anchor is given.
     pub fn new(tokens: Vec<u32>) -> Self {
         Self { tokens, given: 1 }
     }
@@ -37,16 +37,17 @@ impl Document {
 pub struct Noise {
     /// Key of t and of the masks.
     pub seed: u64,
-    /// Times that each document is noised; at least 1.
+    /// How many times each document is noised; at least 1.
     pub draws: usize,
 }
 
-/// Which rows are read together.
+/// Which rows share a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batching {
-    /// So many, in the order in which they come.
+    /// This many, in the order in which they come.
     Rows(usize),
-    /// Rows of like length, longest first, so many tokens of them (padding included): little is padding.
+    /// Rows of similar length, longest first, with this many tokens in all, padding included. So there is little
+    /// padding.
     Tokens(usize),
 }
 
@@ -55,7 +56,7 @@ pub enum Batching {
 pub struct Nats {
     /// −ln p(what is measured | what is given), or the bound on it.
     pub nats: f64,
-    /// Tokens measured.
+    /// Number of tokens measured.
     pub tokens: u64,
 }
 
@@ -64,16 +65,17 @@ pub struct Nats {
 pub struct Estimate {
     /// Nats per token.
     pub value: f64,
-    /// Standard error, documents being the independent units; `None` for a single document.
+    /// Standard error, with documents as the independent units; `None` for a single document.
     pub stderr: Option<f64>,
-    /// Documents.
+    /// Number of documents.
     pub documents: usize,
-    /// Tokens of all.
+    /// Number of tokens in all of them.
     pub tokens: u64,
 }
 
 impl Estimate {
-    /// The ratio estimator: total nats over total tokens; the error from the spread of the documents' residuals.
+    /// Returns the ratio estimate, total nats over total tokens, with the error from the spread of the documents'
+    /// residuals.
     pub fn of(documents: &[Nats]) -> Self {
         let tokens: u64 = documents.iter().map(|one| one.tokens).sum();
         let value = documents.iter().map(|one| one.nats).sum::<f64>() / tokens as f64;
@@ -83,10 +85,12 @@ impl Estimate {
         Self { value, stderr, documents: documents.len(), tokens }
     }
 
-    /// Nats per token with the cost of the lengths: what compares with the loss of a model that reads from left to right.
+    /// Returns the nats per token with the cost of the lengths added: the figure to compare with the loss of a model
+    /// that reads from left to right.
     ///
-    /// A diffusion model is given the length of a document (how many positions its row has); a model that reads from left to right has
-    /// to predict where it ends. `length_entropy` nats a document is what the lengths cost under their distribution in training.
+    /// A diffusion model is given the length of a document (its row has that many positions); a model that reads from
+    /// left to right has to predict where it ends. `length_entropy` is what the length of a document costs under the
+    /// lengths' distribution in training, in nats.
     pub fn with_length(&self, length_entropy: f64) -> f64 {
         self.value + length_entropy * self.documents as f64 / self.tokens as f64
     }
@@ -167,15 +171,15 @@ impl Session {
         Ok(sums)
     }
 
-    /// Returns the perplexity of token sequences (the anchor first, which is not predicted) read from left to right, `rows` of them in a
-    /// forward; NaN when there is nothing to predict. Errors if a sequence does not fit the model.
+    /// Returns the perplexity of token sequences read from left to right (the anchor comes first and is not predicted),
+    /// `rows` of them per forward; NaN if there is nothing to predict. Errors if a sequence does not fit the model.
     pub fn perplexity_of(&self, sequences: &[Vec<u32>], rows: usize) -> Result<f64, InferenceError> {
         Ok(self.model().perplexity(sequences, rows)?)
     }
 }
 
 impl Batching {
-    /// Rows by their number in batches.
+    /// Returns the row numbers of each batch.
     fn of(self, count: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..count).collect();
         match self {

@@ -20,47 +20,48 @@ use crate::writing::Written;
 /// Texts that are written one at a time to tell how fast that is.
 const ALONE: usize = 8;
 
-/// What is measured with.
+/// What to measure, and with what.
 pub struct Measuring<'a> {
     /// The model.
     pub session: &'a Session,
-    /// A base model that judges the texts and is compared with.
+    /// A base model that rates the texts and is measured itself.
     pub judge: Option<&'a Session>,
-    /// Says whether a text is right.
+    /// Tells whether a text is right.
     pub checker: Option<&'a Checker>,
     /// Gaps with answers.
     pub gaps: &'a [GapText],
-    /// What the ways have in common: sampling, seed, guidance, refresh.
+    /// What all measured decodings share: sampling, seed, guidance, refresh.
     pub decoding: Decoding,
     /// Texts from nothing of each way, and their lengths in tokens.
     pub count: u64,
     pub length: Lengths,
-    /// Texts of one forward.
+    /// Texts per forward.
     pub rows: usize,
 }
 
-/// What was measured of one way. A number that was not asked for is absent.
+/// What was measured of one decoding. A number that was not asked for is absent.
 #[derive(Debug, Default, Serialize)]
 pub struct Row {
     pub family: &'static str,
     pub setting: String,
-    /// Forwards a text, in the mean.
+    /// Mean forwards per text.
     pub nfe: f64,
     /// Forwards over written tokens, of all texts.
     pub forwards_per_token: f64,
     /// Where drafts are checked: those that were kept, over all forwards.
     pub accepted_per_forward: Option<f64>,
-    /// Written tokens (end-of-text included) over the seconds of all batches.
+    /// Generated tokens (end-of-text included) over the seconds of all batches.
     pub tokens_per_s: f64,
     /// The same of some texts that are written one at a time, for models that write block by block.
     pub tokens_per_s_alone: Option<f64>,
     pub pass_rate: Option<f64>,
     pub infill_exact_match: Option<f64>,
     pub infill_nfe: Option<f64>,
-    /// Of texts of which every second sentence was hidden and written anew, those that the checker passes; and forwards a text.
+    /// Share of the texts that pass the checker after every second sentence was hidden and regenerated; below, forwards
+    /// per text.
     pub completed_pass_rate: Option<f64>,
     pub completed_nfe: Option<f64>,
-    /// Of the texts, under the judge.
+    /// Perplexity of the texts under the judge.
     pub perplexity: Option<f64>,
     pub distinct_1: f64,
     pub distinct_2: f64,
@@ -69,15 +70,15 @@ pub struct Row {
     pub repetition: f64,
 }
 
-/// A share of texts, and forwards each.
+/// A share of texts, and forwards per text.
 struct Share {
     share: f64,
     nfe: f64,
 }
 
 impl Measuring<'_> {
-    /// Measures every way, the base model's own last, and hands over each row as it is known. Errors if a text cannot be read or written,
-    /// the checker fails, or with the error of `each` or `go_on`.
+    /// Measures every decoding, the base model's own last, and calls `each` with every row as soon as it is known.
+    /// Errors if a text cannot be encoded or decoded, if the checker fails, or with the error of `each` or `go_on`.
     pub fn run<E: From<InferenceError>>(
         &self,
         go_on: &mut GoOn<E>,

@@ -1,6 +1,6 @@
 //! The progress of a job, and whether it continues.
 
-/// Where a job of several batches stands.
+/// How far a job of several batches is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Rows that are done.
@@ -9,5 +9,5 @@ pub struct Progress {
     pub of: usize,
 }
 
-/// Is asked before every batch; its error ends the job and is handed on as it is.
+/// Called before every batch; its error ends the job and is returned unchanged.
 pub type GoOn<'a, E> = dyn FnMut(Progress) -> Result<(), E> + 'a;

@@ -26,7 +26,7 @@ pub struct Opening {
     pub threads: Option<usize>,
     /// Arithmetic of matrix products and attention.
     pub precision: Precision,
-    /// Another tokenizer.json than the one beside the weights.
+    /// A tokenizer.json other than the one beside the weights.
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -36,7 +36,7 @@ impl Default for Opening {
     }
 }
 
-/// A model with its tokenizer. Asking needs no exclusive access: several threads may share a session.
+/// A model with its tokenizer. Queries need no exclusive access: several threads may share a session.
 pub struct Session {
     folder: PathBuf,
     model: Model,
@@ -53,8 +53,8 @@ const _: fn() = || {
 };
 
 impl Session {
-    /// Opens a checkpoint, a base model (a Hugging Face folder), the folder of a run (its last checkpoint), or a hub id. Errors if it
-    /// is none of these, the device is not there, or model and tokenizer do not fit each other.
+    /// Opens a checkpoint, a base model (a Hugging Face folder), the folder of a run (its last checkpoint), or a hub
+    /// id. Errors if it is none of these, the device does not exist, or model and tokenizer do not fit each other.
     pub fn open(path: &Path, opening: &Opening) -> Result<Self, InferenceError> {
         let folder = folder(path)?;
         let facts = Facts::read(&folder)?;
@@ -63,7 +63,7 @@ impl Session {
         Self::with_model(folder, model, facts, opening)
     }
 
-    /// Opens other models that read the same tokens; it does not keep this one in memory.
+    /// Returns what opens other models that read the same tokens. It does not keep this one in memory.
     pub fn peers(&self) -> Peers {
         let mask = self.config().adapted.as_ref().map(|adapted| adapted.mask_token_id);
         Peers { words: self.words.clone(), facts: self.facts.clone(), opening: self.opening.clone(), mask }
@@ -93,32 +93,33 @@ impl Session {
         Ok(Self { folder, model, words, facts, generation, opening: opening.clone() })
     }
 
-    /// The folder that the weights were read from.
+    /// Returns the folder that the weights were read from.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     pub fn words(&self) -> &Words {
         &self.words
     }
 
-    /// The model's shape and marks.
+    /// Returns the model's configuration.
     pub fn config(&self) -> &ModelConfig {
         self.model.config()
     }
 
-    /// What the checkpoint says of itself.
+    /// Returns what the checkpoint records about itself.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// Tokens of the documents that the model was trained on, at most.
+    /// Returns the most tokens that a document had in training.
     pub fn sequence_length(&self) -> usize {
         self.facts.sequence_length.unwrap_or(self.config().max_positions)
     }
 
-    /// Tokens of the canvas that the model was trained to end a text in, the anchor included; `None` where it must be told how long to write.
+    /// Returns the tokens of the canvas in which the model was trained to end a text, the anchor included; `None` if it
+    /// must be told how long a text is to be.
     pub fn canvas(&self) -> Option<usize> {
         self.facts.canvas.filter(|_| !self.left_to_right())
     }
@@ -129,7 +130,8 @@ impl Session {
         self.canvas().or_else(|| self.blocks().map(|_| self.sequence_length()))
     }
 
-    /// Whether the model reads from left to right only: it has no mask token, or was trained to predict the next token.
+    /// Returns whether the model reads from left to right only: it has no mask token, or was trained to predict the
+    /// next token.
     pub fn left_to_right(&self) -> bool {
         self.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar)
     }
@@ -154,12 +156,12 @@ impl Session {
         !self.left_to_right() && (self.blocks().is_none() || self.facts.blocks.as_ref().is_some_and(whole))
     }
 
-    /// The most tokens that a text can have, where the model has a table of positions.
+    /// Returns the most tokens that a text can have, if the model has a table of positions.
     pub fn longest(&self) -> Option<usize> {
         (self.config().positions == Positions::Learned).then_some(self.config().max_positions)
     }
 
-    /// Tokens that end a text.
+    /// Returns the tokens that end a text.
     pub fn stops(&self) -> Vec<u32> {
         let mut stops = self.config().eos_token_ids.clone();
         stops.push(self.words.eos);
@@ -185,8 +187,8 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Opens the base model that the checkpoint was made from. Returns nothing where none is known or the folder has no weights (a model
-    /// trained from random weights has a base of its shape only). Errors if it cannot be read.
+    /// Opens the base model that the checkpoint was made from. Returns `None` if none is known or its folder has no
+    /// weights (a model trained from random weights has a base of its shape only). Errors if it cannot be read.
     pub fn base(&self) -> Result<Option<Session>, InferenceError> {
         let Some(named) = &self.facts.base_model else { return Ok(None) };
         let folder = folder(Path::new(named))?;
@@ -198,7 +200,7 @@ impl Peers {
         self.session(folder, model).map(Some)
     }
 
-    /// Opens the model at a path or with a hub id. Errors if it cannot be read, or its tokens are others.
+    /// Opens the model at a path or with a hub id. Errors if it cannot be read or has other tokens.
     pub fn model(&self, path: &Path) -> Result<Session, InferenceError> {
         let folder = folder(path)?;
         let model = loader(&self.opening, None, None)?.checkpoint(&folder)?;
@@ -218,7 +220,7 @@ impl Peers {
     }
 }
 
-/// Whether a folder has the weights of a model.
+/// Returns whether a folder has the weights of a model.
 fn has_weights(folder: &Path) -> bool {
     ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| folder.join(name).exists())
 }

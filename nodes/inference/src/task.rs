@@ -17,16 +17,16 @@ pub enum Task {
     Likelihood(Document),
     /// Which of these documents is the most probable? They have the same beginning, which is given.
     Choice(Vec<Document>),
-    /// What stands in this gap?
+    /// What belongs in this gap?
     Gap(Gap),
-    /// A text: from nothing, behind a prompt, or with gaps.
+    /// Generate a text: from nothing, after a prompt, or in gaps.
     Generate(Template),
 }
 
 /// The answer to a [`Task`] of the same kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// Exactly, or the bound.
+    /// Exact, or the bound.
     Likelihood(Nats),
     Choice(Choice),
     Gap(Filled),
@@ -36,9 +36,9 @@ pub enum Answer {
 /// A choice by likelihood.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
-    /// Number of the most probable candidate; of equals the first.
+    /// Number of the most probable candidate; the first if several are.
     pub best: usize,
-    /// Nats of each.
+    /// Nats of each candidate.
     pub candidates: Vec<Nats>,
 }
 
@@ -47,9 +47,9 @@ pub struct Choice {
 pub struct Filled {
     /// The tokens in it.
     pub filling: Vec<u32>,
-    /// Whether they are the answer; `None` where none is known.
+    /// Whether they are the answer; `None` if no answer is known.
     pub exact: Option<bool>,
-    /// Forwards that it took.
+    /// Number of forwards that it took.
     pub nfe: u32,
 }
 
@@ -63,7 +63,7 @@ pub enum Reading {
     LeftToRight,
 }
 
-/// How questions are put.
+/// How questions are asked.
 #[derive(Debug, Clone)]
 pub struct Asking {
     /// How the model reads.
@@ -72,15 +72,15 @@ pub struct Asking {
     pub decoding: Decoding,
     /// How documents are noised for the diffusion bound.
     pub noise: Noise,
-    /// Which documents are read together.
+    /// Which documents share a forward.
     pub batching: Batching,
-    /// Texts that are written together.
+    /// Number of texts that are generated together.
     pub rows: usize,
 }
 
 impl Session {
-    /// Answers questions, in their order; questions of one kind are put together. `go_on` is asked before every batch. Errors if a question
-    /// does not fit the model, or with the error of `go_on`.
+    /// Returns the answers to questions, in their order; questions of one kind are batched together. Calls `go_on`
+    /// before every batch. Errors if a question does not fit the model, or with the error of `go_on`.
     pub fn answer<E: From<InferenceError>>(
         &self,
         tasks: &[Task],

@@ -22,7 +22,7 @@ pub fn write_model(dir: &Path, mask: bool, spread: f64) {
     write(dir, &config, mask);
 }
 
-/// The same with a table of 64 positions, beyond which the model cannot write.
+/// Writes the same with a table of 64 positions, beyond which the model cannot write.
 pub fn write_model_with_learned_positions(dir: &Path) {
     let config = json!({
         "architectures": ["GPT2LMHeadModel"], "vocab_size": 37, "n_embd": 16, "n_layer": 2, "n_head": 4,

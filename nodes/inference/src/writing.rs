@@ -12,25 +12,25 @@ use crate::session::Session;
 /// A text as tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Written {
-    /// All tokens, the anchor first; the last is an end-of-text token if `stopped`.
+    /// All tokens, the anchor first. The last is an end-of-text token if `stopped`.
     pub tokens: Vec<u32>,
-    /// Which of the tokens were filled in; as long as the tokens.
+    /// Which of the tokens were filled in: one entry per token.
     pub filled: Vec<bool>,
-    /// Forwards that this text took part in.
+    /// Number of forwards that this text took part in.
     pub nfe: u32,
     /// Whether an end-of-text token ended it.
     pub stopped: bool,
-    /// What was revealed when; nothing for a text that was written from left to right without drafts.
+    /// What was revealed when; empty for a text that was written from left to right without drafts.
     pub history: Vec<Reveal>,
     /// Drafts that were checked, and those that were kept.
     pub drafted: u32,
     pub accepted: u32,
-    /// Seconds of its batch over the batch's texts.
+    /// Seconds of its batch divided by the number of texts in it.
     pub seconds: f64,
 }
 
 impl Written {
-    /// The tokens behind the anchor, without the end-of-text token that ended them.
+    /// Returns the tokens after the anchor, without the end-of-text token at their end.
     pub fn body(&self) -> &[u32] {
         let body = self.tokens.get(1..).unwrap_or_default();
         if self.stopped { &body[..body.len().saturating_sub(1)] } else { body }
@@ -44,15 +44,15 @@ impl Written {
         Self { tokens, filled, nfe, stopped, history, ..Self::default() }
     }
 
-    /// The tokens that were filled in.
+    /// Returns the tokens that were filled in.
     pub fn filling(&self) -> Vec<u32> {
         self.tokens.iter().zip(&self.filled).filter_map(|(token, filled)| filled.then_some(*token)).collect()
     }
 }
 
 impl Session {
-    /// The decoder that writes. Errors if the model cannot be decoded so: a canvas needs a mask token, the decoder ar a model that reads
-    /// from left to right, and drafts blocks and such a reading of what is clean.
+    /// Returns the decoder to use. Errors if the model cannot be decoded so: a canvas needs a mask token, the decoder `ar` a
+    /// model that reads from left to right, and drafts a model of blocks whose clean text is causal.
     pub fn decoder(&self, asked: Decoder) -> Result<Decoder, InferenceError> {
         let refuse = |found: &str, wanted| {
             Err(InferenceError::unfit("decoder", format!("{}, {found}", self.folder().display()), wanted))
@@ -92,9 +92,9 @@ impl Session {
         doubts
     }
 
-    /// Writes texts, `rows` of them in a forward; `go_on` is asked before every batch, and `watch` is told what each step reveals of which
-    /// text of its batch. The same text comes out in any batch. Errors if a text does not fit the model or the decoder, or with the
-    /// error of `go_on`.
+    /// Writes texts, `rows` of them per forward. Calls `go_on` before every batch, and `watch` with what each step
+    /// reveals of each text of its batch. A text does not depend on its batch. Errors if a text does not fit the model
+    /// or the decoder, or with the error of `go_on`.
     pub fn write<E: From<InferenceError>>(
         &self,
         texts: &[Template],
@@ -241,13 +241,13 @@ fn prompts(texts: &[Template]) -> Result<(Vec<Prompt>, Vec<usize>), InferenceErr
     Ok((prompts, lengths))
 }
 
-/// What stands before the free end of a text, and the most tokens that may follow.
+/// The text before a free end, and the most tokens that may follow.
 struct Continuation {
     tokens: Vec<u32>,
     length: usize,
 }
 
-/// `None` when something is given behind a gap.
+/// Returns `None` if something is given after a gap.
 fn continuation(text: &Template) -> Option<Continuation> {
     let (last, before) = text.pieces.split_last()?;
     let Piece::Gap(gap) = last else { return None };

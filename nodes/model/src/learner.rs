@@ -150,7 +150,8 @@ impl Learner {
     }
 
     /// Drops this share of activations in training, at GPT-2's places: embeddings, attention, and the two results that each
-    /// block adds. Attention then runs on torch's kernels. The draws are keyed by seed, update and micro-step.
+    /// block adds. Attention then runs on torch's kernels. The draws are keyed by seed, update and the
+    /// micro-batch's number in the global batch.
     ///
     /// # Errors
     /// With activation checkpointing, whose second pass would draw anew.
@@ -183,6 +184,7 @@ impl Learner {
         let number = self.sums.totals.micro_batches;
         // A plug-in's model may drop something, too.
         if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 {
+            let number = self.reducer.number(number);
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, number);
             tch::manual_seed(rng.next_u64() as i64);
         }
@@ -422,6 +424,10 @@ mod tests {
     }
 
     impl Reducer for Pair {
+        fn number(&self, own: u64) -> u64 {
+            2 * own + self.number as u64
+        }
+
         fn divisor(&mut self, own: f64) -> Result<f64, ModelError> {
             self.told.lock().unwrap()[self.number].0 = own;
             self.barrier.wait();
@@ -477,6 +483,38 @@ mod tests {
 
     fn weights(learner: &Learner) -> Vec<Vec<f32>> {
         learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect()
+    }
+
+    /// The second of two processes, as far as a micro-step goes.
+    #[derive(Debug)]
+    struct Second;
+
+    impl Reducer for Second {
+        fn number(&self, own: u64) -> u64 {
+            2 * own + 1
+        }
+
+        fn divisor(&mut self, own: f64) -> Result<f64, ModelError> {
+            Ok(own)
+        }
+
+        fn add(&mut self, totals: Totals, _: &mut [Parameter]) -> Result<Totals, ModelError> {
+            Ok(totals)
+        }
+    }
+
+    /// Two processes with the same draws would drop the same places twice, and the number of processes would change the weights.
+    #[test]
+    fn dropout_is_drawn_by_the_number_in_the_global_batch() {
+        let start = |reducer| {
+            let mut learner = learner(reducer, Normaliser::MaskableTokens, Optimizer::default());
+            learner.set_dropout(0.5, 3).unwrap();
+            learner
+        };
+        let mut alone = start(Box::new(Alone));
+        let [first, second] = [(); 2].map(|()| alone.micro_step(&batch(0), &Pattern::Full).unwrap());
+        assert_ne!(first, second, "nothing was dropped");
+        assert_eq!(start(Box::new(Second)).micro_step(&batch(0), &Pattern::Full).unwrap(), second);
     }
 
     /// The seam that several ranks will use: two processes with a micro-batch each make the bytes of one process with both.

@@ -19,35 +19,34 @@ use crate::{Problem, Problems, RunKeys};
 /// `#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]`, and give every field a doc comment: it is what users read.
 /// Keys that several nodes have are a struct of their own, with `#[serde(flatten)]`.
 pub trait Config: Serialize + DeserializeOwned + JsonSchema + Default {
-    /// Which run the node works for.
+    /// Returns which run the node works for.
     fn run(&self) -> &RunKeys;
 
-    /// Rules between keys and about files; every problem, not only the first. The run's name is checked already.
+    /// Returns every violation of the rules between keys and about files. The run's name is already checked.
     fn validate(&self) -> Vec<Problem> {
         Vec::new()
     }
 
-    /// Where a key went that the node had once: the end of the sentence "it is no longer a key of this node: …".
+    /// Returns what became of a key that the node once had: the end of the sentence "it is no longer a key of this
+    /// node: …".
     fn gone(_key: &str) -> Option<&'static str> {
         None
     }
 
-    /// Puts paths in the places of names that stand for something elsewhere. The node itself does it, once, before its work.
-    ///
-    /// # Errors
-    /// What cannot be had.
+    /// Replaces hub ids by local paths, downloading what is missing. The node itself does it, once, before its work.
+    /// Errors if something cannot be fetched.
     fn fetch(&mut self) -> Result<(), Problem> {
         Ok(())
     }
 }
 
-/// The JSON schema of a configuration, with every type written in place.
+/// Returns the JSON schema of a configuration, with every type inlined.
 pub fn schema<C: Config>() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<C>()
 }
 
-/// The keys of a configuration with their schemas, in the order of the struct.
+/// Returns the keys of a configuration with their schemas, in the order of the struct.
 pub fn keys(schema: &Schema) -> Vec<(String, Value)> {
     let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     properties.into_iter().collect()
@@ -55,7 +54,7 @@ pub fn keys(schema: &Schema) -> Vec<(String, Value)> {
 
 /// What was found in a node's `env:` block.
 pub struct Checked<C> {
-    /// The configuration, with the defaults in the places of keys that cannot be read.
+    /// The configuration, with defaults for the keys that cannot be read.
     pub config: C,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
@@ -63,18 +62,17 @@ pub struct Checked<C> {
     pub unread: Vec<String>,
 }
 
-/// Reads a configuration. `own` is the node's own `env:` block, in which every key must be known; `lookup` finds a value
-/// for a known key: that block's, else that of the dataflow's shared `env:`.
-///
-/// # Errors
-/// Every problem with every key at once.
+/// Reads a configuration. `own` is the node's own `env:` block, in which every key must be known; `lookup` finds the
+/// value of a known key in that block or else in the dataflow's shared `env:`. Errors with every problem of every key
+/// at once.
 pub fn read<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Result<C, Problems> {
     let checked = check::<C>(own, lookup);
     Problems(checked.problems).into_result()?;
     Ok(checked.config)
 }
 
-/// As [`read`], with a configuration also where something is wrong. Rules that involve a key that cannot be read are not judged.
+/// As [`read`], but returns a configuration even if something is wrong. Rules that involve a key that cannot be read
+/// are not checked.
 pub fn check<C: Config>(own: &[String], lookup: impl Fn(&str) -> Option<String>) -> Checked<C> {
     let keys: BTreeMap<String, Value> = keys(&schema::<C>()).into_iter().collect();
     let mut problems: Vec<Problem> =
@@ -120,13 +118,13 @@ fn unknown<C: Config>(key: &str, keys: &BTreeMap<String, Value>) -> Problem {
     Problem::new(key, "an unknown key", format!("{nearest}known keys: {}", all.join(", "))).of_kind(Kind::UnknownKey)
 }
 
-/// The known name that is most like `found`.
+/// Returns the known name that is most similar to `found`.
 pub fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = |name: &str| strsim::jaro_winkler(found, name);
     known.into_iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))
 }
 
-/// A value of the schema's type from its text; the error says what is allowed.
+/// Returns a value of the schema's type from its text. Errors with what is allowed.
 fn parse(text: &str, schema: &Value) -> Result<Value, (Kind, String)> {
     let wrong = |allowed: &str| (Kind::Type, format!("allowed: {allowed}"));
     let choices = choices(schema);
@@ -149,7 +147,7 @@ fn parse(text: &str, schema: &Value) -> Result<Value, (Kind, String)> {
     }
 }
 
-/// Whether a value as it stood in a dataflow file is read as `now`.
+/// Returns whether a value, as it was written in a dataflow file, is read as `now`.
 pub(crate) fn means(written: &Value, schema: &Value, now: &Value) -> bool {
     let text = written.as_str().map_or_else(|| written.to_string(), str::to_owned);
     parse(&text, schema).is_ok_and(|read| read == *now || read.as_f64().is_some_and(|read| now.as_f64() == Some(read)))
@@ -167,7 +165,7 @@ fn in_range(value: Value, schema: &Value) -> Result<Value, (Kind, String)> {
     if fits { Ok(value) } else { Err((Kind::Range, format!("allowed: {}", range(schema)))) }
 }
 
-/// The range of a numeric key in words.
+/// Returns the range of a numeric key in words.
 pub fn range(schema: &Value) -> String {
     let words = [
         ("minimum", "at least"),
@@ -182,14 +180,14 @@ pub fn range(schema: &Value) -> String {
     bounds.collect::<Vec<_>>().join(" and ")
 }
 
-/// The names that an enum key may take; empty for other keys.
+/// Returns the names that an enum key may take; none for other keys.
 pub fn choices(schema: &Value) -> Vec<String> {
     let plain = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
     let described = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
     plain.chain(described.filter_map(|one| one.get("const"))).filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The JSON types of a key.
+/// Returns the JSON types of a key.
 pub fn type_names(schema: &Value) -> Vec<&str> {
     match schema.get("type") {
         Some(Value::String(one)) => vec![one],

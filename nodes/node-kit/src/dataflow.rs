@@ -18,7 +18,7 @@ pub type Environment = BTreeMap<String, String>;
 #[derive(Debug, Clone)]
 pub struct Dataflow(Descriptor);
 
-/// The keys that dora knows, at each place of a dataflow file.
+/// The keys that dora knows, by their place in a dataflow file.
 #[derive(Debug, Clone)]
 pub struct KnownKeys {
     /// At the top.
@@ -29,13 +29,13 @@ pub struct KnownKeys {
     pub input: Vec<String>,
 }
 
-/// The ports of the program at `path`; `None` for a program that is not of difflow.
+/// Returns the ports of the program at `path`, or `None` if it is not one of difflow's.
 pub fn ports_of(path: &str) -> Option<&'static Ports> {
     let name = Path::new(path).file_name()?.to_str()?;
     PORTS.iter().find(|ports| ports.program == name)
 }
 
-/// What dora takes, read off its own schema where that has it.
+/// Returns the keys that dora accepts, taken from its own schema where it has them.
 pub fn known_keys() -> KnownKeys {
     let schema = schemars::schema_for!(Descriptor);
     let names = |properties: Option<&Value>, unlisted: &[&str]| {
@@ -60,24 +60,23 @@ impl From<Descriptor> for Dataflow {
 }
 
 impl Dataflow {
-    /// Reads the text of a dataflow file.
-    ///
-    /// # Errors
-    /// dora's words; with `line L column C` where it knows the place.
+    /// Reads the text of a dataflow file. Errors with dora's message, which has `line L column C` if dora knows the
+    /// place.
     pub fn parse(text: &str) -> Result<Self, String> {
         Descriptor::parse(text.as_bytes().to_vec())
             .map(Self)
             .map_err(|e| format!("{:#}", e).replace("failed to parse given descriptor: ", ""))
     }
 
-    /// The dataflow's own `env:`, without the keys of single nodes.
+    /// Returns the dataflow's own `env:`, without the keys of single nodes.
     pub fn shared(&self) -> Environment {
         let all = self.0.env.iter().flatten().filter(|(key, _)| !key.contains('.'));
         all.map(|(key, value)| (key.clone(), value.to_string())).collect()
     }
 
-    /// The `env:` of each node, by id. `NODE.KEY` in the dataflow's `env:` is a key of that node and goes before the node's own, which
-    /// may stand in a module; dora calls a node of a module `MODULE.NODE`, and here its own name is enough.
+    /// Returns the `env:` of each node, by id. `NODE.KEY` in the dataflow's `env:` is a key of that node and overrides
+    /// the node's own, which may be set in a module. dora calls a node of a module `MODULE.NODE`; here its own name is
+    /// enough.
     pub fn own(&self) -> BTreeMap<String, Environment> {
         let of_one = |id: &str| {
             let own_name = id.rsplit('.').next().unwrap_or(id).to_owned();
@@ -98,19 +97,15 @@ impl Dataflow {
             .collect()
     }
 
-    /// dora's own rules that need no file: wiring, times, log keys.
-    ///
-    /// # Errors
-    /// The first that is broken, in dora's words.
+    /// Checks dora's own rules that need no file: wiring, times, log keys. Errors with dora's message about the first
+    /// that is broken.
     pub fn check(&self) -> Result<(), String> {
         check_dataflow_static(&self.0).map_err(|e| format!("{e:#}"))
     }
 
-    /// dora's strict type check. Ports of difflow's programs have the types of their messages without anyone writing them
-    /// down; `input_types` and `output_types` of the file go first, and so do types in `folder/types`.
-    ///
-    /// # Errors
-    /// A file in `folder/types` that dora cannot read.
+    /// Returns what dora's strict type check finds, by node. Ports of difflow's programs have the types of their
+    /// messages even if the file does not give them; `input_types` and `output_types` of the file, and types in
+    /// `folder/types`, take precedence. Errors if dora cannot read a file in `folder/types`.
     pub fn type_problems(&self, folder: &Path) -> Result<Vec<(String, String)>, String> {
         let mut registry = TypeRegistry::new();
         for kind in ports::kinds() {
@@ -157,7 +152,7 @@ fn type_definition(kind: &Kind) -> TypeDef {
     }
 }
 
-/// An Arrow type in dora's grammar.
+/// Returns an Arrow type in dora's grammar.
 pub fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::List(item) | DataType::LargeList(item) => format!("List<{}>", type_name(item.data_type())),
@@ -165,7 +160,7 @@ pub fn type_name(data_type: &DataType) -> String {
     }
 }
 
-/// The file `types/difflow/v1.yml`: difflow's messages for `dora validate --strict-types`.
+/// Returns the file `types/difflow/v1.yml`: difflow's messages for `dora validate --strict-types`.
 pub fn types_file() -> String {
     let mut text = String::from(
         "# The messages on difflow's edges, for `dora validate --strict-types`. Made by `difflow docs`; a test compares.\ntypes:\n",

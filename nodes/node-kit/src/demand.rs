@@ -9,31 +9,32 @@ use eyre::{Result, bail};
 
 use crate::{Node, Received};
 
-/// Pulls batches `first ..` in order from an upstream stage, with at most `window` asked for and not yet taken.
+/// Pulls batches `first ..` in order from an upstream stage, with at most `window` of them requested and not yet taken.
 ///
-/// dora may drop a message, so what does not come is asked for again; a stage answers the same question with the same batch.
-/// Order holds on an edge: a batch that is missing while a later one is here was lost, and is asked for at once. Where nothing
-/// came at all, upstream may still be working: then `patience` must pass, and twice as long each further time.
+/// dora may drop a message, so what does not arrive is requested again; a stage answers the same request with the same
+/// batch. An edge keeps its order: a batch that is missing while a later one is here was lost, and is requested at
+/// once. If nothing arrived at all, upstream may still be working: then `patience` must pass first, and twice as long
+/// each further time.
 pub struct Puller<M> {
     input: &'static str,
     next_seq: u64,
     asked_until: u64,
     window: u64,
     patience: Duration,
-    /// How long the present silence may last.
+    /// How long the current silence may last.
     silence: Duration,
     last_news: Instant,
-    /// The missing batch that was asked for again because a later one is here.
+    /// The missing batch that was requested again because a later one is here.
     gap: Option<u64>,
     held: BTreeMap<u64, M>,
     end: Option<u64>,
     demands_sent: u64,
-    /// How often batches had to be asked for again.
+    /// How often batches had to be requested again.
     pub repeats: u64,
 }
 
 impl<M: Message> Puller<M> {
-    /// A puller for `input`, starting at batch `first`.
+    /// Returns a puller for `input` that starts at batch `first`.
     pub fn new(input: &'static str, first: u64, window: u32, patience: Duration) -> Self {
         Self {
             input,
@@ -51,28 +52,24 @@ impl<M: Message> Puller<M> {
         }
     }
 
-    /// The number of the batch that [`Puller::take`] gives next.
+    /// Returns the number of the batch that [`Puller::take`] will return next.
     pub fn next_seq(&self) -> u64 {
         self.next_seq
     }
 
-    /// True when every batch there is has been taken.
+    /// Returns true if the data ended and every batch has been taken.
     pub fn ended(&self) -> bool {
         self.end.is_some_and(|end| self.next_seq >= end)
     }
 
-    /// Asks on output `demand` for what the window allows. Call it whenever a batch was taken.
-    ///
-    /// # Errors
-    /// When dora does not take the demand.
+    /// Requests on output `demand` what the window allows. Call it whenever a batch was taken. Errors if dora does not
+    /// take the demand.
     pub fn ask(&mut self, node: &mut Node) -> Result<()> {
         self.ask_with(|seq, demand| node.send("demand", seq, &demand))
     }
 
-    /// Asks again for what was lost. Call it when everything that came in has been accepted and the next batch is not there.
-    ///
-    /// # Errors
-    /// When dora does not take the demand.
+    /// Requests again what was lost. Call it when everything that came in has been accepted and the next batch is not
+    /// there. Errors if dora does not take the demand.
     pub fn ask_again(&mut self, node: &mut Node) -> Result<()> {
         self.ask_again_with(|seq, demand| node.send("demand", seq, &demand))
     }
@@ -115,11 +112,12 @@ impl<M: Message> Puller<M> {
         Ok(())
     }
 
-    /// Keeps a received batch; one that was taken before, or is held already, is ignored.
-    ///
-    /// # Errors
-    /// When the content is not message `M`, or the batch was never asked for.
+    /// Keeps a received batch. One that was taken before or is already held is ignored, and so is a prelude. Errors if
+    /// the content is not message `M`, or the batch was never requested.
     pub fn accept(&mut self, received: &Received) -> Result<()> {
+        if received.prelude {
+            return Ok(());
+        }
         if received.fin {
             self.end = Some(self.end.unwrap_or(u64::MAX).min(received.seq));
             self.last_news = Instant::now();
@@ -144,7 +142,7 @@ impl<M: Message> Puller<M> {
         Ok(())
     }
 
-    /// The next batch in order, if it is here.
+    /// Returns the next batch in order, if it is here.
     pub fn take(&mut self) -> Option<M> {
         let batch = self.held.remove(&self.next_seq)?;
         self.next_seq += 1;
@@ -155,7 +153,11 @@ impl<M: Message> Puller<M> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use difflow_schema::Facts;
+
     use super::*;
+    use crate::Event;
+    use crate::testing::Heard;
 
     /// Longer than any pause of a busy machine: only [`wait`] makes it pass.
     const PATIENCE: Duration = Duration::from_secs(3600);
@@ -255,6 +257,19 @@ mod tests {
         assert_eq!(asked_again(&mut p), [(0, 1)]);
         wait(&mut p, PATIENCE);
         assert_eq!(asked_again(&mut p), [(0, 1)]);
+    }
+
+    /// Taken for batch 0, a step would be trained on no rows.
+    #[test]
+    fn a_prelude_is_no_batch() {
+        let (mut node, _said) = Heard::default().prelude::<Demand>("data", &Facts::default()).unwrap().node().unwrap();
+        let Event::Message(prelude) = node.next(None).unwrap() else { panic!("no message") };
+        let mut p = puller(0, 2);
+        asked(&mut p);
+        p.accept(&prelude).unwrap();
+        assert!(p.take().is_none() && !p.ended());
+        give(&mut p, 0);
+        assert!(p.take().is_some());
     }
 
     #[test]

@@ -16,10 +16,10 @@ const EXIT_CONFIG: u8 = 78;
 
 /// How often a node looks whether its daemon is there.
 const LOOK: Duration = Duration::from_secs(1);
-/// What a node has to end by itself when its daemon is gone.
+/// How long a node has to end by itself once its daemon is gone.
 const WITHOUT_DAEMON: Duration = Duration::from_secs(10);
 
-/// What a node says of itself.
+/// What a node's `--help` says about it.
 pub struct About {
     /// Program name, for example `difflow-trainer`.
     pub name: &'static str,
@@ -29,8 +29,8 @@ pub struct About {
     pub version: &'static str,
 }
 
-/// Connects, reads the configuration and runs the node. Exit codes: 0 done or cleanly stopped, 1 failed, 2 usage,
-/// 78 configuration.
+/// Connects, reads the configuration and runs the node. Returns the exit code: 0 done or cleanly stopped, 1 failed, 2
+/// usage, 78 configuration.
 pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode {
     let command = Command::new(about.name)
         .version(about.version)
@@ -75,8 +75,8 @@ fn connect_and_run<C: Config>(program: &str, run: fn(C, Node) -> Result<()>) -> 
     run(config, node)
 }
 
-/// Ends this process when the daemon that started it is gone and the node has not noticed: it would keep the run's locks, and what
-/// it still computes nobody asks for.
+/// Ends this process if the daemon that started it is gone and the node has not noticed: it would keep the run's locks
+/// and compute what nobody asks for.
 fn leave_with_daemon() {
     let daemon = parent_id();
     thread::spawn(move || {
@@ -103,7 +103,7 @@ fn report_error(report: &Report) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The keys with type, default and description, for `--help`.
+/// Returns the keys with type, default and description, for `--help`.
 fn help<C: Config>() -> String {
     let mut text = String::from("Keys (in the node's `env:` block):\n");
     for (key, schema) in config::keys(&config::schema::<C>()) {

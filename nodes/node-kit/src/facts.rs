@@ -5,7 +5,7 @@ use eyre::{Context, Result};
 
 use crate::Received;
 
-/// What was said last; read again only when something else is said.
+/// The facts that came last; parsed again only if they change.
 #[derive(Debug, Default)]
 pub struct Upstream {
     text: Option<String>,
@@ -13,10 +13,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Listens to a message. Returns true when it says something else than the one before, or is the first to say anything.
-    ///
-    /// # Errors
-    /// When what it says cannot be read.
+    /// Takes in the facts of a message. Returns true if they differ from the last ones, or are the first. Errors if
+    /// they cannot be read.
     pub fn hear(&mut self, message: &Received) -> Result<bool> {
         self.hear_text(message.facts.as_deref(), &message.input)
     }
@@ -28,12 +26,12 @@ impl Upstream {
         Ok(true)
     }
 
-    /// True when something was said.
+    /// Returns true if any facts came.
     pub fn heard(&self) -> bool {
         self.text.is_some()
     }
 
-    /// What was said last; nothing before that.
+    /// Returns the facts that came last; empty ones before that.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }

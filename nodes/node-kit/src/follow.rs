@@ -11,32 +11,25 @@ use eyre::Result;
 use crate::inbox::{Inbox, Stopped};
 use crate::node::Node;
 
-/// Work on a checkpoint whose result is kept in the run folder.
+/// Work on a checkpoint, with a result that is kept in the run folder.
 pub trait CheckpointWork {
-    /// What comes of it.
+    /// The result.
     type Outcome;
 
-    /// Returns what was made earlier of this checkpoint, with the same settings, if it is there.
+    /// Returns the result of earlier work on this checkpoint with the same settings, if there is one.
     fn earlier(&self, checkpoint: &Checkpoint) -> Option<Self::Outcome>;
 
-    /// Works on a checkpoint and writes the outcome to the run folder. Calls `check` between batches.
-    ///
-    /// # Errors
-    /// What `check` returned; otherwise whatever made the work impossible.
+    /// Works on a checkpoint and writes the outcome to the run folder. Calls `check` between batches. Errors with the
+    /// error of `check`, or if the work is impossible.
     fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<Self::Outcome>;
 
-    /// Tells the other nodes; `seq` is the number of the message.
-    ///
-    /// # Errors
-    /// When dora does not take it.
+    /// Tells the other nodes; `seq` is the number of the message. Errors if dora does not take it.
     fn tell(&self, node: &mut Node, seq: u64, outcome: &Self::Outcome) -> Result<()>;
 }
 
-/// Works on every published checkpoint until there are no more, and then on the last good one of `dir` if it is not done: nobody
-/// else does it when the message was lost. What was made earlier is told again, not made again.
-///
-/// # Errors
-/// When dora fails, or the work on a checkpoint that is as it was written. A damaged checkpoint is passed over with a warning.
+/// Works on every published checkpoint until there are no more, and then on the last good one in `dir` if it is not
+/// done: its message may have been lost. An earlier result is sent again, not computed again. A damaged checkpoint is
+/// skipped with a warning. Errors if dora fails, or if the work on an undamaged checkpoint does.
 pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Result<()> {
     let mut inbox = Inbox::default();
     let mut done = BTreeSet::new();
@@ -82,7 +75,7 @@ fn missed(dir: &RunDir, done: &BTreeSet<u64>) -> Result<Option<Checkpoint>> {
     Ok(None)
 }
 
-/// Says why a checkpoint is passed over. Errors with `problem` if the checkpoint is not to blame.
+/// Prints why a checkpoint is skipped. Errors with `problem` if the checkpoint is not to blame.
 fn passed_over(checkpoint: &Checkpoint, problem: eyre::Report) -> Result<()> {
     let Checkpoint { step, path, .. } = checkpoint;
     if !Path::new(path).exists() {

@@ -11,7 +11,7 @@ use eyre::{Result, bail};
 
 use crate::node::{Event, Node};
 
-/// The work was cut short because the run ends; no failure.
+/// The work was cut short because the run ends. This is no failure.
 #[derive(Debug, thiserror::Error)]
 #[error("the run ends")]
 pub struct Stopped;
@@ -33,10 +33,8 @@ enum Turn {
 }
 
 impl Inbox {
-    /// The next checkpoint; `None` when there will be none, or when the run ends before its turn.
-    ///
-    /// # Errors
-    /// When dora fails, or an input carries something else.
+    /// Returns the next checkpoint, or `None` if there will be none or the run ends before its turn. Errors if dora
+    /// fails, or an input carries something else.
     pub fn next(&mut self, node: &mut Node) -> Result<Option<Checkpoint>> {
         self.collect(node)?;
         loop {
@@ -48,15 +46,13 @@ impl Inbox {
         }
     }
 
-    /// True when the run ends before its work is done: what waits is left.
+    /// Returns true if the run ends before its work is done: what is waiting is left undone.
     pub fn left(&self) -> bool {
         self.leave
     }
 
-    /// Takes in what has come meanwhile.
-    ///
-    /// # Errors
-    /// [`Stopped`] when the work at hand is to be left; otherwise as [`Inbox::next`].
+    /// Takes in what has arrived meanwhile. Errors with [`Stopped`] if the work at hand is to be left, otherwise as
+    /// [`Inbox::next`].
     pub fn check(&mut self, node: &mut Node) -> Result<()> {
         self.collect(node)?;
         if self.leave { Err(Stopped.into()) } else { Ok(()) }

@@ -25,12 +25,12 @@ impl Default for RunKeys {
 }
 
 impl RunKeys {
-    /// The run's folder.
+    /// Returns the run's folder.
     pub fn dir(&self) -> RunDir {
         RunDir::new(&self.runs, &self.name)
     }
 
-    /// What is wrong with the name.
+    /// Returns what is wrong with the name, if anything is.
     pub(crate) fn problem(&self) -> Option<Problem> {
         RunDir::name_problem(&self.name).map(|allowed| Problem::new("RUN", &self.name, allowed))
     }

@@ -20,7 +20,7 @@ pub struct Node {
     events: EventStream,
     /// Ends that came while messages were still queued.
     ends: VecDeque<Event>,
-    /// What is said of the data on an output, as JSON.
+    /// The facts about the data on an output, as JSON.
     facts: BTreeMap<String, String>,
 }
 
@@ -30,19 +30,18 @@ pub struct Received {
     pub input: String,
     /// Its absolute sequence number on the edge.
     pub seq: u64,
-    /// True when it says that the data ended before `seq`; it then has no content.
+    /// True if it says that the data ended before `seq`. It then has no content.
     pub fin: bool,
-    /// What its sender says of the data, as JSON: [`crate::Upstream`] reads it.
+    /// True if it comes before the data and brings only the facts about it. It then has no content.
+    pub prelude: bool,
+    /// Its sender's facts about the data, as JSON; [`crate::Upstream`] reads them.
     pub facts: Option<String>,
     message: String,
     data: DoraArray,
 }
 
 impl Received {
-    /// Reads the content as message `M`.
-    ///
-    /// # Errors
-    /// When the sender says it is another message, or the array does not fit.
+    /// Returns the content as message `M`. Errors if the sender says it is another message, or the array does not fit.
     pub fn read<M: Message>(&self) -> Result<M> {
         if self.message != M::NAME {
             return Err(eyre!(
@@ -65,36 +64,32 @@ pub enum Event {
     Message(Received),
     /// The timer input `tick` fired.
     Tick,
-    /// An input has no sender any more: its node ended, well or badly.
+    /// An input has no sender any more: its node ended, successfully or not.
     Closed(String),
     /// Another node ended with an error.
     Failed {
         /// Its id.
         node: String,
     },
-    /// `dora stop`, Ctrl-C or the end of the dataflow: finish what is at hand and leave. dora kills after about 10 s.
+    /// `dora stop`, Ctrl-C or the end of the dataflow: finish the work at hand and exit. dora kills the node after
+    /// about 10 s.
     Stop {
-        /// True when a person asked for it, false when all inputs are closed.
+        /// True if a person asked for it, false if all inputs are closed.
         asked: bool,
     },
-    /// Nothing within the time given to [`Node::next`].
+    /// Nothing happened within the time given to [`Node::next`].
     Timeout,
 }
 
 impl Node {
-    /// Connects to the dora daemon that started this process.
-    ///
-    /// # Errors
-    /// When there is none, or it speaks another version.
+    /// Connects to the dora daemon that started this process. Errors if there is none, or it speaks another version.
     pub fn connect() -> Result<Self> {
         let (dora, events) = DoraNode::init_from_env().context("cannot connect to dora")?;
         Ok(Self { dora, events, ends: VecDeque::new(), facts: BTreeMap::new() })
     }
 
-    /// A node over given events and outputs, for tests without a daemon.
-    ///
-    /// # Errors
-    /// When dora's testing harness refuses its inputs.
+    /// Returns a node over given events and outputs, for tests without a daemon. Errors if dora's testing harness
+    /// refuses its inputs.
     pub(crate) fn testing(
         input: dora::integration_testing::TestingInput,
         output: dora::integration_testing::TestingOutput,
@@ -104,45 +99,43 @@ impl Node {
         Ok(Self { dora, events, ends: VecDeque::new(), facts: BTreeMap::new() })
     }
 
-    /// This node's id in the dataflow file.
+    /// Returns this node's id in the dataflow file.
     pub fn id(&self) -> String {
         self.dora.id().to_string()
     }
 
-    /// Its id without the names of the modules that it stands in (dora: `MODULE.NODE`): what it is called in run.json, whether its
-    /// dataflow file is made of modules or not.
+    /// Returns its id without the names of the modules around it (dora: `MODULE.NODE`). run.json uses this name, so
+    /// that it is the same whether the dataflow file has modules or not.
     pub fn name(&self) -> String {
         let id = self.id();
         id.rsplit('.').next().unwrap_or(&id).to_owned()
     }
 
-    /// The parsed dataflow file as JSON.
+    /// Returns the parsed dataflow file as JSON. Errors if dora does not give it.
     pub fn dataflow(&self) -> Result<Value> {
         Ok(serde_json::to_value(self.dora.dataflow_descriptor()?)?)
     }
 
-    /// This node's own `env:` block, and that of the dataflow, as dora read them: `$NAME` filled in, numbers rewritten, and
-    /// `dora run --env` among the dataflow's.
-    ///
-    /// # Errors
-    /// When dora does not give the dataflow file.
+    /// Returns this node's own `env:` block and the dataflow's, as dora read them: with `$NAME` filled in, numbers
+    /// rewritten, and `dora run --env` added to the dataflow's. Errors if dora does not give the dataflow file.
     pub fn keys(&self) -> Result<(Environment, Environment)> {
         let dataflow = Dataflow::from(self.dora.dataflow_descriptor()?.clone());
         Ok((dataflow.own().remove(&self.id()).unwrap_or_default(), dataflow.shared()))
     }
 
-    /// dora's name of this start of the dataflow.
+    /// Returns dora's name for this start of the dataflow.
     pub fn start(&self) -> String {
         self.dora.dataflow_id().to_string()
     }
 
-    /// Whether the dataflow file gives this node the output `output`; dora refuses messages on any other.
+    /// Returns whether the dataflow file gives this node the output `output`; dora refuses messages on any other.
+    /// Errors if dora does not give the dataflow file.
     pub fn has_output(&self, output: &str) -> Result<bool> {
         let own = self.own_entry()?;
         Ok(own.get("outputs").and_then(Value::as_array).is_some_and(|all| all.iter().any(|name| name == output)))
     }
 
-    /// This node's entry in the dataflow file.
+    /// Returns this node's entry in the dataflow file.
     fn own_entry(&self) -> Result<Value> {
         let (dataflow, id) = (self.dataflow()?, self.id());
         let nodes = dataflow.get("nodes").and_then(Value::as_array).into_iter().flatten();
@@ -150,46 +143,47 @@ impl Node {
         Ok(own.next().cloned().unwrap_or_default())
     }
 
-    /// The next event. Blocks for at most `timeout`, for ever with `None`; `Some(Duration::ZERO)` only looks.
-    /// The end of the event stream is an [`Event::Stop`]. The end of an input comes after its messages.
-    ///
-    /// # Errors
-    /// When dora reports an error of its own.
+    /// Returns the next event. Blocks for at most `timeout`, or without limit if it is `None`; with
+    /// `Some(Duration::ZERO)` it does not wait. The end of the event stream is an [`Event::Stop`]. The end of an input
+    /// comes after its messages. Errors if dora reports an error of its own.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Event> {
         let Self { events, ends, .. } = self;
         in_order(ends, timeout, |timeout| receive(events, timeout))
     }
 
-    /// Says `facts` of the data with every further message on `output`.
-    ///
-    /// # Errors
-    /// When they cannot be written as JSON.
+    /// Adds `facts` about the data to every further message on `output`. Errors if they cannot be written as JSON.
     pub fn say(&mut self, output: &str, facts: &Facts) -> Result<()> {
         self.facts.insert(output.to_owned(), serde_json::to_string(facts)?);
         Ok(())
     }
 
-    /// Sends `message` as number `seq` of `output`.
-    ///
-    /// # Errors
-    /// When dora does not take it.
+    /// Sends `message` as number `seq` on `output`. Errors if dora does not take it.
     pub fn send<M: Message>(&mut self, output: &str, seq: u64, message: &M) -> Result<()> {
-        self.send_array::<M>(output, seq, false, DoraArray::from_array(message.to_array()?))
+        self.send_array::<M>(output, seq, None, DoraArray::from_array(message.to_array()?))
     }
 
-    /// Says on `output` that the data ended: there is no batch `seq`.
-    ///
-    /// # Errors
-    /// When dora does not take it.
+    /// Sends on `output` that the data ended: there is no batch `seq`. Errors if dora does not take it.
     pub fn send_fin<M: Message>(&mut self, output: &str, seq: u64) -> Result<()> {
-        let empty = StructArray::new_null(M::fields(), 0);
-        self.send_array::<M>(output, seq, true, DoraArray::from_array(empty))
+        self.send_empty::<M>(output, seq, meta::FIN)
     }
 
-    fn send_array<M: Message>(&mut self, output: &str, seq: u64, fin: bool, array: DoraArray) -> Result<()> {
+    /// Sends on `output`, before there is any data, the facts given to [`Node::say`]. Errors if dora does not take it.
+    pub fn send_prelude<M: Message>(&mut self, output: &str) -> Result<()> {
+        self.send_empty::<M>(output, 0, meta::PRELUDE)
+    }
+
+    fn send_empty<M: Message>(&mut self, output: &str, seq: u64, flag: &str) -> Result<()> {
+        let empty = StructArray::new_null(M::fields(), 0);
+        self.send_array::<M>(output, seq, Some(flag), DoraArray::from_array(empty))
+    }
+
+    fn send_array<M: Message>(&mut self, output: &str, seq: u64, flag: Option<&str>, array: DoraArray) -> Result<()> {
         let mut parameters = MetadataParameters::new();
         parameters.insert(meta::SEQ.into(), Parameter::Integer(i64::try_from(seq)?));
-        parameters.insert(meta::FIN.into(), Parameter::Bool(fin));
+        parameters.insert(meta::FIN.into(), Parameter::Bool(flag == Some(meta::FIN)));
+        if flag == Some(meta::PRELUDE) {
+            parameters.insert(meta::PRELUDE.into(), Parameter::Bool(true));
+        }
         parameters.insert(meta::MESSAGE.into(), Parameter::String(M::NAME.into()));
         if let Some(facts) = self.facts.get(output) {
             parameters.insert(meta::FACTS.into(), Parameter::String(facts.clone()));
@@ -199,14 +193,14 @@ impl Node {
             .with_context(|| format!("cannot send {} {seq} on `{output}`", M::NAME))
     }
 
-    /// Messages that dora dropped since the last call, as (input, count).
+    /// Returns how many messages dora has dropped since the last call, by input.
     pub fn dropped(&mut self) -> Vec<(String, u64)> {
         self.events.drain_drop_counts().into_iter().map(|(input, count)| (input.to_string(), count)).collect()
     }
 }
 
-/// The next event that `receive` gives, with the ends of inputs and of the stream, kept in `ends`, behind what is still queued: dora
-/// reports them first.
+/// Returns the next event from `receive`, but the ends of inputs and of the stream only after what is still queued:
+/// dora reports them first. They wait in `ends`.
 fn in_order(
     ends: &mut VecDeque<Event>,
     timeout: Option<Duration>,
@@ -223,7 +217,7 @@ fn in_order(
     }
 }
 
-/// The next event in dora's order; `None` at the end of the event stream.
+/// Returns the next event in dora's order, or `None` at the end of the event stream.
 fn receive(events: &mut EventStream, timeout: Option<Duration>) -> Result<Option<Event>> {
     loop {
         let event = match timeout {
@@ -249,7 +243,7 @@ fn receive(events: &mut EventStream, timeout: Option<Duration>) -> Result<Option
     }
 }
 
-/// dora's event as ours; `None` for those that concern no difflow node.
+/// Returns dora's event as ours, or `None` if it concerns no difflow node.
 fn translate(event: dora::Event) -> Result<Option<Event>> {
     Ok(match event {
         dora::Event::Input { id, .. } if id.as_str() == "tick" => Some(Event::Tick),
@@ -263,6 +257,7 @@ fn translate(event: dora::Event) -> Result<Option<Event>> {
                 input: id.to_string(),
                 seq,
                 fin: dora::get_bool_param(parameters, meta::FIN).unwrap_or(false),
+                prelude: dora::get_bool_param(parameters, meta::PRELUDE).unwrap_or(false),
                 facts: dora::get_string_param(parameters, meta::FACTS).map(str::to_owned),
                 message: dora::get_string_param(parameters, meta::MESSAGE).unwrap_or("an unnamed").to_owned(),
                 data,

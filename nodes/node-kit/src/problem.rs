@@ -5,9 +5,9 @@ use std::fmt;
 /// What sort of thing is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
-    /// The key is none of the node's.
+    /// The node has no such key.
     UnknownKey,
-    /// The value has another type, or is no choice of the list.
+    /// The value has another type, or is not in the list of choices.
     Type,
     /// The value has the right type and is outside its range.
     Range,
@@ -32,12 +32,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with `key`, whose value is `found`; `allowed` says what would be right or what to do.
+    /// Returns a problem with `key`, whose value is `found`; `allowed` says what would be right or what to do.
     pub fn new(key: impl Into<String>, found: impl fmt::Display, allowed: impl Into<String>) -> Self {
         Self { kind: Kind::Value, key: key.into(), found: found.to_string(), allowed: allowed.into() }
     }
 
-    /// The same problem, of another sort.
+    /// Returns the same problem as one of another sort.
     pub fn of_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
@@ -54,7 +54,7 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// `Ok` when nothing is wrong.
+    /// Errors if anything is wrong.
     pub fn into_result(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }

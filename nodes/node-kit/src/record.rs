@@ -13,12 +13,13 @@ use crate::{Problem, Problems};
 
 /// Schema extension of a field that may have another value when a run is resumed: it changes how a run goes, not what comes out.
 pub const MAY_CHANGE: &str = "x-may-change";
-/// Schema extension of a field that names what is compared by its content elsewhere, so that its path may be another one.
+/// Schema extension of a field that names a file or folder whose content is compared elsewhere, so that its path may
+/// change.
 pub const BY_CONTENT: &str = "x-by-content";
 /// Schema extension of a field that is written into no file.
 pub const SECRET: &str = "x-secret";
 
-/// True where a key's schema has that extension.
+/// Returns true if a key's schema has that extension.
 pub fn marked(schema: &Value, extension: &str) -> bool {
     schema.get(extension) == Some(&Value::Bool(true))
 }
@@ -30,15 +31,13 @@ pub struct Writer<'a> {
     pub name: &'a str,
     /// Its program.
     pub program: &'a str,
-    /// dora's name of this start.
+    /// dora's name for this start.
     pub start: &'a str,
 }
 
-/// Compares a node's keys with those that its run has, and writes them. As long as the run has no checkpoint nothing depends on
-/// them: then whatever an earlier start wrote is forgotten.
-///
-/// # Errors
-/// [`Problems`] with each key that may not change and did; otherwise when the run's folder cannot be used.
+/// Compares a node's keys with those of its run, and writes them. As long as the run has no checkpoint, nothing depends
+/// on them, and whatever an earlier start wrote is dropped. Errors with [`Problems`] if keys changed that may not, or
+/// if the run's folder cannot be used.
 pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
     let Value::Object(values) = serde_json::to_value(config)? else { bail!("a configuration is not a mapping") };
     let dir = config.run().dir();
@@ -69,8 +68,8 @@ pub fn enter<C: Config>(config: &C, writer: Writer) -> Result<()> {
     }
 }
 
-/// Returns the keys that decide what comes out: all but the run's name and those that may change, so that a new key decides until
-/// its field says otherwise. Results that were made with other values are not used again.
+/// Returns the keys that decide the results: all but the run's name and those that may change, so a new key decides
+/// until its field says otherwise. Results made with other values are not used again.
 pub fn deciding<C: Config>(config: &C) -> Value {
     let free = |key: &str, schema: &Value| key == "RUN" || marked(schema, MAY_CHANGE);
     let mut all = serde_json::to_value(config).unwrap_or_default();
@@ -87,8 +86,8 @@ fn unwritable(dir: &RunDir, error: &dyn std::fmt::Display) -> Problems {
     Problem::new("RUNS", root.display(), format!("this folder cannot be written to: {error}")).into()
 }
 
-/// The keys that may not change and did. Keys that only the record knows are none any more; what a record of an older difflow does
-/// not have was at its default.
+/// Returns the keys that changed and may not. Keys that only the record has no longer exist; a key that the record of
+/// an older difflow lacks had its default.
 fn differences(
     record: &Record,
     name: &str,

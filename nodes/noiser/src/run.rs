@@ -30,7 +30,9 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
                 if upstream.hear(&message)? {
                     node.say("noised", &with(upstream.facts(), &own))?;
                 }
-                if message.fin {
+                if message.prelude {
+                    node.send_prelude::<Noised>("noised")?;
+                } else if message.fin {
                     node.send_fin::<Noised>("noised", message.seq)?;
                 } else if demands > 0 {
                     // One that came unasked is asked for again, by who says how many make a step.
@@ -83,6 +85,8 @@ fn with(upstream: &Facts, own: &Facts) -> Facts {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use difflow_node_kit::testing::Heard;
+
     use super::*;
 
     #[test]
@@ -101,5 +105,17 @@ mod tests {
         let noise = &all.plugins["noiser.NOISE_SCHEDULE"];
         assert_eq!((&noise["id"], &noise["config"]["power"]), (&"difflow.noise.polynomial".into(), &3.into()));
         assert_eq!((all.corpus.as_deref(), all.noise_schedule.unwrap().name.as_str()), (Some("c"), "polynomial"));
+    }
+
+    /// The trainer writes its first checkpoint as soon as it hears what the batches are made from.
+    #[test]
+    fn what_comes_before_the_data_is_handed_on_before_the_data() {
+        let facts = Facts { corpus: Some("c".into()), ..Facts::default() };
+        let heard = Heard::default().prelude::<Sequences>("sequences", &facts).unwrap();
+        let (node, mut said) = heard.node().unwrap();
+        run(Config::default(), node).unwrap();
+        let said = said.on("noised");
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].as_array().is_some_and(Vec::is_empty), "no batch: {said:?}");
     }
 }

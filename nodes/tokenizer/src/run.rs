@@ -55,6 +55,8 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         }
     };
     node.say("sequences", &said)?;
+    // The first batch leaves only when there is enough to shuffle.
+    node.send_prelude::<Sequences>("sequences")?;
     loop {
         answer(&mut node, &mut sequencer, &mut asked)?;
         let wants = build.is_some() && sequencer.wants_rows();

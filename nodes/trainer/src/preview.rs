@@ -77,7 +77,7 @@ fn preview(training: &Training, config: &Config, step: u64, batch: &Noised) -> R
         (pattern, length)
     };
     let attention = Preview::shrink(&pattern.visible(side)?, side);
-    Ok(Preview { step, attn_mask_ratio: ratio, attention, ..row(batch, shown) })
+    Ok(Preview { step, attn_mask_ratio: ratio, block: size as u64, attention, ..row(batch, shown) })
 }
 
 /// Row `row` of a batch without its padding.

@@ -104,8 +104,8 @@ fn inputs(base: &Path) -> io::Result<BTreeMap<String, String>> {
     })
 }
 
-/// Compares what the run is made from with what it began with, and writes it down. `facts` is what came with the first batch; a run
-/// that needs no batch has none.
+/// Compares what the run is made from with what it began with, and writes it down. `facts` is what came before the first batch, or
+/// with it; a run that needs no batch has none.
 ///
 /// # Errors
 /// [`Problems`] with everything that is not as it was; otherwise when run.json cannot be used.

@@ -122,7 +122,8 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
 }
 
 impl Trainer {
-    /// Waits for the first batch, and with it for what it was made from. Returns false when the run ends before.
+    /// Waits for word of what the batches are made from: it comes before the first of them, or with it. Returns false when the run
+    /// ends before.
     fn first(&mut self, puller: &mut Puller<Noised>) -> Result<bool> {
         let look = Some(Duration::from_millis(200));
         loop {

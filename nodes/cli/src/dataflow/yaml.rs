@@ -308,11 +308,17 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_has_a_place_and_a_reason() {
-        for (text, line) in
-            [("a: [1,\nb: 2", 1), ("a: 1\n\tb: 2", 2), ("", 1), ("a: 1\n---\nb: 2", 2), ("a: *x", 1), ("{[1]: 2}", 1)]
-        {
+        for (text, line, column, problem) in [
+            ("a: [1,\nb: 2", 1, 4, "bracket"),
+            ("a: 1\n\tb: 2", 2, 1, "tab"),
+            ("", 1, 1, "empty"),
+            ("a: 1\n---\nb: 2", 2, 1, "second document"),
+            ("a: *x", 1, 4, "anchor"),
+            ("{[1]: 2}", 1, 2, "no single value"),
+        ] {
             let error = parse(text).unwrap_err();
-            assert!(error.at.line >= line && !error.problem.is_empty(), "{text}: {error:?}");
+            assert_eq!(error.at, Mark { file: 0, line, column }, "{text:?}: {error:?}");
+            assert!(error.problem.contains(problem), "{text:?}: {error:?}");
         }
     }
 

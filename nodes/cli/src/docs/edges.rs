@@ -10,12 +10,13 @@ const HEAD: &str = "\
 <!-- Made by `difflow docs --write .` from nodes/schema; a test compares. -->
 
 What a node takes and gives. Every message is one Arrow struct array whose metadata has `seq` (its absolute number on the edge), `message` (its name and
-version) and `fin` (there is no batch `seq`: the data ended), and on the way of the data `facts`: JSON that says what the batch was made with (nodes/schema/src/facts.rs). A program of your own there hands it on. Every receiver checks name, columns, types and lengths. Data is never pushed: downstream asks with
-`demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
+version) and `fin` (there is no batch `seq`: the data ended), and on the way of the data `facts`: JSON that says what the batch was made with (nodes/schema/src/facts.rs).
+Before its first batch the tokenizer sends a message without rows, marked `prelude`, for the facts alone. A program of your own on that way hands on both. Every receiver
+checks name, columns, types and lengths. Data is never pushed: downstream asks with `demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
 ";
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 38] = [
+const COLUMNS: [(&str, &str, &str); 39] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
     ("documents/1", "doc", "position of the document in the corpus, from 0"),
@@ -47,6 +48,11 @@ const COLUMNS: [(&str, &str, &str); 38] = [
     ("preview/1", "weight", "loss weight of the row"),
     ("preview/1", "attn_mask_ratio", "share of the right-hand side that attention may see"),
     ("preview/1", "length", "tokens of a whole row, L"),
+    (
+        "preview/1",
+        "block",
+        "positions of a block of the row; L where it is not cut. Where it is, the pattern is that of [x_t ; x_0], 2L positions",
+    ),
     ("preview/1", "tokens", "clean token ids of the row without its padding, the first of them when there are many"),
     ("preview/1", "masked", "which of them are masked"),
     ("preview/1", "attention", "the pattern made smaller, row by row: of each square the visible share, 255 for all"),
