@@ -95,9 +95,8 @@ impl Decoder {
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let kernels = cuda::kernels(self.device(), how).filter(|_| how.dropout == 0.0 && !how.recompute);
-        if kernels.is_some() {
-            return self.hidden_joined(tokens, attention, how, kernels.as_ref());
+        if !how.kernels && how.dropout == 0.0 && !how.recompute {
+            return self.hidden_joined(tokens, attention, how, cuda::kernels(self.device(), how).as_ref());
         }
         let size = tokens.size2()?;
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;

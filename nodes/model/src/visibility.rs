@@ -353,6 +353,34 @@ mod tests {
         Layout { rows: 3, text: TEXT, copies, documents }
     }
 
+    /// What a kernel is told of documents is what is visible; where one comes back after another, nothing is told.
+    #[test]
+    fn documents_one_after_the_other_are_what_is_visible() {
+        let ids = documents();
+        for (pattern, named) in [(Pattern::Causal, Named::Causal), (Pattern::Full, Named::Full)] {
+            let layout = Layout { rows: 2, ..layout(Some(&ids[..2 * TEXT]), Copies::One) };
+            let visibility = Visibility::new(&pattern, layout, None).unwrap();
+            let (found, all) = visibility.documents().unwrap();
+            assert_eq!(
+                (found, all),
+                (named, [0..TEXT, TEXT..TEXT + 9, TEXT + 9..TEXT + 30, TEXT + 30..2 * TEXT].as_slice())
+            );
+            for (i, j) in
+                (0..2 * TEXT).flat_map(|i| (0..2 * TEXT).map(move |j| (i, j))).filter(|(i, j)| i / TEXT == j / TEXT)
+            {
+                let together = all.iter().any(|document| document.contains(&i) && document.contains(&j));
+                let told = together && (found == Named::Full || j <= i);
+                assert_eq!(told, visibility.sees(i / TEXT, i % TEXT, j % TEXT), "{pattern:?} {i} {j}");
+            }
+            assert!(Visibility::new(&pattern, layout_of_three(&ids), None).unwrap().documents().is_none());
+            assert!(Visibility::new(&pattern, layout, Some(5)).unwrap().documents().is_none());
+        }
+    }
+
+    fn layout_of_three(ids: &[u32]) -> Layout<'_> {
+        layout(Some(ids), Copies::One)
+    }
+
     /// The rule in its own words, pair by pair.
     fn rule(pattern: &Pattern, i: usize, j: usize) -> bool {
         match pattern {

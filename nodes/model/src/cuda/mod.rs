@@ -5,6 +5,8 @@ pub(crate) mod blocks;
 mod documents;
 mod library;
 mod ops;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
