@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Measures the training step on a GPU, in one call: tokens/s and share of the chip's bf16 peak for GPT-2 small and medium shapes with random
-# weights, the small shapes of `make bench`, difflow's loss on GPU and CPU, and the ratio to the peer if the peer can run.
+# Everything that a GPU is asked about difflow, in one call: the self-test, training speed of several shapes and its share of the chip's
+# bf16 peak, memory against the estimate, the peer, where a step's time goes, the same bits twice, sampling.
 #
-#   scripts/gpu.sh pack       here: puts everything needed into bin/gpu (a few MB; the peer from DIFFLOW_BENCH_DIR)
-#   bin/gpu/run [OUT]         on the GPU machine, with bin/gpu copied there: writes OUT/gpu.json (default: next to itself)
+#   scripts/gpu.sh pack              here: puts everything needed into bin/gpu (a few MB; the peer from DIFFLOW_BENCH_DIR)
+#   bin/gpu/run [OUT] [OPTIONS]      on the GPU machine, with bin/gpu copied there: writes OUT/gpu.json (default: next to itself)
+#   bin/gpu/run OUT --device cpu --small    the same on a CPU, with small shapes: to try it out
 #
-# The GPU machine needs a Python with PyTorch 2.11 for CUDA (DIFFLOW_PYTHON, default python3): its libtorch is the one used.
+# The machine needs a Python with PyTorch 2.11 for CUDA (DIFFLOW_PYTHON, default python3) and safetensors: its libtorch is the one used.
 # For the peer it also needs transformers and tokenizers. Nothing is downloaded.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ "${1:-}" = pack ] || die "usage: scripts/gpu.sh pack"
 claim_target
 # Builds the whole workspace, so that dependencies get the same features as in the main build.
-cargo build --quiet --release --workspace --locked --example train_step 9>&-
+examples=(train_step self_test decode_speed)
+cargo build --quiet --release --workspace --locked "${examples[@]/#/--example=}" 9>&-
 mkdir -p bin/gpu
-cp .difflow/target/release/examples/train_step nodes/model/benches/training.py bin/gpu/
+cp "${examples[@]/#/.difflow/target/release/examples/}" nodes/model/benches/gpu.py bin/gpu/
 [ -z "${DIFFLOW_BENCH_DIR:-}" ] || cp "$(absolute "$DIFFLOW_BENCH_DIR")/peer_train.py" bin/gpu/
 cat >bin/gpu/run <<'RUN'
 #!/usr/bin/env bash
@@ -27,7 +29,7 @@ if [ -f "$here/peer_train.py" ] && "$python" -c 'import transformers, tokenizers
     peer=(--peer "$here/peer_train.py")
 fi
 mkdir -p "$out"
-"$python" "$here/training.py" --step "$here/train_step" --device cuda:0 --out "$out/gpu.json" "${peer[@]}"
+"$python" "$here/gpu.py" --tools "$here" --out "$out/gpu.json" "${peer[@]}" "${@:2}"
 RUN
 chmod +x bin/gpu/run
 du -sh bin/gpu

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
-use difflow_model::Device;
+use difflow_model::{Compared, Device, self_test};
 use difflow_schema::ports::PORTS;
 use eyre::Result;
 use serde_json::json;
@@ -16,6 +16,8 @@ pub const EXAMPLES: &str = "\
 Examples:
   difflow doctor          look at toolchain, libtorch, devices, dora, ports, shared memory and disk
   difflow doctor --json   the same for scripts
+  difflow doctor --device cuda
+                          compute losses and gradients of small models there, and compare them with the CPU's
 
 Exit codes: 0 everything needed is there, 1 something is missing.";
 
@@ -33,6 +35,9 @@ pub struct Arguments {
     /// As JSON.
     #[arg(long)]
     json: bool,
+    /// Also test a device: auto, cpu, cuda or cuda:N.
+    #[arg(long)]
+    device: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let mut checks = vec![compiler(), tool("c++", "c++"), tool("make", "make"), tool("python", "python3")];
     checks.extend(torch());
     checks.extend([dora_program(), programs(), coordinator(), shared_memory(), disk(), plugins(), data()]);
+    checks.extend(arguments.device.iter().flat_map(|device| computes(device)));
     if arguments.json {
         let all = checks.iter().map(|c| json!({"what": c.what, "state": c.state.name(), "found": c.found}));
         println!("{:#}", json!(all.collect::<Vec<_>>()));
@@ -127,6 +133,36 @@ fn torch() -> Vec<Check> {
         }
     };
     vec![loaded, device]
+}
+
+/// Whether a device computes what the CPU computes, and whether it has difflow's own kernels.
+fn computes(name: &str) -> Vec<Check> {
+    let device = match Device::open(name) {
+        Ok(device) => device,
+        Err(e) => return vec![check("self-test", State::Bad, e.to_string())],
+    };
+    let kernels = match device.kernels() {
+        Ok(()) => check("kernels", State::Good, format!("difflow's own, on {device}")),
+        Err(why) => check("kernels", State::Doubtful, format!("torch's operations alone on {device}: {why}")),
+    };
+    let tested = match self_test(device) {
+        Err(e) => check("self-test", State::Bad, e.to_string()),
+        Ok(all) => {
+            let differ: Vec<String> = all.iter().filter(|compared| !compared.holds()).map(told).collect();
+            let worst = all.iter().map(|compared| compared.gradient).fold(0.0, f64::max);
+            let found = format!("{} comparisons with the CPU on {device}, gradients within {worst:.0e}", all.len());
+            match differ.as_slice() {
+                [] => check("self-test", State::Good, found),
+                some => check("self-test", State::Bad, format!("{} of {found}: {}", some.len(), some.join("; "))),
+            }
+        }
+    };
+    vec![kernels, tested]
+}
+
+fn told(compared: &Compared) -> String {
+    let Compared { what, loss, gradient, allowed } = compared;
+    format!("{what}: loss off by {loss:.1e}, gradient by {gradient:.1e}, allowed {allowed:.0e}")
 }
 
 fn dora_program() -> Check {

@@ -45,6 +45,27 @@ fn the_doctor_looks_at_everything() {
     assert_eq!(output.status.code(), Some(i32::from(bad)));
 }
 
+/// On a machine without a GPU: the CPU passes its own test, and CUDA is said to be missing.
+#[test]
+fn the_doctor_tests_a_device() {
+    let checks = |device: &str| -> (Option<i32>, Value) {
+        let output = difflow(&["doctor", "--json", "--device", device]);
+        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = all.as_array().unwrap().iter().find(|check| check["what"] == "self-test").unwrap();
+        (output.status.code(), found.clone())
+    };
+    let (_, cpu) = checks("cpu");
+    assert!(
+        cpu["state"] == "ok" && cpu["found"].as_str().unwrap().contains("comparisons with the CPU on cpu"),
+        "{cpu}"
+    );
+    let (code, wrong) = checks("cuda:x");
+    assert!(
+        code == Some(1) && wrong["state"] == "BAD" && wrong["found"].as_str().unwrap().contains("cuda:N"),
+        "{wrong}"
+    );
+}
+
 #[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {

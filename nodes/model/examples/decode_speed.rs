@@ -1,7 +1,7 @@
 //! Times decoding of a model directory and prints one JSON line a way of decoding: AR with KV cache, and the diffusion decoders.
 //! A base model gets a mask row first, as in timing the peer.
 //!
-//! `cargo run --release -p difflow-model --example decode_speed -- DIR [LENGTH] [STEPS] [ROWS] [THRESHOLD] [RUNS]`
+//! `cargo run --release -p difflow-model --example decode_speed -- DIR [LENGTH] [STEPS] [ROWS] [THRESHOLD] [RUNS] [DEVICE]`
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -16,7 +16,8 @@ fn main() -> Result<(), ModelError> {
     let dir = PathBuf::from(words.first().map_or(".", String::as_str));
     let (length, steps, rows) = (number(1, 256.0) as usize, number(2, 64.0) as u32, number(3, 1.0) as usize);
     let (threshold, runs) = (number(4, 0.9), number(5, 3.0) as usize);
-    let mut model = Model::load(&dir, Device::Cpu)?;
+    let device = Device::open(words.get(6).map_or("cpu", String::as_str))?;
+    let mut model = Model::load(&dir, device)?;
     model.add_mask_token(0)?;
     let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
     let anchor = model.config().bos_token_id.unwrap_or(0);

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    Applied, Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective,
-    ObjectiveOptions, Optimizer, Pattern, Precision, Profile,
+    Applied, Arithmetic, Blocks, Context, Device, DeviceSettings, Learner, Memory, MicroBatch, Model, ModelError, Muon,
+    Objective, ObjectiveOptions, Optimizer, Pattern, Precision, Profile,
 };
 
 /// Times training steps and prints one JSON line.
@@ -56,6 +56,9 @@ struct Arguments {
     /// Updates the matrices of the blocks by Muon.
     #[arg(long)]
     muon: bool,
+    /// Only kernels that give the same bits each time, and the sha256 of the weights at the end.
+    #[arg(long)]
+    deterministic: bool,
     /// Records three steps after the warm-up with torch's profiler, as a trace in this file; they are not timed.
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -75,6 +78,7 @@ const WARM_UP: usize = 3;
 
 fn main() -> Result<(), ModelError> {
     let a = Arguments::parse();
+    DeviceSettings { deterministic: a.deterministic, ..DeviceSettings::default() }.set()?;
     let device = Device::open(&a.device)?;
     let mut model = if a.dir.join("model.safetensors").exists() {
         Model::load(&a.dir, device)?
@@ -141,6 +145,10 @@ fn main() -> Result<(), ModelError> {
     if let Some(last) = unread.take() {
         all.push(learner.read(last)?);
     }
+    let weights_sha256 = if a.deterministic { Some(weights(&learner)?) } else { None };
+    let (config, parameters) = (learner.model().config(), learner.model().parameter_count());
+    let (rows, length) = (a.rows as u64, a.length as u64 * if a.block.is_some() { 2 } else { 1 });
+    let estimated = Memory::of_device_training(config, parameters, &optimizer, rows, length, a.checkpointing).total();
     let loss = |applied: &Applied| applied.totals.weighted / applied.totals.maskable as f64;
     // The first steps allocate and warm up.
     let mut seconds = seconds.split_off(WARM_UP + recorded);
@@ -166,6 +174,8 @@ fn main() -> Result<(), ModelError> {
         "device": device.to_string(),
         "threads": difflow_model::num_threads(),
         "peak_mib": peak_mib(),
+        "weights_sha256": weights_sha256,
+        "estimated_device_mib": estimated >> 20,
         "peak_device_mib": device.peak_memory()?.map(|bytes| bytes >> 20),
         "loss": all.last().map(loss),
         "first_loss": all.first().map(loss),
@@ -173,6 +183,15 @@ fn main() -> Result<(), ModelError> {
     });
     println!("{line}");
     Ok(())
+}
+
+/// sha256 of the model's file.
+fn weights(learner: &Learner) -> Result<String, ModelError> {
+    let dir = std::env::temp_dir().join(format!("train-step-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).map_err(|e| ModelError::Torch(e.to_string()))?;
+    let saved = learner.model().save(&dir)?;
+    let _ = std::fs::remove_dir_all(&dir);
+    Ok(saved.iter().find(|file| file.name == "model.safetensors").map_or_else(String::new, |file| file.sha256.clone()))
 }
 
 /// The most memory that the process has held, where the system says it (Linux).

@@ -2,7 +2,7 @@
 
 use difflow_diffusion::BlockSizes;
 use difflow_model::{Memory, ModelConfig};
-use difflow_trainer::config::ObjectiveKind;
+use difflow_trainer::config::{ObjectiveKind, PrecisionKind};
 use difflow_trainer::preset::MaskToken;
 
 /// The rule of thumb that the printed FLOPs are to be compared with. N: parameters of the blocks, and of the output head as often as a
@@ -106,7 +106,9 @@ impl Cost {
         let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
         let flops = 2.0 * (passes * blocks + 3.0 * head_share * head) * tokens as f64;
         let optimizer = t.optimizer();
-        let memory = Memory::of_training(
+        let on_device = t.device.starts_with("cuda") && t.precision == PrecisionKind::Bf16;
+        let estimate = if on_device { Memory::of_device_training } else { Memory::of_training };
+        let memory = estimate(
             base,
             parameters,
             &optimizer,
