@@ -97,8 +97,8 @@ impl Estimate {
 }
 
 impl Session {
-    /// Returns the diffusion bound of each document under full attention. Errors if the model has no mask token, a document does not fit it,
-    /// or with the error of `go_on`.
+    /// Returns the diffusion bound of each document under full attention. Errors if the model has no mask token, a
+    /// document does not fit it, or with the error of `go_on`.
     pub fn nelbo<E: From<InferenceError>>(
         &self,
         documents: &[Document],
@@ -133,8 +133,8 @@ impl Session {
         Ok(all)
     }
 
-    /// Returns the next-token loss of each document under causal attention. Errors if a document does not fit the model, or with the error
-    /// of `go_on`.
+    /// Returns the next-token loss of each document under causal attention. Errors if a document does not fit the
+    /// model, or with the error of `go_on`.
     pub fn ar_loss<E: From<InferenceError>>(
         &self,
         documents: &[Document],
