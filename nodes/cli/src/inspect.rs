@@ -141,6 +141,7 @@ fn described(summary: &Summary, batch: u64, length: u64) -> Value {
         "mask_token_id": c.adapted.as_ref().map(|adapted| adapted.mask_token_id),
         "shift": c.adapted.as_ref().map(|adapted| adapted.shift),
         "objective": c.adapted.as_ref().map(|adapted| adapted.objective),
+        "block": c.adapted.as_ref().and_then(|adapted| adapted.blocks),
         "batch": batch,
         "seq_len": length,
         "training_memory": memory(false),

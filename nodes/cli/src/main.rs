@@ -29,7 +29,7 @@ mod written_out;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 const EXAMPLES: &str = "\
@@ -130,7 +130,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Arguments::parse().command;
+    let matches = Arguments::command().get_matches();
+    let command = Arguments::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()).command;
     if !matches!(command, Command::Run(_)) {
         signals::end_on_broken_pipe();
     }
@@ -154,7 +155,10 @@ fn main() -> ExitCode {
             Ok(0)
         }
         Command::Docs { page, write } => docs::run(page, write.as_deref(), Arguments::command()).map(|()| 0),
-        Command::Sample(arguments) => sample::run(&arguments),
+        Command::Sample(arguments) => {
+            let given = matches.subcommand_matches("sample").map(|matches| arguments.decoding.given(matches));
+            sample::run(&arguments, &given.unwrap_or_default())
+        }
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),

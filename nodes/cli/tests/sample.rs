@@ -269,3 +269,63 @@ fn measuring_prints_a_row_for_every_way_and_draws_them() {
     }
     assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
 }
+
+/// `model`, marked as one of block diffusion, with what it says of decoding.
+fn block_model(dir: &TempDir, generation: &Value) -> std::path::PathBuf {
+    let model = dir.path().join("model");
+    let path = model.join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["difflow"]["objective"] = json!("block");
+    config["difflow"]["shift"] = json!(false);
+    config["difflow"]["block"] = json!({"size": 4, "context": "causal", "ar_weight": 0.5});
+    std::fs::write(path, config.to_string()).unwrap();
+    std::fs::write(model.join("generation_config.json"), generation.to_string()).unwrap();
+    model
+}
+
+#[test]
+fn a_checkpoint_is_decoded_as_it_says_unless_an_option_says_otherwise() {
+    let dir = files();
+    let says = json!({"eos_token_id": 2, "difflow": {"DECODER": "ar", "TEMPERATURE": 0.0}});
+    let model = block_model(&dir, &says);
+    let own = text(&model, &["--seed", "3"]);
+    // From left to right a token a forward, greedily, and up to the length of training.
+    assert_eq!(own["nfe"].as_u64().unwrap() as usize, ids(&own) - 1);
+    assert!(own["stopped"] == json!(true) || ids(&own) == 64, "{own}");
+    assert_eq!(own["ids"], text(&model, &["--seed", "4"])["ids"]);
+    // One option changes, the others stay: drafts write the same greedy text.
+    let drafts = text(&model, &["--decoder", "speculative"]);
+    assert_eq!(own["ids"], drafts["ids"]);
+    // An option counts even where it is the default's.
+    let drawn = |seed| text(&model, &["--temperature", "0.95", "--top-p", "1", "--seed", seed])["ids"].clone();
+    assert_ne!(drawn("3"), drawn("4"));
+    let model = block_model(&dir, &json!({"difflow": {"DECODR": "ar"}}));
+    let refused = sample(&model, &[]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        !refused.status.success() && stderr.contains("generation_config.json") && stderr.contains("DECODR"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn blocks_and_drafts_can_be_watched_and_gaps_say_why_not() {
+    let dir = files();
+    let model = block_model(&dir, &json!({}));
+    let shown = |arguments: &[&str]| {
+        let output = sample(&model, &[&["--watch", "--length", "20"], arguments].concat());
+        let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{stderr}");
+        stdout
+    };
+    let drafts = shown(&["--decoder", "speculative"]);
+    assert!(drafts.contains("⟨?") && drafts.contains("⟨✗"), "{drafts}");
+    // No more than a block is open.
+    let blocks = shown(&["--decoder", "threshold"]);
+    assert!(blocks.contains('░') && !blocks.contains("░░░░░"), "{blocks}");
+    let other = sample(&model, &["--block", "8", "--length", "9"]);
+    assert!(String::from_utf8(other.stderr).unwrap().contains("trained with blocks of 4"));
+    let refused = sample(&model, &["--infill", "ab [MASK:2] cd"]);
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && stderr.contains("whole rows"), "{stderr}");
+}

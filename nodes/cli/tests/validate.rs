@@ -71,6 +71,22 @@ const CASES: &[Case] = &[
     ("one checkpoint to keep", "out-of-range", &[("KEEP_LAST: 5", "KEEP_LAST: §1")]),
     ("a probability above 1", "out-of-range", &[("DIFFUSION_STEPS: 128", "TOP_P: §1.5")]),
     ("no threads", "out-of-range", &[("EVAL_DRAWS: 2", "THREADS: §0")]),
+    (
+        "block diffusion of rows that are not cut",
+        "contradiction",
+        &[
+            ("NOISE_SCHEDULE: linear", "NOISE_SCHEDULE: linear\n      BLOCK_SIZE: §''"),
+            ("ANNEAL_STEPS: 300", "ANNEAL_STEPS: 300\n      OBJECTIVE: block"),
+        ],
+    ),
+    (
+        "rows that are cut for full diffusion",
+        "contradiction",
+        &[
+            ("NOISE_SCHEDULE: linear", "NOISE_SCHEDULE: linear\n      BLOCK_SIZE: 4"),
+            ("ANNEAL_STEPS: 300", "ANNEAL_STEPS: 300\n      OBJECTIVE: §diffusion"),
+        ],
+    ),
     ("a misspelt key", "unknown-key", &[("LEARNING_RATE: 3e-3", "§LEARNIN_RATE: 3e-3")]),
     ("a misspelt shared key", "unknown-key", &[("SEQUENCE_LENGTH: 192", "§SEQUENCE_LEN: 192")]),
     (

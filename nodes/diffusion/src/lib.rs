@@ -3,11 +3,13 @@
 //!
 //! Source of the formulas: arXiv 2410.17891 and its public code.
 
+pub mod blocks;
 pub mod context;
 pub mod keyed;
 pub mod masking;
 pub mod timestep;
 
+pub use blocks::BlockSizes;
 pub use timestep::TimestepDraw;
 
 /// Training never draws t below this: the linear schedule's loss weight 1/t would grow without bound (paper's code: 1e-3).

@@ -7,10 +7,16 @@ use crate::keyed;
 /// `global_row` numbers the row in the whole run (batch seq × rows + row), so that the draw does not depend on how a
 /// global batch is split into micro-batches. Every position takes one draw, maskable or not, for the same reason.
 pub fn masked_positions(maskable: &[bool], alpha: f64, seed: u64, global_row: u64) -> Vec<bool> {
+    masked_where(maskable, std::iter::repeat(alpha), seed, global_row)
+}
+
+/// As [`masked_positions`], with an alpha for each position.
+pub fn masked_where(maskable: &[bool], alphas: impl IntoIterator<Item = f64>, seed: u64, global_row: u64) -> Vec<bool> {
     let mut rng = keyed::rng(seed, "mask", global_row, 0);
     maskable
         .iter()
-        .map(|&maskable| {
+        .zip(alphas)
+        .map(|(&maskable, alpha)| {
             let draw = keyed::uniform(&mut rng);
             maskable && draw >= alpha
         })

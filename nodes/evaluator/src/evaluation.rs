@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use difflow_inference::documents::{self, DocumentsError};
 use difflow_inference::{
-    Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Noise, Reading, Session, Task,
+    Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Nats, Noise, Reading, Session, Task,
 };
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::record::deciding;
@@ -97,12 +97,10 @@ impl Evaluation {
             rows: config.eval_batch,
         };
         let mut ask = |tasks: &[Task]| session.answer(tasks, &asking, &mut |_| go_on());
-        let nats = ask(&questions.documents)?.into_iter().filter_map(|answer| match answer {
-            Answer::Likelihood(nats) => Some(nats),
-            _ => None,
-        });
-        let estimate = Estimate::of(&nats.collect::<Vec<_>>());
-        let filled = ask(&questions.gaps)?;
+        let estimate = Estimate::of(&likelihoods(ask(&questions.documents)?));
+        // A model that writes block by block has seen what stands behind a gap only if it was trained on whole rows, too.
+        let blind = session.blocks().is_some() && !session.fills_gaps();
+        let filled = if blind { Vec::new() } else { ask(&questions.gaps)? };
         let right =
             filled.iter().filter(|answer| matches!(answer, Answer::Gap(gap) if gap.exact == Some(true))).count();
         let share = (!filled.is_empty()).then(|| right as f64 / filled.len() as f64);
@@ -116,6 +114,12 @@ impl Evaluation {
             let entropy = session.facts().length_entropy;
             metrics.extend(entropy.map(|entropy| ("nelbo_with_length", estimate.with_length(entropy))));
             metrics.extend(share.map(|share| ("infill_exact_match", share)));
+            let blocks = session.config().adapted.as_ref().and_then(|adapted| adapted.blocks);
+            if blocks.is_some_and(|blocks| blocks.ar_weight > 0.0) {
+                let asking = Asking { reading: Reading::LeftToRight, ..asking };
+                let nats = session.answer(&questions.documents, &asking, &mut |_| go_on())?;
+                metrics.insert("own_ar_loss", Estimate::of(&likelihoods(nats)).value);
+            }
         }
         Ok(metrics)
     }
@@ -172,6 +176,14 @@ impl Evaluation {
         }
         Ok(texts)
     }
+}
+
+fn likelihoods(answers: Vec<Answer>) -> Vec<Nats> {
+    let nats = answers.into_iter().filter_map(|answer| match answer {
+        Answer::Likelihood(nats) => Some(nats),
+        _ => None,
+    });
+    nats.collect()
 }
 
 fn gaps(config: &Config) -> Result<Vec<GapText>, Problems> {

@@ -1,15 +1,18 @@
 //! The decoding options: the one type behind the sampler's keys and `difflow sample`'s options.
 
-use difflow_model::{Budget, Caching, DiffusionDecoding, Generation, Reveals, Sampling, Score};
+use difflow_model::{Blocks, Budget, Caching, DiffusionDecoding, Generation, Reveals, Sampling, Score, Speculation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::error::InferenceError;
 
 /// Which positions become known first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Decoder {
-    /// What suits the model: random, or ar where it reads from left to right.
+    /// What suits the model: random; ar where it reads from left to right; where it writes block by block speculative if it has
+    /// learned to check its drafts, else threshold.
     #[default]
     Auto,
     /// Any, over the diffusion steps.
@@ -20,10 +23,16 @@ pub enum Decoder {
     Confidence,
     /// All whose score is at least the threshold.
     Threshold,
+    /// The most with the lowest entropies that together, less the largest, stay below the entropy bound.
+    EntropyBound,
+    /// All whose distribution has hardly moved in the last forwards and whose probability is at least the threshold.
+    Stable,
     /// As confidence, and always the most probable token.
     Greedy,
-    /// From left to right, one token a forward with a KV cache: for base models.
+    /// From left to right, one token a forward with a KV cache: for base models, and models of block diffusion with a causal context.
     Ar,
+    /// As ar, several tokens a forward: drafts of the next block are checked by the model itself. The texts are those of ar.
+    Speculative,
 }
 
 /// How a model writes. As keys of a dataflow file the names are in upper case.
@@ -37,14 +46,27 @@ pub struct Decoding {
     /// What makes a position sure, for the decoders that ask: probability, margin or entropy.
     #[cfg_attr(feature = "clap", arg(long, default_value = "probability", value_parser = named::<Score>))]
     pub score: Score,
-    /// With the decoder threshold: reveals every position whose score is at least this.
+    /// With the decoder threshold: reveals every position whose score is at least this. With the decoder stable: whose probability is.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().threshold))]
     pub threshold: f64,
     /// With the decoder threshold: always reveals the best of this many masked positions from the left, too; empty: of all.
     #[schemars(range(min = 1))]
     #[cfg_attr(feature = "clap", arg(long))]
     pub window: Option<usize>,
-    /// Fills blocks of this many positions from left to right; empty: all at once.
+    /// With the decoder entropy-bound: most nats of entropy of what is revealed together, the largest not counted.
+    #[schemars(range(min = 0))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().entropy_bound))]
+    pub entropy_bound: f64,
+    /// With the decoder stable: nats that a distribution may move in a forward (KL divergence).
+    #[schemars(range(min = 0))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().kl_threshold))]
+    pub kl_threshold: f64,
+    /// With the decoder stable: for how many forwards in a row it may have moved no more than that.
+    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = Self::default().stable_forwards))]
+    pub stable_forwards: u32,
+    /// Fills blocks of this many positions from left to right; empty: all at once, or the blocks that a model of block diffusion was
+    /// trained with.
     #[schemars(range(min = 1))]
     #[cfg_attr(feature = "clap", arg(long))]
     pub block: Option<usize>,
@@ -58,7 +80,7 @@ pub struct Decoding {
     /// Classifier-free guidance by the given tokens; 0 is none.
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0, allow_negative_numbers = true))]
     pub guidance: f64,
-    /// Steps from the empty canvas to the text.
+    /// Steps from the empty canvas to the text; with a model of block diffusion those of each block.
     #[serde(rename = "DIFFUSION_STEPS")]
     #[schemars(range(min = 1))]
     #[cfg_attr(feature = "clap", arg(
@@ -95,6 +117,9 @@ impl Default for Decoding {
             score: Score::Probability,
             threshold: 0.9,
             window: None,
+            entropy_bound: 0.1,
+            kl_threshold: 0.01,
+            stable_forwards: 2,
             block: None,
             cache: Caching::None,
             refresh: None,
@@ -134,7 +159,12 @@ impl Decoding {
         let reveals = match self.decoder {
             Decoder::FirstHitting => Reveals::FirstHitting,
             Decoder::Confidence | Decoder::Greedy => Reveals::Confidence { score, budget: Budget::Steps(steps) },
-            Decoder::Threshold => Reveals::Threshold { score, threshold, window },
+            // What writes block by block from left to right fills a gap in the surest places first.
+            Decoder::Threshold | Decoder::Speculative => Reveals::Threshold { score, threshold, window },
+            Decoder::EntropyBound => Reveals::EntropyBound { bound: self.entropy_bound },
+            Decoder::Stable => {
+                Reveals::Stable { divergence: self.kl_threshold, threshold, forwards: self.stable_forwards }
+            }
             Decoder::Auto | Decoder::Random | Decoder::Ar => Reveals::Random { steps },
         };
         DiffusionDecoding {
@@ -143,11 +173,52 @@ impl Decoding {
             seed: self.seed,
             shift,
             block: self.block,
+            context: None,
             cache: self.cache,
             refresh: self.refresh,
             guidance: self.guidance,
             stop,
             open_end,
+        }
+    }
+
+    /// As options of a model of block diffusion, whose cache is exact. Errors if an option is about what lies behind a block, where there
+    /// is nothing.
+    pub(crate) fn block_by_block(
+        &self,
+        blocks: &Blocks,
+        stop: Vec<u32>,
+        open_end: bool,
+    ) -> Result<DiffusionDecoding, InferenceError> {
+        let refuse = |what, wanted| {
+            let found = "one for canvases, with a model that writes block by block";
+            Err(InferenceError::unfit(what, found, wanted))
+        };
+        match self {
+            Self { cache: Caching::Dual, .. } => {
+                refuse("cache", "none or prefix: what lies before a block never changes, and behind it is nothing")
+            }
+            Self { refresh: Some(_), .. } => refuse("refresh", "none: what is cached never changes"),
+            Self { guidance, .. } if *guidance != 0.0 => {
+                refuse("guidance", "0: the model was not trained without what is given")
+            }
+            _ => Ok(DiffusionDecoding {
+                block: Some(self.block.unwrap_or(blocks.size)),
+                context: Some(blocks.context),
+                cache: Caching::Prefix,
+                ..self.filling(blocks.shift, stop, open_end)
+            }),
+        }
+    }
+
+    /// As options of a model of block diffusion that checks its own drafts.
+    pub(crate) fn speculating(&self, blocks: &Blocks, stop: Vec<u32>) -> Speculation {
+        Speculation {
+            sampling: self.sampling(),
+            seed: self.seed,
+            stop,
+            shift: blocks.shift,
+            block: self.block.unwrap_or(blocks.size),
         }
     }
 

@@ -34,6 +34,9 @@ pub enum InferenceError {
     /// A checkpoint's origin.json or lineage.json is damaged.
     #[error("{}: {reason}; allowed: the file as the trainer wrote it", path.display())]
     Origin { path: PathBuf, reason: String },
+    /// generation_config.json of a checkpoint says nothing that can be used.
+    #[error("{}: {reason}", path.display())]
+    Generation { path: PathBuf, reason: String },
     /// The model cannot be asked this.
     #[error("{what}: found {found}; wanted: {wanted}")]
     Unfit { what: &'static str, found: String, wanted: String },

@@ -31,6 +31,8 @@ pub struct Facts {
     pub steps: Option<u64>,
     /// Entropy of the lengths of the training documents, in nats.
     pub length_entropy: Option<f64>,
+    /// The sizes of blocks in training, as the noiser's key BLOCK_SIZE spells them.
+    pub blocks: Option<String>,
     /// Tokens of the longest canvas of a document with an open end; `None` if every canvas ended with its text.
     pub canvas: Option<usize>,
 }
@@ -86,6 +88,7 @@ impl Facts {
             sequence_length: number("SEQUENCE_LENGTH").map(|length| length as usize),
             steps: number("STEPS"),
             length_entropy: None,
+            blocks: None,
             canvas: None,
         }
     }
@@ -103,6 +106,7 @@ impl From<Origin> for Facts {
             sequence_length: Some(origin.sequence_length),
             steps: Some(origin.steps),
             length_entropy: origin.length_entropy,
+            blocks: origin.blocks,
             canvas: origin.canvas,
         }
     }
@@ -156,6 +160,7 @@ mod tests {
             model_recipe: None,
             torch_model: None,
             noise_schedule: Component { name: "clipped".into(), config: "{}".into() },
+            blocks: None,
             tokenizer_sha256: String::new(),
             bos: 3,
             eos: 4,

@@ -52,6 +52,7 @@ pub mod documents;
 mod error;
 mod facts;
 mod gaps;
+mod generation;
 mod likelihood;
 mod measure;
 mod progress;
@@ -59,6 +60,7 @@ mod session;
 mod task;
 #[doc(hidden)]
 pub mod tiny;
+mod ways;
 mod writing;
 
 pub use checker::{Checker, CheckerError, OK};
@@ -76,6 +78,6 @@ pub use writing::Written;
 
 // What a caller needs of the model crate, so that programs need not name it.
 pub use difflow_model::{
-    Caching, Canvas, Device, GapLength, ModelConfig, ModelError, Piece, Precision, Reveal, Score, Template, Watch,
-    num_threads, set_num_threads,
+    Blocks, Caching, Canvas, Checked, Device, GapLength, ModelConfig, ModelError, Piece, Precision, Reveal, Score,
+    Template, Watch, Watched, num_threads, set_num_threads,
 };

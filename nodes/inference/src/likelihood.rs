@@ -10,7 +10,7 @@
 //! range, so few draws are enough. Masks and t depend on the seed alone: every model is asked the same questions.
 
 use difflow_diffusion::{MIN_T, TimestepDraw, masking};
-use difflow_model::{MicroBatch, Objective, ObjectiveOptions, Pattern};
+use difflow_model::{Blocks, MicroBatch, Objective, ObjectiveOptions, Pattern};
 
 use crate::error::InferenceError;
 use crate::progress::{GoOn, Progress};
@@ -97,8 +97,9 @@ impl Estimate {
 }
 
 impl Session {
-    /// Returns the diffusion bound of each document under full attention. Errors if the model has no mask token, a
-    /// document does not fit it, or with the error of `go_on`.
+    /// Returns the diffusion bound of each document: under full attention or, for a block model, Σ over its blocks of the
+    /// bound on −log p(block | the blocks before it), with the blocks that its checkpoint records. Errors if the model has
+    /// no mask token, a document does not fit it, or with the error of `go_on`.
     pub fn nelbo<E: From<InferenceError>>(
         &self,
         documents: &[Document],
@@ -110,14 +111,18 @@ impl Session {
             let found = format!("{}, a base model without a mask token", self.folder().display());
             return Err(InferenceError::unfit("diffusion bound", found, "a diffusion model, or the AR loss").into());
         }
-        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: self.shift() });
+        let blocks = self.config().adapted.as_ref().and_then(|adapted| adapted.blocks);
+        let full = Objective::Diffusion { shift: self.shift() };
+        // The clean text costs nothing, so nothing is asked of it here.
+        let objective = blocks.map_or(full, |blocks| Objective::Block(Blocks { ar_weight: 0.0, ..blocks }));
+        let (options, size) = (ObjectiveOptions::recommended(objective), blocks.map(|blocks| blocks.size));
         let mut all = vec![Nats::default(); documents.len()];
         let pairs = documents.len() * noise.draws.max(1);
         let length = |pair: usize| documents[pair % documents.len()].tokens.len();
         let mut done = 0;
         for batch in batching.of(pairs, length) {
             go_on(Progress { done, of: pairs })?;
-            let noised = noised(documents, &batch, noise);
+            let noised = noised(documents, &batch, noise, size);
             let sums = self.model().nelbo_sums(&noised, &Pattern::Full, options).map_err(InferenceError::from)?;
             for (&pair, row) in batch.iter().zip(&sums.rows) {
                 let one = &mut all[pair % documents.len()];
@@ -194,19 +199,29 @@ impl Batching {
     }
 }
 
-/// Pairs `draw · documents + document`, each a document alone in its row.
-fn noised(documents: &[Document], pairs: &[usize], noise: Noise) -> MicroBatch {
+/// Pairs `draw · documents + document`, each a document alone in its row. With a block size, each block has a t of its own.
+fn noised(documents: &[Document], pairs: &[usize], noise: Noise, size: Option<usize>) -> MicroBatch {
     let all = (documents.len() * noise.draws.max(1)) as u64;
     let of = |pair: usize| &documents[pair % documents.len()];
     let rows: Vec<Vec<u32>> = pairs.iter().map(|&pair| of(pair).tokens.clone()).collect();
     let mut batch = MicroBatch::padded(&rows);
+    batch.weights = vec![0.0; batch.rows * batch.length];
     for (row, &pair) in pairs.iter().enumerate() {
-        let t = TimestepDraw::Stratified.draw(noise.seed, 0, pair as u64, all, MIN_T);
-        let places = row * batch.length..(row + 1) * batch.length;
+        let length = of(pair).tokens.len();
+        let places = row * batch.length..row * batch.length + length;
         batch.maskable[places.start..places.start + of(pair).given].fill(false);
-        let masked = masking::masked_positions(&batch.maskable[places.clone()], 1.0 - t, noise.seed, pair as u64);
-        batch.masked[places].copy_from_slice(&masked);
-        batch.weights[row] = 1.0 / t;
+        let unit = TimestepDraw::Stratified.draw(noise.seed, 0, pair as u64, all, 0.0);
+        let blocks = length.div_ceil(size.unwrap_or(length).max(1));
+        // The draws of a block are spread over the range like those of a document, and so are the blocks of a draw.
+        let time = |at: usize| {
+            let unit = unit + (at / size.unwrap_or(length).max(1)) as f64 / blocks as f64;
+            MIN_T + (1.0 - MIN_T) * unit.fract()
+        };
+        let times: Vec<f64> = (0..length).map(time).collect();
+        let alphas = times.iter().map(|t| 1.0 - t);
+        let masked = masking::masked_where(&batch.maskable[places.clone()], alphas, noise.seed, pair as u64);
+        batch.masked[places.clone()].copy_from_slice(&masked);
+        batch.weights[places].iter_mut().zip(times).for_each(|(weight, t)| *weight = 1.0 / t);
     }
     batch
 }
@@ -214,6 +229,8 @@ fn noised(documents: &[Document], pairs: &[usize], noise: Noise) -> MicroBatch {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use difflow_model::Context;
+
     use super::*;
     use crate::tiny;
 
@@ -273,21 +290,60 @@ mod tests {
         // Σ w(t) · masked over Σ tokens is 1 in expectation for a bound, and was 1 in no sense with clipped weights.
         let documents: Vec<Document> = (0..8).map(|_| Document::new(vec![1; 60])).collect();
         let noise = Noise { seed: 1, draws: 100 };
-        let batch = noised(&documents, &(0..800).collect::<Vec<_>>(), noise);
+        let batch = noised(&documents, &(0..800).collect::<Vec<_>>(), noise, None);
         let weight = |row: usize| {
             let places = row * batch.length..(row + 1) * batch.length;
-            batch.weights[row] * batch.masked[places].iter().filter(|masked| **masked).count() as f64
+            batch.weights[places.start] * batch.masked[places].iter().filter(|masked| **masked).count() as f64
         };
         let mean = (0..800).map(weight).sum::<f64>() / (800.0 * 59.0);
         assert!((mean - 1.0).abs() < 0.04, "{mean}");
     }
 
+    /// All pairs of tokens behind a block that is given: the orders in which a block of two can be revealed are few enough to be added up.
+    /// The bound is the mean of what the orders cost; what it bounds is the cost of their mean, a distribution over the pairs.
+    #[test]
+    fn the_bound_of_a_block_model_is_its_exact_value_and_above_what_it_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        tiny::write_model(dir.path(), true, 0.3);
+        let blocks = Blocks { size: 2, context: Context::Causal, shift: false, ar_weight: 0.5 };
+        tiny::mark(dir.path(), Objective::Block(blocks));
+        let session = Session::open(dir.path(), &tiny::opening()).unwrap();
+        let options = ObjectiveOptions::recommended(Objective::Block(Blocks { ar_weight: 0.0, ..blocks }));
+        let pairs: Vec<[u32; 4]> = (0..38 * 38).map(|pair| [1, 5, pair / 38, pair % 38]).collect();
+        // −ln p of the token at `of` of each, with the tokens at `masked` masked.
+        let nats = |masked: &[usize], of: usize| -> Vec<f64> {
+            let mut batch = MicroBatch::clean(pairs.len(), 4, pairs.concat());
+            batch.masked = (0..pairs.len() * 4).map(|at| masked.contains(&(at % 4))).collect();
+            batch.weights = (0..pairs.len() * 4).map(|at| f64::from(u8::from(at % 4 == of))).collect();
+            let sums = session.model().nelbo_sums(&batch, &Pattern::Full, options).unwrap();
+            sums.rows.iter().map(|row| row.weighted).collect()
+        };
+        let (first, second) = (nats(&[2, 3], 2), nats(&[2, 3], 3));
+        let (first_after, second_after) = (nats(&[2], 2), nats(&[3], 3));
+        let mut mass = 0.0;
+        for pair in 0..pairs.len() {
+            let orders = [first[pair] + second_after[pair], second[pair] + first_after[pair]];
+            let exact = -(0.5 * (-orders[0]).exp() + 0.5 * (-orders[1]).exp()).ln();
+            let bound = 0.5 * (orders[0] + orders[1]);
+            mass += (-exact).exp();
+            assert!(bound >= exact - 1e-9);
+            if pair % 500 == 77 {
+                let document = Document { tokens: pairs[pair].to_vec(), given: 2 };
+                let found = nelbo(&session, &[document], Noise { draws: 40_000, ..NOISE }, Batching::Rows(4000))[0];
+                let gap = (found.nats - bound).abs();
+                assert!(gap < 0.03 * bound && found.tokens == 2, "{found:?}: bound {bound}, exact {exact}");
+            }
+        }
+        assert!((mass - 1.0).abs() < 1e-3, "{mass}");
+    }
+
     #[test]
     fn a_documents_draws_are_spread_over_the_range_of_t() {
         let (documents, noise) = (documents(4), Noise { seed: 5, draws: 4 });
-        let batch = noised(&documents, &(0..16).collect::<Vec<_>>(), noise);
+        let batch = noised(&documents, &(0..16).collect::<Vec<_>>(), noise, None);
         for document in 0..4 {
-            let mut ts: Vec<f64> = (0..4).map(|draw| 1.0 / batch.weights[draw * 4 + document]).collect();
+            let mut ts: Vec<f64> =
+                (0..4).map(|draw| 1.0 / batch.weights[(draw * 4 + document) * batch.length]).collect();
             ts.sort_by(f64::total_cmp);
             assert!(ts.windows(2).all(|pair| (pair[1] - pair[0] - 0.25 * (1.0 - MIN_T)).abs() < 1e-9), "{ts:?}");
         }
@@ -303,7 +359,7 @@ mod tests {
         let found = ar_loss(&base, &[whole.clone(), start, end.clone()]);
         assert!((found[2].nats - (found[0].nats - found[1].nats)).abs() < 1e-4, "{found:?}");
         assert_eq!(found.iter().map(|one| one.tokens).collect::<Vec<_>>(), [5, 2, 3]);
-        let batch = noised(&[end], &[0, 0, 0], NOISE);
+        let batch = noised(&[end], &[0, 0, 0], NOISE, None);
         assert!((0..3).all(|row| batch.maskable[row * 6..row * 6 + 6] == [false, false, false, true, true, true]));
         assert!((0..3).all(|row| batch.masked[row * 6..row * 6 + 3] == [false; 3]));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use difflow_model::{Caching, GapLength, Piece, Score, Template};
+use difflow_model::{GapLength, Piece, Template};
 use difflow_text::{Gap as GapText, Lengths, distinct, entropy, repetition};
 use serde::Serialize;
 
@@ -14,13 +14,11 @@ use crate::likelihood::{Batching, Noise};
 use crate::progress::{GoOn, Progress};
 use crate::session::Session;
 use crate::task::{Answer, Asking, Filled, Reading, Task};
+use crate::ways::{self, Way};
 use crate::writing::Written;
 
-/// Numbers of steps that are measured, for the decoders that have one.
-const STEPS: [u32; 4] = [64, 32, 16, 8];
-const THRESHOLDS: [f64; 4] = [0.95, 0.9, 0.8, 0.6];
-/// Block length of the decoders with a cache.
-const BLOCK: usize = 32;
+/// Texts that are written one at a time to tell how fast that is.
+const ALONE: usize = 8;
 
 /// What to measure, and with what.
 pub struct Measuring<'a> {
@@ -48,8 +46,14 @@ pub struct Row {
     pub setting: String,
     /// Mean forwards per text.
     pub nfe: f64,
+    /// Forwards over written tokens, of all texts.
+    pub forwards_per_token: f64,
+    /// Where drafts are checked: those that were kept, over all forwards.
+    pub accepted_per_forward: Option<f64>,
     /// Generated tokens (end-of-text included) over the seconds of all batches.
     pub tokens_per_s: f64,
+    /// The same of some texts that are written one at a time, for models that write block by block.
+    pub tokens_per_s_alone: Option<f64>,
     pub pass_rate: Option<f64>,
     pub infill_exact_match: Option<f64>,
     pub infill_nfe: Option<f64>,
@@ -64,14 +68,6 @@ pub struct Row {
     pub distinct_3: f64,
     pub entropy: f64,
     pub repetition: f64,
-}
-
-/// A decoding to measure: the name of its curve, the name of its point there, and which model decodes how.
-struct Way {
-    family: &'static str,
-    setting: String,
-    decoding: Decoding,
-    by_judge: bool,
 }
 
 /// A share of texts, and forwards per text.
@@ -98,54 +94,12 @@ impl Measuring<'_> {
             }
         }
         let mut rows = Vec::new();
-        for way in self.ways() {
+        for way in ways::of(self.session, &self.decoding, self.judge.is_some()) {
             let row = self.measure(&way, &gaps, &unfinished, go_on)?;
             each(&row)?;
             rows.push(row);
         }
         Ok(rows)
-    }
-
-    fn ways(&self) -> Vec<Way> {
-        let mut ways = Vec::new();
-        let common = Decoding { block: None, cache: Caching::None, ..self.decoding.clone() };
-        let mut add = |family, setting: &str, decoding| {
-            ways.push(Way { family, setting: setting.to_owned(), decoding, by_judge: false });
-        };
-        // One token a step, whatever the length.
-        let (one, all) = ("1 token/step", u32::MAX);
-        let way = |decoder| Decoding { decoder, ..common.clone() };
-        let confidence = |score, steps| Decoding { score, steps, ..way(Decoder::Confidence) };
-        add("first-hitting", one, way(Decoder::FirstHitting));
-        for steps in STEPS {
-            add("random", &format!("T={steps}"), Decoding { steps, ..way(Decoder::Random) });
-        }
-        for (family, score) in
-            [("probability", Score::Probability), ("margin", Score::Margin), ("entropy", Score::Entropy)]
-        {
-            add(family, one, confidence(score, all));
-            for steps in STEPS {
-                add(family, &format!("T={steps}"), confidence(score, steps));
-            }
-        }
-        add("greedy", one, confidence(Score::Probability, all).most_probable());
-        add("probability, blocks of 4", one, Decoding { block: Some(4), ..confidence(Score::Probability, all) });
-        for (family, window, block, cache) in [
-            ("threshold", None, None, Caching::None),
-            ("threshold, window of 4", Some(4), None, Caching::None),
-            ("threshold, blocks, dual cache", None, Some(BLOCK), Caching::Dual),
-        ] {
-            for threshold in THRESHOLDS {
-                let score = Score::Probability;
-                let decoding = Decoding { score, threshold, window, block, cache, ..way(Decoder::Threshold) };
-                add(family, &format!("τ={threshold}"), decoding);
-            }
-        }
-        if self.judge.is_some() {
-            let (family, setting) = ("AR base", "KV cache".to_owned());
-            ways.push(Way { family, setting, decoding: way(Decoder::Ar), by_judge: true });
-        }
-        ways
     }
 
     fn measure<E: From<InferenceError>>(
@@ -156,25 +110,44 @@ impl Measuring<'_> {
         go_on: &mut GoOn<E>,
     ) -> Result<Row, E> {
         let writer = self.judge.filter(|_| way.by_judge).unwrap_or(self.session);
-        let start = Instant::now();
-        let written = writer.write(&self.unprompted(way), &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let nothing = self.unprompted(way);
+        let mut write = |texts: &[Template], rows: usize| {
+            let start = Instant::now();
+            let written = writer.write(texts, &way.decoding, rows, &mut |_, _| {}, go_on)?;
+            Ok::<_, E>((written, start.elapsed().as_secs_f64()))
+        };
+        let (written, seconds) = write(&nothing, self.rows)?;
+        let alone = if self.session.blocks().is_some() {
+            let (written, seconds) = write(&nothing[..nothing.len().min(ALONE)], 1)?;
+            let tokens: usize = written.iter().map(|text| text.tokens.len() - 1).sum();
+            Some(tokens as f64 / seconds)
+        } else {
+            None
+        };
         let texts = self.texts(&written)?;
         let sequences: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
         let bodies: Vec<Vec<u32>> = sequences.iter().map(|ids| ids[1..].to_vec()).collect();
         let tokens: usize = bodies.iter().map(Vec::len).sum();
         let distinct = |n| distinct(n, texts.iter().map(String::as_str));
-        let infill = if gaps.is_empty() { None } else { Some(self.infill(writer, way, gaps, go_on)?) };
         // From left to right what follows a gap cannot be seen.
-        let unfinished = if way.by_judge { &[] } else { unfinished };
+        let left_to_right = left_to_right(way);
+        let gaps = if left_to_right || self.session.fills_gaps() { gaps } else { &[] };
+        let infill = if gaps.is_empty() { None } else { Some(self.infill(writer, way, gaps, go_on)?) };
+        let unfinished = if left_to_right || !self.session.fills_gaps() { &[] } else { unfinished };
         let completed = if unfinished.is_empty() { None } else { Some(self.completed(way, unfinished, go_on)?) };
         let judged = self.judge.map(|judge| judge.perplexity_of(&sequences, self.rows)).transpose()?;
         let count = written.len() as f64;
+        let forwards: f64 = written.iter().map(|text| f64::from(text.nfe)).sum();
+        let accepted: f64 = written.iter().map(|text| f64::from(text.accepted)).sum();
+        let drafts = written.iter().any(|text| text.drafted > 0);
         Ok(Row {
             family: way.family,
             setting: way.setting.clone(),
-            nfe: written.iter().map(|text| f64::from(text.nfe)).sum::<f64>() / count,
+            nfe: forwards / count,
+            forwards_per_token: forwards / tokens as f64,
+            accepted_per_forward: drafts.then(|| accepted / forwards),
             tokens_per_s: tokens as f64 / seconds,
+            tokens_per_s_alone: alone,
             pass_rate: self.checker.map(|checker| passed(checker, &texts, go_on)).transpose()?,
             infill_exact_match: infill.as_ref().map(|found| found.share),
             infill_nfe: infill.map(|found| found.nfe),
@@ -189,12 +162,12 @@ impl Measuring<'_> {
         })
     }
 
-    /// Empty texts of drawn lengths; from left to right a text may become as long as the longest.
+    /// Empty texts of drawn lengths; from left to right or block by block a text may become as long as the longest.
     fn unprompted(&self, way: &Way) -> Vec<Template> {
         let bos = self.session.words().bos;
         let template = |key| {
             let drawn = self.length.draw(self.decoding.seed, key);
-            let length = if way.by_judge { self.length.high } else { drawn };
+            let length = if way.by_judge || self.session.blocks().is_some() { self.length.high } else { drawn };
             let gap = Piece::Gap(GapLength { least: length, most: length });
             Template { pieces: vec![Piece::Tokens(vec![bos]), gap], key }
         };
@@ -215,7 +188,7 @@ impl Measuring<'_> {
         go_on: &mut GoOn<E>,
     ) -> Result<Share, E> {
         let asking = Asking {
-            reading: if way.by_judge { Reading::LeftToRight } else { Reading::Trained },
+            reading: if left_to_right(way) { Reading::LeftToRight } else { Reading::Trained },
             decoding: way.decoding.clone().most_probable(),
             noise: Noise { seed: 0, draws: 1 },
             batching: Batching::Rows(self.rows),
@@ -239,7 +212,7 @@ impl Measuring<'_> {
         unfinished: &[Template],
         go_on: &mut GoOn<E>,
     ) -> Result<Share, E> {
-        let written = self.session.write(unfinished, &way.decoding, self.rows, &mut |_, _, _| {}, go_on)?;
+        let written = self.session.write(unfinished, &way.decoding, self.rows, &mut |_, _| {}, go_on)?;
         let words = self.session.words();
         let text = |one: &Written| Ok(words.decode(&one.tokens[1..one.tokens.len() - 1])?);
         let texts = written.iter().map(text).collect::<Result<Vec<_>, InferenceError>>()?;
@@ -247,6 +220,11 @@ impl Measuring<'_> {
         let share = self.checker.map_or(Ok(f64::NAN), |checker| passed(checker, &texts, go_on))?;
         Ok(Share { share, nfe: f64::from(nfe) / written.len() as f64 })
     }
+}
+
+/// Whether a way sees only what stands before.
+fn left_to_right(way: &Way) -> bool {
+    way.by_judge || way.decoding.decoder == Decoder::Ar
 }
 
 /// Share of the texts that the checker passes.

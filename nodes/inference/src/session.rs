@@ -2,16 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use difflow_diffusion::BlockSizes;
 use difflow_model::{
-    Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads,
+    Blocks, Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads,
 };
 use difflow_plugin_host::ModelRecipe;
 use difflow_schema::Component;
 use difflow_schema::run::RunDir;
 use difflow_text::Words;
+use serde_json::{Map, Value};
 
+use crate::decoding::Decoding;
 use crate::error::InferenceError;
 use crate::facts::{Facts, Token};
+use crate::generation;
 
 /// How a model is opened.
 #[derive(Debug, Clone)]
@@ -38,6 +42,7 @@ pub struct Session {
     model: Model,
     words: Words,
     facts: Facts,
+    generation: Map<String, Value>,
     opening: Opening,
 }
 
@@ -84,7 +89,8 @@ impl Session {
         })?;
         words.bos = first;
         words.eos = ids.1.or(eos).unwrap_or(first);
-        Ok(Self { folder, model, words, facts, opening: opening.clone() })
+        let generation = generation::read(&folder)?;
+        Ok(Self { folder, model, words, facts, generation, opening: opening.clone() })
     }
 
     /// Returns the folder that the weights were read from.
@@ -118,10 +124,36 @@ impl Session {
         self.facts.canvas.filter(|_| !self.left_to_right())
     }
 
+    /// The most tokens of a text, the anchor included, that the model ends by itself: those of its canvas, or of its rows where it writes
+    /// block by block; `None` where it must be told how long to write.
+    pub fn room(&self) -> Option<usize> {
+        self.canvas().or_else(|| self.blocks().map(|_| self.sequence_length()))
+    }
+
     /// Returns whether the model reads from left to right only: it has no mask token, or was trained to predict the
     /// next token.
     pub fn left_to_right(&self) -> bool {
         self.config().adapted.as_ref().is_none_or(|adapted| adapted.objective == ObjectiveKind::Ar)
+    }
+
+    /// How to decode: as `given` (by the names of the keys), else as the checkpoint says, else by default. Errors if an option that is
+    /// given means nothing.
+    pub fn decoding(&self, given: &Map<String, Value>) -> Result<Decoding, InferenceError> {
+        let own =
+            |reason: String| InferenceError::Generation { path: self.folder.join(generation::GENERATION), reason };
+        let own = Decoding::default().with(&self.generation).map_err(own)?;
+        own.with(given).map_err(|found| InferenceError::unfit("decoding", found, "options by their names as keys"))
+    }
+
+    /// What its blocks are, where it writes block by block.
+    pub fn blocks(&self) -> Option<Blocks> {
+        self.config().adapted.as_ref().and_then(|adapted| adapted.blocks)
+    }
+
+    /// Whether the model has learned to see both sides of a gap: one of block diffusion, if some rows of its training were not cut.
+    pub fn fills_gaps(&self) -> bool {
+        let whole = |sizes: &String| sizes.parse().is_ok_and(|sizes: BlockSizes| sizes.cut_share() < 1.0);
+        !self.left_to_right() && (self.blocks().is_none() || self.facts.blocks.as_ref().is_some_and(whole))
     }
 
     /// Returns the most tokens that a text can have, if the model has a table of positions.
@@ -183,7 +215,8 @@ impl Peers {
         self.words.fit(model.config().vocab_size, self.mask)?;
         model.set_precision(self.opening.precision);
         let (words, opening) = (self.words.clone(), self.opening.clone());
-        Ok(Session { folder, model, words, facts: Facts::default(), opening })
+        let generation = generation::read(&folder)?;
+        Ok(Session { folder, model, words, facts: Facts::default(), generation, opening })
     }
 }
 

@@ -101,7 +101,7 @@ impl Session {
         let texts: Vec<Template> = gaps.chain(tasks.iter().filter_map(Task::text).cloned()).collect();
         let decoder = if left_to_right { Decoder::Ar } else { asking.decoding.decoder };
         let decoding = Decoding { decoder, ..asking.decoding.clone() };
-        let mut filled = self.write(&texts, &decoding, asking.rows, &mut |_, _, _| {}, go_on)?;
+        let mut filled = self.write(&texts, &decoding, asking.rows, &mut |_, _| {}, go_on)?;
         let mut written = filled.split_off(tasks.iter().filter_map(Task::gap).count()).into_iter();
         let mut filled = filled.into_iter();
         let mut answers = Vec::with_capacity(tasks.len());

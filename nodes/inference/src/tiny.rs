@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use difflow_model::{Device, Model, Objective};
+use difflow_model::{Blocks, Device, Model, Objective};
 use difflow_schema::{Component, Origin};
 use difflow_text::Words;
 use serde_json::{Value, json};
@@ -44,8 +44,13 @@ fn write(dir: &Path, config: &Value, mask: bool) {
 
 /// Marks a model as trained left to right.
 pub fn mark_left_to_right(dir: &Path) {
+    mark(dir, Objective::Ar);
+}
+
+/// Marks a model as trained for an objective.
+pub fn mark(dir: &Path, objective: Objective) {
     let mut model = Model::load(dir, Device::Cpu).unwrap();
-    model.set_objective(Objective::Ar);
+    model.set_objective(objective);
     model.save(dir).unwrap();
 }
 
@@ -56,6 +61,7 @@ pub fn write_origin(dir: &Path, base: Option<&Path>, change: impl FnOnce(&mut Or
         model_recipe: None,
         torch_model: None,
         noise_schedule: Component { name: "linear".into(), config: "{}".into() },
+        blocks: None,
         tokenizer_sha256: String::new(),
         bos: 1,
         eos: 2,
@@ -91,6 +97,17 @@ pub fn opening() -> Opening {
 pub fn session(mask: bool, spread: f64) -> Session {
     let dir = folder();
     write_model(&dir, mask, spread);
+    let session = Session::open(&dir, &opening()).unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+    session
+}
+
+/// The same, trained block by block, on rows that were cut as the noiser's key BLOCK_SIZE spells it.
+pub fn block_session(blocks: Blocks, sizes: &str) -> Session {
+    let dir = folder();
+    write_model(&dir, true, 0.3);
+    mark(&dir, Objective::Block(blocks));
+    write_origin(&dir, None, |origin| origin.blocks = Some(sizes.to_owned()));
     let session = Session::open(&dir, &opening()).unwrap();
     std::fs::remove_dir_all(dir).unwrap();
     session

@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn measure(model: &Model, what: &str, questions: &[Question], most: usize) -> Result<(), Box<dyn Error>> {
     let shift = model.config().adapted.as_ref().is_none_or(|adapted| adapted.shift);
     let options = DiffusionDecoding::surest_first(shift);
-    let infill = |templates: Vec<Template>| model.infill(&templates, &options, &mut |_, _, _| {});
+    let infill = |templates: Vec<Template>| model.infill(&templates, &options, &mut |_, _| {});
     let mut right = [0; 3];
     let (mut nfe, mut lengths) = (0, 0);
     for part in questions.chunks(16) {

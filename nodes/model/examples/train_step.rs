@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    Arithmetic, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions, Optimizer, Pattern,
-    Precision,
+    Arithmetic, Blocks, Context, Device, Learner, MicroBatch, Model, ModelError, Muon, Objective, ObjectiveOptions,
+    Optimizer, Pattern, Precision,
 };
 
 /// Times training steps and prints one JSON line.
@@ -35,6 +35,12 @@ struct Arguments {
     /// Share of the future that attention sees; 0 is causal, 1 full.
     #[arg(long, default_value_t = 0.5)]
     ratio: f64,
+    /// After each step, one of block diffusion on the same rows with blocks of so many positions, and what it costs more.
+    #[arg(long)]
+    block: Option<usize>,
+    /// With --block: weight of the AR loss of the clean text.
+    #[arg(long, default_value_t = 0.0)]
+    ar_weight: f64,
     /// Torch operations instead of difflow's own CPU kernels.
     #[arg(long)]
     plain: bool,
@@ -77,26 +83,41 @@ fn main() -> Result<(), ModelError> {
     }
     model.add_mask_token(0)?;
     let vocabulary = model.config().vocab_size as u64 - 1;
-    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+    let context = Context::Causal;
+    let objective = match a.block {
+        None => Objective::Diffusion { shift: true },
+        Some(size) => Objective::Block(Blocks { size, context, shift: false, ar_weight: a.ar_weight }),
+    };
     let optimizer = Optimizer { muon: a.muon.then(Muon::default), ..Optimizer::default() };
-    let mut learner = Learner::new(model, options, optimizer)?;
+    let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), optimizer)?;
 
-    let (mut seconds, mut updates) = (Vec::new(), Vec::new());
+    let (mut seconds, mut updates, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut last = 0.0;
     for step in 0..a.steps + 3 {
-        let batch = noised_batch(&a, step, vocabulary);
+        let mut batch = noised_batch(&a, step, vocabulary);
         let pattern = Pattern::Annealed { ratio: a.ratio, seed: 0, draw: step as u64 };
-        let start = Instant::now();
-        let sums = learner.micro_step(&batch, &pattern)?;
-        let micro = start.elapsed().as_secs_f64();
-        // Reads the gradient's norm, so on a GPU the step is over when it returns.
-        learner.apply(1e-4)?;
-        seconds.push(start.elapsed().as_secs_f64());
-        updates.push(start.elapsed().as_secs_f64() - micro);
-        last = sums.weighted / sums.maskable as f64;
+        let mut timed = |batch: &MicroBatch| -> Result<(f64, f64), ModelError> {
+            let start = Instant::now();
+            let sums = learner.micro_step(batch, &pattern)?;
+            let micro = start.elapsed().as_secs_f64();
+            // Reads the gradient's norm, so on a GPU the step is over when it returns.
+            learner.apply(1e-4)?;
+            last = sums.weighted / sums.maskable as f64;
+            Ok((start.elapsed().as_secs_f64(), start.elapsed().as_secs_f64() - micro))
+        };
+        batch.blocks = a.block.map_or_else(Vec::new, |_| vec![a.length; a.rows]);
+        let (whole, update) = timed(&batch)?;
+        seconds.push(whole);
+        updates.push(update);
+        if let Some(size) = a.block {
+            batch.blocks = vec![size; a.rows];
+            ratios.push(timed(&batch)?.0 / whole);
+        }
     }
     // The first steps allocate and warm up.
     let mut seconds = seconds.split_off(3);
+    let mut ratios = ratios.split_off(3.min(ratios.len()));
+    ratios.sort_by(f64::total_cmp);
     let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
     seconds.sort_by(f64::total_cmp);
     let mut updates = updates.split_off(3);
@@ -105,6 +126,7 @@ fn main() -> Result<(), ModelError> {
         "tokens_per_s": ((a.rows * a.length) as f64 / mean).round(),
         "mean_step_s": mean,
         "median_step_s": seconds[seconds.len() / 2],
+        "block_step_ratio": ratios.get(ratios.len() / 2),
         "median_update_s": updates[updates.len() / 2],
         "optimizer": if a.muon { "muon" } else { "adamw" },
         "rows": a.rows,

@@ -20,6 +20,9 @@ pub struct MicroBatch {
     pub documents: Vec<u32>,
     /// Loss weight w(t) of each row, `[rows]`, or of each position, `[rows · length]`.
     pub weights: Vec<f64>,
+    /// For block diffusion: positions of a block of each row, `[rows]`; the length or more for a row that is not cut. Empty: all rows
+    /// have the blocks of the objective.
+    pub blocks: Vec<usize>,
 }
 
 impl MicroBatch {
@@ -34,6 +37,7 @@ impl MicroBatch {
             maskable: (0..n).map(|i| i % length.max(1) != 0).collect(),
             documents: vec![0; n],
             weights: vec![1.0; rows],
+            blocks: Vec::new(),
         }
     }
 
@@ -52,15 +56,20 @@ impl MicroBatch {
 
     /// Rows `from..to` as a batch of their own.
     pub fn rows(&self, from: usize, to: usize) -> Self {
-        let (a, b) = (from * self.length, to * self.length);
+        self.only(&(from..to).collect::<Vec<_>>())
+    }
+
+    /// Some rows as a batch of their own.
+    pub(crate) fn only(&self, rows: &[usize]) -> Self {
         Self {
-            rows: to - from,
+            rows: rows.len(),
             length: self.length,
-            tokens: self.tokens[a..b].to_vec(),
-            masked: self.masked[a..b].to_vec(),
-            maskable: self.maskable[a..b].to_vec(),
-            documents: self.documents[a..b].to_vec(),
-            weights: self.weights[from * self.weights_a_row()..to * self.weights_a_row()].to_vec(),
+            tokens: chosen(&self.tokens, self.length, rows),
+            masked: chosen(&self.masked, self.length, rows),
+            maskable: chosen(&self.maskable, self.length, rows),
+            documents: chosen(&self.documents, self.length, rows),
+            weights: chosen(&self.weights, self.weights_a_row(), rows),
+            blocks: if self.blocks.is_empty() { Vec::new() } else { chosen(&self.blocks, 1, rows) },
         }
     }
 
@@ -104,6 +113,10 @@ impl MicroBatch {
             let wanted = format!("{}, one a row, or {n}, one a position", self.rows);
             return Err(ModelError::input("weights of the micro-batch", self.weights.len(), wanted));
         }
+        if ![0, self.rows].contains(&self.blocks.len()) || self.blocks.contains(&0) {
+            let wanted = format!("none, or {} block sizes of 1 or more", self.rows);
+            return Err(ModelError::input("blocks of the micro-batch", format!("{:?}", self.blocks), wanted));
+        }
         if let Some(longest) = longest.filter(|&longest| self.length > longest) {
             let wanted = format!("at most {longest}, the model's learned positions");
             return Err(ModelError::input("sequence length", self.length, wanted));
@@ -118,4 +131,9 @@ impl MicroBatch {
         }
         Ok(())
     }
+}
+
+/// Rows of `each` values.
+fn chosen<T: Copy>(values: &[T], each: usize, rows: &[usize]) -> Vec<T> {
+    rows.iter().flat_map(|row| values[row * each..(row + 1) * each].iter().copied()).collect()
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::config_reader::{Reader, Windows, model_type};
 use crate::config_unsupported;
 use crate::error::ModelError;
-use crate::objective::ObjectiveKind;
+use crate::objective::{Blocks, Objective, ObjectiveKind};
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::rope::Rope;
 
@@ -57,7 +57,7 @@ pub enum Family {
 }
 
 /// What marks a model as a diffusion language model: the `difflow` object of config.json.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Adapted {
     /// Token that stands for "not known yet".
     pub mask_token_id: u32,
@@ -65,6 +65,25 @@ pub struct Adapted {
     pub shift: bool,
     /// What the weights were last trained for.
     pub objective: ObjectiveKind,
+    /// Set when that is block diffusion.
+    pub blocks: Option<Blocks>,
+}
+
+impl Adapted {
+    /// Of a model that has just got its mask token: the base model's way of predicting, and full diffusion.
+    pub(crate) fn new(mask_token_id: u32) -> Self {
+        Self { mask_token_id, shift: true, objective: ObjectiveKind::Diffusion, blocks: None }
+    }
+
+    /// The marks of weights that are trained for an objective.
+    pub(crate) fn trained_for(self, objective: Objective) -> Self {
+        let (shift, blocks) = match objective {
+            Objective::Diffusion { shift } => (shift, None),
+            Objective::Ar => (self.shift, None),
+            Objective::Block(blocks) => (blocks.shift, Some(blocks)),
+        };
+        Self { mask_token_id: self.mask_token_id, shift, objective: objective.kind(), blocks }
+    }
 }
 
 /// Which plug-in computes a model: the `difflow.torch_model` object of config.json.
@@ -334,6 +353,10 @@ impl ModelConfig {
             marks.insert("mask_token_id".into(), json!(adapted.mask_token_id));
             marks.insert("shift".into(), json!(adapted.shift));
             marks.insert("objective".into(), json!(adapted.objective));
+            match adapted.blocks {
+                Some(blocks) => marks.insert("block".into(), json!(blocks)),
+                None => marks.remove("block"),
+            };
             map.insert("difflow".into(), Value::Object(marks));
             map.insert("mask_token_id".into(), json!(adapted.mask_token_id));
         }

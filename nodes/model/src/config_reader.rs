@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{Activation, Adapted, TorchMark};
 use crate::error::ModelError;
-use crate::objective::ObjectiveKind;
+use crate::objective::{Blocks, ObjectiveKind};
 use crate::rope::{Rope, RopeScaling};
 
 const ARCHITECTURES: [(&str, &str); 6] = [
@@ -213,10 +213,22 @@ impl Reader<'_> {
         let objective = match inner.as_ref().and_then(|r| Some((r, r.get("objective")?))) {
             None => ObjectiveKind::Diffusion,
             Some((r, found)) => {
-                serde_json::from_value(found.clone()).map_err(|_| r.wrong("objective", "diffusion or ar"))?
+                serde_json::from_value(found.clone()).map_err(|_| r.wrong("objective", "diffusion, ar or block"))?
             }
         };
-        Ok(Some(Adapted { mask_token_id, shift, objective }))
+        let blocks = match &inner {
+            Some(r) if objective == ObjectiveKind::Block => Some(r.blocks(shift)?),
+            _ => None,
+        };
+        Ok(Some(Adapted { mask_token_id, shift, objective, blocks }))
+    }
+
+    /// `block` of the `difflow` object.
+    fn blocks(&self, shift: bool) -> Result<Blocks, ModelError> {
+        let found = self.get("block").and_then(|found| serde_json::from_value::<Blocks>(found.clone()).ok());
+        let blocks = found.filter(|blocks| blocks.size > 0 && blocks.ar_weight >= 0.0);
+        let wanted = "an object with `size` (1 or more), `context` (block or causal) and `ar_weight` (0 or more)";
+        Ok(Blocks { shift, ..blocks.ok_or_else(|| self.wrong("block", wanted))? })
     }
 
     /// `rope_theta` and `rope_scaling`, or the newer `rope_parameters` that holds both.

@@ -133,7 +133,10 @@ mod tests {
 
     use crate::kernel::ASKED;
     use crate::pattern::Context;
-    use crate::{AdamW, Arithmetic, Learner, MicroBatch, Model, Objective, ObjectiveOptions, PADDING, Pattern, small};
+    use crate::{
+        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Objective, ObjectiveKind, ObjectiveOptions, PADDING,
+        Pattern, small,
+    };
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
         "num_hidden_layers":2,"num_attention_heads":HEADS,"num_key_value_heads":2,"head_dim":DIM,
@@ -158,19 +161,21 @@ mod tests {
         batch
     }
 
-    /// Losses by row and gradients of all parameters, predicted at the own position where the pattern wants that.
+    /// Losses by row and gradients of all parameters. Blocks are those of a document, so nothing crosses them.
     fn slopes(
         model: Model,
         batch: &MicroBatch,
         pattern: &Pattern,
         crossing: bool,
     ) -> (Vec<f64>, Vec<(String, Vec<f32>)>) {
-        let options = ObjectiveOptions {
-            document_attention: !crossing,
-            ..ObjectiveOptions::recommended(Objective::Diffusion {
-                shift: !matches!(pattern, Pattern::NoisedBlocks { .. }),
-            })
+        let objective = match *pattern {
+            Pattern::NoisedBlocks { size, context } => {
+                Objective::Block(Blocks { size, context, shift: false, ar_weight: 0.0 })
+            }
+            _ => Objective::Diffusion { shift: true },
         };
+        let crossing = crossing && objective.kind() != ObjectiveKind::Block;
+        let options = ObjectiveOptions { document_attention: !crossing, ..ObjectiveOptions::recommended(objective) };
         let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
         let sums = learner.micro_step(batch, pattern).unwrap();
         (sums.rows.iter().map(|row| row.weighted).collect(), learner.gradients().unwrap())

@@ -12,7 +12,7 @@ use crate::error::ModelError;
 use crate::host::copied;
 use crate::loss::{Divisor, StepSums};
 use crate::model::Model;
-use crate::objective::{Normaliser, Objective, ObjectiveOptions};
+use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::pattern::Pattern;
 use crate::reducer::{Alone, Reducer, Totals};
@@ -82,6 +82,9 @@ impl Learner {
     ) -> Result<Self, ModelError> {
         if options.objective != Objective::Ar {
             model.config.mask_token_id()?;
+        }
+        if let Objective::Block(blocks) = options.objective {
+            blocks.check(options.document_attention)?;
         }
         model.set_objective(options.objective);
         for parameter in &model.parameters {
@@ -159,7 +162,7 @@ impl Learner {
         let totals = self.reducer.add(self.sums.totals, &mut self.model.parameters)?;
         let (factor, finite) = (self.factor(&totals), self.sums.finite);
         self.sums = Sums::nothing();
-        if totals.positions == 0 {
+        if totals.positions + totals.ar_positions == 0 {
             return Ok(Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite });
         }
         let grad_norm = factor * self.optimizer.grad_norm(&self.model.parameters)?;
@@ -179,6 +182,24 @@ impl Learner {
 
     fn clear_gradients(&mut self) -> Result<(), ModelError> {
         self.model.parameters.iter_mut().try_for_each(|parameter| forget_gradient(&mut parameter.tensor))
+    }
+
+    /// For block diffusion: the size of blocks that the model is to be decoded with where nothing else is said, which checkpoints hold.
+    /// Rows of training say their own.
+    ///
+    /// # Errors
+    /// With another objective, or a size of 0.
+    pub fn set_block_size(&mut self, size: usize) -> Result<(), ModelError> {
+        let Objective::Block(blocks) = self.options.objective else {
+            let found = format!("one for {:?}", self.options.objective.kind());
+            return Err(ModelError::input("block size", found, "block diffusion"));
+        };
+        if size == 0 {
+            return Err(ModelError::input("block size", size, "1 or more"));
+        }
+        self.options.objective = Objective::Block(Blocks { size, ..blocks });
+        self.model.set_objective(self.options.objective);
+        Ok(())
     }
 
     /// Updates done since the optimizer state was new.
@@ -301,6 +322,7 @@ mod tests {
             sum.positions += told[1].1.positions;
             sum.maskable += told[1].1.maskable;
             sum.tokens += told[1].1.tokens;
+            sum.positions_read += told[1].1.positions_read;
             drop(told);
             self.barrier.wait();
             Ok(sum)

@@ -8,7 +8,7 @@
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
-//! | decode step by step | [`Filling`] (canvases), [`Writing`] (prompts): join, watch and cancel between forwards |
+//! | decode step by step | [`Filling`] (canvases, block by block too), [`Writing`] (prompts), [`Speculating`] (prompts, with drafts): join, watch and cancel between forwards |
 //! | inspect | [`Summary::read`], [`Memory::of_training`] |
 //! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`Optimizer`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
@@ -90,8 +90,9 @@ pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use decode::{
-    Budget, Caching, Canvas, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, Infilled, Piece,
-    Prompt, Reveal, Revealed, Reveals, Sampling, Score, Template, Watch, Writing, Written,
+    Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, Infilled,
+    Piece, Prompt, Reveal, Revealed, Reveals, Sampling, Score, Speculated, Speculating, Speculation, Start, Template,
+    Watch, Watched, Writing, Written,
 };
 pub use device::{Device, num_threads, set_num_threads};
 pub use error::ModelError;
@@ -100,7 +101,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
 pub use model::Model;
-pub use objective::{MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
+pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
 pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};
 pub use recipe::RECIPE_FILE;

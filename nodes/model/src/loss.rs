@@ -4,6 +4,9 @@
 //! memory at once. When a batch needs several chunks, each chunk's gradient is computed immediately and propagated
 //! through the selected hidden states.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use tch::{Kind, Reduction, Tensor};
 
 use crate::arithmetic::Arithmetic;
@@ -12,9 +15,9 @@ use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::copied;
-use crate::input::Input;
+use crate::input::{Copies, Input};
 use crate::model::Model;
-use crate::objective::{Objective, ObjectiveOptions, Selection, noised, select};
+use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
 
 /// What the gradients of a micro-step are divided by.
@@ -39,7 +42,13 @@ pub struct StepSums {
     pub positions: u64,
     /// Maskable positions of the batch.
     pub maskable: u64,
-    /// The same for each sequence.
+    /// Σ cross-entropy of the next tokens of the clean texts, where the objective has an AR loss beside it; its weight is not in it.
+    pub ar: f64,
+    /// Next tokens that it is of.
+    pub ar_positions: u64,
+    /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
+    pub positions_read: u64,
+    /// The first four for each sequence.
     pub rows: Vec<RowSums>,
 }
 
@@ -55,28 +64,98 @@ pub struct RowSums {
 impl StepSums {
     /// False when a cross-entropy was NaN or infinite.
     pub fn is_finite(&self) -> bool {
-        self.weighted.is_finite() && self.unweighted.is_finite()
+        self.weighted.is_finite() && self.unweighted.is_finite() && self.ar.is_finite()
     }
 
-    fn new(batch: &MicroBatch, selection: &Selection, losses: &[f32]) -> Self {
-        let mut rows = vec![RowSums::default(); batch.rows];
-        for (row, maskable) in rows.iter_mut().zip(batch.maskable.chunks(batch.length)) {
-            row.maskable = maskable.iter().filter(|&&m| m).count() as u64;
+    /// Of a batch that nothing has been predicted of.
+    fn of(batch: &MicroBatch) -> Self {
+        let maskable = |row: &[bool]| row.iter().filter(|&&maskable| maskable).count() as u64;
+        let row = |row| RowSums { maskable: maskable(row), ..RowSums::default() };
+        Self { rows: batch.maskable.chunks(batch.length).map(row).collect(), ..Self::default() }
+    }
+
+    /// Adds the losses of a part. f64 and in row-major order: the same losses give the same sums.
+    fn add(&mut self, part: &Part, losses: &[f32]) {
+        let Selection { row, weight, own, .. } = &part.selection;
+        for ((&row, &weight), &loss) in row.iter().zip(weight).zip(losses).take(*own) {
+            let row = &mut self.rows[part.rows[row]];
+            row.weighted += weight * f64::from(loss);
+            row.unweighted += f64::from(loss);
+            row.positions += 1;
         }
-        // f64 and in row-major order: the same losses give the same sums.
-        for ((&row, &weight), &loss) in selection.row.iter().zip(&selection.weight).zip(losses) {
-            rows[row].weighted += weight * f64::from(loss);
-            rows[row].unweighted += f64::from(loss);
-            rows[row].positions += 1;
+        for &loss in &losses[*own..] {
+            self.ar += f64::from(loss);
+            self.ar_positions += 1;
         }
-        let mut sums = Self { rows, ..Self::default() };
-        for row in &sums.rows {
-            sums.weighted += row.weighted;
-            sums.unweighted += row.unweighted;
-            sums.positions += row.positions;
-            sums.maskable += row.maskable;
+    }
+
+    /// With the sums of the rows added up.
+    fn totalled(mut self) -> Self {
+        for row in &self.rows {
+            self.weighted += row.weighted;
+            self.unweighted += row.unweighted;
+            self.positions += row.positions;
+            self.maskable += row.maskable;
         }
-        sums
+        self
+    }
+}
+
+/// The rows of a batch that one forward reads: all of them, unless they are cut into blocks of different sizes.
+struct Part<'a> {
+    /// Their numbers in the batch.
+    rows: Vec<usize>,
+    batch: Cow<'a, MicroBatch>,
+    xt: Vec<u32>,
+    pattern: Pattern,
+    selection: Selection,
+}
+
+impl<'a> Part<'a> {
+    /// Of `batch` the rows that are cut alike, smallest blocks first; those that are not cut come last and have `pattern`. Errors if xt
+    /// needs a mask token and there is none.
+    fn all(
+        batch: &'a MicroBatch,
+        pattern: &Pattern,
+        options: ObjectiveOptions,
+        mask: Option<u32>,
+    ) -> Result<Vec<Self>, ModelError> {
+        let Objective::Block(blocks) = options.objective else {
+            if pattern.copies() != Copies::One {
+                let wanted = "one of a text that stands once, or block diffusion";
+                return Err(ModelError::input("attention pattern", "one of [x_t ; x_0]", wanted));
+            }
+            let rows = (0..batch.rows).collect();
+            return Ok(vec![Self::new(rows, Cow::Borrowed(batch), pattern.clone(), options, mask)?]);
+        };
+        let mut groups = BTreeMap::<usize, Vec<usize>>::new();
+        for row in 0..batch.rows {
+            let size = batch.blocks.get(row).map_or(blocks.size, |&size| size);
+            groups.entry(size.min(batch.length)).or_default().push(row);
+        }
+        let part = |(size, rows): (usize, Vec<usize>)| {
+            let own = Cow::Owned(batch.only(&rows));
+            if size == batch.length {
+                let objective = Objective::Diffusion { shift: blocks.shift };
+                return Self::new(rows, own, pattern.clone(), ObjectiveOptions { objective, ..options }, mask);
+            }
+            let objective = Objective::Block(Blocks { size, ..blocks });
+            let pattern = Pattern::NoisedBlocks { size, context: blocks.context };
+            Self::new(rows, own, pattern, ObjectiveOptions { objective, ..options }, mask)
+        };
+        groups.into_iter().map(part).collect()
+    }
+
+    fn new(
+        rows: Vec<usize>,
+        batch: Cow<'a, MicroBatch>,
+        pattern: Pattern,
+        options: ObjectiveOptions,
+        mask: Option<u32>,
+    ) -> Result<Self, ModelError> {
+        let xt = noised(&batch, options.objective, mask)?;
+        let selection = select(&batch, &xt, options, mask);
+        Ok(Self { rows, batch, xt, pattern, selection })
     }
 }
 
@@ -109,21 +188,26 @@ impl Model {
     ) -> Result<StepSums, ModelError> {
         batch.check(self.config.vocab_size, self.longest())?;
         let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
-        let xt = noised(batch, options.objective, mask)?;
-        let selection = select(batch, &xt, options, mask);
+        let parts = Part::all(batch, pattern, options, mask)?;
         let divisor = backward.map(|divisor| match divisor {
             Divisor::Number(number) => number,
-            Divisor::Positions => selection.target.len().max(1) as f64,
+            Divisor::Positions => parts.iter().map(|part| part.selection.own).sum::<usize>().max(1) as f64,
         });
-        if selection.target.is_empty() {
-            return Ok(StepSums::new(batch, &selection, &[]));
+        let mut sums = StepSums::of(batch);
+        for mut part in parts {
+            sums.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
+            if part.selection.target.is_empty() {
+                continue;
+            }
+            let xt = std::mem::take(&mut part.xt);
+            let input = Input::new(&part.batch, xt, &part.pattern, options.document_attention);
+            let hidden = self.hidden(&input, &part.pattern, how, backward.is_some())?;
+            let index: Vec<i64> = part.selection.from.iter().map(|&place| place as i64).collect();
+            let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
+            let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &part.selection, divisor, how)?;
+            sums.add(&part, &losses);
         }
-        let input = Input::new(batch, xt, pattern, options.document_attention);
-        let hidden = self.hidden(&input, pattern, how, backward.is_some())?;
-        let index = selection.places(&input.layout)?;
-        let index = Tensor::f_from_slice(&index)?.f_to_device(self.device.torch())?;
-        let losses = self.head_losses(&hidden.f_index_select(0, &index)?, &selection, divisor, how)?;
-        Ok(StepSums::new(batch, &selection, &losses))
+        Ok(sums.totalled())
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of an input.
@@ -174,5 +258,43 @@ impl Model {
             rows.f_mul(&leaf.f_grad()?)?.f_sum(Kind::Float)?.f_backward()?;
         }
         Ok(losses)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::pattern::Context;
+
+    /// What the clean text's own predictions, and decoding with its cache, rest on: it is read as the base model reads it, to the bit.
+    #[test]
+    fn the_clean_half_is_the_base_models_forward() {
+        let config = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+            "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+            "initializer_range":0.3,"tie_word_embeddings":true}"#;
+        let dir = tempfile::TempDir::new().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
+        model.add_mask_token(7).unwrap();
+        let mut batch = MicroBatch::clean(2, 48, (0..96).map(|at| at * 7 % 37).collect());
+        batch.documents = (0..96).map(|at| u32::from(at % 48 > 20)).collect();
+        let xt: Vec<u32> = batch.tokens.iter().enumerate().map(|(at, &id)| if at % 3 == 0 { 37 } else { id }).collect();
+        for kernels in [true, false] {
+            let how = Arithmetic { kernels, ..model.arithmetic };
+            let hidden = |noised: Vec<u32>, pattern: &Pattern| {
+                copied(&model.hidden(&Input::new(&batch, noised, pattern, true), pattern, how, false).unwrap()).unwrap()
+            };
+            let blocks = Pattern::NoisedBlocks { size: 4, context: Context::Causal };
+            let (both, alone) = (hidden(xt.clone(), &blocks), hidden(batch.tokens.clone(), &Pattern::Causal));
+            let half = 48 * 24;
+            for row in 0..2 {
+                let clean = &both[(2 * row + 1) * half..(2 * row + 2) * half];
+                let gap = clean.iter().zip(&alone[row * half..(row + 1) * half]).map(|(a, b)| (a - b).abs());
+                // Torch's own attention adds up in another order where the bias is wider.
+                assert!(gap.fold(0.0, f32::max) <= if kernels { 0.0 } else { 1e-5 }, "kernels {kernels}, row {row}");
+            }
+        }
     }
 }

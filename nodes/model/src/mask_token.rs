@@ -11,7 +11,6 @@ use crate::error::ModelError;
 use crate::host::copied;
 use crate::model::Model;
 use crate::network::Network;
-use crate::objective::ObjectiveKind;
 use crate::parameter::normals;
 
 /// Standard deviation of the noise on the new row, as a share of the embeddings' own: large enough to tell the row from
@@ -31,7 +30,7 @@ impl Model {
         let (vocab, device) = (id as i64, self.device.torch());
         let mut config = self.config.clone();
         config.vocab_size = id + 1;
-        config.adapted = Some(Adapted { mask_token_id, shift: true, objective: ObjectiveKind::Diffusion });
+        config.adapted = Some(Adapted::new(mask_token_id));
         if matches!(self.decoder, Network::Foreign(_)) {
             self.grow_torch(seed)?;
             self.config = config;
@@ -68,7 +67,7 @@ impl Model {
         if id as usize >= self.config.vocab_size {
             return Err(ModelError::input("mask token", id, format!("an id below {}", self.config.vocab_size)));
         }
-        self.config.adapted = Some(Adapted { mask_token_id: id, shift: true, objective: ObjectiveKind::Diffusion });
+        self.config.adapted = Some(Adapted::new(id));
         Ok(id)
     }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
-use crate::config::{Adapted, ModelConfig, Positions};
+use crate::config::{ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
@@ -26,13 +27,16 @@ use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::SavedFile;
 
+/// How `transformers`, and difflow, are told to decode.
+const GENERATION: &str = "generation_config.json";
+
 /// Files beside the weights that are carried from the base model to every checkpoint.
 const COMPANIONS: [&str; 9] = [
     RECIPE_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "generation_config.json",
+    GENERATION,
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
@@ -248,13 +252,21 @@ impl Model {
 
     /// Marks what the weights are trained for; written to config.json. A model without a mask token has no mark.
     pub fn set_objective(&mut self, objective: Objective) {
-        if let Some(adapted) = &mut self.config.adapted {
-            let shift = match objective {
-                Objective::Diffusion { shift } => shift,
-                Objective::Ar => adapted.shift,
-            };
-            *adapted = Adapted { mask_token_id: adapted.mask_token_id, shift, objective: objective.kind() };
-        }
+        self.config.adapted = self.config.adapted.take().map(|adapted| adapted.trained_for(objective));
+    }
+
+    /// Says how the weights want to be decoded: the object `difflow` of generation_config.json, which is saved beside config.json. The keys
+    /// of `transformers` in it stay as the base model had them. Errors if that file is no JSON object.
+    pub fn set_generation(&mut self, options: Map<String, Value>) -> Result<(), ModelError> {
+        let json = |source| ModelError::Json { path: GENERATION.into(), source };
+        let mut file: Map<String, Value> = match self.companions.get(GENERATION) {
+            Some(bytes) => serde_json::from_slice(bytes).map_err(json)?,
+            None => Map::new(),
+        };
+        file.insert("difflow".to_owned(), Value::Object(options));
+        let text = serde_json::to_string_pretty(&file).map_err(json)? + "\n";
+        self.companions.insert(GENERATION.to_owned(), text.into_bytes());
+        Ok(())
     }
 
     /// Logits `[L · V]` (fp32, row-major) of one sequence under an attention pattern.

@@ -1,29 +1,68 @@
 //! The training objective: which positions carry loss, what they predict and how their loss is weighted.
 
+use std::collections::HashMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{MicroBatch, PADDING};
 use crate::error::ModelError;
-use crate::input::{Copies, Layout};
+use crate::pattern::Context;
 
 /// The training objective.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
     /// Masked diffusion. With `shift` the hidden state at i predicts token i+1, as in the base model; without, token i.
     Diffusion { shift: bool },
     /// Next-token prediction.
     Ar,
+    /// Masked diffusion block by block: the input is `[x_t ; x_0]`, and a block sees the clean text of the blocks before it.
+    Block(Blocks),
 }
 
 impl Objective {
-    /// Which of the two it is.
+    /// Which of them it is.
     pub fn kind(self) -> ObjectiveKind {
         match self {
             Self::Diffusion { .. } => ObjectiveKind::Diffusion,
             Self::Ar => ObjectiveKind::Ar,
+            Self::Block(_) => ObjectiveKind::Block,
         }
     }
+}
+
+impl Blocks {
+    /// Errors if no model can be trained so.
+    pub(crate) fn check(self, document_attention: bool) -> Result<(), ModelError> {
+        if !document_attention {
+            return Err(ModelError::input(
+                "document attention of block diffusion",
+                "off",
+                "on: blocks are those of a document",
+            ));
+        }
+        if self.ar_weight > 0.0 && self.context != Context::Causal {
+            let wanted = "0, or the context `causal`: with the context `block` a token has its next one in view";
+            return Err(ModelError::input("weight of the AR loss", self.ar_weight, wanted));
+        }
+        Ok(())
+    }
+}
+
+/// What a block-diffusion model is; the `difflow.block` object of config.json.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// Positions of a block, counted from the first token of the document: what it decodes with where nothing else is said. Rows of
+    /// training say their own.
+    pub size: usize,
+    /// What the clean text sees of itself.
+    pub context: Context,
+    /// With shift, the prediction of token i comes from position i−1: inside a block from x_t, for the first position of a block from the
+    /// clean text. In config.json it stands beside the object, as for full diffusion.
+    #[serde(skip)]
+    pub shift: bool,
+    /// Weight of the AR loss, by which the clean text learns to predict its next token; 0 for none. Above 0 only with the causal context.
+    pub ar_weight: f64,
 }
 
 /// What a model learns, as the key OBJECTIVE and config.json spell it.
@@ -35,6 +74,8 @@ pub enum ObjectiveKind {
     Diffusion,
     /// Autoregression: predict the next token. Makes base models.
     Ar,
+    /// Masked diffusion block by block, each block with the clean text before it in view.
+    Block,
 }
 
 /// Which positions count as masked.
@@ -48,7 +89,7 @@ pub enum MaskedSet {
 }
 
 /// The objective and every switch by which the parity preset differs from the recommended one (method.md, "Objective").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ObjectiveOptions {
     pub objective: Objective,
     pub masked_set: MaskedSet,
@@ -83,10 +124,10 @@ pub enum Normaliser {
     MaskedTokens,
 }
 
-/// The positions that carry loss, in row-major order.
+/// The predictions that carry loss: those of the objective in row-major order, and after them those of the AR loss beside it.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Selection {
-    /// Position of the batch, row-major, whose hidden state predicts.
+    /// Place in the input, row-major, whose hidden state predicts.
     pub from: Vec<usize>,
     /// Token to be predicted.
     pub target: Vec<i64>,
@@ -94,19 +135,16 @@ pub(crate) struct Selection {
     pub row: Vec<usize>,
     /// Loss weight.
     pub weight: Vec<f64>,
-    /// The hidden state before a token predicts it, as in the base model.
-    pub from_before: bool,
+    /// The first so many are the objective's own.
+    pub own: usize,
 }
 
 impl Selection {
-    /// Rows of the hidden states `[B·L', D]` of an input. Errors if the input has no place that a prediction should come from.
-    pub fn places(&self, layout: &Layout) -> Result<Vec<i64>, ModelError> {
-        if layout.copies == Copies::NoisedAndClean && self.from_before {
-            let found = "the prediction from the position before, of [x_t ; x_0]";
-            return Err(ModelError::input("objective", found, "the prediction at its own position (shift off)"));
-        }
-        let place = |at: &usize| (at / layout.text * layout.length() + at % layout.text) as i64;
-        Ok(self.from.iter().map(place).collect())
+    fn push(&mut self, from: usize, target: u32, row: usize, weight: f64) {
+        self.from.push(from);
+        self.target.push(i64::from(target));
+        self.row.push(row);
+        self.weight.push(weight);
     }
 }
 
@@ -131,15 +169,15 @@ pub(crate) fn select(
     options: ObjectiveOptions,
     mask_token_id: Option<u32>,
 ) -> Selection {
-    let from_before = !matches!(options.objective, Objective::Diffusion { shift: false });
-    let mut selection = Selection { from_before, ..Selection::default() };
+    let from_before = match options.objective {
+        Objective::Diffusion { shift } => shift,
+        Objective::Ar => true,
+        Objective::Block(blocks) => return select_blocks(batch, xt, blocks, options.masked_set, mask_token_id),
+    };
+    let mut selection = Selection::default();
     for (at, &noised) in xt.iter().enumerate() {
         let (row, position) = (at / batch.length, at % batch.length);
-        let wanted = match (options.objective, options.masked_set) {
-            (Objective::Ar, _) => true,
-            (Objective::Diffusion { .. }, MaskedSet::Explicit) => batch.masked[at],
-            (Objective::Diffusion { .. }, MaskedSet::MaskId) => Some(noised) == mask_token_id,
-        };
+        let wanted = options.objective == Objective::Ar || options.masked_set.has(batch, at, noised, mask_token_id);
         if !wanted || batch.documents[at] == PADDING || (from_before && position == 0) {
             continue;
         }
@@ -149,12 +187,62 @@ pub(crate) fn select(
                 continue;
             }
         }
-        selection.from.push(at - usize::from(from_before));
-        selection.target.push(i64::from(batch.tokens[at]));
-        selection.row.push(row);
-        selection.weight.push(if options.objective == Objective::Ar { 1.0 } else { batch.weight(at) });
+        let weight = if options.objective == Objective::Ar { 1.0 } else { batch.weight(at) };
+        selection.push(at - usize::from(from_before), batch.tokens[at], row, weight);
+    }
+    selection.own = selection.from.len();
+    selection
+}
+
+/// As [`select`], of rows of `[x_t ; x_0]` that are all cut into blocks of this size.
+fn select_blocks(
+    batch: &MicroBatch,
+    xt: &[u32],
+    blocks: Blocks,
+    masked_set: MaskedSet,
+    mask_token_id: Option<u32>,
+) -> Selection {
+    let (length, size) = (batch.length, blocks.size.max(1));
+    let (mut selection, mut next) = (Selection::default(), Vec::new());
+    for row in 0..batch.rows {
+        let (text, noised_row) = (row * length, 2 * row * length);
+        let clean_row = noised_row + length;
+        let documents = &batch.documents[text..text + length];
+        let mut starts = HashMap::new();
+        for (position, document) in documents.iter().enumerate() {
+            let start = *starts.entry(document).or_insert(position);
+            let (at, begins_block) = (text + position, (position - start) % size == 0);
+            if *document == PADDING {
+                continue;
+            }
+            let before = position.checked_sub(1).filter(|&before| documents[before] == *document);
+            let from = match (blocks.shift, before) {
+                (false, _) => Some(noised_row + position),
+                // From x_t, the last position of the block before would have seen another masked text than in decoding.
+                (true, Some(before)) if begins_block => Some(clean_row + before),
+                (true, before) => before.map(|before| noised_row + before),
+            };
+            if let Some(from) = from.filter(|_| masked_set.has(batch, at, xt[at], mask_token_id)) {
+                selection.push(from, batch.tokens[at], row, batch.weight(at));
+            }
+            next.extend(before.map(|before| (clean_row + before, batch.tokens[at], row)));
+        }
+    }
+    selection.own = selection.from.len();
+    if blocks.ar_weight > 0.0 {
+        next.into_iter().for_each(|(from, target, row)| selection.push(from, target, row, blocks.ar_weight));
     }
     selection
+}
+
+impl MaskedSet {
+    /// Whether a position of the batch, with this token in xt, counts as masked.
+    fn has(self, batch: &MicroBatch, at: usize, noised: u32, mask_token_id: Option<u32>) -> bool {
+        match self {
+            Self::Explicit => batch.masked[at],
+            Self::MaskId => Some(noised) == mask_token_id,
+        }
+    }
 }
 
 #[cfg(test)]

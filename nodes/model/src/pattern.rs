@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use difflow_diffusion::keyed;
 use rand::Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ModelError;
 use crate::input::{Copies, Layout};
@@ -32,11 +34,13 @@ pub enum Pattern {
 }
 
 /// What a clean position sees of the clean text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Context {
     /// Its block and those before it.
     Block,
-    /// Itself and what is before it.
+    /// Itself and what is before it, as in the base model.
+    #[default]
     Causal,
 }
 

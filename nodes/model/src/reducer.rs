@@ -17,8 +17,14 @@ pub struct Totals {
     pub positions: u64,
     /// Maskable positions.
     pub maskable: u64,
+    /// Σ cross-entropy of the next tokens of the clean texts, in nats, where the objective has an AR loss beside it.
+    pub ar: f64,
+    /// Next tokens that it is of.
+    pub ar_positions: u64,
     /// Positions that are not padding.
     pub tokens: u64,
+    /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
+    pub positions_read: u64,
 }
 
 impl Totals {
@@ -29,6 +35,9 @@ impl Totals {
         self.unweighted += sums.unweighted;
         self.positions += sums.positions;
         self.maskable += sums.maskable;
+        self.ar += sums.ar;
+        self.ar_positions += sums.ar_positions;
+        self.positions_read += sums.positions_read;
         self.tokens += tokens;
     }
 }

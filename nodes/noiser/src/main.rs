@@ -1,5 +1,6 @@
 //! The noiser node: see README.md.
 
+mod blocks;
 mod noise;
 mod run;
 

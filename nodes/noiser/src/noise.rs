@@ -7,6 +7,7 @@ use difflow_plugin_host::{NoiseSchedule, PluginError, Transforms};
 use difflow_schema::sequences::PADDING;
 use difflow_schema::{Noised, RowNoised, Sequences};
 
+use crate::blocks::{Blocks, Place};
 use crate::config::Config;
 
 /// The schedule and the transforms, ready for any batch.
@@ -16,6 +17,7 @@ pub struct Noiser {
     config: Config,
     schedule: NoiseSchedule,
     transforms: Transforms,
+    blocks: Option<Blocks>,
 }
 
 impl Noiser {
@@ -28,9 +30,14 @@ impl Noiser {
             .map_err(|e| Problem::new(e.key("NOISE_SCHEDULE"), &config.noise_schedule, e.to_string()));
         let transforms = Transforms::open::<RowNoised>(&config.transforms)
             .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
-        match (schedule, transforms) {
-            (Ok(schedule), Ok(transforms)) => Ok(Self { accumulation: 1, config, schedule, transforms }),
-            (schedule, transforms) => Err(Problems(schedule.err().into_iter().chain(transforms.err()).collect())),
+        match (schedule, transforms, Blocks::open(&config)) {
+            (Ok(schedule), Ok(transforms), Ok(blocks)) => {
+                Ok(Self { accumulation: 1, config, schedule, transforms, blocks })
+            }
+            (schedule, transforms, blocks) => {
+                let problems = schedule.err().into_iter().chain(transforms.err()).chain(blocks.err());
+                Err(Problems(problems.collect()))
+            }
         }
     }
 
@@ -46,6 +53,10 @@ impl Noiser {
         let (step, micro) = (seq / self.accumulation, seq % self.accumulation);
         let rows = sequences.rows as u64;
         let all = rows * self.accumulation;
+        if let Some(blocks) = &self.blocks {
+            let place = Place { seq, step, first_row: micro * rows, all_rows: all };
+            return blocks.noise(config, &self.schedule, place, sequences);
+        }
         let timesteps = config.timestep_draw();
         let draw = |row| timesteps.draw(config.seed, step, micro * rows + row, all, config.min_t);
         let t: Vec<f64> = (0..rows).map(draw).collect();
@@ -54,7 +65,7 @@ impl Noiser {
         for (row, (maskable, &alpha)) in sequences.maskable.chunks(sequences.length.max(1)).zip(&alpha).enumerate() {
             masked.extend(masked_positions(maskable, alpha, config.seed, seq * rows + row as u64));
         }
-        let noised = RowNoised(Noised { sequences, masked, t, weight });
+        let noised = RowNoised(Noised { sequences, masked, t, weight, blocks: Vec::new() });
         let mut noised = self.transforms.apply(seq, config.seed, noised)?.0;
         if let Some(p) = config.context_weight {
             noised.weight = weights_by_context(&noised, p);

@@ -1,9 +1,10 @@
 //! The noiser's loop: a demand is passed upstream; the batches that arrive are noised and sent downstream. It keeps
 //! no state.
 
+use difflow_diffusion::BlockSizes;
 use difflow_node_kit::{Event, Node, Upstream};
 use difflow_plugin_host::{Kind, Record, Transforms};
-use difflow_schema::{Component, Demand, Facts, Noised, Sequences};
+use difflow_schema::{BlockFacts, Component, Demand, Facts, Noised, Sequences};
 use eyre::Result;
 
 use crate::config::Config;
@@ -56,14 +57,27 @@ fn facts(config: &Config, name: &str) -> Result<Facts> {
     for (number, record) in Transforms::records(transforms).unwrap_or_default().into_iter().enumerate() {
         plugins.insert(format!("{name}.TRANSFORMS.{number}"), serde_json::to_value(record)?);
     }
+    let sizes = config.block_size.parse::<BlockSizes>().ok();
+    let (growth, options) = (&config.block_growth, &config.block_growth_config);
+    if sizes.as_ref().is_some_and(BlockSizes::grows)
+        && let Ok(record) = Record::new(Kind::AnnealingSchedule, growth, options)
+    {
+        plugins.insert(format!("{name}.BLOCK_GROWTH"), serde_json::to_value(record)?);
+    }
+    let blocks = sizes.map(|sizes| BlockFacts { sizes: config.block_size.clone(), usual: sizes.usual(usize::MAX) });
     let noise_schedule = Some(Component { name: schedule.clone(), config: options.clone() });
-    Ok(Facts { noise_schedule, plugins, ..Facts::default() })
+    Ok(Facts { noise_schedule, blocks, plugins, ..Facts::default() })
 }
 
 /// What is said upstream, and what this node adds.
 fn with(upstream: &Facts, own: &Facts) -> Facts {
     let mut all = upstream.clone();
     all.noise_schedule.clone_from(&own.noise_schedule);
+    all.blocks.clone_from(&own.blocks);
+    if let (Some(blocks), Some(tokenizer)) = (&mut all.blocks, &upstream.tokenizer) {
+        // A row that is not cut is as long as the tokenizer makes it.
+        blocks.usual = blocks.usual.min(tokenizer.sequence_length);
+    }
     all.plugins.extend(own.plugins.clone());
     all
 }

@@ -56,16 +56,20 @@ impl Sampler {
         let lengths = self.lengths(&session)?;
         let (words, peers) = (session.words().clone(), session.peers());
         let mut write = |texts: &[Template], decoding: &Decoding| {
-            session.write(texts, decoding, self.config.sample_batch, &mut |_, _, _| {}, &mut |_| go_on())
+            session.write(texts, decoding, self.config.sample_batch, &mut |_, _| {}, &mut |_| go_on())
         };
         let count = self.config.count(checkpoint.step, steps(checkpoint));
         let left_to_right = session.left_to_right();
         let decoder = if left_to_right { Decoder::Ar } else { self.config.decoding.decoder };
-        let nothing: Vec<Template> =
-            (0..count).map(|key| self.unprompted(&words, lengths, left_to_right, key)).collect();
+        for doubt in session.doubts(&self.config.decoding) {
+            eprintln!("warning: {doubt}");
+        }
+        // What ends its texts itself is given no length.
+        let open = left_to_right || session.blocks().is_some();
+        let nothing: Vec<Template> = (0..count).map(|key| self.unprompted(&words, lengths, open, key)).collect();
         let free = write(&nothing, &Decoding { decoder, ..self.config.decoding.clone() })?;
-        // Only a diffusion model sees what stands right of a gap.
-        let gaps = if left_to_right { &[] } else { &self.gaps[..] };
+        // Only a diffusion model that was trained on whole rows sees what stands right of a gap.
+        let gaps = if session.fills_gaps() { &self.gaps[..] } else { &[] };
         let cut = gaps.iter().map(|gap| Gap::of_text(gap, &words)).collect::<Result<Vec<Gap>, _>>()?;
         let both: Vec<Template> = (0..).zip(&cut).map(|(key, gap)| gap.both_sides(key)).collect();
         let filled = write(&both, &Decoding::surest_first())?;
@@ -97,10 +101,10 @@ impl Sampler {
         })
     }
 
-    /// `<bos>` and a drawn number of positions; from left to right a text may become as long as the longest.
-    fn unprompted(&self, words: &Words, lengths: Lengths, left_to_right: bool, key: u64) -> Template {
+    /// `<bos>` and a drawn number of positions; with an open end a text may become as long as the longest.
+    fn unprompted(&self, words: &Words, lengths: Lengths, open: bool, key: u64) -> Template {
         let drawn = lengths.draw(self.config.decoding.seed, key);
-        let length = if left_to_right { lengths.high } else { drawn };
+        let length = if open { lengths.high } else { drawn };
         let gap = Piece::Gap(GapLength { least: length, most: length });
         Template { pieces: vec![Piece::Tokens(vec![words.bos]), gap], key }
     }
@@ -108,7 +112,7 @@ impl Sampler {
     /// Tokens of a text from nothing. Errors if the model has no canvas of its own, or not so many positions.
     fn lengths(&self, session: &Session) -> Result<Lengths, Problems> {
         let own = || {
-            let length = session.canvas()? - 1;
+            let length = session.room()? - 1;
             Some(Lengths { low: length, high: length })
         };
         let Some(lengths) = self.lengths.or_else(own) else {

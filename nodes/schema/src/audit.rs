@@ -64,6 +64,7 @@ pub fn chain(before: &str, seq: u64, batch: &Noised) -> String {
         hash.update(flags.iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>());
     }
     batch.weight.iter().for_each(|weight| hash.update(weight.to_le_bytes()));
+    batch.blocks.iter().for_each(|size| hash.update(size.to_le_bytes()));
     hex::encode(hash.finalize())
 }
 
@@ -285,7 +286,7 @@ mod tests {
         let (tokens, maskable) = (vec![3, 4, 5, 6], vec![false, true, true, true]);
         let sequences = Sequences { rows: 2, length: 2, tokens, documents: vec![0; 4], maskable };
         let masked = vec![false, true, false, true];
-        let batch = Noised { sequences, masked, t: vec![0.5, 0.25], weight: vec![2.0, 4.0] };
+        let batch = Noised { sequences, masked, t: vec![0.5, 0.25], weight: vec![2.0, 4.0], blocks: Vec::new() };
         let mut bytes = nothing().into_bytes();
         bytes.extend(9u64.to_le_bytes());
         [3u32, 4, 5, 6].iter().for_each(|token| bytes.extend(token.to_le_bytes()));
@@ -303,6 +304,7 @@ mod tests {
             masked: vec![true],
             t: vec![0.5],
             weight: vec![2.0],
+            blocks: Vec::new(),
         };
         let two = |(a, x): (u64, u32), (b, y): (u64, u32)| chain(&chain(&nothing(), a, &batch(x)), b, &batch(y));
         let one = two((0, 7), (1, 8));

@@ -22,12 +22,24 @@ pub struct Facts {
     /// From the noiser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_schedule: Option<Component>,
+    /// From the noiser, where it cuts rows into blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<BlockFacts>,
     /// From the trainer, upstream with its demand: micro-batches of one optimizer step, over which t is stratified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accumulation: Option<u64>,
     /// The plug-ins that worked on the data, by `node.KEY`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugins: BTreeMap<String, Value>,
+}
+
+/// How rows were cut into blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockFacts {
+    /// The noiser's key BLOCK_SIZE: the sizes, and how often rows have them.
+    pub sizes: String,
+    /// The size to decode with where nothing else is said, in positions.
+    pub usual: usize,
 }
 
 /// How texts became token ids.

@@ -34,7 +34,7 @@ pub use checkpoint::Checkpoint;
 pub use demand::Demand;
 pub use documents::Documents;
 pub use error::SchemaError;
-pub use facts::{Facts, TokenizerFacts};
+pub use facts::{BlockFacts, Facts, TokenizerFacts};
 pub use metrics::{Metric, Metrics};
 pub use noised::{Noised, RowNoised};
 pub use origin::{Component, Origin};

@@ -157,6 +157,12 @@ pub const MEASURES: &[Measure] = &[
     .column("loss"),
     Measure::training("loss_unweighted", Unit::Nats, "mean cross-entropy of the positions that carried loss")
         .lower(),
+    Measure::training(
+        "loss_ar",
+        Unit::NatsPerToken,
+        "OBJECTIVE: block with AR_WEIGHT: mean cross-entropy of the next tokens of the clean texts, without its weight",
+    )
+    .lower(),
     Measure::training("masked_share", Unit::Share, "of what could carry loss, what did"),
     Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible"),
     Measure::training("learning_rate", Unit::Number, "learning rate of the step"),
@@ -164,6 +170,12 @@ pub const MEASURES: &[Measure] = &[
     Measure::training("tokens_seen", Unit::Tokens, "training tokens so far, padding not counted")
         .column("tokens"),
     Measure::training("tokens_per_s", Unit::TokensPerSecond, "tokens of the step by its seconds").higher(),
+    Measure::training(
+        "positions_read",
+        Unit::Tokens,
+        "positions that the forwards of the step read, padding not counted: with OBJECTIVE: block a text stands twice, noised and clean, \
+         and counts once in tokens_seen and tokens_per_s, twice here",
+    ),
     Measure::training("step_s", Unit::Seconds, "of the step, waiting included"),
     Measure::training("data_wait_s", Unit::Seconds, "of the step in which the trainer waited for data"),
     Measure::training("bad_steps", Unit::Number, "steps in a row whose loss or gradient was not a number"),
@@ -195,6 +207,14 @@ pub const MEASURES: &[Measure] = &[
     .reported()
     .figure(Figure { base: Some("ar_loss"), error: Some("nelbo_stderr"), ..FIGURE }),
     Measure::scores("nelbo_stderr", Unit::NatsPerToken, "standard error of the NELBO", "standard error of `nelbo`"),
+    Measure::scores(
+        "own_ar_loss",
+        Unit::NatsPerToken,
+        "loss of the checkpoint left to right",
+        "OBJECTIVE: block with AR_WEIGHT: loss of the checkpoint itself left to right on the same documents, their ends included",
+    )
+    .lower()
+    .reported(),
     Measure::scores(
         "ar_loss",
         Unit::NatsPerToken,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, Float64Array, StructArray};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, StructArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Fields, Float64Type, UInt32Type};
 
 use crate::columns::{Column, list_column, list_field};
 use crate::{Message, SchemaError, Sequences};
@@ -20,6 +20,8 @@ pub struct Noised {
     pub t: Vec<f64>,
     /// Loss weight w(t), `[rows]` or `[rows, length]`.
     pub weight: Vec<f64>,
+    /// For block diffusion: positions of a block of each row, the row's length where it is not cut. Empty otherwise.
+    pub blocks: Vec<u32>,
 }
 
 impl Noised {
@@ -43,7 +45,7 @@ impl Noised {
         &self,
         message: &'static str,
         fields: Fields,
-        noise: [Arc<dyn Array>; 2],
+        noise: impl IntoIterator<Item = ArrayRef>,
     ) -> Result<StructArray, SchemaError> {
         let mut columns = self.sequences.shared_columns();
         columns.push(list_column(Arc::new(BooleanArray::from(self.masked.clone())), self.sequences.rows));
@@ -72,9 +74,12 @@ impl Noised {
             return Err(weight_column.content(format!("loss weight {bad} is not a finite number ≥ 0")));
         }
         let t = numbers(&Column::find(message, array, "t")?, &sequences)?;
-        Ok(Self { sequences, masked, t, weight })
+        Ok(Self { sequences, masked, t, weight, blocks: Vec::new() })
     }
 }
+
+/// The column of block sizes.
+const BLOCK: &str = "block";
 
 /// The values of one of `rows` rows.
 fn part(values: &[f64], rows: usize, row: usize) -> &[f64] {
@@ -88,16 +93,20 @@ impl Message for Noised {
     fn fields() -> Fields {
         let mut fields = Self::shared_fields();
         fields.extend(["t", "weight"].map(|name| list_field(name, DataType::Float64)));
+        fields.push(Field::new(BLOCK, DataType::UInt32, false));
         Fields::from(fields)
     }
 
     fn to_array(&self) -> Result<StructArray, SchemaError> {
-        let list = |values: &[f64]| list_column(Arc::new(Float64Array::from(values.to_vec())), self.sequences.rows);
-        self.array(Self::NAME, Self::fields(), [list(&self.t), list(&self.weight)])
+        let rows = self.sequences.rows;
+        let list = |values: &[f64]| list_column(Arc::new(Float64Array::from(values.to_vec())), rows);
+        let blocks = if self.blocks.is_empty() { vec![0; rows] } else { self.blocks.clone() };
+        let noise = vec![list(&self.t), list(&self.weight), Arc::new(UInt32Array::from(blocks)) as ArrayRef];
+        self.array(Self::NAME, Self::fields(), noise)
     }
 
     fn from_array(array: &StructArray) -> Result<Self, SchemaError> {
-        Self::read(Self::NAME, array, |column, sequences| {
+        let read = Self::read(Self::NAME, array, |column, sequences| {
             let (values, each) = column.number_rows::<Float64Type>()?;
             if sequences.rows == 0 || each == 1 || each == sequences.length {
                 return Ok(values);
@@ -105,7 +114,15 @@ impl Message for Noised {
             let wanted = sequences.length;
             Err(column
                 .content(format!("rows of {each} values, wanted 1, for the whole row, or {wanted}, one a position")))
-        })
+        })?;
+        // 0 for a row without blocks.
+        let column = Column::find(Self::NAME, array, BLOCK)?;
+        let blocks = column.numbers::<UInt32Type>()?;
+        let cut = blocks.iter().filter(|&&size| size > 0).count();
+        if ![0, blocks.len()].contains(&cut) {
+            return Err(column.content(format!("{cut} of {} rows have blocks, wanted all or none", blocks.len())));
+        }
+        Ok(Self { blocks: if cut == 0 { Vec::new() } else { blocks }, ..read })
     }
 }
 
@@ -124,7 +141,11 @@ impl Message for RowNoised {
 
     fn to_array(&self) -> Result<StructArray, SchemaError> {
         let rows = self.0.sequences.rows;
-        let column = |column: &'static str, values: &[f64]| -> Result<Arc<dyn Array>, SchemaError> {
+        if !self.0.blocks.is_empty() {
+            let problem = "blocks; batch transforms take rows without".to_owned();
+            return Err(SchemaError::Content { message: Self::NAME, column: BLOCK, problem });
+        }
+        let column = |column: &'static str, values: &[f64]| -> Result<ArrayRef, SchemaError> {
             if values.len() == rows {
                 return Ok(Arc::new(Float64Array::from(values.to_vec())));
             }

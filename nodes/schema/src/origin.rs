@@ -29,6 +29,9 @@ pub struct Origin {
     pub torch_model: Option<Component>,
     /// The noise schedule of training.
     pub noise_schedule: Component,
+    /// The sizes of blocks in training, as the noiser's key BLOCK_SIZE spells them; `None` where rows were not cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<String>,
     /// sha256 of tokenizer.json.
     pub tokenizer_sha256: String,
     /// The token that begins a document.

@@ -24,6 +24,9 @@ pub struct Preview {
     pub attn_mask_ratio: f64,
     /// Tokens of a whole row, L.
     pub length: u64,
+    /// Positions of a block of the row: that of all of it where it is not cut. Where it is, the pattern is that of `[x_t ; x_0]`, 2L
+    /// positions.
+    pub block: u64,
     /// Clean token ids of the row without its padding, the first of them when there are many.
     pub tokens: Vec<u32>,
     /// Which of them are masked.
@@ -66,6 +69,7 @@ impl Message for Preview {
             Field::new("weight", DataType::Float64, false),
             Field::new("attn_mask_ratio", DataType::Float64, false),
             Field::new("length", DataType::UInt64, false),
+            Field::new("block", DataType::UInt64, false),
             list_field("tokens", DataType::UInt32),
             list_field("masked", DataType::Boolean),
             list_field("attention", DataType::UInt8),
@@ -80,6 +84,7 @@ impl Message for Preview {
             number(self.weight),
             number(self.attn_mask_ratio),
             Arc::new(UInt64Array::from(vec![self.length])),
+            Arc::new(UInt64Array::from(vec![self.block])),
             list_column(Arc::new(UInt32Array::from(self.tokens.clone())), 1),
             list_column(Arc::new(BooleanArray::from(self.masked.clone())), 1),
             list_column(Arc::new(UInt8Array::from(self.attention.clone())), 1),
@@ -113,6 +118,7 @@ impl Message for Preview {
             weight: number("weight")?,
             attn_mask_ratio: number("attn_mask_ratio")?,
             length: whole("length")?,
+            block: whole("block")?,
             tokens,
             masked,
             attention,
@@ -132,6 +138,7 @@ mod tests {
             weight: 2.0,
             attn_mask_ratio: 0.25,
             length: 9,
+            block: 4,
             tokens: vec![1, 2, 3],
             masked: vec![false, true, false],
             attention: vec![255, 0, 255, 255],

@@ -27,6 +27,7 @@ fn noised() -> Noised {
         masked: vec![false, true, false, false, false, true],
         t: vec![0.5, 0.25],
         weight: vec![2.0, 4.0],
+        blocks: Vec::new(),
     }
 }
 
@@ -50,6 +51,7 @@ fn every_message_survives_its_encoding() {
     survives(sequences());
     survives(noised());
     survives(by_position());
+    survives(Noised { blocks: vec![2, 3], ..by_position() });
     survives(RowNoised(noised()));
     survives(Checkpoint { step: 9, path: "/r/c".into(), sha256: "ab".into(), bytes: 10, tokens_seen: 11 });
     survives(Metrics::of_step(3, [("loss", 1.5), ("grad_norm", f64::INFINITY)]));
@@ -136,6 +138,10 @@ fn content_that_breaks_a_rule_is_refused() {
     let mut message = noised();
     message.weight[1] = f64::NAN;
     assert!(Noised::from_array(&message.to_array().unwrap()).is_err());
+
+    let message = Noised { blocks: vec![2, 0], ..by_position() };
+    let error = Noised::from_array(&message.to_array().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`block`") && error.contains("1 of 2 rows"), "{error}");
 
     let none = Demand { next_seq: 1, count: 0 }.to_array().unwrap();
     assert!(Demand::from_array(&none).is_err());

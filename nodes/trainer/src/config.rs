@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{AdamW, Decay, LearningRate, Muon, Optimizer, StateKind};
+use difflow_model::{AdamW, Context, Decay, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::preset::{MaskedPositions, Normalisation};
 
@@ -84,10 +86,19 @@ pub struct Config {
     /// Where keys that say `preset` (or are not set) get their value: recommended, or parity for what the paper's code does.
     /// Set it for all nodes: the noiser has such keys, too.
     pub preset: Preset,
-    /// diffusion or ar.
+    /// diffusion, block (diffusion block by block, on the clean text before each block; the noiser's BLOCK_SIZE says the sizes) or ar.
     pub objective: ObjectiveKind,
-    /// true: the hidden state at i predicts token i+1, as in the base model. false: token i.
+    /// true: the hidden state at i predicts token i+1, as in the base model (for the first token of a block: that of the clean text).
+    /// false: token i.
     pub shift: bool,
+    /// For OBJECTIVE: block: what the clean text sees of itself.
+    pub context: Context,
+    /// For OBJECTIVE: block with CONTEXT: causal: the clean text of rows that are cut into blocks learns to predict its next token, as in
+    /// the base model, and the loss is diffusion + AR_WEIGHT · AR. The cross-entropies of both are added up over the global batch and
+    /// divided by its maskable tokens: where no row is whole (`row` in BLOCK_SIZE), those are the targets of the AR loss too. 0.6 is a good
+    /// value; 0 for none.
+    #[schemars(range(min = 0))]
+    pub ar_weight: f64,
     /// true: attention stays inside a document. Not set: true by recommended, false by parity.
     pub document_attention: Option<bool>,
     /// Which positions count as masked.
@@ -162,6 +173,9 @@ pub struct Config {
     /// Threads of the CPU; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
+    /// How the checkpoints want to be decoded, as a JSON object of the sampler's decoding keys, such as {"DECODER": "speculative"}:
+    /// `difflow sample` does so where nothing else is asked of it. It is written to generation_config.json.
+    pub generation_config: String,
     /// Optimizer steps between checkpoints.
     #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
@@ -193,6 +207,8 @@ impl Default for Config {
             preset: Preset::default(),
             objective: ObjectiveKind::default(),
             shift: true,
+            context: Context::default(),
+            ar_weight: 0.0,
             document_attention: None,
             masked_positions: MaskedPositions::default(),
             mask_token: "preset".into(),
@@ -220,6 +236,7 @@ impl Default for Config {
             precision: PrecisionKind::default(),
             device: "auto".into(),
             threads: 2,
+            generation_config: "{}".into(),
             checkpoint_every: 500,
             prefetch: 4,
             patience_seconds: 2.0,
@@ -268,13 +285,25 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How the checkpoints want to be decoded. Errors if that is no JSON object of decoding options.
+    pub fn generation(&self) -> Result<Map<String, Value>, Problem> {
+        let wrong = |why: String| Problem::new("GENERATION_CONFIG", &self.generation_config, why);
+        let object = "allowed: a JSON object of decoding keys, such as {\"DECODER\": \"threshold\"}";
+        let options: Map<String, Value> =
+            serde_json::from_str(&self.generation_config).map_err(|e| wrong(format!("{e}; {object}")))?;
+        Decoding::default().with(&options).map_err(wrong)?;
+        Ok(options)
+    }
+}
+
 impl NodeConfig for Config {
     fn run(&self) -> &RunKeys {
         &self.run
     }
 
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<Problem> = self.generation().err().into_iter().collect();
         let path = Path::new(&self.base_model).join("config.json");
         if !path.is_file() && !difflow_hub::is_id(&self.base_model) {
             let allowed = "no such file; paths are relative to the dataflow file";
@@ -286,6 +315,19 @@ impl NodeConfig for Config {
         if self.activation_checkpointing && self.dropout.is_some_and(|dropout| dropout > 0.0) {
             let allowed = "allowed: 0 (or not set) with ACTIVATION_CHECKPOINTING: true";
             problems.push(Problem::new("DROPOUT", self.dropout.unwrap_or_default(), allowed));
+        }
+        let block = self.objective == ObjectiveKind::Block;
+        if self.ar_weight > 0.0 && (!block || self.context != Context::Causal) {
+            let allowed = "allowed: 0, unless OBJECTIVE is block and CONTEXT is causal";
+            problems.push(Problem::new("AR_WEIGHT", self.ar_weight, allowed));
+        }
+        if block && !self.choices().document_attention {
+            let allowed = "allowed: true with OBJECTIVE: block: blocks are those of a document";
+            problems.push(Problem::new("DOCUMENT_ATTENTION", false, allowed));
+        }
+        if block && !self.torch_model.is_empty() {
+            let allowed = "not together with OBJECTIVE: block: a torch model of a plug-in reads each position once";
+            problems.push(Problem::new("TORCH_MODEL", &self.torch_model, allowed));
         }
         if self.from_scratch && !self.model_recipe.is_empty() {
             let allowed = "a recipe reads weights: set one of FROM_SCRATCH and MODEL_RECIPE";

@@ -18,6 +18,7 @@ pub fn measured(
     (bad, asked_again): (u64, u64),
 ) -> Metrics {
     let seconds = took.as_secs_f64();
+    let loss_ar = report.loss_ar.map(|loss| ("loss_ar", loss));
     Metrics::of_step(
         position.step,
         [
@@ -33,7 +34,10 @@ pub fn measured(
             ("data_wait_s", waited.as_secs_f64()),
             ("bad_steps", bad as f64),
             ("asked_again", asked_again as f64),
+            ("positions_read", report.positions_read as f64),
             ("steps_total", config.steps as f64),
-        ],
+        ]
+        .into_iter()
+        .chain(loss_ar),
     )
 }

@@ -21,6 +21,7 @@ pub fn of(config: &Config, facts: &Facts) -> Result<Option<Origin>> {
         model_recipe: component(&config.model_recipe, &config.model_recipe_config),
         torch_model: component(&config.torch_model, &config.torch_model_config),
         noise_schedule: noise_schedule.clone(),
+        blocks: facts.blocks.as_ref().map(|blocks| blocks.sizes.clone()),
         tokenizer_sha256: tokenizer.sha256.clone(),
         bos: tokenizer.bos,
         eos: tokenizer.eos,

@@ -60,18 +60,24 @@ impl Previews {
 }
 
 fn preview(training: &Training, config: &Config, step: u64, batch: &Noised) -> Result<Preview> {
-    let length = batch.sequences.length;
+    let (length, shown) = (batch.sequences.length, step as usize % batch.sequences.rows.max(1));
+    let size = batch.blocks.get(shown).map_or(length, |&size| size as usize);
     let (ratio, pattern) = match config.objective {
         ObjectiveKind::Ar => (0.0, Pattern::Causal),
-        ObjectiveKind::Diffusion => {
+        ObjectiveKind::Diffusion | ObjectiveKind::Block => {
             let ratio = training.annealing.attn_mask_ratio(step)?;
             // The first micro-step's own draw.
             let draw = (config.seed, step * config.accumulation);
             (ratio, annealing::pattern(&training.annealing, (ratio, step), draw, length)?)
         }
     };
-    let attention = Preview::shrink(&pattern.visible(length)?, length);
-    Ok(Preview { step, attn_mask_ratio: ratio, attention, ..row(batch, step as usize % batch.sequences.rows.max(1)) })
+    let (pattern, side) = if size < length {
+        (Pattern::NoisedBlocks { size, context: config.context }, 2 * length)
+    } else {
+        (pattern, length)
+    };
+    let attention = Preview::shrink(&pattern.visible(side)?, side);
+    Ok(Preview { step, attn_mask_ratio: ratio, block: size as u64, attention, ..row(batch, shown) })
 }
 
 /// Row `row` of a batch without its padding.
@@ -110,7 +116,7 @@ mod tests {
             maskable: vec![true; 6],
         };
         let masked = vec![true, false, false, false, true, false];
-        let batch = Noised { sequences, masked, t: vec![0.1, 0.2], weight: vec![10.0, 5.0] };
+        let batch = Noised { sequences, masked, t: vec![0.1, 0.2], weight: vec![10.0, 5.0], blocks: Vec::new() };
         let shown = row(&batch, 1);
         assert_eq!((shown.tokens, shown.masked), (vec![4, 5], vec![false, true]));
         assert_eq!((shown.t, shown.weight, shown.length), (0.2, 5.0, 3));

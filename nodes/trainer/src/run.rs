@@ -144,6 +144,7 @@ impl Trainer {
 
     /// Takes in what is said of the data.
     fn hear(&mut self, facts: &Facts) -> Result<()> {
+        self.training.hear(&self.config, facts)?;
         self.saver.origin = origin::of(&self.config, facts)?;
         self.node.say("preview", facts)
     }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use difflow_diffusion::keyed;
 use difflow_schema::run::{Manifest, RunDir};
-use difflow_schema::{Component, Noised, Origin, Sequences};
+use difflow_schema::{BlockFacts, Component, Facts, Noised, Origin, Sequences};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, ObjectiveKind};
 use crate::lineage::{Lineage, Trained};
 use crate::plugins::Plugins;
 use crate::saver::Saver;
@@ -69,6 +69,7 @@ fn origin() -> Origin {
         model_recipe: None,
         torch_model: None,
         noise_schedule: Component { name: "cosine".into(), config: "{}".into() },
+        blocks: None,
         tokenizer_sha256: "ab".into(),
         bos: 1,
         eos: 2,
@@ -87,7 +88,7 @@ fn batch(seq: u64) -> Noised {
     let masked = (0..n).map(|i| maskable[i] && draw(100 + i as u64) < 0.5).collect();
     let tokens = (0..n).map(|i| 3 + (draw(i as u64) * 33.0) as u32).collect();
     let sequences = Sequences { rows, length, tokens, documents: vec![0; n], maskable };
-    Noised { sequences, masked, t: vec![0.5; rows], weight: vec![2.0; rows] }
+    Noised { sequences, masked, t: vec![0.5; rows], weight: vec![2.0; rows], blocks: Vec::new() }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -261,4 +262,24 @@ fn a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_nothing() {
     let error = format!("{:#}", run.saver.wait().unwrap_err());
     assert!(error.contains("cannot write checkpoint") && error.contains("step-00000000"), "{error}");
     assert_eq!(files(&run.dir.checkpoints()), [run.dir.checkpoint(0)]);
+}
+
+/// Block diffusion on rows that nobody cut would be trained on whole rows in silence, and full diffusion on cut ones with t of blocks.
+#[test]
+fn the_objective_and_the_noiser_have_to_agree() {
+    let cut = Facts { blocks: Some(BlockFacts { sizes: "4:2,8".into(), usual: 4 }), ..Facts::default() };
+    let mut run = Run::begin();
+    run.training.hear(&run.config, &Facts::default()).unwrap();
+    let error = run.training.hear(&run.config, &cut).unwrap_err().to_string();
+    assert!(error.contains("OBJECTIVE") && error.contains("4:2,8"), "{error}");
+    let config = Config { objective: ObjectiveKind::Block, ar_weight: 0.5, shift: false, ..run.config.clone() };
+    let mut training = training::begin(&config).unwrap();
+    let error = training.hear(&config, &Facts::default()).unwrap_err().to_string();
+    assert!(error.contains("OBJECTIVE") && error.contains("BLOCK_SIZE"), "{error}");
+    training.hear(&config, &cut).unwrap();
+    let blocks = training.learner.model().config().adapted.as_ref().unwrap().blocks.unwrap();
+    assert_eq!((blocks.size, blocks.ar_weight, blocks.shift), (4, 0.5, false));
+    training.micro_step(&config, 0, Noised { blocks: vec![4, 12], ..batch(0) }).unwrap();
+    let report = training.finish(0).unwrap();
+    assert!(report.loss_ar.is_some_and(|loss| loss > 0.0) && report.positions_read == 24 + 12, "{report:?}");
 }

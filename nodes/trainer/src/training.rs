@@ -4,12 +4,12 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    Arithmetic, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
+    Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
     ObjectiveOptions, Pattern, Precision, TorchPlugin,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
-use difflow_schema::Noised;
+use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
@@ -40,6 +40,8 @@ pub struct StepReport {
     pub loss: f64,
     /// Mean cross-entropy of the positions that carried loss, nats.
     pub loss_unweighted: f64,
+    /// Mean cross-entropy of the next tokens of the clean texts, nats, where there is an AR loss beside the other.
+    pub loss_ar: Option<f64>,
     /// Share of maskable tokens that carried loss.
     pub masked_share: f64,
     /// Norm of the gradient before clipping.
@@ -50,6 +52,8 @@ pub struct StepReport {
     pub attn_mask_ratio: f64,
     /// Tokens that were not padding.
     pub tokens: u64,
+    /// Positions that the forwards read, without padding.
+    pub positions_read: u64,
     /// False when loss or gradient was not a number and the weights stayed as they were.
     pub finite: bool,
 }
@@ -61,7 +65,7 @@ pub fn begin(config: &Config) -> Result<Training> {
     let mut model =
         if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
             .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
-    if config.objective == ObjectiveKind::Diffusion {
+    if config.objective != ObjectiveKind::Ar {
         match config.mask_token_for(model.config()) {
             Some(MaskToken::Added) => model.add_mask_token(config.seed)?,
             Some(MaskToken::Existing(id)) => model.use_mask_token(id)?,
@@ -114,12 +118,22 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },
         ObjectiveKind::Ar => Objective::Ar,
+        ObjectiveKind::Block => {
+            // Of a model that has not been trained yet, the noiser will say it with the first batch.
+            let size = model.config().adapted.as_ref().and_then(|adapted| adapted.blocks).map_or(1, |own| own.size);
+            let (context, shift, ar_weight) = (config.context, config.shift, config.ar_weight);
+            Objective::Block(Blocks { size, context, shift, ar_weight })
+        }
     };
     let normaliser = if choices.per_masked_token { Normaliser::MaskedTokens } else { Normaliser::MaskableTokens };
     let (masked_set, document_attention) = (choices.masked_set, choices.document_attention);
     let options = ObjectiveOptions { objective, masked_set, document_attention, normaliser };
     let learning_rate = config.learning_rate();
     let annealing = annealing::open(config)?;
+    let generation = config.generation().map_err(Problems::from)?;
+    if !generation.is_empty() {
+        model.set_generation(generation)?;
+    }
     let mut learner = Learner::new(model, options, config.optimizer())?;
     learner.set_dropout(dropout, config.seed)?;
     if config.ema_decay > 0.0 {
@@ -129,6 +143,27 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
 }
 
 impl Training {
+    /// Takes in what is said of the batches.
+    ///
+    /// # Errors
+    /// When the noiser cuts rows into blocks and the objective is another, or the reverse.
+    pub fn hear(&mut self, config: &Config, facts: &Facts) -> Result<()> {
+        let problem = match (config.objective, &facts.blocks) {
+            (ObjectiveKind::Block, Some(blocks)) => return Ok(self.learner.set_block_size(blocks.usual)?),
+            (ObjectiveKind::Block, None) => Problem::new(
+                "OBJECTIVE",
+                "block",
+                "the noiser does not cut rows into blocks: give it BLOCK_SIZE, such as `BLOCK_SIZE: 4`",
+            ),
+            (_, None) => return Ok(()),
+            (_, Some(blocks)) => {
+                let found = format!("BLOCK_SIZE {} for the noiser", blocks.sizes);
+                Problem::new("OBJECTIVE", found, "wanted: OBJECTIVE: block for the trainer, or no BLOCK_SIZE")
+            }
+        };
+        Err(Problems::from(problem).into())
+    }
+
     /// Takes the next micro-batch of optimizer step `step`.
     ///
     /// # Errors
@@ -167,18 +202,20 @@ impl Training {
         Ok(StepReport {
             loss: totals.weighted / maskable,
             loss_unweighted: totals.unweighted / totals.positions.max(1) as f64,
+            loss_ar: (totals.ar_positions > 0).then(|| totals.ar / totals.ar_positions as f64),
             masked_share: totals.positions as f64 / maskable,
             grad_norm: applied.grad_norm,
             learning_rate,
             attn_mask_ratio,
             tokens: totals.tokens,
+            positions_read: totals.positions_read,
             finite: applied.finite,
         })
     }
 }
 
 fn micro_batch(noised: Noised) -> MicroBatch {
-    let Noised { sequences, masked, weight, .. } = noised;
+    let Noised { sequences, masked, weight, blocks, .. } = noised;
     MicroBatch {
         rows: sequences.rows,
         length: sequences.length,
@@ -187,5 +224,6 @@ fn micro_batch(noised: Noised) -> MicroBatch {
         maskable: sequences.maskable,
         documents: sequences.documents,
         weights: weight,
+        blocks: blocks.into_iter().map(|size| size as usize).collect(),
     }
 }

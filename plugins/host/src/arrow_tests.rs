@@ -9,7 +9,7 @@ fn noised() -> Noised {
     let sequences =
         Sequences { rows: 3, length: 11, tokens: (0..33).collect(), documents: vec![1; 33], maskable: vec![true; 33] };
     let masked = (0..33).map(|i| i % 3 == 0).collect();
-    Noised { sequences, masked, t: vec![0.1, 0.2, 0.3], weight: vec![1.0, 2.0, 3.0] }
+    Noised { sequences, masked, t: vec![0.1, 0.2, 0.3], weight: vec![1.0, 2.0, 3.0], blocks: Vec::new() }
 }
 
 fn documents() -> Documents {

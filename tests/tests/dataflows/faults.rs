@@ -124,6 +124,18 @@ fn a_killed_process_costs_no_batch_and_changes_no_weight() {
     endure(Fault::KillOne, 3, Dataflow::tiny);
 }
 
+/// Block diffusion with everything that the noiser draws: sizes that grow, whole rows, t of each block, inverse masks.
+fn block(steps: u64) -> Dataflow {
+    let dataflow = Dataflow::tiny(steps).set("trainer", "OBJECTIVE", "block").set("trainer", "AR_WEIGHT", 0.6);
+    let dataflow = dataflow.set("noiser", "BLOCK_SIZE", "2..8:3,row:1").set("noiser", "BLOCK_GROWTH_STEPS", steps);
+    dataflow.set("noiser", "COMPLEMENTARY", true)
+}
+
+#[test]
+fn neither_does_it_in_block_diffusion() {
+    endure(Fault::KillOne, 2, block);
+}
+
 #[test]
 fn neither_does_killing_everything_at_once() {
     endure(Fault::KillAll, 2, Dataflow::tiny);

@@ -16,7 +16,7 @@ checks name, columns, types and lengths. Data is never pushed: downstream asks w
 ";
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 37] = [
+const COLUMNS: [(&str, &str, &str); 39] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
     ("documents/1", "doc", "position of the document in the corpus, from 0"),
@@ -30,6 +30,11 @@ const COLUMNS: [(&str, &str, &str); 37] = [
     ("noised/2", "masked", "which tokens are masked in xt"),
     ("noised/2", "t", "t in (0, 1]: one of the row, or one of each position"),
     ("noised/2", "weight", "loss weight w(t): one of the row, or one of each position"),
+    (
+        "noised/2",
+        "block",
+        "positions of a block of the row, the row's length where it is not cut; 0 in a batch without blocks",
+    ),
     ("checkpoint/1", "step", "optimizer steps done"),
     ("checkpoint/1", "path", "absolute path of the folder"),
     ("checkpoint/1", "sha256", "of its manifest.json, in hex"),
@@ -43,6 +48,11 @@ const COLUMNS: [(&str, &str, &str); 37] = [
     ("preview/1", "weight", "loss weight of the row"),
     ("preview/1", "attn_mask_ratio", "share of the right-hand side that attention may see"),
     ("preview/1", "length", "tokens of a whole row, L"),
+    (
+        "preview/1",
+        "block",
+        "positions of a block of the row; L where it is not cut. Where it is, the pattern is that of [x_t ; x_0], 2L positions",
+    ),
     ("preview/1", "tokens", "clean token ids of the row without its padding, the first of them when there are many"),
     ("preview/1", "masked", "which of them are masked"),
     ("preview/1", "attention", "the pattern made smaller, row by row: of each square the visible share, 255 for all"),

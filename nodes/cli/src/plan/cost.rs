@@ -1,5 +1,6 @@
 //! What a run costs: parameters, tokens, floating-point operations, memory and disk. Pure arithmetic on shapes.
 
+use difflow_diffusion::BlockSizes;
 use difflow_model::{Memory, ModelConfig};
 use difflow_trainer::config::ObjectiveKind;
 use difflow_trainer::preset::MaskToken;
@@ -31,6 +32,8 @@ pub struct Cost {
     pub rows_per_step: u64,
     pub tokens_per_step: u64,
     pub tokens: u64,
+    /// Positions that the forwards read: more than the tokens where a text stands twice, noised and clean.
+    pub positions: u64,
     /// Share of the positions whose logits are computed.
     pub head_share: f64,
     /// Operations of all matrix products, one by one.
@@ -61,11 +64,19 @@ pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
     (config.layers as f64 * block, config.vocab_size as f64 * d)
 }
 
+/// Multiply-adds per token that rows cut into blocks do not need of two copies' full attention: of the 2L keys of a position, the noised
+/// text sees its block and what is clean before it, the clean text what is before it.
+fn attention_saved(config: &ModelConfig, length: u64, shares: &[(usize, f64)]) -> f64 {
+    let full = (config.layers * config.heads * config.head_dim) as f64 * 2.0 * length as f64;
+    let cut = shares.iter().filter(|(size, _)| (*size as u64) < length);
+    cut.map(|(size, share)| share * full * (1.0 - *size as f64 / length as f64)).sum()
+}
+
 impl Cost {
     /// The cost of some work on a base model.
     pub fn of(work: &Work, base: &ModelConfig) -> Self {
         let t = &work.trainer;
-        let diffusion = t.objective == ObjectiveKind::Diffusion;
+        let diffusion = t.objective != ObjectiveKind::Ar;
         let added = diffusion && t.mask_token_for(base) == Some(MaskToken::Added) && base.adapted.is_none();
         let mask_rows = match (added, base.tied) {
             (false, _) => 0,
@@ -73,13 +84,24 @@ impl Cost {
             (true, false) => 2,
         };
         let length = work.tokenizer.sequence_length as u64;
-        let rows_per_step = work.tokenizer.micro_batch as u64 * t.accumulation;
+        let micro_batch = work.tokenizer.micro_batch as u64 * if work.noiser.complementary { 2 } else { 1 };
+        let rows_per_step = micro_batch * t.accumulation;
         let (hidden_size, base_parameters) = (base.hidden_size as u64, base.parameter_count());
         let parameters = base_parameters + mask_rows * hidden_size;
         let tokens_per_step = rows_per_step * length;
         let tokens = tokens_per_step.saturating_mul(t.steps);
-        let head_share = if diffusion { work.masked_share } else { 1.0 };
+        let sizes = match t.objective {
+            ObjectiveKind::Block => work.noiser.block_size.parse::<BlockSizes>().ok(),
+            ObjectiveKind::Diffusion | ObjectiveKind::Ar => None,
+        };
+        let shares = sizes.map_or_else(Vec::new, |sizes| sizes.shares(length as usize));
+        let cut: f64 = shares.iter().filter(|(size, _)| *size < length as usize).map(|(_, share)| share).sum();
+        let positions = (tokens as f64 * (1.0 + cut)) as u64;
+        // The clean text of cut rows predicts its next tokens.
+        let next = if t.ar_weight > 0.0 { cut } else { 0.0 };
+        let head_share = if diffusion { work.masked_share + next } else { 1.0 };
         let (blocks, head) = forward_products(base, length);
+        let blocks = blocks * (1.0 + cut) - attention_saved(base, length, &shares);
         // A multiply-add is two operations; backward is twice forward; recomputing is one forward of the blocks more.
         let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
         let flops = 2.0 * (passes * blocks + 3.0 * head_share * head) * tokens as f64;
@@ -88,8 +110,8 @@ impl Cost {
             base,
             parameters,
             &optimizer,
-            work.tokenizer.micro_batch as u64,
-            length,
+            micro_batch,
+            if cut > 0.0 { 2 * length } else { length },
             t.activation_checkpointing,
         );
         let average_bytes = if t.ema_decay > 0.0 { 4 * parameters } else { 0 };
@@ -103,10 +125,12 @@ impl Cost {
             rows_per_step,
             tokens_per_step,
             tokens,
-            head_share,
+            positions,
+            head_share: head_share / (1.0 + cut),
             flops,
             rule: if t.activation_checkpointing { FORMULA_RECOMPUTED } else { FORMULA },
-            formula: formula(base, length, tokens, head_share, t.activation_checkpointing),
+            // Each position of a doubled input is counted; its attention as if it were full.
+            formula: formula(base, length, positions, head_share / (1.0 + cut), t.activation_checkpointing),
             memory,
             average_bytes,
             checkpoint_bytes,
@@ -184,6 +208,26 @@ mod tests {
         let (d, v) = (768.0, 50257.0);
         let by_hand = 6.0 * (12.0 * 12.0 * d * d + 0.5 * v * d) + 12.0 * 12.0 * d * 512.0;
         assert!((cost.flops / cost.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+    }
+
+    /// [x_t ; x_0] of 512 tokens in blocks of 4, counted by hand: all products of the layers twice, attention once (two halves, and the
+    /// block), the head for what is masked and for the next tokens.
+    #[test]
+    fn a_doubled_input_is_counted_twice() {
+        let mut block = work(512);
+        (block.trainer.objective, block.noiser.block_size) = (ObjectiveKind::Block, "4".into());
+        let (full, doubled) = (Cost::of(&work(512), &shape("gpt2")), Cost::of(&block, &shape("gpt2")));
+        assert_eq!((doubled.tokens, doubled.positions), (full.tokens, 2 * full.tokens));
+        let (d, v) = (768.0, 50257.0);
+        let products = 2.0 * 12.0 * 12.0 * d * d + 12.0 * 2.0 * d * (512.0 + 4.0);
+        let by_hand = 6.0 * (products + 0.5 * v * d);
+        assert!((doubled.flops / doubled.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+        block.trainer.ar_weight = 0.6;
+        let joint = Cost::of(&block, &shape("gpt2"));
+        assert!((joint.flops / joint.tokens as f64 / (by_hand + 6.0 * v * d) - 1.0).abs() < 1e-9);
+        (block.noiser.block_size, block.noiser.complementary) = ("row".into(), true);
+        let whole = Cost::of(&block, &shape("gpt2"));
+        assert_eq!((whole.positions, whole.tokens), (2 * full.tokens, 2 * full.tokens));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The schedules of a run as curves.
 
+use difflow_diffusion::BlockSizes;
 use difflow_plugin_host::{AnnealingSchedule, NoiseSchedule};
 use difflow_trainer::config::ObjectiveKind;
 use eyre::Result;
@@ -10,17 +11,27 @@ use crate::plugin::plot::Curve;
 /// Points of a curve.
 const POINTS: u64 = 200;
 
-/// The mean over t of the share of tokens that is masked, 1 − α(t).
+/// The mean over t, and over the rows where they are cut differently, of the share of tokens that is masked, 1 − α(t).
 ///
 /// # Errors
 /// The schedule is not one.
 pub fn masked_share(noiser: &difflow_noiser::config::Config) -> Result<f64> {
+    if noiser.complementary {
+        // Of a row and its inverse together, each token once.
+        return Ok(0.5);
+    }
     let schedule = NoiseSchedule::open(&noiser.noise_schedule, &noiser.noise_schedule_config)?;
-    let points = 1000;
-    let low = noiser.min_t;
-    let t: Vec<f64> = (0..points).map(|i| low + (1.0 - low) * (f64::from(i) + 0.5) / f64::from(points)).collect();
-    let alpha = schedule.alpha(&t)?;
-    Ok(1.0 - alpha.iter().sum::<f64>() / alpha.len() as f64)
+    let share = |low: f64, high: f64| -> Result<f64> {
+        let points = 1000;
+        let t: Vec<f64> = (0..points).map(|i| low + (high - low) * (f64::from(i) + 0.5) / f64::from(points)).collect();
+        let alpha = schedule.alpha(&t)?;
+        Ok(1.0 - alpha.iter().sum::<f64>() / alpha.len() as f64)
+    };
+    let whole = share(noiser.min_t, 1.0)?;
+    let Ok(sizes) = noiser.block_size.parse::<BlockSizes>() else { return Ok(whole) };
+    let cut = share(noiser.block_min_t, noiser.block_max_t)?;
+    let of_cut = sizes.cut_share();
+    Ok(of_cut * cut + (1.0 - of_cut) * whole)
 }
 
 /// Learning rate and attention over the steps, and α over t.

@@ -132,6 +132,10 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
             ),
         ),
         ("the run", format!("{} steps, {} tokens (padding counted)", grouped(t.steps), grouped(cost.tokens))),
+        (
+            "positions",
+            format!("{} that forwards read (a text that stands twice counts twice)", grouped(cost.positions)),
+        ),
         ("FLOPs", format!("{:.3e}; {}", cost.flops, kind(cost.head_share))),
         ("", format!("  formula: {} = {:.3e}", cost.rule, cost.formula)),
         (
@@ -177,6 +181,7 @@ fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, rate: Option<f64>) ->
         "steps": work.trainer.steps,
         "tokens_per_step": cost.tokens_per_step,
         "tokens": cost.tokens,
+        "positions": cost.positions,
         "flops": cost.flops,
         "formula": cost.rule,
         "formula_flops": cost.formula,

@@ -12,6 +12,7 @@ Examples:
   difflow sample --checkpoint runs/default --prompt 'A day at the lake' --watch  see a text being unmasked
   difflow sample --checkpoint runs/default --infill 'Once [MASK:5] there was [MASK] .'
   difflow sample --checkpoint runs/default --decoder threshold --block 32 --cache dual
+  difflow sample --checkpoint runs/blocks --decoder speculative --watch          drafts, and which of them are kept
   difflow sample --checkpoint runs/default --measure --judge data/tiny/model --gaps data/tiny/infill.jsonl --checker COMMAND -n 64
 
 A gap is [MASK:5] (five tokens), [MASK:2..6] (searched within these bounds) or [MASK] (within --gap-length).
@@ -37,13 +38,14 @@ pub struct Arguments {
     /// Texts of each prompt.
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub count: u64,
-    /// New tokens, or bounds such as 80..125 (drawn per text). An end-of-text token ends a text before. Default: the canvas of a model
-    /// that was trained with an open end, else 128.
+    /// New tokens, or bounds such as 80..125 (drawn per text). An end-of-text token ends a text before. Default: as long as a text may be
+    /// that a model with an open end or with blocks ends itself, else 128.
     #[arg(long, value_parser = lengths)]
     pub length: Option<Lengths>,
     /// Bounds of a gap whose length is searched.
     #[arg(long, default_value = "1..8", value_parser = lengths)]
     pub gap_length: Lengths,
+    /// What is not given is as the checkpoint says (generation_config.json).
     #[command(flatten)]
     pub decoding: Decoding,
     /// Texts of one forward.

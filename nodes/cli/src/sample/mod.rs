@@ -7,8 +7,9 @@ mod picture;
 mod tasks;
 mod watch;
 
-use difflow_inference::{Decoder, InferenceError, Opening, Progress, Session};
+use difflow_inference::{Decoder, InferenceError, Opening, Progress, Session, Watched};
 use eyre::{Result, bail, eyre};
+use serde_json::{Map, Value};
 
 pub use arguments::{Arguments, EXAMPLES};
 
@@ -17,9 +18,10 @@ use crate::sample::tasks::Task;
 use crate::sample::watch::Screen;
 use crate::terminal::warning;
 
-/// Writes texts, or measures the decoders. Returns the exit code. Errors if an argument does not fit the checkpoint, or a file cannot be
+/// Writes texts, or measures the decoders; `given` are the decoding options of the command line, by their names as keys. Returns the exit
+/// code. Errors if an argument does not fit the checkpoint, or a file cannot be
 /// read.
-pub fn run(arguments: &Arguments) -> Result<u8> {
+pub fn run(arguments: &Arguments, given: &Map<String, Value>) -> Result<u8> {
     let opening = Opening {
         device: arguments.device.clone(),
         threads: arguments.threads,
@@ -31,15 +33,16 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         InferenceError::Text(_) => eyre!("{e}; --tokenizer FILE gives another"),
         e => e.into(),
     })?;
-    let decoder = session.decoder(arguments.decoding.decoder)?;
+    let decoding = session.decoding(given)?;
+    let decoder = session.decoder(decoding.decoder)?;
     if arguments.measure {
-        return measure::run(arguments, &session);
+        return measure::run(arguments, decoding, &session);
     }
     if arguments.watch && decoder == Decoder::Ar {
         bail!("--watch shows a canvas being unmasked; `--decoder ar` has none");
     }
-    let tasks = tasks::read(arguments, &session)?;
-    for problem in doubts(&session, &tasks) {
+    let tasks = tasks::read(arguments, decoding.seed, &session)?;
+    for problem in doubts(&session, &tasks).into_iter().chain(session.doubts(&decoding)) {
         eprintln!("{}", warning(&problem));
     }
     let printer = Printer::new(arguments, session.words());
@@ -49,9 +52,9 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     // A batch is printed when it is written.
     for chunk in all.chunks(arguments.batch) {
         let templates: Vec<_> = chunk.iter().map(Task::template).collect();
-        let mut watch = |number: usize, canvas: &_, reveals: &[_]| screen.show(number, canvas, reveals);
+        let mut watch = |number: usize, watched: &Watched| screen.show(number, watched);
         let mut ready = |_: Progress| Ok::<(), InferenceError>(());
-        let written = session.write(&templates, &arguments.decoding, arguments.batch, &mut watch, &mut ready)?;
+        let written = session.write(&templates, &decoding, arguments.batch, &mut watch, &mut ready)?;
         screen.close();
         for (task, written) in chunk.iter().zip(&written) {
             printer.print(task, written, many)?;

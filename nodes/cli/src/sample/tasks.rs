@@ -39,7 +39,7 @@ struct Line {
 ///
 /// # Errors
 /// When a file, a line or a gap cannot be read.
-pub fn read(arguments: &Arguments, session: &Session) -> Result<Vec<Task>> {
+pub fn read(arguments: &Arguments, seed: u64, session: &Session) -> Result<Vec<Task>> {
     let parts = match (&arguments.prompts, &arguments.infill) {
         (Some(path), _) => lines(path)?,
         (_, Some(infill)) => vec![(infill.clone(), parse_gaps(infill)?)],
@@ -49,7 +49,9 @@ pub fn read(arguments: &Arguments, session: &Session) -> Result<Vec<Task>> {
         }
     };
     let texts = (0..).zip(parts);
-    texts.map(|(number, (prompt, parts))| Task::new(number, prompt, &parts, arguments, session)).collect()
+    texts
+        .map(|(number, (prompt, parts))| Ok(Task { seed, ..Task::new(number, prompt, &parts, arguments, session)? }))
+        .collect()
 }
 
 /// Most tokens that a piece can have.
@@ -116,7 +118,7 @@ impl Task {
                 Part::Gap(None) if last => {
                     // What is given stands in the canvas, too.
                     let given: usize = pieces.iter().map(longest).sum();
-                    let canvas = session.canvas().map(|canvas| canvas.saturating_sub(given - 1).max(2));
+                    let canvas = session.room().map(|canvas| canvas.saturating_sub(given - 1).max(2));
                     let lengths = arguments.length(canvas);
                     end = Some(lengths);
                     let Lengths { low, high } = lengths;
@@ -135,7 +137,7 @@ impl Task {
             // The text is given to its end.
             pieces.push(Piece::Tokens(vec![words.eos]));
         }
-        Ok(Self { prompt_number: number, number: 0, prompt, pieces, end, seed: arguments.decoding.seed, doubt })
+        Ok(Self { prompt_number: number, number: 0, prompt, pieces, end, seed: 0, doubt })
     }
 
     /// The same task `count` times, each with its own random numbers and, with a free end, its own length.

@@ -1,10 +1,10 @@
-//! `--watch`: the canvas as it is unmasked.
+//! `--watch`: the canvas as it is unmasked, block by block too; or drafts, and which of them are kept.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::thread;
 use std::time::Duration;
 
-use difflow_inference::{Canvas, Reveal};
+use difflow_inference::{Checked, Watched};
 use difflow_text::Words;
 
 use crate::terminal::width;
@@ -27,20 +27,34 @@ impl<'a> Screen<'a> {
         Self { words, on, in_place: stdout().is_terminal(), tokens: Vec::new(), lines: 0 }
     }
 
-    /// Shows what a step reveals of canvas `number`.
-    pub fn show(&mut self, number: usize, canvas: &Canvas, reveals: &[Reveal]) {
+    /// Shows what a step did to text `number`.
+    pub fn show(&mut self, number: usize, watched: &Watched) {
         if !self.on || number != 0 {
             return;
         }
-        if self.tokens.is_empty() {
-            let known = canvas.tokens.iter().zip(&canvas.masked);
-            self.tokens = known.map(|(&token, &masked)| (!masked).then_some(token)).collect();
-        }
-        for reveal in reveals {
-            self.tokens[reveal.position as usize] = Some(reveal.token);
-        }
-        let new = |at: usize| reveals.iter().any(|reveal| reveal.position as usize == at);
-        let frame = frame(self.words, &self.tokens, &new, self.in_place);
+        let frame = match watched {
+            Watched::Revealed { canvas, open, reveals } => {
+                if self.tokens.is_empty() {
+                    let known = canvas.tokens.iter().zip(&canvas.masked);
+                    self.tokens = known.map(|(&token, &masked)| (!masked).then_some(token)).collect();
+                }
+                for reveal in *reveals {
+                    self.tokens[reveal.position as usize] = Some(reveal.token);
+                }
+                let new = |at: usize| reveals.iter().any(|reveal| reveal.position as usize == at);
+                // Behind an open block there is nothing yet.
+                frame(self.words, &self.tokens[..open.end.min(self.tokens.len())], &new, self.in_place)
+            }
+            Watched::Checked { prompt, checked } => {
+                if self.tokens.is_empty() {
+                    self.tokens = prompt.iter().copied().map(Some).collect();
+                }
+                let before = self.tokens.len();
+                self.tokens.extend(checked.tokens.iter().copied().map(Some));
+                let text = frame(self.words, &self.tokens, &|at| at >= before, self.in_place);
+                format!("{text}{}", drafts(self.words, checked, self.in_place))
+            }
+        };
         if self.in_place {
             self.erase();
             println!("{frame}");
@@ -85,6 +99,20 @@ fn frame(words: &Words, tokens: &[Option<u32>], new: &dyn Fn(usize) -> bool, col
         }
     }
     text
+}
+
+/// What the model drafted behind the text, and before it what it had drafted and did not keep; with `colour` dim, and red and struck out.
+fn drafts(words: &Words, checked: &Checked, colour: bool) -> String {
+    let shown = |ids: &[u32], sign: &str, style: &str| {
+        let known: Vec<u32> = ids.iter().copied().filter(|id| *id != words.eos).collect();
+        let text = words.decode_inner(&known).unwrap_or_default();
+        match ids {
+            [] => String::new(),
+            _ if colour => format!("\x1b[{style}m{text}\x1b[0m"),
+            _ => format!(" ⟨{sign}{text}⟩"),
+        }
+    };
+    shown(&checked.rejected, "✗", "9;31") + &shown(&checked.drafts, "?", "2")
 }
 
 /// Lines that a text takes on a terminal of some columns, escape sequences not counted.

@@ -30,6 +30,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     queues(file, nodes, findings);
     sent_once(file, findings);
     trainer(nodes, findings);
+    blocks(nodes, findings);
     graces(nodes, findings);
     heldout(nodes, findings);
     let timed = file.nodes.iter().any(|node| node.inputs.iter().any(|input| input.source == Source::Timer));
@@ -151,7 +152,15 @@ fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
             findings.push(finding.warning());
         };
         let steps = node.read("STEPS").then_some(config.steps);
-        let diffusion = config.objective == difflow_trainer::config::ObjectiveKind::Diffusion;
+        // Of block diffusion only rows that are not cut anneal.
+        let whole = nodes
+            .iter()
+            .any(|node| matches!(&node.settings, Settings::Noiser(noiser) if noiser.block_size.contains("row")));
+        let diffusion = match config.objective {
+            difflow_trainer::config::ObjectiveKind::Diffusion => true,
+            difflow_trainer::config::ObjectiveKind::Block => whole,
+            difflow_trainer::config::ObjectiveKind::Ar => false,
+        };
         let own_steps = config.annealing_schedule_config.contains("anneal_steps");
         let anneals = diffusion && !own_steps && config.annealing_schedule != "none";
         let anneal_steps = config.anneal_steps();
@@ -181,6 +190,30 @@ fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
             findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
         }
     }
+}
+
+/// Block diffusion is trained on rows that are cut into blocks, and only it is.
+fn blocks(nodes: &[Node], findings: &mut Vec<Finding>) {
+    let trainer = nodes.iter().find_map(|node| match &node.settings {
+        Settings::Trainer(config) if node.read("OBJECTIVE") => Some((node, config.objective)),
+        _ => None,
+    });
+    let noiser = nodes.iter().find_map(|node| match &node.settings {
+        Settings::Noiser(config) if node.read("BLOCK_SIZE") => Some((node, &config.block_size)),
+        _ => None,
+    });
+    let (Some((trainer, objective)), Some((noiser, block))) = (trainer, noiser) else { return };
+    let trains = objective == difflow_trainer::config::ObjectiveKind::Block;
+    let (node, key, found, allowed) = if trains && block.is_empty() {
+        let found = "no BLOCK_SIZE with OBJECTIVE: block".to_owned();
+        (noiser, "BLOCK_SIZE", found, "wanted: the size of the blocks, such as `BLOCK_SIZE: 4`")
+    } else if !trains && !block.is_empty() {
+        let found = format!("BLOCK_SIZE {block} for {}", noiser.entry.id);
+        (trainer, "OBJECTIVE", found, "wanted: `OBJECTIVE: block`, or no BLOCK_SIZE")
+    } else {
+        return;
+    };
+    findings.push(Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed));
 }
 
 /// Documents that are split off the corpus are for the evaluator.

@@ -133,7 +133,7 @@ impl<'m> Writing<'m> {
             let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
             let mut asks = Vec::with_capacity(drawn.len());
             for (row, (uniform, present)) in drawn.iter().enumerate() {
-                asks.push(Ask { row, unguided: row, uniform: *uniform, present });
+                asks.push(Ask { row, unguided: row, uniform: *uniform, present, before: None });
             }
             model.choose(&hidden, &asks, (&options.sampling, Score::Probability, 0.0))
         })?;
@@ -176,7 +176,7 @@ impl Model {
         Ok(writing.take_finished().into_iter().map(|(_, generated)| generated).collect())
     }
 
-    fn check_prompt(&self, tokens: &[u32], more: usize) -> Result<(), ModelError> {
+    pub(crate) fn check_prompt(&self, tokens: &[u32], more: usize) -> Result<(), ModelError> {
         if tokens.is_empty() {
             return Err(ModelError::input("prompt", "no tokens", "at least one (BOS, for text from nothing)"));
         }
@@ -194,7 +194,8 @@ impl Model {
     }
 }
 
-fn different(text: &[u32]) -> Vec<u32> {
+/// The tokens of a text, each once.
+pub(crate) fn different(text: &[u32]) -> Vec<u32> {
     let mut tokens = text.to_vec();
     tokens.sort_unstable();
     tokens.dedup();

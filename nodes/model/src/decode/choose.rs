@@ -21,6 +21,8 @@ pub(crate) struct Ask<'a> {
     pub uniform: f64,
     /// Tokens that the repetition penalty is for.
     pub present: &'a [u32],
+    /// Asks how far the distribution has moved from this one, which is empty where there was none before.
+    pub before: Option<&'a [f32]>,
 }
 
 /// Rows of hidden states that one distribution is made from; the same twice without guidance.
@@ -30,13 +32,16 @@ struct Sides {
 }
 
 /// A token for a position, and how sure the model is.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Choice {
     pub token: u32,
     /// Of the token, under the unfiltered softmax at temperature 1.
     pub probability: f32,
     /// Larger is surer.
     pub score: f64,
+    /// Where it was asked for: the unfiltered softmax at temperature 1, and in nats how far it has moved.
+    pub distribution: Vec<f32>,
+    pub moved: f64,
 }
 
 impl Model {
@@ -55,13 +60,23 @@ impl Model {
 
     /// Log-probability of one token for each of the hidden states `[n, D]` before the last norm, the mask token left out.
     pub(crate) fn log_probabilities(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Vec<f64>, ModelError> {
-        let rows: Vec<Sides> = (0..tokens.len()).map(|row| Sides { given: row, unguided: row }).collect();
-        self.over_logits(hidden, &rows, 0.0, |scratch, at, logits| {
+        self.over_rows(hidden, tokens.len(), |scratch, at, logits| {
             scratch.resize(logits.len(), 0.0);
             let largest = top(logits);
             let total = f64::from(exponentials(logits, largest, 1.0, scratch));
             f64::from(logits[tokens[at] as usize]) - f64::from(largest) - total.ln()
         })
+    }
+
+    /// What `read` makes of the logits of each of the hidden states `[count, D]` before the last norm; the mask token's is −∞.
+    pub(crate) fn over_rows<T: Clone + Default + Send>(
+        &self,
+        hidden: &Tensor,
+        count: usize,
+        read: impl Fn(&mut Vec<f32>, usize, &mut [f32]) -> T + Sync,
+    ) -> Result<Vec<T>, ModelError> {
+        let rows: Vec<Sides> = (0..count).map(|row| Sides { given: row, unguided: row }).collect();
+        self.over_logits(hidden, &rows, 0.0, read)
     }
 
     /// What `read` makes of the logits of each of `rows`, with guidance weighed against those without the given tokens. The mask

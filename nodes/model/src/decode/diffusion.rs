@@ -1,18 +1,18 @@
 //! Fills the masked positions of canvases with a diffusion model, one forward after another.
 
+use std::ops::Range;
+
 use crate::cache::{Active, Cache};
 use crate::config::Positions;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
 use crate::decode::choose::{Ask, Choice};
 use crate::decode::lanes::Lanes;
-use crate::decode::options::{Caching, DiffusionDecoding, Reveals, Score};
+use crate::decode::options::{Caching, DiffusionDecoding};
 use crate::decode::row::{Candidate, Row};
+use crate::decode::watch::{Watch, Watched};
 use crate::error::ModelError;
 use crate::model::Model;
 use crate::rope::{Rope, RopeScaling};
-
-/// Is told the number of a canvas, the canvas, and what a step reveals on it.
-pub type Watch<'a> = dyn FnMut(usize, &Canvas, &[Reveal]) + 'a;
 
 /// Canvases on their way: each [`Filling::step`] is one forward for all of them, and between forwards canvases join, are looked at,
 /// and leave.
@@ -50,6 +50,8 @@ pub struct Filling<'m> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Revealed {
     pub id: u64,
+    /// Where the canvas is being filled: all of it, or a block of block diffusion.
+    pub open: Range<usize>,
     pub reveals: Vec<Reveal>,
 }
 
@@ -98,8 +100,9 @@ impl<'m> Filling<'m> {
                     continue;
                 }
                 let mine: Vec<Choice> = choices.by_ref().take(planned.wanted.len()).collect();
+                let open = planned.row.open(&self.options);
                 let reveals = planned.row.settle(&planned.wanted, &mine, &self.options).to_vec();
-                revealed.push(Revealed { id, reveals });
+                revealed.push(Revealed { id, open, reveals });
                 planned.wanted = planned.row.plan(&self.options);
             }
         }
@@ -152,29 +155,26 @@ impl<'m> Filling<'m> {
                 let start = active.wanted.len();
                 let tokens = positions.clone().map(|at| (at, row.token(at, given)));
                 let places = wanted.iter().map(|candidate| candidate.position - back);
-                active.add(lane, tokens, |at| model.config.reach(at)..row.end(), places);
+                active.add(lane, tokens, |at| model.config.reach(at)..row.sees(at, options), places);
                 start
             };
             let start = add(sides * lane, true);
             let unguided = if row.guided(options) { add(sides * lane + 1, false) } else { start };
             let present = if options.sampling.repetition_penalty == 1.0 { Vec::new() } else { row.present() };
-            asked.push((&*wanted, start, unguided, present));
+            asked.push((&*row, &*wanted, start, unguided, present));
         }
         let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
         let mut asks = Vec::new();
-        for (wanted, start, unguided, present) in &asked {
+        for (row, wanted, start, unguided, present) in &asked {
             asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
                 row: start + at,
                 unguided: unguided + at,
                 uniform: candidate.uniform,
                 present,
+                before: row.before(candidate.position, options),
             }));
         }
-        let score = match options.reveals {
-            Reveals::Confidence { score, .. } | Reveals::Threshold { score, .. } => score,
-            Reveals::Random { .. } | Reveals::FirstHitting => Score::Probability,
-        };
-        model.choose(&hidden, &asks, (&options.sampling, score, options.guidance))
+        model.choose(&hidden, &asks, (&options.sampling, options.reveals.score(), options.guidance))
     }
 }
 
@@ -190,7 +190,7 @@ impl Model {
     /// # Errors
     /// When a canvas or an option does not fit the model.
     pub fn decode(&self, canvases: &[Canvas], options: &DiffusionDecoding) -> Result<Vec<Decoded>, ModelError> {
-        self.decode_watched(canvases, options, &mut |_, _, _| {})
+        self.decode_watched(canvases, options, &mut |_, _| {})
     }
 
     /// As [`Model::decode`]; `watch` is told what each step reveals.
@@ -208,8 +208,8 @@ impl Model {
             filling.join(canvas.clone())?;
         }
         while filling.going() > 0 {
-            for Revealed { id, reveals } in filling.step()? {
-                watch(id as usize, &canvases[id as usize], &reveals);
+            for Revealed { id, open, reveals } in filling.step()? {
+                watch(id as usize, &Watched::Revealed { canvas: &canvases[id as usize], open, reveals: &reveals });
             }
         }
         Ok(filling.take_finished().into_iter().map(|(_, decoded)| decoded).collect())

@@ -4,6 +4,7 @@
 //! Exponentials are fp32; the cumulative sums of a draw and the uniform number are f64, because fp32 uniform numbers
 //! are truncated and act like a lower temperature.
 
+use crate::decode::calm::moved;
 use crate::decode::choose::{Ask, Choice};
 use crate::decode::options::Score;
 use crate::error::ModelError;
@@ -52,13 +53,7 @@ impl Sampling {
 
     /// The choice for one row of logits (−∞ is never drawn). `scratch` is room for as many numbers.
     pub(crate) fn choose(&self, logits: &mut [f32], ask: &Ask, score: Score, scratch: &mut Vec<f32>) -> Choice {
-        if self.repetition_penalty != 1.0 {
-            let penalty = self.repetition_penalty as f32;
-            for &token in ask.present {
-                let logit = &mut logits[token as usize];
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-            }
-        }
+        self.penalise(logits, ask.present);
         scratch.resize(logits.len(), 0.0);
         let largest = top(logits);
         let best = logits.iter().position(|&logit| logit == largest).unwrap_or(0);
@@ -75,6 +70,11 @@ impl Sampling {
                 Some(terms.map(|p| p * p.ln()).sum())
             }
         };
+        let distribution: Vec<f32> = match ask.before {
+            Some(_) => scratch.iter().map(|&weight| share(weight) as f32).collect(),
+            None => Vec::new(),
+        };
+        let moved = ask.before.map_or(0.0, |before| moved(&distribution, before));
         let token = if self.temperature == 0.0 {
             best as u32
         } else {
@@ -85,7 +85,20 @@ impl Sampling {
             self.draw(scratch, total, ask.uniform, best as u32)
         };
         let probability = share((logits[token as usize] - largest).exp());
-        Choice { token, probability: probability as f32, score: sureness.unwrap_or(probability) }
+        let score = sureness.unwrap_or(probability);
+        Choice { token, probability: probability as f32, score, distribution, moved }
+    }
+
+    /// Lowers the logits of tokens that are there already.
+    fn penalise(&self, logits: &mut [f32], present: &[u32]) {
+        if self.repetition_penalty == 1.0 {
+            return;
+        }
+        let penalty = self.repetition_penalty as f32;
+        for &token in present {
+            let logit = &mut logits[token as usize];
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
     }
 
     /// A token by its weight, given the sum of all weights and a uniform number in [0, 1).
@@ -94,6 +107,12 @@ impl Sampling {
             let all = weights.iter().enumerate().map(|(id, &w)| (id as u32, f64::from(w)));
             return pick(all, uniform * total, best);
         }
+        let (kept, mass) = self.kept(weights, total);
+        pick(kept.iter().map(|&(id, w)| (id, f64::from(w))), uniform * mass, best)
+    }
+
+    /// The tokens that top-k and top-p leave, the heaviest first, and the sum of their weights.
+    fn kept(&self, weights: &[f32], total: f64) -> (Vec<(u32, f32)>, f64) {
         // Tokens below this weight cannot be in the nucleus: all of them together have less than 1 − top_p of the mass.
         let floor = ((1.0 - self.top_p).max(0.0) * total / weights.len() as f64) as f32;
         let kept = weights.iter().enumerate().filter(|(_, w)| **w > 0.0 && **w >= floor);
@@ -105,12 +124,54 @@ impl Sampling {
             mass += f64::from(kept[end].1);
             end += 1;
         }
-        pick(kept[..end].iter().map(|&(id, w)| (id, f64::from(w))), uniform * mass, best)
+        kept.truncate(end);
+        (kept, mass)
+    }
+
+    /// Turns logits into what a token is drawn from, as weights in `scratch`, with their sum; the distribution is that of
+    /// [`Sampling::choose`].
+    pub(crate) fn weigh(&self, logits: &mut [f32], present: &[u32], scratch: &mut Vec<f32>) -> Weighed {
+        self.penalise(logits, present);
+        scratch.resize(logits.len(), 0.0);
+        let largest = top(logits);
+        let unfiltered = f64::from(exponentials(logits, largest, 1.0, scratch));
+        let mut mass = unfiltered;
+        if self.temperature == 0.0 {
+            let best = logits.iter().position(|&logit| logit == largest).unwrap_or(0);
+            scratch.fill(0.0);
+            (scratch[best], mass) = (1.0, 1.0);
+        } else {
+            if self.temperature != 1.0 {
+                mass = f64::from(exponentials(logits, largest, (1.0 / self.temperature) as f32, scratch));
+            }
+            if self.top_p < 1.0 || self.top_k.is_some() {
+                let (kept, left) = self.kept(scratch, mass);
+                scratch.fill(0.0);
+                kept.into_iter().for_each(|(id, weight)| scratch[id as usize] = weight);
+                mass = left;
+            }
+        }
+        Weighed { mass, largest, unfiltered }
+    }
+}
+
+/// Sums that go with the weights of [`Sampling::weigh`].
+pub(crate) struct Weighed {
+    /// Of the weights.
+    pub mass: f64,
+    largest: f32,
+    unfiltered: f64,
+}
+
+impl Weighed {
+    /// Probability of a token under the unfiltered softmax at temperature 1, by its logit.
+    pub fn probability(&self, logit: f32) -> f32 {
+        (f64::from((logit - self.largest).exp()) / self.unfiltered) as f32
     }
 }
 
 /// The first entry whose cumulative weight exceeds `at`; the last positive one when rounding leaves none.
-fn pick(weights: impl Iterator<Item = (u32, f64)>, at: f64, fallback: u32) -> u32 {
+pub(crate) fn pick(weights: impl Iterator<Item = (u32, f64)>, at: f64, fallback: u32) -> u32 {
     let (mut sum, mut last) = (0.0, fallback);
     for (id, weight) in weights.filter(|(_, w)| *w > 0.0) {
         sum += weight;
@@ -132,7 +193,7 @@ mod tests {
         let mut rng = keyed::rng(1, "test", 0, 0);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..20_000 {
-            let ask = Ask { row: 0, unguided: 0, uniform: keyed::uniform(&mut rng), present: &[] };
+            let ask = Ask { row: 0, unguided: 0, uniform: keyed::uniform(&mut rng), present: &[], before: None };
             let choice = sampling.choose(&mut logits.to_vec(), &ask, Score::Probability, &mut Vec::new());
             counts[choice.token as usize] += 1.0 / 20_000.0;
         }
@@ -164,7 +225,7 @@ mod tests {
     }
 
     fn choice(sampling: Sampling, logits: &[f32], score: Score, present: &[u32]) -> Choice {
-        let ask = Ask { row: 0, unguided: 0, uniform: 0.0, present };
+        let ask = Ask { row: 0, unguided: 0, uniform: 0.0, present, before: None };
         sampling.choose(&mut logits.to_vec(), &ask, score, &mut Vec::new())
     }
 

@@ -128,7 +128,7 @@ impl<'m> Search<'m> {
                 return Ok(filled);
             }
             let mut left = Vec::new();
-            for Revealed { id, reveals } in filling.step()? {
+            for Revealed { id, reveals, .. } in filling.step()? {
                 let number = joined[id as usize];
                 let gap = &candidates[number].gap;
                 empty[number] -= reveals.iter().filter(|reveal| gap.contains(&(reveal.position as usize))).count();

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::decode::canvas::{Canvas, Decoded};
-use crate::decode::diffusion::Watch;
 use crate::decode::gap_length::{Candidate, Search};
 use crate::decode::options::DiffusionDecoding;
+use crate::decode::watch::Watch;
 use crate::error::ModelError;
 use crate::model::Model;
 

@@ -1,6 +1,7 @@
 //! Decoding: from a canvas with masked positions, or from a prompt, to text.
 
 mod autoregressive;
+mod calm;
 mod canvas;
 mod choose;
 mod diffusion;
@@ -9,11 +10,20 @@ mod gap_length;
 mod gaps;
 mod lanes;
 mod options;
+mod order;
 mod row;
+mod speculative;
+mod verify;
+mod watch;
 
 pub use autoregressive::{Generated, Generation, Prompt, Writing, Written};
 pub use canvas::{Canvas, Decoded, Reveal};
-pub use diffusion::{Filling, Revealed, Watch};
+pub use diffusion::{Filling, Revealed};
 pub use draw::Sampling;
 pub use gaps::{GapLength, Infilled, Piece, Template};
 pub use options::{Budget, Caching, DiffusionDecoding, Reveals, Score};
+pub use speculative::{Checked, Speculated, Speculating, Speculation, Start};
+pub use watch::{Watch, Watched};
+
+#[cfg(test)]
+mod block_tests;

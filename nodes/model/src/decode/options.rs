@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::draw::Sampling;
 use crate::error::ModelError;
+use crate::pattern::Context;
 
 /// What makes a position worth revealing. All are computed from the unfiltered softmax at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,24 @@ pub enum Reveals {
     /// (`None`: of all, Fast-dLLM, arXiv 2505.22618). A short window keeps unsure choices in reading order while sure tokens
     /// appear anywhere.
     Threshold { score: Score, threshold: f64, window: Option<usize> },
+    /// The most positions, those with the lowest entropy first, whose entropies in nats less the largest of them add up to at most
+    /// `bound`, always one: what is revealed together then knows almost nothing of each other (arXiv 2505.24857).
+    EntropyBound { bound: f64 },
+    /// Every position whose distribution has settled: in the last `forwards` forwards it moved by less than `divergence` nats
+    /// (KL(now ‖ before)), and the drawn token's probability is at least `threshold`; where there is none, the most probable one
+    /// (arXiv 2511.05664).
+    Stable { divergence: f64, threshold: f64, forwards: u32 },
+}
+
+impl Reveals {
+    /// What the positions are compared by.
+    pub(crate) fn score(self) -> Score {
+        match self {
+            Self::Confidence { score, .. } | Self::Threshold { score, .. } => score,
+            Self::EntropyBound { .. } => Score::Entropy,
+            Self::Random { .. } | Self::FirstHitting | Self::Stable { .. } => Score::Probability,
+        }
+    }
 }
 
 /// What is kept of earlier forwards. Keys and values of positions whose surroundings have changed since are approximations.
@@ -72,6 +91,10 @@ pub struct DiffusionDecoding {
     /// Positions are filled in blocks of this many, from left to right, each block until it is full. `None`: all at once.
     /// Steps are shared among the blocks by their masked positions.
     pub block: Option<usize>,
+    /// For a model of block diffusion: what its clean text sees of itself. Blocks are then counted from position 0, a block sees the
+    /// clean text before it and nothing behind it, steps are those of each block, and what is cached (prefix) is exact. `None`: a
+    /// model that sees the whole canvas.
+    pub context: Option<Context>,
     pub cache: Caching,
     /// With a cache: every so many forwards one reads the whole canvas (1: each). `None`: only the first of a block.
     pub refresh: Option<u32>,
@@ -97,6 +120,7 @@ impl DiffusionDecoding {
         if self.block == Some(0) {
             return Err(ModelError::input("block", 0, "at least one position"));
         }
+        self.check_context()?;
         if self.cache != Caching::None && self.block.is_none() {
             return Err(ModelError::input(
                 "cache",
@@ -107,15 +131,42 @@ impl DiffusionDecoding {
         if !self.guidance.is_finite() {
             return Err(ModelError::input("guidance", self.guidance, "a finite number"));
         }
-        if let Reveals::Threshold { threshold, .. } = self.reveals
-            && threshold.is_nan()
-        {
-            return Err(ModelError::input("threshold", threshold, "a number"));
+        match self.reveals {
+            Reveals::Threshold { threshold, .. } | Reveals::Stable { threshold, .. } if threshold.is_nan() => {
+                Err(ModelError::input("threshold", threshold, "a number"))
+            }
+            Reveals::Threshold { window: Some(0), .. } => Err(ModelError::input("window", 0, "at least one position")),
+            Reveals::EntropyBound { bound } if bound.is_nan() || bound < 0.0 => {
+                Err(ModelError::input("entropy bound", bound, "a number of nats from 0 on"))
+            }
+            Reveals::Stable { divergence, .. } if divergence.is_nan() || divergence < 0.0 => {
+                Err(ModelError::input("KL threshold", divergence, "a number of nats from 0 on"))
+            }
+            _ => Ok(()),
         }
-        if let Reveals::Threshold { window: Some(0), .. } = self.reveals {
-            return Err(ModelError::input("window", 0, "at least one position"));
+    }
+
+    /// What lies behind a block does not exist for a model of block diffusion, so what is said of it means nothing.
+    fn check_context(&self) -> Result<(), ModelError> {
+        let refuse = |what, found: &str, wanted| Err(ModelError::input(what, found, wanted));
+        match self {
+            Self { context: None, .. } => Ok(()),
+            Self { block: None, .. } => {
+                refuse("block", "none, with a model of block diffusion", "the size of its blocks")
+            }
+            Self { cache: Caching::Dual, .. } => {
+                refuse("cache", "dual, with a model of block diffusion", "prefix, which is exact, or none")
+            }
+            Self { refresh: Some(_), .. } => {
+                refuse("refresh", "a number, with a model of block diffusion", "none: what it caches never changes")
+            }
+            Self { guidance, .. } if *guidance != 0.0 => refuse(
+                "guidance",
+                "some, with a model of block diffusion",
+                "0: it was not trained without what is given",
+            ),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -128,6 +179,7 @@ impl Default for DiffusionDecoding {
             seed: 0,
             shift: true,
             block: None,
+            context: None,
             cache: Caching::None,
             refresh: None,
             guidance: 0.0,

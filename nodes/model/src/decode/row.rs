@@ -5,9 +5,12 @@ use std::ops::Range;
 use difflow_diffusion::keyed;
 use rand::RngExt;
 
+use crate::decode::calm::Calm;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
 use crate::decode::choose::Choice;
 use crate::decode::options::{Budget, Caching, DiffusionDecoding, Reveals};
+use crate::decode::order::revealed;
+use crate::pattern::Context;
 
 /// A masked position that this step needs logits for, with its uniform number.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +39,12 @@ pub(crate) struct Row {
     block_step: u32,
     /// Forwards in this block since, and with, the last one that read the whole canvas; 0 before it.
     age: u32,
+    /// With a context: positions that have been read as clean text.
+    read: usize,
     step: u32,
     nfe: u32,
+    /// With the decoder that asks for it: how each position has moved.
+    calm: Vec<Calm>,
     history: Vec<Reveal>,
 }
 
@@ -58,8 +65,10 @@ impl Row {
             block_steps: 0,
             block_step: 0,
             age: 0,
+            read: 0,
             step: 0,
             nfe: 0,
+            calm: vec![Calm::default(); canvas.tokens.len()],
             history: Vec::new(),
             canvas,
         }
@@ -92,8 +101,10 @@ impl Row {
     /// The next block with something to fill; false when there is none.
     fn enter_block(&mut self, options: &DiffusionDecoding) -> bool {
         let Some(first) = self.masked[..self.end].iter().position(|&masked| masked) else { return false };
-        let end = options.block.map_or(self.end, |block| first.saturating_add(block).min(self.end));
-        self.block = first..end;
+        // Blocks of a model of block diffusion lie where they lay in training.
+        let start = options.context.and(options.block).map_or(first, |block| first / block * block);
+        let end = options.block.map_or(self.end, |block| start.saturating_add(block).min(self.end));
+        self.block = start..end;
         let holes = |part: &[bool]| part.iter().filter(|&&masked| masked).count();
         let here = holes(&self.masked[self.block.clone()]);
         let before = self.holes - holes(&self.masked);
@@ -103,7 +114,10 @@ impl Row {
             (at(before + here) - at(before)).max(1) as u32
         };
         self.block_steps = match options.reveals {
-            Reveals::Random { steps } | Reveals::Confidence { budget: Budget::Steps(steps), .. } => share(steps),
+            Reveals::Random { steps } | Reveals::Confidence { budget: Budget::Steps(steps), .. } => {
+                // How long the text may become is no measure of how long it will be.
+                if options.context.is_some() { steps } else { share(steps) }
+            }
             _ => 0,
         };
         (self.block_step, self.age) = (0, 0);
@@ -144,6 +158,9 @@ impl Row {
     /// The positions that the next forward computes; counts the forward.
     pub fn positions(&mut self, options: &DiffusionDecoding) -> Range<usize> {
         self.nfe += if self.guided(options) { 2 } else { 1 };
+        if options.context.is_some() {
+            return self.block_positions(options);
+        }
         let whole =
             options.cache == Caching::None || self.age == 0 || options.refresh.is_some_and(|most| self.age >= most);
         self.age = if whole { 1 } else { self.age + 1 };
@@ -158,6 +175,27 @@ impl Row {
         }
     }
 
+    /// The block, and before it the clean text that is not in the cache: at the start of a block the one before it.
+    fn block_positions(&mut self, options: &DiffusionDecoding) -> Range<usize> {
+        let first = self.block.start;
+        // With shift the clean token before the block predicts its first position.
+        let before = options.shift && first > 0 && self.masked[first];
+        let read = if options.cache == Caching::None { 0 } else { self.read };
+        self.read = first;
+        (if before { read.min(first - 1) } else { read })..self.block.end
+    }
+
+    /// The end of what a position sees.
+    pub fn sees(&self, position: usize, options: &DiffusionDecoding) -> usize {
+        let block = options.block.unwrap_or(1);
+        match options.context {
+            None => self.end,
+            Some(_) if position >= self.block.start => self.block.end,
+            Some(Context::Causal) => position + 1,
+            Some(Context::Block) => (position / block + 1) * block,
+        }
+    }
+
     /// Whether a second canvas without the given tokens is read for guidance.
     pub fn guided(&self, options: &DiffusionDecoding) -> bool {
         options.guidance != 0.0 && self.canvas.masked.iter().skip(1).any(|masked| !masked)
@@ -169,9 +207,14 @@ impl Row {
         if hidden { self.mask } else { self.tokens[position] }
     }
 
-    /// Number of positions that are attended to.
-    pub fn end(&self) -> usize {
-        self.end
+    /// With the decoder that asks for it: the distribution that a position had in the forward before, where there was one.
+    pub fn before(&self, position: usize, options: &DiffusionDecoding) -> Option<&[f32]> {
+        matches!(options.reveals, Reveals::Stable { .. }).then(|| self.calm[position].before())
+    }
+
+    /// Where it is being filled: all of it, or the current block of block diffusion.
+    pub fn open(&self, options: &DiffusionDecoding) -> Range<usize> {
+        if options.context.is_some() { self.block.clone() } else { 0..self.end }
     }
 
     /// The different tokens that are known, for the repetition penalty.
@@ -184,30 +227,18 @@ impl Row {
 
     /// Takes what the decoder reveals of the model's choices; returns the new part of the history.
     pub fn settle(&mut self, wanted: &[Candidate], choices: &[Choice], options: &DiffusionDecoding) -> &[Reveal] {
-        let mut order: Vec<usize> = (0..wanted.len()).collect();
-        // Positions already known do not compete; equal scores go to the earlier position.
-        let rank = |order: &mut Vec<usize>| {
-            order.sort_by(|&a, &b| choices[b].score.total_cmp(&choices[a].score).then(a.cmp(&b)));
+        let settled: Vec<bool> = match options.reveals {
+            Reveals::Stable { divergence, threshold, forwards } => {
+                let calm = |(candidate, choice): (&Candidate, &Choice)| {
+                    let calm = &mut self.calm[candidate.position];
+                    calm.take(choice, divergence) >= forwards && choice.score >= threshold
+                };
+                wanted.iter().zip(choices).map(calm).collect()
+            }
+            _ => Vec::new(),
         };
-        match options.reveals {
-            Reveals::Random { .. } | Reveals::FirstHitting => {}
-            Reveals::Confidence { budget, .. } => {
-                rank(&mut order);
-                order.truncate(match budget {
-                    Budget::PerStep(places) => places.max(1) as usize,
-                    Budget::Steps(_) => {
-                        order.len().div_ceil(self.block_steps.saturating_sub(self.block_step).max(1) as usize)
-                    }
-                });
-            }
-            Reveals::Threshold { threshold, window, .. } => {
-                rank(&mut order);
-                // `wanted` goes from left to right, so the places below this number are the window.
-                let window = window.unwrap_or(usize::MAX);
-                let best = order.iter().copied().find(|&place| place < window);
-                order.retain(|&place| choices[place].score >= threshold || Some(place) == best);
-            }
-        }
+        let steps_left = self.block_steps.saturating_sub(self.block_step).max(1);
+        let order = revealed(choices, &settled, options.reveals, steps_left);
         let before = self.history.len();
         for place in order {
             let (position, choice) = (wanted[place].position, &choices[place]);

@@ -7,7 +7,7 @@ use difflow_model::{
 
 use crate::support::{GPT2, LLAMA, QWEN3, distance, model, tokens};
 
-const ALL: [Reveals; 11] = [
+const ALL: [Reveals; 14] = [
     Reveals::Random { steps: 1 },
     Reveals::Random { steps: 8 },
     Reveals::Confidence { score: Score::Probability, budget: Budget::Steps(5) },
@@ -19,6 +19,9 @@ const ALL: [Reveals; 11] = [
     Reveals::Threshold { score: Score::Probability, threshold: 0.1, window: Some(3) },
     Reveals::Threshold { score: Score::Margin, threshold: 0.0, window: None },
     Reveals::Threshold { score: Score::Probability, threshold: 1.0, window: Some(2) },
+    Reveals::EntropyBound { bound: 0.0 },
+    Reveals::EntropyBound { bound: 3.0 },
+    Reveals::Stable { divergence: 0.3, threshold: 0.1, forwards: 1 },
 ];
 
 fn options(reveals: Reveals, shift: bool) -> DiffusionDecoding {

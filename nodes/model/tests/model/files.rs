@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use difflow_model::{AdamW, Device, Learner, Model, ModelConfig, Objective, ObjectiveKind, ObjectiveOptions, Pattern};
+use difflow_model::{
+    AdamW, Blocks, Context, Device, Learner, Model, ModelConfig, Objective, ObjectiveKind, ObjectiveOptions, Pattern,
+};
 use tempfile::TempDir;
 
 use crate::support::{GPT2, LLAMA, QWEN3, model, noised, read};
@@ -220,6 +222,38 @@ fn the_objective_in_config_json_is_read_and_written_as_it_always_was() {
         assert!(config.to_json("float32").contains(&format!("\"objective\": \"{word}\"")));
     }
     assert_eq!(with("").unwrap().adapted.unwrap().objective, ObjectiveKind::Diffusion);
+    let block = r#","shift":false,"objective":"block","block":{"size":4,"context":"causal","ar_weight":0.6}"#;
+    let config = with(block).unwrap();
+    let blocks = Blocks { size: 4, context: Context::Causal, shift: false, ar_weight: 0.6 };
+    assert_eq!(config.adapted.as_ref().unwrap().blocks, Some(blocks));
+    let again = ModelConfig::from_json(&config.to_json("float32"), Path::new("config.json")).unwrap();
+    assert_eq!(again.adapted, config.adapted);
+    for wrong in [r#""size":0,"context":"causal","ar_weight":0"#, r#""size":4,"context":"wide","ar_weight":0"#, ""] {
+        let error = with(&format!(r#","objective":"block","block":{{{wrong}}}"#)).unwrap_err().to_string();
+        assert!(error.contains("block") && error.contains("`size` (1 or more)"), "{error}");
+    }
     let error = with(",\"objective\":\"gan\"").unwrap_err().to_string();
-    assert!(error.contains("objective") && error.contains("gan") && error.contains("diffusion or ar"), "{error}");
+    assert!(
+        error.contains("objective") && error.contains("gan") && error.contains("diffusion, ar or block"),
+        "{error}"
+    );
+}
+
+/// The object of difflow is all that changes in a file that `transformers` reads, too.
+#[test]
+fn how_a_model_wants_to_be_decoded_is_saved_beside_what_its_base_says() {
+    let mut model = model(LLAMA, true);
+    let dir = TempDir::new().unwrap();
+    let saved = |model: &Model| {
+        model.save(dir.path()).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&read(&dir.path().join("generation_config.json"))).unwrap()
+    };
+    let options = |decoder: &str| serde_json::json!({ "DECODER": decoder }).as_object().unwrap().clone();
+    model.set_generation(options("threshold")).unwrap();
+    assert_eq!(saved(&model), serde_json::json!({"difflow": {"DECODER": "threshold"}}));
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": 2, "difflow": {"SEED": 1}}"#)
+        .unwrap();
+    let mut model = Model::load(dir.path(), Device::Cpu).unwrap();
+    model.set_generation(options("ar")).unwrap();
+    assert_eq!(saved(&model), serde_json::json!({"eos_token_id": 2, "difflow": {"DECODER": "ar"}}));
 }

@@ -15,7 +15,7 @@ fn between(least: usize, most: usize) -> Piece {
 }
 
 fn infill(model: &Model, pieces: Vec<Piece>, options: &DiffusionDecoding) -> Infilled {
-    model.infill(&[Template { pieces, key: 3 }], options, &mut |_, _, _| {}).unwrap().remove(0)
+    model.infill(&[Template { pieces, key: 3 }], options, &mut |_, _| {}).unwrap().remove(0)
 }
 
 #[test]
@@ -103,9 +103,9 @@ fn templates_searched_together_have_the_lengths_they_have_alone() {
     .zip(0..)
     .map(|(pieces, key)| Template { pieces, key })
     .collect();
-    let together = model.infill(&templates, &options, &mut |_, _, _| {}).unwrap();
+    let together = model.infill(&templates, &options, &mut |_, _| {}).unwrap();
     for (template, filled) in templates.iter().zip(together) {
-        let alone = model.infill(std::slice::from_ref(template), &options, &mut |_, _, _| {}).unwrap().remove(0);
+        let alone = model.infill(std::slice::from_ref(template), &options, &mut |_, _| {}).unwrap().remove(0);
         assert_eq!(
             (&alone.lengths, &alone.decoded.tokens, alone.decoded.nfe),
             (&filled.lengths, &filled.decoded.tokens, filled.decoded.nfe)
@@ -130,7 +130,7 @@ fn a_gap_is_no_longer_than_the_positions_of_the_model() {
     let filled = infill(&model, pieces(60), &DiffusionDecoding::surest_first(true));
     assert!((1..=3).contains(&filled.lengths[0]), "{:?}", filled.lengths);
     let template = Template { pieces: pieces(63), key: 0 };
-    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &mut |_, _, _| {}).unwrap_err();
+    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &mut |_, _| {}).unwrap_err();
     assert!(error.to_string().contains("at most 64"), "{error}");
 }
 
@@ -168,6 +168,6 @@ fn nothing_to_fill_costs_no_forward() {
 fn bounds_out_of_order_are_refused() {
     let model = model(LLAMA, true);
     let template = Template { pieces: vec![Piece::Tokens(vec![1]), between(4, 2)], key: 0 };
-    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &mut |_, _, _| {});
+    let error = model.infill(&[template], &DiffusionDecoding::surest_first(true), &mut |_, _| {});
     assert!(error.unwrap_err().to_string().contains("4..2"));
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod adaptation;
+mod block_decoding;
+mod blocks;
 mod config_keys;
 mod decoding;
 mod distribution;
@@ -15,6 +17,7 @@ mod open_end;
 mod optimizer;
 mod pretrained;
 mod recipes;
+mod speculation;
 mod steps;
 mod support;
 mod training;

@@ -3,8 +3,7 @@
 use std::f64::consts::{FRAC_PI_2, PI};
 
 use difflow_model::{
-    AdamW, Arithmetic, Context, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern,
-    StepSums,
+    AdamW, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveOptions, PADDING, Pattern, StepSums,
 };
 
 use crate::support::{GPT2, LLAMA, distance, model, noised, tokens};
@@ -167,35 +166,4 @@ fn a_token_matters_to_a_position_exactly_when_the_pattern_lets_it() {
             }
         }
     }
-}
-
-/// Of an input `[x_t ; x_0]`: with one block as long as the row, the noised half alone decides, as in full diffusion; and with blocks,
-/// what is clean in a block or after it changes no loss in the block, while what is clean before it does.
-#[test]
-fn noised_blocks_see_the_clean_text_before_them_and_none_other() {
-    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: false });
-    let blocks = |size| Pattern::NoisedBlocks { size, context: Context::Causal };
-    for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (GPT2, false)] {
-        let mut model = model(json, true);
-        model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
-        let batch = noised(2, 12, 8);
-        let loss = |batch: &MicroBatch, pattern: &Pattern| model.nelbo_sums(batch, pattern, options).unwrap().rows[0];
-        let (full, whole) = (loss(&batch, &Pattern::Full), loss(&batch, &blocks(12)));
-        assert!((full.weighted - whole.weighted).abs() < 1e-5 * full.weighted, "{full:?} {whole:?}");
-        // Masked in the second of three blocks only.
-        let mut second = batch.clone();
-        second.masked = (0..24).map(|at| (4..8).contains(&(at % 12))).collect();
-        let before = loss(&second, &blocks(4)).weighted;
-        for at in (0..4).chain(8..12) {
-            let mut other = second.clone();
-            other.tokens[at] = if other.tokens[at] == 5 { 6 } else { 5 };
-            let gap = (loss(&other, &blocks(4)).weighted - before).abs();
-            assert_eq!(gap > 0.0, at < 4, "{json} token {at}: {gap}");
-        }
-    }
-    let shifted = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-    let error = model(LLAMA, true).nelbo_sums(&noised(1, 8, 1), &blocks(4), shifted).unwrap_err().to_string();
-    assert!(error.contains("shift off"), "{error}");
-    let error = model(LLAMA, true).logits(&[5, 6], &blocks(1)).unwrap_err().to_string();
-    assert!(error.contains("[x_t ; x_0]"), "{error}");
 }

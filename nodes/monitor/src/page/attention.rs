@@ -15,6 +15,8 @@ pub struct Frame {
     ratio: f64,
     /// Tokens of a row, L.
     length: u64,
+    /// Positions of a block; L where the row is not cut.
+    block: u64,
     side: usize,
     /// Row by row a digit in base 16 for each cell: how much of it is visible.
     cells: String,
@@ -28,17 +30,19 @@ impl Frame {
             step: preview.step,
             ratio: preview.attn_mask_ratio,
             length: preview.length,
+            block: preview.block,
             side: preview.side(),
             cells: preview.attention.iter().map(digit).collect(),
         }
     }
 }
 
-/// Puts the newest pattern behind those that are kept. The last one gives way to it unless the ratio has moved on since the one
-/// before.
+/// Puts the newest pattern behind those that are kept. The last one gives way to it if there is one like it before: cut as it is, and
+/// open as far.
 pub fn add(frames: &mut Vec<Frame>, frame: Frame) {
-    if let [.., before, last] = frames.as_slice()
-        && (last.ratio - before.ratio).abs() < APART
+    let alike = |a: &Frame, b: &Frame| a.block == b.block && (a.ratio - b.ratio).abs() < APART;
+    if let [before @ .., last] = frames.as_slice()
+        && before.iter().any(|before| alike(before, last))
     {
         frames.pop();
     }
@@ -84,6 +88,20 @@ mod tests {
         let frames = frames((0..5000).map(|n| f64::from(n % 2)));
         assert!(frames.len() <= FRAMES);
         assert_eq!((frames[0].step, frames.last().unwrap().step), (0, 4999));
+    }
+
+    /// Of rows cut in several ways, and blocks that grow, one of each size is seen.
+    #[test]
+    fn the_strip_shows_each_size_of_block() {
+        let mut all = Vec::new();
+        for step in 0..3000 {
+            let block = [4 << (step / 1000), 64][step as usize % 2];
+            let attention = vec![255];
+            add(&mut all, Frame::of(&Preview { step, block, length: 64, attention, ..Preview::default() }));
+        }
+        let blocks: Vec<u64> = all.iter().map(|frame| frame.block).collect();
+        assert_eq!(blocks, [4, 64, 8, 16, 64]);
+        assert_eq!(all.last().unwrap().step, 2999);
     }
 
     #[test]

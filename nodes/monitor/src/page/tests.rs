@@ -242,6 +242,7 @@ fn a_browser_stays_small_over_a_million_steps() {
             step: to,
             attn_mask_ratio: to as f64 / 1e6,
             length: 64,
+            block: 64,
             attention: vec![128; 64 * 64],
             ..Preview::default()
         };

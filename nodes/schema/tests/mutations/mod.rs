@@ -33,7 +33,10 @@ pub fn survive(choices: &mut impl Choices, kind: usize) -> bool {
         0 => changed(choices, &Demand { next_seq: 7, count: 4 }),
         1 => changed(choices, &Documents { doc: vec![3, 4], text: vec!["a b".into(), String::new()] }),
         2 => changed(choices, &sequences()),
-        3 => changed(choices, &Noised { sequences: sequences(), masked, t: vec![0.5, 0.25], weight: vec![2.0, 4.0] }),
+        3 => changed(
+            choices,
+            &Noised { sequences: sequences(), masked, t: vec![0.5, 0.25], weight: vec![2.0, 4.0], blocks: Vec::new() },
+        ),
         4 => {
             let (path, sha256) = ("/r/c".into(), "ab".into());
             changed(choices, &Checkpoint { step: 9, path, sha256, bytes: 10, tokens_seen: 11 })

@@ -35,6 +35,7 @@ fn examples() -> Result<Vec<StructArray>, Stop> {
         t: (1..=rows).map(|row| row as f64 / rows as f64).collect(),
         weight: (1..=rows).map(|row| rows as f64 / row as f64).collect(),
         sequences: sequences.clone(),
+        blocks: Vec::new(),
     };
     let texts = ["A cat.", "", "Zwei Hunde bellen.", "αβγ", "A cat and a dog."];
     let documents = Documents { doc: (10..15).collect(), text: texts.map(str::to_owned).to_vec() };

@@ -11,7 +11,7 @@ export class Attention {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  /** frames: [{step, ratio, length, side, cells}]: cells row by row as digits in base 16, share of a cell that is visible. */
+  /** frames: [{step, ratio, length, block, side, cells}]: cells row by row as digits in base 16, share of a cell that is visible. */
   update(frames) {
     this.frames = frames;
     if (this.pinned !== null && !frames.some((frame) => frame.step === this.pinned)) this.pinned = null;
@@ -29,8 +29,10 @@ export class Attention {
     first.append(step);
     second.append(ratio);
     this.where.replaceChildren(first, second);
-    this.note.textContent =
-      `Row i is a position of ${shown.length}, column j what it may attend to; blue is visible. Documents in a row see only themselves on top of this.`;
+    const rows = shown.block < shown.length
+      ? `Row i is a position, column j what it may attend to: first the noised text in blocks of ${shown.block}, then the clean one, ${shown.length} positions each. A block sees itself and the clean text before it;`
+      : `Row i is a position of ${shown.length}, column j what it may attend to;`;
+    this.note.textContent = `${rows} blue is visible. Documents in a row see only themselves on top of this.`;
     this.strip.replaceChildren(...this.frames.map((frame) => {
       const button = element("button");
       const canvas = element("canvas");
