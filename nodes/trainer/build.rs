@@ -11,8 +11,9 @@ fn main() {
     // The wheel and the archive keep it in different places.
     let version = ["build-version", "version.py"].iter().find_map(|name| {
         let path = Path::new(&libtorch).join(name);
+        let text = std::fs::read_to_string(&path).ok()?;
+        // One that is not there would count as changed at every build.
         println!("cargo:rerun-if-changed={}", path.display());
-        let text = std::fs::read_to_string(path).ok()?;
         match text.lines().find_map(|line| line.strip_prefix("__version__ = ")) {
             Some(version) => Some(version.trim_matches(['\'', '"']).to_owned()),
             None => text.lines().next().map(str::to_owned),
@@ -36,11 +37,15 @@ fn revision() -> Option<String> {
     for path in own {
         println!("cargo:rerun-if-changed={path}");
     }
-    for name in ["HEAD", "index"] {
-        println!("cargo:rerun-if-changed={}", git(&["rev-parse", "--git-path", name])?);
+    // The log is written at every commit and checkout. The index is, too, but also by a mere `git status`.
+    let git_path = |name| git(&["rev-parse", "--git-path", name]);
+    let log = git_path("logs/HEAD").filter(|log| Path::new(log).exists());
+    for path in [git_path("HEAD"), log.or_else(|| git_path("index"))] {
+        println!("cargo:rerun-if-changed={}", path?);
     }
     let commit = git(&["rev-parse", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    // Without locks it leaves the index as it is.
+    let changed = git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"])?;
     Some(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
 }
 

@@ -97,9 +97,9 @@ impl Estimate {
 }
 
 impl Session {
-    /// Returns the diffusion bound of each document: under full attention, or, of a block model, Σ over its blocks of the bound on
-    /// −log p(block | the blocks before it), with blocks as its checkpoint says. Errors if the model has no mask token, a document does not fit it,
-    /// or with the error of `go_on`.
+    /// Returns the diffusion bound of each document: under full attention or, for a block model, Σ over its blocks of the
+    /// bound on −log p(block | the blocks before it), with the blocks that its checkpoint records. Errors if the model has
+    /// no mask token, a document does not fit it, or with the error of `go_on`.
     pub fn nelbo<E: From<InferenceError>>(
         &self,
         documents: &[Document],
@@ -138,8 +138,8 @@ impl Session {
         Ok(all)
     }
 
-    /// Returns the next-token loss of each document under causal attention. Errors if a document does not fit the model, or with the error
-    /// of `go_on`.
+    /// Returns the next-token loss of each document under causal attention. Errors if a document does not fit the
+    /// model, or with the error of `go_on`.
     pub fn ar_loss<E: From<InferenceError>>(
         &self,
         documents: &[Document],

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::session::{Opening, Session};
 
-/// Writes a model with token ids 0 to 36 and its tokenizer; with `mask`, 37 is the mask token. `spread` is that of the weights: at 1e-6
-/// every prediction is the uniform distribution.
+/// Writes a model with token ids 0 to 36 and its tokenizer; with `mask`, 37 is the mask token. `spread` is that of the
+/// weights: at 1e-6 every prediction is the uniform distribution.
 pub fn write_model(dir: &Path, mask: bool, spread: f64) {
     let config = json!({
         "architectures": ["LlamaForCausalLM"], "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24,

@@ -44,8 +44,8 @@ impl Totals {
 
 /// Joins the processes that train one model.
 pub(crate) trait Reducer: std::fmt::Debug + Send {
-    /// Returns the number that this process's micro-batch `own` has in the global batch. What is drawn at random is keyed by it, so that no
-    /// two processes draw the same, and all together draw what a single one would.
+    /// Returns the number that this process's micro-batch `own` has in the global batch. What is drawn at random is
+    /// keyed by it, so that no two processes draw the same, and all together draw what a single one would.
     fn number(&self, own: u64) -> u64;
 
     /// The number that all processes divide the gradients of their micro-steps by until the update: what the one with the first

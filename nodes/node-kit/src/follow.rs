@@ -53,7 +53,8 @@ pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Res
     Ok(())
 }
 
-/// Returns the next published checkpoint; after the last one, the last good one of the folder if it is not among `done`.
+/// Returns the next published checkpoint; after the last one, the last good one of the folder unless it is among
+/// `done`.
 fn next(inbox: &mut Inbox, node: &mut Node, dir: &RunDir, done: &BTreeSet<u64>) -> Result<Option<Checkpoint>> {
     match inbox.next(node)? {
         Some(checkpoint) => Ok(Some(checkpoint)),

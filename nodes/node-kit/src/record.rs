@@ -11,7 +11,8 @@ use serde_json::{Map, Value};
 use crate::config::{self, Config};
 use crate::{Problem, Problems};
 
-/// Schema extension of a field that may have another value when a run is resumed: it changes how a run goes, not what comes out.
+/// Schema extension of a field that may have another value when a run is resumed: it changes how the run goes, not its
+/// results.
 pub const MAY_CHANGE: &str = "x-may-change";
 /// Schema extension of a field that names a file or folder whose content is compared elsewhere, so that its path may
 /// change.
