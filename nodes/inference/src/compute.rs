@@ -13,6 +13,9 @@ pub struct Compute {
     /// Where the model runs: auto, cpu, cuda or cuda:N.
     #[schemars(extend("x-may-change" = true))]
     pub device: String,
+    /// On a GPU: the most of its memory that this node takes, as a share. Leave the trainer what it needs (`difflow plan`).
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
+    pub memory_fraction: f64,
     /// CPU threads of one operation.
     #[schemars(range(min = 1, max = 1024), extend("x-may-change" = true))]
     pub threads: usize,
@@ -20,7 +23,7 @@ pub struct Compute {
 
 impl Default for Compute {
     fn default() -> Self {
-        Self { device: "auto".into(), threads: 1 }
+        Self { device: "auto".into(), memory_fraction: 1.0, threads: 1 }
     }
 }
 
@@ -32,6 +35,7 @@ impl Compute {
 
     /// Returns the keys as options of a session.
     pub fn opening(&self) -> Opening {
-        Opening { device: self.device.clone(), threads: Some(self.threads), ..Opening::default() }
+        let (device, memory_fraction) = (self.device.clone(), self.memory_fraction);
+        Opening { device, threads: Some(self.threads), memory_fraction, ..Opening::default() }
     }
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use difflow_diffusion::BlockSizes;
 use difflow_model::{
-    Blocks, Device, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin, set_num_threads,
+    Blocks, Device, DeviceSettings, Loader, Model, ModelConfig, ObjectiveKind, Positions, Precision, TorchPlugin,
+    set_num_threads,
 };
 use difflow_plugin_host::ModelRecipe;
 use difflow_schema::Component;
@@ -24,6 +25,8 @@ pub struct Opening {
     pub device: String,
     /// CPU threads of one operation, for the whole process; `None` leaves them as they are.
     pub threads: Option<usize>,
+    /// On a GPU: the most of its memory that this process takes, as a share.
+    pub memory_fraction: f64,
     /// Arithmetic of matrix products and attention.
     pub precision: Precision,
     /// A tokenizer.json other than the one beside the weights.
@@ -32,7 +35,8 @@ pub struct Opening {
 
 impl Default for Opening {
     fn default() -> Self {
-        Self { device: "auto".to_owned(), threads: None, precision: Precision::Fp32, tokenizer: None }
+        let (device, precision) = ("auto".to_owned(), Precision::Fp32);
+        Self { device, threads: None, memory_fraction: 1.0, precision, tokenizer: None }
     }
 }
 
@@ -71,6 +75,7 @@ impl Session {
 
     fn with_model(folder: PathBuf, mut model: Model, facts: Facts, opening: &Opening) -> Result<Self, InferenceError> {
         model.set_precision(opening.precision);
+        model.round()?;
         let beside = Some(folder.join(TOKENIZER)).filter(|path| path.is_file() || facts.tokenizer.is_none());
         let tokenizer = opening.tokenizer.clone().or(beside).or_else(|| facts.tokenizer.clone()).unwrap_or_default();
         let mut words = Words::open(&tokenizer, 0, 0)?;
@@ -214,6 +219,7 @@ impl Peers {
         }
         self.words.fit(model.config().vocab_size, self.mask)?;
         model.set_precision(self.opening.precision);
+        model.round()?;
         let (words, opening) = (self.words.clone(), self.opening.clone());
         let generation = generation::read(&folder)?;
         Ok(Session { folder, model, words, facts: Facts::default(), generation, opening })
@@ -229,6 +235,7 @@ fn loader(opening: &Opening, recipe: Option<&Component>, torch: Option<&Componen
     if let Some(threads) = opening.threads {
         set_num_threads(threads);
     }
+    DeviceSettings { memory_fraction: opening.memory_fraction, ..DeviceSettings::default() }.set()?;
     let device = Device::open(&opening.device)?;
     let recipe = recipe.map(|one| ModelRecipe::named(&one.name, &one.config)).transpose()?.flatten();
     // A checkpoint names the component that it needs; a library that has moved is looked for by that id.

@@ -7,7 +7,7 @@ use rand::Rng;
 
 use tch::{Kind, Tensor};
 
-use crate::arithmetic::{Arithmetic, Precision};
+use crate::arithmetic::Arithmetic;
 use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::device::Device;
@@ -17,7 +17,6 @@ use crate::later::Later;
 use crate::loss::{Divisor, Losses, StepSums};
 use crate::many;
 use crate::model::Model;
-use crate::network::Network;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::pattern::Pattern;
@@ -131,12 +130,7 @@ impl Learner {
         }
         let arithmetic = model.arithmetic;
         let torch = model.device != Device::Cpu || !arithmetic.kernels;
-        if let Network::Own(decoder) = &mut model.decoder
-            && torch
-            && arithmetic.precision == Precision::Bf16
-        {
-            decoder.round()?;
-        }
+        model.round()?;
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
         let (average, dropout_seed, sums) = (None, 0, Sums::nothing());
         let on_device = torch && optimizer.is_fused();

@@ -255,6 +255,19 @@ impl Model {
         self.arithmetic.precision = precision;
     }
 
+    /// Keeps the matrices rounded where forwards are torch's operations in bf16, so that none of them rounds. For weights that do not
+    /// change any more: a [`crate::Learner`] sees to it itself.
+    ///
+    /// # Errors
+    /// When there is no memory for it: half as much again as the weights take.
+    pub fn round(&mut self) -> Result<(), ModelError> {
+        let torch = self.arithmetic.precision == Precision::Bf16 && !self.arithmetic.kernels;
+        match &mut self.decoder {
+            Network::Own(decoder) if torch => decoder.round(),
+            _ => Ok(()),
+        }
+    }
+
     /// Logits that the loss holds at once, in values; more than the batch has is the naive form, with all of them at once.
     pub fn set_logit_chunk(&mut self, values: usize) {
         self.chunk_elements = values.max(1);
