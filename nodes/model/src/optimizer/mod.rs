@@ -115,17 +115,14 @@ impl OptimizerState {
 
     /// Global norm of the gradients (‖·‖₂ over all parameters). NaN or infinite when a gradient is.
     pub fn grad_norm(&self, parameters: &[Parameter]) -> Result<f64, ModelError> {
-        let mut sum = 0.0;
-        for parameter in parameters {
-            let grad = parameter.tensor.f_grad()?;
-            if grad.defined() {
-                sum += match values(&grad) {
-                    Some(grad) => squares(grad),
-                    None => grad.f_to_kind(Kind::Float)?.f_norm()?.f_double_value(&[])?.powi(2),
-                };
-            }
+        let gradients = parameters.iter().map(|parameter| parameter.tensor.f_grad()).collect::<Result<Vec<_>, _>>()?;
+        let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
+        let here: Option<Vec<&[f32]>> = gradients.iter().map(values).collect();
+        match here {
+            Some(here) => Ok(here.into_iter().map(squares).sum::<f64>().sqrt()),
+            // Read back once for all.
+            None => Ok(many::norm(&gradients)?.f_double_value(&[])?),
         }
-        Ok(sum.sqrt())
     }
 
     /// One update from gradients multiplied by `scale`.
