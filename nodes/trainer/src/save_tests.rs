@@ -10,7 +10,7 @@ use difflow_schema::{BlockFacts, Component, Facts, Noised, Origin, Sequences};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Config, ObjectiveKind};
+use crate::config::{ArithmeticKind, Config, ObjectiveKind};
 use crate::lineage::{Lineage, Trained};
 use crate::plugins::Plugins;
 use crate::saver::Saver;
@@ -285,4 +285,20 @@ fn the_objective_and_the_noiser_have_to_agree() {
     let finished = training.finish(0).unwrap();
     let report = training.report(finished).unwrap();
     assert!(report.loss_ar.is_some_and(|loss| loss > 0.0) && report.positions_read == 24 + 12, "{report:?}");
+}
+
+/// A key that is ignored would give the same bits.
+#[test]
+fn arithmetic_torch_computes_without_difflows_kernels() {
+    let run = Run::begin();
+    let report = |arithmetic| {
+        let config = Config { arithmetic, ..run.config.clone() };
+        let mut training = training::begin(&config).unwrap();
+        training.micro_step(&config, 0, batch(0)).unwrap();
+        let finished = training.finish(0).unwrap();
+        training.report(finished).unwrap()
+    };
+    let (own, torch) = (report(ArithmeticKind::Difflow), report(ArithmeticKind::Torch));
+    assert!((own.loss / torch.loss - 1.0).abs() < 1e-5 && (own.grad_norm / torch.grad_norm - 1.0).abs() < 1e-5);
+    assert_ne!(own.grad_norm, torch.grad_norm);
 }

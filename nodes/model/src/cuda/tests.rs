@@ -9,10 +9,11 @@ use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::host::{copied, reads};
 use crate::learner::Learner;
+use crate::loss::StepSums;
 use crate::model::Model;
-use crate::objective::{Objective, ObjectiveOptions};
+use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::AdamW;
-use crate::pattern::Pattern;
+use crate::pattern::{Context, Pattern};
 use crate::small::{LLAMA, model};
 
 const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":32,"n_layer":2,"n_head":2,
@@ -63,6 +64,59 @@ fn norm(values: &[f32]) -> f64 {
 }
 
 const PATTERN: Pattern = Pattern::Annealed { ratio: 0.4, seed: 1, draw: 1 };
+
+/// Loss and every gradient, for every family, objective and option: torch's operations, which a GPU computes with, against the CPU's
+/// kernels. In bf16 both round, at different places.
+#[test]
+fn losses_and_gradients_by_torchs_operations_are_those_of_the_cpu_kernels() {
+    let window =
+        LLAMA.replace("LlamaForCausalLM", "MistralForCausalLM").replace("\"vocab", "\"sliding_window\":5,\"vocab");
+    let blocks = |shift, context, ar_weight| Objective::Block(Blocks { size: 4, context, shift, ar_weight });
+    let objectives = [
+        Objective::Diffusion { shift: true },
+        Objective::Diffusion { shift: false },
+        Objective::Ar,
+        blocks(false, Context::Block, 0.0),
+        blocks(true, Context::Causal, 0.5),
+    ];
+    let documents = |mut batch: MicroBatch| {
+        let length = batch.length;
+        batch.documents.iter_mut().enumerate().for_each(|(at, id)| *id = (at % length / 6) as u32);
+        batch
+    };
+    for json in [LLAMA, GPT2, QWEN, &window] {
+        for objective in objectives {
+            for normaliser in [Normaliser::MaskableTokens, Normaliser::MaskedTokens] {
+                let step = |kernels: bool, precision: Precision| {
+                    crate::set_num_threads(1);
+                    let mut model = model(json);
+                    model.set_arithmetic(Arithmetic { kernels, precision, ..model.arithmetic() });
+                    model.add_mask_token(7).unwrap();
+                    let options = ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(objective) };
+                    let mut learner = Learner::new(model, options, AdamW::default()).unwrap();
+                    let pattern = if objective == Objective::Ar { Pattern::Causal } else { PATTERN };
+                    let sums = learner.micro_step(&documents(batch(1)), &pattern).unwrap();
+                    let slopes: Vec<f32> =
+                        learner.gradients().unwrap().into_iter().flat_map(|(_, slope)| slope).collect();
+                    (sums, slopes)
+                };
+                for (precision, allowed) in [(Precision::Fp32, 1e-5), (Precision::Bf16, 4e-2)] {
+                    let ((wanted, wanted_slopes), (found, slopes)) = (step(true, precision), step(false, precision));
+                    let what = format!("{objective:?}, {normaliser:?}, {precision:?}: {json}");
+                    let loss = |sums: &StepSums| sums.weighted + sums.ar;
+                    assert!((loss(&found) / loss(&wanted) - 1.0).abs() < allowed, "{what}: {found:?} {wanted:?}");
+                    assert_eq!(
+                        (found.positions, found.ar_positions),
+                        (wanted.positions, wanted.ar_positions),
+                        "{what}"
+                    );
+                    let apart = norm(&moved_one(&wanted_slopes, &slopes)) / norm(&wanted_slopes);
+                    assert!(apart < allowed && slopes != wanted_slopes, "{what}: {apart}");
+                }
+            }
+        }
+    }
+}
 
 /// A GPU that is waited for stands still meanwhile.
 #[test]
