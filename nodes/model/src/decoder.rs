@@ -89,7 +89,7 @@ impl Decoder {
     pub fn target(&self, how: Arithmetic) -> Target {
         // Our own kernel does not drop anything.
         let (kind, device, whole) = (how.kind(), self.device(), how.dropout == 0.0);
-        let documents = cuda::kernels(device, how).is_some() && whole && self.config.head_dim % 8 == 0;
+        let documents = cuda::kernels(device, how).is_some() && whole && self.config.head_dim.is_multiple_of(8);
         Target { kind, device, fused: how.kernels && whole, documents }
     }
 

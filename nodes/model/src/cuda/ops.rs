@@ -35,7 +35,7 @@ pub(crate) fn add_norm(
     kernels: Option<&Arc<Kernels>>,
 ) -> Result<(Tensor, Tensor), ModelError> {
     let width = x.size2()?.1 as usize;
-    let Some(kernels) = kernels.filter(|_| width % VALUES == 0 && width <= VALUES * THREADS) else {
+    let Some(kernels) = kernels.filter(|_| width.is_multiple_of(VALUES) && width <= VALUES * THREADS) else {
         let sum = match branch {
             None => x.shallow_clone(),
             Some(branch) => added(x, branch)?,
@@ -130,7 +130,7 @@ pub(crate) fn linear_gelu(
     kernels: Option<&Arc<Kernels>>,
 ) -> Result<Tensor, ModelError> {
     let width = weight.size()[1] as usize;
-    let Some(kernels) = kernels.filter(|_| width % VALUES == 0) else {
+    let Some(kernels) = kernels.filter(|_| width.is_multiple_of(VALUES)) else {
         return Ok(bias.f_addmm(x, weight)?.f_gelu("tanh")?);
     };
     let (x_saved, w_saved) = (x.f_detach()?, weight.f_detach()?);
@@ -162,7 +162,7 @@ pub(crate) fn linear_gelu(
 pub(crate) fn swiglu(both: &Tensor, kernels: Option<&Arc<Kernels>>) -> Result<Tensor, ModelError> {
     let (rows, wide) = both.size2()?;
     let width = wide as usize / 2;
-    let Some(kernels) = kernels.filter(|_| width % VALUES == 0 && both.is_contiguous()) else {
+    let Some(kernels) = kernels.filter(|_| width.is_multiple_of(VALUES) && both.is_contiguous()) else {
         let parts = both.f_split(wide / 2, 1)?;
         return Ok(parts[0].f_silu()?.f_mul(&parts[1])?);
     };
@@ -252,7 +252,7 @@ pub(crate) fn cross_entropy(
     kernels: Option<&Arc<Kernels>>,
 ) -> Result<Option<Tensor>, ModelError> {
     let (rows, stride) = logits.size2()?;
-    let Some(kernels) = kernels.filter(|_| stride as usize % VALUES == 0 && logits.is_contiguous()) else {
+    let Some(kernels) = kernels.filter(|_| (stride as usize).is_multiple_of(VALUES) && logits.is_contiguous()) else {
         return Ok(None);
     };
     let loss = Tensor::f_empty([rows], (Kind::Float, logits.device()))?;
