@@ -6,10 +6,12 @@
 //! |---|---|
 //! | load, make, save | [`Model::load`], [`Model::load_with_recipe`], [`Model::load_torch`], [`Loader`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
+//! | train without waiting for the device | [`Learner::start_micro_step`], [`Learner::start_update`], [`Learner::read`] |
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases, block by block too), [`Writing`] (prompts), [`Speculating`] (prompts, with drafts): join, watch and cancel between forwards |
 //! | inspect | [`Summary::read`], [`Memory::of_training`] |
+//! | look at a device | [`self_test`], [`Profile`], [`DeviceSettings`] |
 //! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`Optimizer`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
 //! A training step:

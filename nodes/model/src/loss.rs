@@ -31,7 +31,7 @@ pub(crate) enum Divisor {
     Positions,
 }
 
-/// Logits held at once, in elements: 64 MiB of fp32 in the caches' reach of a CPU; on a GPU, whose products want many rows, 1 GiB of bf16.
+/// Logits held at once, in elements: 64 MiB of fp32 on the CPU; on a GPU, whose products want many rows, 1 GiB of bf16.
 pub(crate) fn chunk_elements(device: Device) -> usize {
     match device {
         Device::Cpu => 1 << 24,

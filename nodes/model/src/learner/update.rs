@@ -1,0 +1,102 @@
+//! An update by operations of the device, without waiting for it, and what it measured.
+
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+use crate::later::Later;
+use crate::learner::{Applied, Learner};
+use crate::loss::Losses;
+use crate::many;
+use crate::reducer::Totals;
+
+/// An update that the device may still be working on.
+#[derive(Debug)]
+pub struct Unread(pub(super) Update);
+
+impl Unread {
+    /// Positions of its batches that are not padding.
+    pub fn tokens(&self) -> u64 {
+        match &self.0 {
+            Update::Done(Applied { totals, .. }) | Update::There { totals, .. } => totals.tokens,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Update {
+    /// It is done.
+    Done(Applied),
+    /// The losses of its micro-steps, and before their values in `left` the gradient's norm.
+    There { totals: Totals, losses: Vec<Losses>, clip: Option<f64>, left: Later },
+}
+
+/// What PyTorch's clip_grad_norm_ adds to the norm.
+pub(super) const CLIP_EPS: f64 = 1e-6;
+
+impl Learner {
+    /// The same arithmetic by operations of the device, which also decides whether the numbers are finite.
+    pub(super) fn start_on_device(
+        &mut self,
+        lr: f64,
+        totals: Totals,
+        factor: f64,
+        losses: Vec<Losses>,
+    ) -> Result<Unread, ModelError> {
+        let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
+        let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
+        let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
+        let norm = many::norm(&gradients)?.f_mul_scalar(factor)?;
+        let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
+        let values = Tensor::f_cat(&values, 0)?.f_to_kind(Kind::Double)?;
+        // Not a number as soon as one of them is none, or infinite.
+        let sound = values.f_sum(Kind::Double)?.f_mul_scalar(0.0)?.f_add(&norm)?.f_isfinite()?;
+        let clip = self.optimizer.settings.adamw.clip;
+        let clipping = match clip {
+            Some(clip) => norm.f_add_scalar(CLIP_EPS)?.f_mul_scalar(1.0 / clip)?.f_clamp_min(1.0)?,
+            None => norm.f_ones_like()?,
+        };
+        let skip = sound.f_logical_not()?.f_to_kind(Kind::Float)?;
+        let divisor = clipping.f_mul_scalar(1.0 / factor)?.f_to_kind(Kind::Float)?;
+        self.optimizer.update_on_device(&self.model.parameters, lr, &divisor, &skip)?;
+        if let Some(average) = &mut self.average {
+            average.add_unless(&skip, &self.model.parameters)?;
+        }
+        self.round_again()?;
+        self.clear_gradients()?;
+        let left = Later::start(&Tensor::f_cat(&[norm.f_view(1)?, values], 0)?)?;
+        Ok(Unread(Update::There { totals, losses, clip, left }))
+    }
+
+    /// Copies the masters over the rounded weights, where those are kept.
+    pub(super) fn round_again(&mut self) -> Result<(), ModelError> {
+        let Some(decoder) = self.model.decoder.own() else { return Ok(()) };
+        let (rounded, masters) = decoder.rounded()?;
+        if rounded.is_empty() { Ok(()) } else { many::copy_all(&rounded, &masters) }
+    }
+
+    /// What an update did. Waits until the device has done it.
+    pub fn read(&mut self, unread: Unread) -> Result<Applied, ModelError> {
+        let (mut totals, losses, clip, left) = match unread.0 {
+            Update::Done(applied) => return Ok(applied),
+            Update::There { totals, losses, clip, left } => (totals, losses, clip, left),
+        };
+        let left = left.read()?;
+        let (grad_norm, mut values) = (left[0], &left[1..]);
+        let mut finite = grad_norm.is_finite();
+        for losses in losses {
+            let own: usize = losses.there().map(Tensor::numel).sum();
+            let (these, rest) = values.split_at(own);
+            values = rest;
+            let sums = losses.sums(&these.iter().map(|&loss| loss as f32).collect::<Vec<_>>());
+            finite &= sums.is_finite();
+            totals.weighted += sums.weighted;
+            totals.unweighted += sums.unweighted;
+            totals.ar += sums.ar;
+        }
+        if !finite {
+            self.optimizer.step -= 1;
+        }
+        let clipped = finite && clip.is_some_and(|clip| grad_norm > clip);
+        Ok(Applied { totals, grad_norm, clipped, updated: finite, finite })
+    }
+}
