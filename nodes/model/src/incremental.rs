@@ -202,6 +202,7 @@ mod tests {
     /// again: its keys and values are replaced by equal ones.
     #[test]
     fn parts_over_the_cache_equal_the_whole() {
+        crate::set_num_threads(1);
         let mistral = LLAMA
             .replace("LlamaForCausalLM", "MistralForCausalLM")
             .replace("\"head_dim\"", "\"sliding_window\":5,\"head_dim\"");

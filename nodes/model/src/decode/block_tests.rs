@@ -40,6 +40,7 @@ fn logits(model: &Model, noised: &[u32], clean: &[u32], pattern: &Pattern) -> Ve
 /// shift, the noised text in the place of the clean one before the block changes it.
 #[test]
 fn decoding_sees_what_training_showed() {
+    crate::set_num_threads(1);
     let mistral =
         LLAMA.replace("LlamaForCausalLM", "MistralForCausalLM").replace("\"initial", "\"sliding_window\":6,\"initial");
     let ways = [Context::Block, Context::Causal].into_iter().flat_map(|context| [(context, true), (context, false)]);

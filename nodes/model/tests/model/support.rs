@@ -25,6 +25,8 @@ pub fn config_dir(json: &str) -> TempDir {
 
 /// A model with random weights; `mask` adds the mask token (id 37).
 pub fn model(json: &str, mask: bool) -> Model {
+    // Small operations beside other tests: threads would mostly wait for each other, a hundred times as long as they compute.
+    difflow_model::set_num_threads(1);
     let dir = config_dir(json);
     let mut model = Model::initialise(dir.path(), 7, Device::Cpu).unwrap();
     if mask {
