@@ -76,6 +76,27 @@ pub struct Memory {
     pub logits: u64,
 }
 
+/// Values a token of what a block keeps.
+struct Widths {
+    /// The residual stream.
+    hidden: u64,
+    /// Queries, keys and values.
+    heads: u64,
+    /// Attention's result.
+    attended: u64,
+    /// The feed-forward block's inner results.
+    inner: u64,
+}
+
+impl Widths {
+    fn of(config: &ModelConfig) -> Self {
+        let (hidden, f) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
+        let attended = (config.heads * config.head_dim) as u64;
+        Self { hidden, heads, attended, inner: if config.gated { 3 * f } else { 2 * f } }
+    }
+}
+
 impl Memory {
     /// Everything.
     pub fn total(&self) -> u64 {
@@ -93,10 +114,7 @@ impl Memory {
         length: u64,
         checkpointing: bool,
     ) -> Self {
-        let (d, f) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
-        let attended = (config.heads * config.head_dim) as u64;
-        let inner = if config.gated { 3 * f } else { 2 * f };
+        let Widths { hidden: d, heads, attended, inner } = Widths::of(config);
         let block = 4 * d + heads + attended + inner;
         let layers = config.layers as u64;
         let values = if checkpointing { layers * d + block } else { layers * block };
@@ -117,10 +135,7 @@ impl Memory {
         length: u64,
         checkpointing: bool,
     ) -> Self {
-        let (d, f) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
-        let attended = (config.heads * config.head_dim) as u64;
-        let inner = if config.gated { 3 * f } else { 2 * f };
+        let Widths { hidden: d, heads, attended, inner } = Widths::of(config);
         let block = 12 * d + 2 * (heads + attended + inner);
         let layers = config.layers as u64;
         let bytes = if checkpointing { layers * 4 * d + block } else { layers * block };
@@ -150,6 +165,20 @@ mod tests {
             let path = root().join(format!("data/experiments/shapes/{name}.json"));
             let config = ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
             assert_eq!(config.parameter_count(), published, "{name}");
+        }
+    }
+
+    /// Measured on an H100 with bf16 and full attention (docs/RESULTS.md): the most that tensors took, in MiB.
+    #[test]
+    fn the_memory_of_training_on_a_gpu_is_what_was_measured() {
+        let path = root().join("data/experiments/shapes/gpt2-medium.json");
+        let config = ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
+        for (rows, measured) in [(16, 19_900.0), (32, 34_138.0), (64, 62_373.0)] {
+            let parameters = config.parameter_count() + config.hidden_size as u64;
+            let memory =
+                Memory::of_device_training(&config, parameters, &Optimizer::default(), rows, 1024, false).total();
+            let off = memory as f64 / f64::from(1 << 20) / measured - 1.0;
+            assert!(off.abs() < 0.1, "{rows} rows: {off}");
         }
     }
 
