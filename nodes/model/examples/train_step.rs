@@ -123,8 +123,10 @@ fn main() -> Result<(), ModelError> {
             let micro = start.elapsed().as_secs_f64();
             let begun = learner.start_update(1e-4)?;
             let update = start.elapsed().as_secs_f64() - micro;
-            if let Some(before) = unread.replace(begun) {
-                all.push(learner.read(before)?);
+            // Two kinds of step in turn are told apart only if each is waited for.
+            let due = if a.block.is_some() { Some(begun) } else { unread.replace(begun) };
+            if let Some(due) = due {
+                all.push(learner.read(due)?);
             }
             Ok((start.elapsed().as_secs_f64(), update))
         };
