@@ -18,9 +18,9 @@ const WIDTH: usize = 16;
 const ROW: usize = 16;
 
 impl Dataflow {
-    /// The default dataflow with a random model of one layer, its own corpus, and little to score and to sample.
+    /// The paper's objective with a random model of one layer, its own corpus, and little to score and to sample.
     pub fn tiny(steps: u64) -> Self {
-        let dataflow = Self::open("dataflow.yml");
+        let dataflow = Self::open("data/experiments/tiny-diffusion.yml");
         let folder = dataflow.folder().to_owned();
         let model = folder.join("model");
         write_model(&model, false);

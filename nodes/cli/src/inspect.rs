@@ -23,7 +23,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   difflow inspect logits --model data/tiny/model --ids 0,17,42 --pattern causal
-  difflow inspect logits --model runs/default/checkpoints/step-00001800 --ids 0,17,42 --pattern full --json")]
+  difflow inspect logits --model runs/default/checkpoints/step-00001100 --ids 0,17,42 --pattern full --json")]
     Logits(LogitsArguments),
     /// Checkpoints of a run, and the proof that each batch was trained on once and in order.
     #[command(after_help = "\

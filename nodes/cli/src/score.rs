@@ -19,7 +19,7 @@ const BATCH_TOKENS: usize = 16_384;
 pub const EXAMPLES: &str = "\
 Examples:
   difflow score --model data/tiny/model --parquet data/tiny/heldout.parquet --mode ar --limit 64
-  difflow score --model runs/default/checkpoints/step-00001800 --parquet data/tiny/heldout.parquet --mode nelbo";
+  difflow score --model runs/default/checkpoints/step-00001100 --parquet data/tiny/heldout.parquet --mode nelbo";
 
 #[derive(Args)]
 pub struct Score {

@@ -39,7 +39,7 @@ impl Question {
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let word = |at: usize, default: &str| words.get(at).map_or_else(|| default.to_owned(), Clone::clone);
-    let (dir, gaps) = (word(0, "runs/default/checkpoints/step-00001800"), word(1, "data/tiny/infill.jsonl"));
+    let (dir, gaps) = (word(0, "runs/tiny-diffusion/checkpoints/step-00001800"), word(1, "data/tiny/infill.jsonl"));
     let count: usize = word(2, "100").parse()?;
     let model = Model::load(Path::new(&dir), Device::Cpu)?;
     let config = model.config();

@@ -20,6 +20,9 @@ use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
 use crate::weight::Weight;
 
+/// Is shown the hidden states behind a layer, `[B·L, D]`.
+pub(crate) type Seen<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
+
 #[derive(Debug)]
 pub(crate) struct Decoder {
     pub(crate) config: Arc<ModelConfig>,
@@ -98,6 +101,17 @@ impl Decoder {
         if !how.kernels && how.dropout == 0.0 && !how.recompute {
             return self.hidden_joined(tokens, attention, how, cuda::kernels(self.device(), how).as_ref());
         }
+        self.layers(tokens, attention, how, &mut |_| Ok(()))
+    }
+
+    /// As [`Decoder::hidden`], and shows the hidden states behind each layer to `seen`.
+    pub fn layers(
+        &self,
+        tokens: &Tensor,
+        attention: &Attention,
+        how: Arithmetic,
+        seen: &mut Seen<'_>,
+    ) -> Result<Tensor, ModelError> {
         let size = tokens.size2()?;
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -107,6 +121,7 @@ impl Decoder {
             } else {
                 self.block(block, &x, size, &attention, how)?
             };
+            seen(&x)?;
         }
         Ok(x)
     }

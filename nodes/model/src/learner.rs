@@ -7,13 +7,14 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use rand::Rng;
 
+use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
 use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::host::copied;
-use crate::loss::{Divisor, Losses, StepSums};
+use crate::loss::{Divisor, Lesson, Losses, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
@@ -50,6 +51,7 @@ pub struct Learner {
     arithmetic: Arithmetic,
     optimizer: OptimizerState,
     average: Option<Average>,
+    alignment: Option<Alignment>,
     /// Key of dropout's random numbers.
     dropout_seed: u64,
     reducer: Box<dyn Reducer>,
@@ -109,14 +111,27 @@ impl Learner {
         let torch = model.device != Device::Cpu || !arithmetic.kernels;
         model.round()?;
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
-        let (average, dropout_seed, sums) = (None, 0, Sums::nothing());
+        let (average, alignment, dropout_seed, sums) = (None, None, 0, Sums::nothing());
         let on_device = torch && optimizer.is_fused();
-        Ok(Self { model, options, arithmetic, optimizer, average, dropout_seed, reducer, sums, on_device })
+        Ok(Self { model, options, arithmetic, optimizer, average, alignment, dropout_seed, reducer, sums, on_device })
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
     pub fn keep_average(&mut self, decay: f64) -> Result<(), ModelError> {
         self.average = Some(Average::new(decay, &self.model.parameters)?);
+        Ok(())
+    }
+
+    /// Draws the hidden states to those of `base`, which stays as it is (method of the `alignment` module): the loss is objective +
+    /// `weight` · distance, summed over the predicted tokens and divided as the objective is.
+    ///
+    /// # Errors
+    /// With another objective than diffusion, or when the models differ in layers or width.
+    pub fn align(&mut self, base: Model, weight: f64) -> Result<(), ModelError> {
+        if self.options.objective == Objective::Ar {
+            return Err(ModelError::input("alignment with the base model", "with next-token prediction", "diffusion"));
+        }
+        self.alignment = Some(Alignment::new(base, &self.model, weight)?);
         Ok(())
     }
 
@@ -166,7 +181,8 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
+        let lesson = Lesson { divisor, alignment: self.alignment.as_ref() };
+        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson))?;
         let known = if self.on_device { losses.counted() } else { losses.read()? };
         self.sums.totals.take(&known, batch.tokens_read());
         self.sums.finite &= known.is_finite();

@@ -39,6 +39,7 @@
 //!
 //! Threads: a [`Model`] is `Send` and `Sync`; several threads may decode and score with one `Arc<Model>`.
 
+mod alignment;
 mod arithmetic;
 mod attention;
 mod average;

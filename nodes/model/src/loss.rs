@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use tch::{Kind, Reduction, Tensor};
 
+use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
@@ -22,6 +23,14 @@ use crate::later::upload;
 use crate::model::Model;
 use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
+
+/// What a micro-step learns from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lesson<'a> {
+    pub divisor: Divisor,
+    /// Beside the objective.
+    pub alignment: Option<&'a Alignment>,
+}
 
 /// What the gradients of a micro-step are divided by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,6 +63,10 @@ pub struct StepSums {
     pub ar: f64,
     /// Next tokens that it is of.
     pub ar_positions: u64,
+    /// Σ distance to the base model's hidden states, where the model is aligned with it; its weight is not in it.
+    pub distance: f64,
+    /// Predicted tokens that it is of.
+    pub aligned: u64,
     /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
     pub positions_read: u64,
     /// The first four for each sequence.
@@ -72,7 +85,7 @@ pub struct RowSums {
 impl StepSums {
     /// False when a cross-entropy was NaN or infinite.
     pub fn is_finite(&self) -> bool {
-        self.weighted.is_finite() && self.unweighted.is_finite() && self.ar.is_finite()
+        [self.weighted, self.unweighted, self.ar, self.distance].iter().all(|sum| sum.is_finite())
     }
 
     /// Of a batch that nothing has been predicted of.
@@ -124,6 +137,8 @@ struct PartLosses {
     rows: Vec<usize>,
     selection: Selection,
     values: Values,
+    /// Distances to the base model's hidden states: fp32 `[m]`.
+    distances: Option<Tensor>,
 }
 
 #[derive(Debug)]
@@ -139,18 +154,22 @@ impl Losses {
     pub fn counted(&self) -> StepSums {
         let mut sums = StepSums { rows: Vec::new(), ..self.known.clone() };
         sums.maskable = self.known.rows.iter().map(|row| row.maskable).sum();
-        for PartLosses { selection, .. } in &self.parts {
+        for PartLosses { selection, distances, .. } in &self.parts {
             sums.positions += selection.own as u64;
             sums.ar_positions += (selection.target.len() - selection.own) as u64;
+            sums.aligned += distances.as_ref().map_or(0, |distances| distances.numel() as u64);
         }
         sums
     }
 
-    /// Those that are on a device, in order.
+    /// Those that are in tensors, in order.
     pub fn there(&self) -> impl Iterator<Item = &Tensor> {
-        self.parts.iter().filter_map(|part| match &part.values {
-            Values::Here(_) => None,
-            Values::There(tensor) => Some(tensor),
+        self.parts.iter().flat_map(|part| {
+            let losses = match &part.values {
+                Values::Here(_) => None,
+                Values::There(tensor) => Some(tensor),
+            };
+            losses.into_iter().chain(&part.distances)
         })
     }
 
@@ -162,15 +181,18 @@ impl Losses {
 
     /// The sums, where the values of [`Losses::there`] are these.
     pub fn sums(&self, there: &[f32]) -> StepSums {
-        let (mut sums, mut start) = (self.known.clone(), 0);
-        for PartLosses { rows, selection, values } in &self.parts {
+        let (mut sums, mut there) = (self.known.clone(), there.iter().copied());
+        for PartLosses { rows, selection, values, distances } in &self.parts {
             match values {
                 Values::Here(losses) => sums.add(rows, selection, losses),
-                Values::There(_) => {
-                    let end = start + selection.target.len();
-                    sums.add(rows, selection, &there[start..end]);
-                    start = end;
+                Values::There(tensor) => {
+                    let losses: Vec<f32> = there.by_ref().take(tensor.numel()).collect();
+                    sums.add(rows, selection, &losses);
                 }
+            }
+            for distance in there.by_ref().take(distances.as_ref().map_or(0, Tensor::numel)) {
+                sums.distance += f64::from(distance);
+                sums.aligned += 1;
             }
         }
         sums.totalled()
@@ -253,7 +275,7 @@ impl Model {
         tch::no_grad(|| self.losses(batch, &Pattern::Causal, options, self.arithmetic, None)?.read())
     }
 
-    /// Losses of one micro-batch; with a divisor, gradients of weighted sum / divisor are added to the parameters'. Reads nothing back
+    /// Losses of one micro-batch; with a lesson, gradients of weighted sum / divisor are added to the parameters'. Reads nothing back
     /// from a device.
     pub(crate) fn losses(
         &self,
@@ -261,12 +283,12 @@ impl Model {
         pattern: &Pattern,
         options: ObjectiveOptions,
         how: Arithmetic,
-        backward: Option<Divisor>,
+        lesson: Option<Lesson<'_>>,
     ) -> Result<Losses, ModelError> {
         batch.check(self.config.vocab_size, self.longest())?;
         let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
         let parts = Part::all(batch, pattern, options, mask)?;
-        let divisor = backward.map(|divisor| match divisor {
+        let divisor = lesson.map(|lesson| match lesson.divisor {
             Divisor::Number(number) => number,
             Divisor::Positions => parts.iter().map(|part| part.selection.own).sum::<usize>().max(1) as f64,
         });
@@ -278,11 +300,31 @@ impl Model {
             }
             let xt = std::mem::take(&mut part.xt);
             let input = Input::new(&part.batch, xt, &part.pattern, options.document_attention);
-            let hidden = self.hidden(&input, &part.pattern, how, backward.is_some())?;
+            let (batch, selection) = (&part.batch, &part.selection);
+            let pairs = match lesson.and_then(|lesson| lesson.alignment) {
+                Some(alignment) => alignment.pairs(selection, batch)?.map(|pairs| (alignment, pairs)),
+                None => None,
+            };
+            let mut layers = Vec::new();
+            let hidden = match &pairs {
+                None => self.hidden(&input, &part.pattern, how, lesson.is_some())?,
+                Some(_) => self.layers(&input, &part.pattern, how, &mut layers)?,
+            };
+            let near = match &pairs {
+                None => None,
+                Some((alignment, pairs)) => {
+                    let distances = alignment.distances(&layers, pairs, batch, options.document_attention)?;
+                    let loss = distances.f_sum(Kind::Float)?;
+                    let loss = loss.f_mul_scalar(alignment.weight / divisor.unwrap_or(1.0))?;
+                    Some((loss, distances.f_detach()?))
+                }
+            };
+            let (beside, distances) = near.unzip();
             let index: Vec<i64> = part.selection.from.iter().map(|&place| place as i64).collect();
             let index = upload(&index, self.device.torch())?;
-            let values = self.head_losses(&hidden.f_index_select(0, &index)?, &part.selection, divisor, how)?;
-            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values });
+            let predicting = hidden.f_index_select(0, &index)?;
+            let values = self.head_losses(&predicting, &part.selection, divisor, beside.as_ref(), how)?;
+            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances });
         }
         Ok(losses)
     }
@@ -293,14 +335,37 @@ impl Model {
         self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train)
     }
 
-    /// Cross-entropy of each selected position, in nats.
+    /// As [`Model::hidden`] in training, with the hidden states behind each layer.
+    fn layers(
+        &self,
+        input: &Input,
+        pattern: &Pattern,
+        how: Arithmetic,
+        layers: &mut Vec<Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let attention = Attention::new(pattern, input.layout, &self.windows(), self.decoder.target(how))?;
+        let ids = self.ids(&input.tokens, input.layout.rows)?;
+        self.decoder.layers(&ids, &attention, how, &mut |layer| {
+            layers.push(layer.shallow_clone());
+            Ok(())
+        })
+    }
+
+    /// Cross-entropy of each selected position, in nats; with a divisor, the gradients of their weighted sum and of the loss `beside` it.
     fn head_losses(
         &self,
         rows: &Tensor,
         selection: &Selection,
         divisor: Option<f64>,
+        beside: Option<&Tensor>,
         how: Arithmetic,
     ) -> Result<Values, ModelError> {
+        let backward = |total: Tensor| -> Result<(), ModelError> {
+            Ok(match beside {
+                None => total.f_backward()?,
+                Some(beside) => total.f_add(beside)?.f_backward()?,
+            })
+        };
         let count = selection.target.len();
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         let scale: Option<Vec<f32>> =
@@ -311,7 +376,7 @@ impl Model {
             let (total, losses) =
                 fused::head_loss(&normed, head, &selection.target, scale.as_deref(), (chunk, how.kind()))?;
             if scale.is_some() {
-                total.f_backward()?;
+                backward(total)?;
             }
             return Ok(Values::Here(losses));
         }
@@ -322,14 +387,14 @@ impl Model {
             let normed = decoder.normed(rows, how)?;
             let (total, losses) = head::loss(&normed, decoder.head(), &target, scale.as_ref(), chunk, how)?;
             if scale.is_some() {
-                total.f_backward()?;
+                backward(total)?;
             }
             return Ok(Values::There(losses));
         }
         // A plug-in's model has made all logits already.
         let loss = rows.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
         if let Some(scale) = &scale {
-            loss.f_mul(scale)?.f_sum(Kind::Float)?.f_backward()?;
+            backward(loss.f_mul(scale)?.f_sum(Kind::Float)?)?;
         }
         Ok(Values::There(loss.f_detach()?))
     }

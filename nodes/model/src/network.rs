@@ -9,7 +9,7 @@ use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Target};
 use crate::cache::{Active, Cache};
 use crate::config::ModelConfig;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Seen};
 use crate::error::ModelError;
 use crate::foreign::Foreign;
 
@@ -40,6 +40,23 @@ impl Network {
         match self {
             Self::Own(decoder) => decoder.hidden(tokens, attention, how),
             Self::Foreign(foreign) => foreign.whole(tokens, attention, train),
+        }
+    }
+
+    /// As [`Network::hidden`], and shows the hidden states behind each layer to `seen`.
+    ///
+    /// # Errors
+    /// With a plug-in, which does not say them.
+    pub fn layers(
+        &self,
+        tokens: &Tensor,
+        attention: &Attention,
+        how: Arithmetic,
+        seen: &mut Seen<'_>,
+    ) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.layers(tokens, attention, how, seen),
+            Self::Foreign(_) => Err(ModelError::Torch("a plug-in's model does not say its layers".to_owned())),
         }
     }
 

@@ -129,7 +129,9 @@ pub enum Normaliser {
 pub(crate) struct Selection {
     /// Place in the input, row-major, whose hidden state predicts.
     pub from: Vec<usize>,
-    /// Token to be predicted.
+    /// Place in the batch, row-major, of the token to be predicted.
+    pub at: Vec<usize>,
+    /// The token.
     pub target: Vec<i64>,
     /// Sequence of the batch.
     pub row: Vec<usize>,
@@ -140,10 +142,12 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    fn push(&mut self, from: usize, target: u32, row: usize, weight: f64) {
+    /// The token at place `at` of the batch is predicted from place `from` of the input.
+    fn push(&mut self, from: usize, at: usize, batch: &MicroBatch, weight: f64) {
         self.from.push(from);
-        self.target.push(i64::from(target));
-        self.row.push(row);
+        self.at.push(at);
+        self.target.push(i64::from(batch.tokens[at]));
+        self.row.push(at / batch.length);
         self.weight.push(weight);
     }
 }
@@ -176,7 +180,7 @@ pub(crate) fn select(
     };
     let mut selection = Selection::default();
     for (at, &noised) in xt.iter().enumerate() {
-        let (row, position) = (at / batch.length, at % batch.length);
+        let position = at % batch.length;
         let wanted = options.objective == Objective::Ar || options.masked_set.has(batch, at, noised, mask_token_id);
         if !wanted || batch.documents[at] == PADDING || (from_before && position == 0) {
             continue;
@@ -188,7 +192,7 @@ pub(crate) fn select(
             }
         }
         let weight = if options.objective == Objective::Ar { 1.0 } else { batch.weight(at) };
-        selection.push(at - usize::from(from_before), batch.tokens[at], row, weight);
+        selection.push(at - usize::from(from_before), at, batch, weight);
     }
     selection.own = selection.from.len();
     selection
@@ -223,14 +227,14 @@ fn select_blocks(
                 (true, before) => before.map(|before| noised_row + before),
             };
             if let Some(from) = from.filter(|_| masked_set.has(batch, at, xt[at], mask_token_id)) {
-                selection.push(from, batch.tokens[at], row, batch.weight(at));
+                selection.push(from, at, batch, batch.weight(at));
             }
-            next.extend(before.map(|before| (clean_row + before, batch.tokens[at], row)));
+            next.extend(before.map(|before| (clean_row + before, at)));
         }
     }
     selection.own = selection.from.len();
     if blocks.ar_weight > 0.0 {
-        next.into_iter().for_each(|(from, target, row)| selection.push(from, target, row, blocks.ar_weight));
+        next.into_iter().for_each(|(from, at)| selection.push(from, at, batch, blocks.ar_weight));
     }
     selection
 }

@@ -21,6 +21,10 @@ pub struct Totals {
     pub ar: f64,
     /// Next tokens that it is of.
     pub ar_positions: u64,
+    /// Σ distance to the base model's hidden states, where the model is aligned with it.
+    pub distance: f64,
+    /// Predicted tokens that it is of.
+    pub aligned: u64,
     /// Positions that are not padding.
     pub tokens: u64,
     /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
@@ -37,6 +41,8 @@ impl Totals {
         self.maskable += sums.maskable;
         self.ar += sums.ar;
         self.ar_positions += sums.ar_positions;
+        self.distance += sums.distance;
+        self.aligned += sums.aligned;
         self.positions_read += sums.positions_read;
         self.tokens += tokens;
     }

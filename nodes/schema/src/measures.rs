@@ -163,6 +163,12 @@ pub const MEASURES: &[Measure] = &[
         "OBJECTIVE: block with AR_WEIGHT: mean cross-entropy of the next tokens of the clean texts, without its weight",
     )
     .lower(),
+    Measure::training(
+        "alignment_distance",
+        Unit::Number,
+        "ALIGN_WEIGHT: mean over masked tokens and layers of 1 − cosine of the hidden states and the base model's",
+    )
+    .lower(),
     Measure::training("masked_share", Unit::Share, "of what could carry loss, what did"),
     Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible"),
     Measure::training("learning_rate", Unit::Number, "learning rate of the step"),
@@ -214,7 +220,8 @@ pub const MEASURES: &[Measure] = &[
         "OBJECTIVE: block with AR_WEIGHT: loss of the checkpoint itself left to right on the same documents, their ends included",
     )
     .lower()
-    .reported(),
+    .reported()
+    .figure(Figure { base: Some("ar_loss"), ..FIGURE }),
     Measure::scores(
         "ar_loss",
         Unit::NatsPerToken,
@@ -257,7 +264,9 @@ pub const MEASURES: &[Measure] = &[
     Measure::sampling("distinct_3", Unit::Share, "distinct word triples", "distinct word triples"),
     Measure::sampling("entropy", Unit::Nats, "entropy of the tokens of a text", "entropy of their tokens"),
     Measure::sampling("repetition", Unit::Share, "repeated runs of four tokens", "their tokens that repeat").lower(),
-    Measure::sampling("nfe", Unit::Number, "forwards a text", "forward passes per text, in the mean"),
+    Measure::sampling("nfe", Unit::Number, "forwards a text", "forward passes per text, in the mean")
+        .lower()
+        .figure(FIGURE),
     Measure::sampling(
         "judge_perplexity",
         Unit::Number,

@@ -110,6 +110,11 @@ pub struct Config {
     /// value; 0 for none.
     #[schemars(range(min = 0))]
     pub ar_weight: f64,
+    /// Above 0: the hidden states with which the model predicts a masked token are drawn to those with which the base model, whose weights
+    /// stay, predicts it from the clean text left of it (REPR-ALIGN, arXiv 2605.06885, has 10). The loss is the objective's + ALIGN_WEIGHT ·
+    /// (1 − cosine, mean over the layers), added up over the masked tokens and divided as the objective's. Costs a causal forward more.
+    #[schemars(range(min = 0))]
+    pub align_weight: f64,
     /// true: attention stays inside a document. Not set: true by recommended, false by parity.
     pub document_attention: Option<bool>,
     /// Which positions count as masked.
@@ -230,6 +235,7 @@ impl Default for Config {
             shift: true,
             context: Context::default(),
             ar_weight: 0.0,
+            align_weight: 0.0,
             document_attention: None,
             masked_positions: MaskedPositions::default(),
             mask_token: "preset".into(),
@@ -352,6 +358,10 @@ impl NodeConfig for Config {
             let allowed = "allowed: 0, unless OBJECTIVE is block and CONTEXT is causal";
             problems.push(Problem::new("AR_WEIGHT", self.ar_weight, allowed));
         }
+        if self.align_weight > 0.0 && (self.objective == ObjectiveKind::Ar || self.from_scratch) {
+            let allowed = "allowed: 0 with OBJECTIVE: ar or FROM_SCRATCH: true";
+            problems.push(Problem::new("ALIGN_WEIGHT", self.align_weight, allowed));
+        }
         if block && !self.choices().document_attention {
             let allowed = "allowed: true with OBJECTIVE: block: blocks are those of a document";
             problems.push(Problem::new("DOCUMENT_ATTENTION", false, allowed));
@@ -370,6 +380,7 @@ impl NodeConfig for Config {
                 ("FROM_SCRATCH", self.from_scratch, "it begins with the weights of BASE_MODEL"),
                 ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
                 ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
+                ("ALIGN_WEIGHT", self.align_weight > 0.0, "it does not say its layers"),
                 (
                     "OPTIMIZER",
                     self.optimizer == OptimizerKind::Muon,

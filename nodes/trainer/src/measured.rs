@@ -19,6 +19,7 @@ pub fn measured(
 ) -> Metrics {
     let seconds = took.as_secs_f64();
     let loss_ar = report.loss_ar.map(|loss| ("loss_ar", loss));
+    let alignment = report.alignment.map(|distance| ("alignment_distance", distance));
     Metrics::of_step(
         position.step,
         [
@@ -38,6 +39,7 @@ pub fn measured(
             ("steps_total", config.steps as f64),
         ]
         .into_iter()
-        .chain(loss_ar),
+        .chain(loss_ar)
+        .chain(alignment),
     )
 }

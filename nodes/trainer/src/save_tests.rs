@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use difflow_diffusion::keyed;
+use difflow_model::{Device, Model};
 use difflow_schema::run::{Manifest, RunDir};
 use difflow_schema::{BlockFacts, Component, Facts, Noised, Origin, Sequences};
 use tempfile::TempDir;
@@ -285,6 +286,29 @@ fn the_objective_and_the_noiser_have_to_agree() {
     let finished = training.finish(0).unwrap();
     let report = training.report(finished).unwrap();
     assert!(report.loss_ar.is_some_and(|loss| loss > 0.0) && report.positions_read == 24 + 12, "{report:?}");
+}
+
+/// Masked tokens have a distance to the base model, whose weights are those of BASE_MODEL after a resume too.
+#[test]
+fn align_weight_aligns_with_the_base_model() {
+    let run = Run::begin();
+    let base = tempfile::tempdir().unwrap();
+    Model::initialise(run.config.base_model.as_ref(), 7, Device::Cpu).unwrap().save(base.path()).unwrap();
+    let base_model = base.path().display().to_string();
+    let config = Config { base_model, from_scratch: false, align_weight: 10.0, ..run.config.clone() };
+    let step = |training: &mut Training, step| {
+        training.micro_step(&config, step, batch(step)).unwrap();
+        let finished = training.finish(step).unwrap();
+        training.report(finished).unwrap().alignment
+    };
+    let (mut plain, mut whole) = (training::begin(&run.config).unwrap(), training::begin(&config).unwrap());
+    assert_eq!(step(&mut plain, 0), None);
+    let first = step(&mut whole, 0).unwrap();
+    assert!(first > 0.0 && first < 2.0, "{first}");
+    let dir = tempfile::tempdir().unwrap();
+    whole.learner.save(dir.path()).unwrap();
+    let mut resumed = training::resume(&config, dir.path()).unwrap();
+    assert_eq!(step(&mut whole, 1), step(&mut resumed, 1));
 }
 
 /// A key that is ignored would give the same bits.

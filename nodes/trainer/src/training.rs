@@ -57,6 +57,8 @@ pub struct StepReport {
     pub loss_unweighted: f64,
     /// Mean cross-entropy of the next tokens of the clean texts, nats, where there is an AR loss beside the other.
     pub loss_ar: Option<f64>,
+    /// Mean distance to the base model's hidden states, with alignment.
+    pub alignment: Option<f64>,
     /// Share of maskable tokens that carried loss.
     pub masked_share: f64,
     /// Norm of the gradient before clipping.
@@ -154,6 +156,11 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     }
     let mut learner = Learner::new(model, options, config.optimizer())?;
     learner.set_dropout(dropout, config.seed)?;
+    if config.align_weight > 0.0 {
+        let dir = Path::new(&config.base_model);
+        let base = loader(config)?.base(dir).with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+        learner.align(base, config.align_weight)?;
+    }
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
@@ -231,6 +238,7 @@ impl Training {
             loss: totals.weighted / maskable,
             loss_unweighted: totals.unweighted / totals.positions.max(1) as f64,
             loss_ar: (totals.ar_positions > 0).then(|| totals.ar / totals.ar_positions as f64),
+            alignment: (totals.aligned > 0).then(|| totals.distance / totals.aligned as f64),
             masked_share: totals.positions as f64 / maskable,
             grad_norm: applied.grad_norm,
             learning_rate,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{json, weights};
 
-/// A reader of the default dataflow changes the noise schedule for noiser, sampler and evaluator in one line.
+/// The noise schedule of noiser, sampler and evaluator changes in one line.
 #[test]
 fn the_noise_schedule_is_one_line() {
     let dataflow = Dataflow::tiny(2).set("noiser", "NOISE_SCHEDULE", "cosine").set("trainer", "ACCUMULATION", 2);
@@ -36,7 +36,7 @@ fn run_json_is_the_whole_configuration_and_what_it_was_made_from() {
     let record = json(&dataflow.run_folder().join("run.json"));
     let nodes = ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor"];
     for node in nodes {
-        assert_eq!(record["configuration"][format!("{node}.RUN")], "default", "{record:#}");
+        assert_eq!(record["configuration"][format!("{node}.RUN")], "tiny-diffusion", "{record:#}");
         assert_eq!(record["nodes"][node], format!("difflow-{node}"));
     }
     // Defaults too.

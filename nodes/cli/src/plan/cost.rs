@@ -44,6 +44,8 @@ pub struct Cost {
     pub memory: Memory,
     /// Of the moving average of the weights.
     pub average_bytes: u64,
+    /// Of the base model that the hidden states are aligned with.
+    pub frozen_bytes: u64,
     pub checkpoint_bytes: u64,
     /// At most at once, the one being written included.
     pub checkpoints_kept: u64,
@@ -104,7 +106,8 @@ impl Cost {
         let blocks = blocks * (1.0 + cut) - attention_saved(base, length, &shares);
         // A multiply-add is two operations; backward is twice forward; recomputing is one forward of the blocks more.
         let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
-        let flops = 2.0 * (passes * blocks + 3.0 * head_share * head) * tokens as f64;
+        let aligned = if t.align_weight > 0.0 { forward_products(base, length).0 } else { 0.0 };
+        let flops = 2.0 * (passes * blocks + 3.0 * head_share * head + aligned) * tokens as f64;
         let optimizer = t.optimizer();
         let on_device = t.device.starts_with("cuda") && t.precision == PrecisionKind::Bf16;
         let estimate = if on_device { Memory::of_device_training } else { Memory::of_training };
@@ -117,6 +120,7 @@ impl Cost {
             t.activation_checkpointing,
         );
         let average_bytes = if t.ema_decay > 0.0 { 4 * parameters } else { 0 };
+        let frozen_bytes = if t.align_weight > 0.0 { 4 * base_parameters } else { 0 };
         // fp32 weights and the optimizer's state; the average takes the place of the weights, which then stand beside it.
         let checkpoint_bytes = 4 * parameters + optimizer.state_bytes(base, parameters) + average_bytes;
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
@@ -135,10 +139,18 @@ impl Cost {
             formula: formula(base, length, positions, head_share / (1.0 + cut), t.activation_checkpointing),
             memory,
             average_bytes,
+            frozen_bytes,
             checkpoint_bytes,
             checkpoints_kept,
             disk_bytes: checkpoint_bytes.saturating_mul(checkpoints_kept),
         }
+    }
+}
+
+impl Cost {
+    /// Of training, on one device.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.total() + self.average_bytes + self.frozen_bytes
     }
 }
 
@@ -230,6 +242,18 @@ mod tests {
         (block.noiser.block_size, block.noiser.complementary) = ("row".into(), true);
         let whole = Cost::of(&block, &shape("gpt2"));
         assert_eq!((whole.positions, whole.tokens), (2 * full.tokens, 2 * full.tokens));
+    }
+
+    /// A causal forward of the frozen base model, without its head, and its weights.
+    #[test]
+    fn alignment_costs_a_forward_and_the_base_models_weights() {
+        let mut aligned = work(512);
+        aligned.trainer.align_weight = 10.0;
+        let (plain, more) = (Cost::of(&work(512), &shape("gpt2")), Cost::of(&aligned, &shape("gpt2")));
+        let (d, layers) = (768.0, 12.0);
+        let by_hand = 2.0 * layers * (12.0 * d * d + 2.0 * d * 512.0);
+        assert!(((more.flops - plain.flops) / more.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+        assert_eq!(more.memory_bytes() - plain.memory_bytes(), 4 * 124_439_808);
     }
 
     #[test]

@@ -142,8 +142,8 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
             "memory",
             format!(
                 "{} a device: {} weights, gradients and moments, {} activations, {} logits",
-                bytes(cost.memory.total() + cost.average_bytes),
-                bytes(cost.memory.parameters + cost.average_bytes),
+                bytes(cost.memory_bytes()),
+                bytes(cost.memory.parameters + cost.average_bytes + cost.frozen_bytes),
                 bytes(cost.memory.activations),
                 bytes(cost.memory.logits)
             ),
@@ -186,8 +186,8 @@ fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, rate: Option<f64>) ->
         "formula": cost.rule,
         "formula_flops": cost.formula,
         "masked_share": work.masked_share,
-        "memory_bytes": cost.memory.total() + cost.average_bytes,
-        "memory": {"parameters": cost.memory.parameters, "activations": cost.memory.activations, "logits": cost.memory.logits, "average": cost.average_bytes},
+        "memory_bytes": cost.memory_bytes(),
+        "memory": {"parameters": cost.memory.parameters, "activations": cost.memory.activations, "logits": cost.memory.logits, "average": cost.average_bytes, "frozen": cost.frozen_bytes},
         "checkpoint_bytes": cost.checkpoint_bytes,
         "checkpoints_kept": cost.checkpoints_kept,
         "disk_bytes": cost.disk_bytes,

@@ -92,6 +92,7 @@ impl Learner {
             totals.weighted += sums.weighted;
             totals.unweighted += sums.unweighted;
             totals.ar += sums.ar;
+            totals.distance += sums.distance;
         }
         if !finite {
             self.optimizer.step -= 1;
