@@ -90,7 +90,7 @@ impl Alignment {
         let input = Input::new(batch, batch.tokens.clone(), &pattern, document_attention);
         let attention = Attention::new(&pattern, input.layout, &base.windows(), base.decoder.target(how))?;
         let mut states = Vec::with_capacity(base.config.layers);
-        base.decoder.layers(&base.ids(&input.tokens, input.layout.rows)?, &attention, how, &mut |layer| {
+        let _ = base.decoder.layers(&base.ids(&input.tokens, input.layout.rows)?, &attention, how, &mut |layer| {
             states.push(layer.f_index_select(0, &pairs.base)?.f_to_kind(Kind::Float)?);
             Ok(())
         })?;

@@ -157,7 +157,8 @@ impl NodeConfig for Config {
             problems.push(Problem::new("CONTEXT_WEIGHT", p, allowed));
         }
         if !self.transforms.trim().is_empty() {
-            let allowed = "allowed: none with BLOCK_SIZE: a batch transform takes one t for each row";
+            let allowed = "allowed: none with BLOCK_SIZE: a batch transform takes one t for each row; \
+                 data/experiments/tiny-diffusion.yml is an experiment without blocks";
             problems.push(Problem::new("TRANSFORMS", &self.transforms, allowed));
         }
         problems

@@ -367,7 +367,8 @@ impl NodeConfig for Config {
             problems.push(Problem::new("DOCUMENT_ATTENTION", false, allowed));
         }
         if block && !self.torch_model.is_empty() {
-            let allowed = "not together with OBJECTIVE: block: a torch model of a plug-in reads each position once";
+            let allowed = "not together with OBJECTIVE: block: a torch model of a plug-in reads each position once; \
+                 data/experiments/tiny-diffusion.yml is an experiment without blocks";
             problems.push(Problem::new("TORCH_MODEL", &self.torch_model, allowed));
         }
         if self.from_scratch && !self.model_recipe.is_empty() {

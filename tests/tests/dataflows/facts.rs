@@ -117,7 +117,7 @@ fn three_lines_are_enough_for_an_experiment_of_ones_own() {
     let held = parquet_rows(&run.join("heldout.parquet"));
     assert!((20..=128).contains(&held), "{held} of 1000 documents are held out");
     assert_eq!(crate::metric(&dataflow, "attn_mask_ratio")[&4], 1.0, "attention is never full");
-    // A model that knows nothing: the logarithm of the vocabulary.
+    // A model that knows nothing: the logarithm of the vocabulary, 10.8. One draw of t a block of a thousand tokens: a standard error of 0.9.
     let nelbo = crate::scores(&run, 0)["nelbo"];
-    assert!((10.0..12.0).contains(&nelbo), "{nelbo}");
+    assert!((8.0..13.6).contains(&nelbo), "{nelbo}");
 }

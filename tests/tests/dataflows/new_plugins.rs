@@ -77,7 +77,7 @@ impl Project {
 
 /// Runs the default dataflow with all of them at once; each must be in run.json.
 fn drive(projects: &[Project]) {
-    let dataflow = projects.iter().fold(Dataflow::small(2), |dataflow, project| project.used_in(dataflow));
+    let dataflow = projects.iter().fold(Dataflow::small_whole(2), |dataflow, project| project.used_in(dataflow));
     dataflow.run().well();
     let plugins = json(&dataflow.run_folder().join("run.json"))["plugins"].clone();
     let ids: Vec<&str> = plugins.as_object().unwrap().values().filter_map(|record| record["id"].as_str()).collect();

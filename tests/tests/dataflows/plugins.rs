@@ -21,7 +21,8 @@ fn example(name: &str) -> String {
 /// the weights.
 fn runs_with(node: &str, keys: &[(&str, &str)], recorded: &str, id: &str) -> Vec<u8> {
     let steps = 4;
-    let dataflow = keys.iter().fold(Dataflow::small(steps), |dataflow, (key, value)| dataflow.set(node, key, *value));
+    let dataflow =
+        keys.iter().fold(Dataflow::small_whole(steps), |dataflow, (key, value)| dataflow.set(node, key, *value));
     dataflow.run().well();
     let last = dataflow.run_folder().join(format!("checkpoints/step-{steps:08}"));
     let manifest = json(&last.join("manifest.json"));
@@ -45,7 +46,7 @@ fn runs_with(node: &str, keys: &[(&str, &str)], recorded: &str, id: &str) -> Vec
 /// One that was recorded and not asked would leave the weights what they are without it.
 #[test]
 fn every_example_schedule_and_transform_is_recorded_and_makes_other_weights() {
-    let plain = Dataflow::small(4);
+    let plain = Dataflow::small_whole(4);
     plain.run().well();
     let id = |name: &str| format!("org.difflow.examples.{name}");
     let quadratic = format!("{}#{}", example("quadratic_noise.so"), id("quadratic-noise"));
@@ -112,9 +113,9 @@ fn renamed(dir: &Path) {
 fn renamed_llama_recipe() {
     let dir = tempfile::tempdir().unwrap();
     renamed(dir.path());
-    let plain = Dataflow::small(2);
+    let plain = Dataflow::small_whole(2);
     plain.run().well();
-    let dataflow = Dataflow::small(2).set("", "BASE_MODEL", dir.path().display().to_string()).set(
+    let dataflow = Dataflow::small_whole(2).set("", "BASE_MODEL", dir.path().display().to_string()).set(
         "",
         "MODEL_RECIPE",
         example("librenamed_llama_recipe.so"),
@@ -130,9 +131,9 @@ fn renamed_llama_recipe() {
 #[test]
 fn plain_llama_torch_model() {
     let steps = 4;
-    let plain = Dataflow::small(steps);
+    let plain = Dataflow::small_whole(steps);
     plain.run().well();
-    let dataflow = Dataflow::small(steps).set("", "TORCH_MODEL", example("libplain_llama.so"));
+    let dataflow = Dataflow::small_whole(steps).set("", "TORCH_MODEL", example("libplain_llama.so"));
     dataflow.run().well();
     let record = json(&dataflow.run_folder().join("run.json"))["plugins"]["trainer.TORCH_MODEL"].clone();
     assert_eq!(record["id"], "org.difflow.examples.plain-llama", "{record:#}");
@@ -166,7 +167,7 @@ fn plain_llama_torch_model() {
 #[test]
 fn a_run_with_a_torch_model_that_is_stopped_ends_with_the_same_weights() {
     let dataflow = || {
-        let small = Dataflow::small(4).set("", "TORCH_MODEL", example("libplain_llama.so"));
+        let small = Dataflow::small_whole(4).set("", "TORCH_MODEL", example("libplain_llama.so"));
         small.set("trainer", "CHECKPOINT_EVERY", 2)
     };
     let (whole, broken) = (dataflow(), dataflow());
@@ -183,7 +184,7 @@ fn a_torch_model_for_another_libtorch_is_a_wrong_key() {
     let dir = tempfile::tempdir().unwrap();
     let library = dir.path().join("other.so");
     bad(&library, &["KIND=TORCH"]);
-    let dataflow = Dataflow::small(2).set("", "TORCH_MODEL", library.display().to_string());
+    let dataflow = Dataflow::small_whole(2).set("", "TORCH_MODEL", library.display().to_string());
     dataflow.run().refused(78, &["TORCH_MODEL", "built against libtorch 0.0.0", "LIBTORCH"]);
 }
 
@@ -207,7 +208,7 @@ fn bad(path: &Path, macros: &[&str]) {
 fn a_crash_names_the_plugin_and_the_run_goes_on_with_a_mended_one() {
     let dir = tempfile::tempdir().unwrap();
     let library: PathBuf = dir.path().join("fragile.so");
-    let dataflow = Dataflow::small(6)
+    let dataflow = Dataflow::small_whole(6)
         .set("trainer", "ANNEALING_SCHEDULE", library.display().to_string())
         .set("trainer", "ANNEAL_STEPS", 2)
         .set("trainer", "CHECKPOINT_EVERY", 1);
@@ -257,7 +258,7 @@ fn state_of_a_plugin_is_in_the_checkpoint_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let library: PathBuf = dir.path().join("remembers.so");
     // A schedule is asked for its whole annealing when it is opened: what crashes later must lie behind that.
-    let dataflow = Dataflow::small(5)
+    let dataflow = Dataflow::small_whole(5)
         .set("trainer", "ANNEALING_SCHEDULE", library.display().to_string())
         .set("trainer", "ANNEAL_STEPS", 2)
         .set("trainer", "CHECKPOINT_EVERY", 1);

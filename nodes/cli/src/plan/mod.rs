@@ -3,6 +3,7 @@
 mod calibrate;
 mod cost;
 mod curves;
+mod machine;
 mod shape;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::dataflow::{Level, Names, Settings, shape as reading};
 use crate::plan::cost::{Cost, Work};
+use crate::plan::machine::Machine;
 use crate::plugin::plot;
 use crate::terminal;
 use crate::validate::{self, EXIT_CONFIG, Environment, enter_folder};
@@ -22,6 +24,7 @@ Examples:
   difflow plan                                    plan dataflow.yml of this folder
   difflow plan data/experiments/diffugpt-s.yml    the paper's small model; its shape is in data/experiments/shapes/
   difflow plan my.yml --no-calibration            without the few seconds of measuring
+  difflow plan my.yml --machine h100              time on an H100, as measured for docs/RESULTS.md
   difflow plan my.yml --flops-per-second 200e12   time on another machine
 
 The time is an estimate from a short measurement of training steps on this machine; memory is what difflow's own kernels keep.";
@@ -37,6 +40,9 @@ pub struct Arguments {
     /// Take this many floating-point operations a second instead of measuring.
     #[arg(long, conflicts_with = "no_calibration")]
     flops_per_second: Option<f64>,
+    /// Take what was measured on another machine: h100, or the JSON file of scripts/gpu.sh.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["no_calibration", "flops_per_second"])]
+    machine: Option<String>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -49,6 +55,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<u8> {
     let name = arguments.file.display().to_string();
     let text = std::fs::read_to_string(&arguments.file).map_err(|e| eyre!("cannot read {name}: {e}"))?;
+    let machine = arguments.machine.as_deref().map(Machine::open).transpose()?;
     enter_folder(&arguments.file)?;
     let checked = validate::check(&text, Path::new(""), Environment::None);
     let errors: Vec<_> = checked.findings.iter().filter(|finding| finding.level == Level::Error).collect();
@@ -63,7 +70,8 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     let work = work(&text)?;
     let shape = shape::find(&work.trainer.base_model)?;
     let cost = Cost::of(&work, &shape.config);
-    let rate = match arguments.flops_per_second {
+    let elsewhere = machine.map(|machine| machine.flops_per_second(cost.base_parameters, work.trainer.precision));
+    let rate = match arguments.flops_per_second.or(elsewhere.transpose()?) {
         Some(rate) if rate > 0.0 => Some(rate),
         Some(rate) => return Err(eyre!("--flops-per-second: found {rate}, wanted a number above 0")),
         None if arguments.no_calibration => None,

@@ -7,6 +7,7 @@ use crate::decode::options::Score;
 use crate::error::ModelError;
 use crate::host::write;
 use crate::kernel::choice::{exponentials, top};
+use crate::later::upload;
 use crate::model::Model;
 use crate::shim::map_rows;
 
@@ -53,9 +54,30 @@ impl Model {
         (sampling, score, guidance): (&Sampling, Score, f64),
     ) -> Result<Vec<Choice>, ModelError> {
         let sides: Vec<Sides> = asks.iter().map(|ask| Sides { given: ask.row, unguided: ask.unguided }).collect();
+        // Where a distribution has moved is asked of the host.
+        if self.device.torch() != Device::Cpu && asks.iter().all(|ask| ask.before.is_none()) {
+            return self.choose_there(hidden, asks, &sides, (sampling, score, guidance));
+        }
         self.over_logits(hidden, &sides, guidance, |scratch, at, logits| {
             sampling.choose(logits, &asks[at], score, scratch)
         })
+    }
+
+    /// As [`Model::choose`] by operations of the device: what comes back is three numbers for each ask.
+    fn choose_there(
+        &self,
+        hidden: &Tensor,
+        asks: &[Ask],
+        sides: &[Sides],
+        (sampling, score, guidance): (&Sampling, Score, f64),
+    ) -> Result<Vec<Choice>, ModelError> {
+        let mut choices = Vec::with_capacity(asks.len());
+        let chunk = self.chunk_rows();
+        let normed = self.decoder.normed(hidden, self.arithmetic)?;
+        for (asks, sides) in asks.chunks(chunk).zip(sides.chunks(chunk)) {
+            choices.extend(sampling.choose_there(&self.logits_of(&normed, sides, guidance)?, asks, score)?);
+        }
+        Ok(choices)
     }
 
     /// Log-probability of one token for each of the hidden states `[n, D]` before the last norm, the mask token left out.
@@ -90,36 +112,48 @@ impl Model {
     ) -> Result<Vec<T>, ModelError> {
         let vocabulary = self.config.vocab_size;
         let normed = self.decoder.normed(hidden, self.arithmetic)?;
-        let logits_of = |picked: Vec<i64>| {
-            let in_order = picked.iter().enumerate().all(|(at, &row)| at as i64 == row) && picked.len() == rows.len();
-            let picked = if in_order && normed.size()[0] as usize == rows.len() {
-                normed.shallow_clone()
-            } else {
-                normed.f_index_select(0, &Tensor::f_from_slice(&picked)?.f_to_device(self.device.torch())?)?
-            };
-            self.decoder.logits(&picked, self.arithmetic)
-        };
-        let mask = self.config.adapted.as_ref().map(|adapted| adapted.mask_token_id as usize);
-        let chunk = (self.chunk_elements / vocabulary).max(1);
+        let chunk = self.chunk_rows();
         let mut results = Vec::with_capacity(rows.len());
         for (number, part) in rows.chunks(chunk).enumerate() {
-            let mut logits = logits_of(part.iter().map(|side| side.given as i64).collect())?;
-            if guidance != 0.0 {
-                let without = logits_of(part.iter().map(|side| side.unguided as i64).collect())?;
-                logits = logits.f_mul_scalar(1.0 + guidance)?.f_sub(&without.f_mul_scalar(guidance)?)?;
-            }
-            let mut logits = logits.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+            let logits = self.logits_of(&normed, part, guidance)?;
+            let mut logits = logits.f_to_device(Device::Cpu)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
             // SAFETY: no other slice of it is in use.
             let values = unsafe { write(&mut logits)? };
             results.extend(map_rows(values, vocabulary, grain, |scratch, at, logits| {
-                if let Some(mask) = mask {
-                    logits[mask] = f32::NEG_INFINITY;
-                }
                 read(scratch, number * chunk + at, logits)
             })?);
         }
         Ok(results)
+    }
+
+    /// Rows whose logits exist at once.
+    fn chunk_rows(&self) -> usize {
+        (self.chunk_elements / self.config.vocab_size).max(1)
+    }
+
+    /// Logits `[n, V]`, fp32, of some rows of normed states `[N, D]`; the mask token's are −∞.
+    fn logits_of(&self, normed: &Tensor, rows: &[Sides], guidance: f64) -> Result<Tensor, ModelError> {
+        let side = |row: &dyn Fn(&Sides) -> usize| -> Result<Tensor, ModelError> {
+            let picked: Vec<i64> = rows.iter().map(|side| row(side) as i64).collect();
+            let all = picked.iter().copied().eq(0..normed.size()[0]);
+            let picked = if all {
+                normed.shallow_clone()
+            } else {
+                normed.f_index_select(0, &upload(&picked, self.device.torch())?)?
+            };
+            self.decoder.logits(&picked, self.arithmetic)
+        };
+        let mut logits = side(&|side| side.given)?;
+        if guidance != 0.0 {
+            let without = side(&|side| side.unguided)?;
+            logits = logits.f_mul_scalar(1.0 + guidance)?.f_sub(&without.f_mul_scalar(guidance)?)?;
+        }
+        let logits = logits.f_to_kind(Kind::Float)?;
+        if let Some(adapted) = &self.config.adapted {
+            let _ = logits.f_narrow(1, i64::from(adapted.mask_token_id), 1)?.f_fill_(f64::NEG_INFINITY)?;
+        }
+        Ok(logits)
     }
 }
 

@@ -13,6 +13,7 @@ mod options;
 mod order;
 mod row;
 mod speculative;
+mod there;
 mod verify;
 mod watch;
 
