@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
 DIFFLOW = ROOT / "bin/difflow"
-TEXTS = 200
+TEXTS = {"tiny": 200, "tinystories": 64}
 
 # At equal positions that forwards read, a row of [x_t ; x_0] has half the steps of a whole row, and a mixture of both two thirds.
 WHOLE, MIXED, CUT = 600, 400, 300
@@ -62,7 +62,11 @@ def lines(*command, text=None):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def score(which, model, mode, threads):
+def limit(threads):
+    return ["--threads", threads] if threads else []
+
+
+def score(which, model, mode):
     if which == "tinystories":
         text = ["--parquet", data() / "text/tinystories-val.parquet", "--limit", 150, "--seq-len", 256]
     else:
@@ -80,9 +84,9 @@ def judged(texts, judge):
     return found["nats_per_token"]
 
 
-def written(which, checkpoint, decoder, temperature, options, judges):
+def written(which, checkpoint, decoder, temperature, options, judges, threads):
     """Texts from nothing, and what is measured of them."""
-    texts = lines("sample", "--checkpoint", checkpoint, "-n", TEXTS, "--seed", 77, "--batch", 20, "--decoder", decoder,
+    texts = lines("sample", "--checkpoint", checkpoint, "-n", TEXTS[which], "--seed", 77, "--batch", 20, *limit(threads), "--decoder", decoder,
                   "--temperature", temperature, *options, "--json")
     ids = [text["ids"] for text in texts]
     found = {
@@ -95,7 +99,7 @@ def written(which, checkpoint, decoder, temperature, options, judges):
     if which == "tiny":
         told = subprocess.run([ROOT / "bin/difflow-world", "check", "--json"], capture_output=True, text=True, check=True,
                               input="".join(json.dumps({"text": text["text"]}) + "\n" for text in texts))
-        found["pass"] = sum(verdict.strip() == "ok" for verdict in told.stdout.splitlines()) / TEXTS
+        found["pass"] = sum(verdict.strip() == "ok" for verdict in told.stdout.splitlines()) / len(texts)
     return found
 
 
@@ -106,7 +110,7 @@ def entropy(ids):
 
 def decodings(which, variant):
     """Decoder, temperatures and options of a variant's texts."""
-    temperatures = [0.3, 0.5] if which == "tiny" else [0.6, 0.8, 1.0]
+    temperatures = [0.3, 0.5] if which == "tiny" else [0.8, 1.0, 1.2]
     if variant == "base":
         return [("ar", temperatures, ["--length", "180" if which == "tiny" else "200"])]
     if "BLOCK_SIZE" not in VARIANTS[variant][2]:
@@ -119,10 +123,10 @@ def decodings(which, variant):
 
 def measured(which, variant, checkpoint, threads):
     judges = {"base": base(which)} | ({"apart": apart()} if which == "tinystories" else {})
-    found = {"ar": score(which, checkpoint, "ar", threads)["nats_per_token"]}
+    found = {"ar": score(which, checkpoint, "ar")["nats_per_token"]}
     if variant != "base":
-        found["nelbo"] = score(which, checkpoint, "nelbo", threads)["nats_per_token"]
-    found["texts"] = [written(which, checkpoint, decoder, temperature, options, judges)
+        found["nelbo"] = score(which, checkpoint, "nelbo")["nats_per_token"]
+    found["texts"] = [written(which, checkpoint, decoder, temperature, options, judges, threads)
                       for decoder, temperatures, options in decodings(which, variant) for temperature in temperatures]
     return found
 

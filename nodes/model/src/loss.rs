@@ -361,10 +361,11 @@ impl Model {
         how: Arithmetic,
     ) -> Result<Values, ModelError> {
         let backward = |total: Tensor| -> Result<(), ModelError> {
-            Ok(match beside {
-                None => total.f_backward()?,
-                Some(beside) => total.f_add(beside)?.f_backward()?,
-            })
+            let total = match beside {
+                None => total,
+                Some(beside) => total.f_add(beside)?,
+            };
+            Ok(total.f_backward()?)
         };
         let count = selection.target.len();
         let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
