@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
+use crate::adapter::AdapterConfig;
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
@@ -54,6 +55,7 @@ pub struct Model {
     pub(crate) decoder: Network,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) companions: BTreeMap<String, Vec<u8>>,
+    pub(crate) adapter: Option<AdapterConfig>,
     pub(crate) device: Device,
     pub(crate) arithmetic: Arithmetic,
     /// Logits held at once by the loss, in elements.
@@ -139,7 +141,7 @@ impl Model {
         }
         let decoder = Network::Own(Box::new(decoder));
         let (arithmetic, chunk_elements) = (Arithmetic::of(device), chunk_elements(device));
-        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements })
+        Ok(Self { config, decoder, parameters, companions, adapter: None, device, arithmetic, chunk_elements })
     }
 
     /// Tensors that nothing reads are an error, except buffers that old files carry and a tied head that equals the embedding.
@@ -189,6 +191,13 @@ impl Model {
     ) -> Result<Snapshot, ModelError> {
         if let Network::Foreign(foreign) = &self.decoder {
             return Ok(Snapshot { written: self.save_torch(foreign, dir, value)?, own: None, optimizer: None });
+        }
+        if let Some(config) = &self.adapter {
+            let (weights, json) = self.adapter_files(config, value)?;
+            let mut companions = self.companions.clone();
+            companions.insert("adapter_config.json".to_owned(), json);
+            let own = OwnFiles { config: self.config.clone(), weights, companions };
+            return Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None });
         }
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate() {
@@ -247,7 +256,7 @@ impl Model {
     pub fn set_arithmetic(&mut self, how: Arithmetic) {
         let host = self.device == Device::Cpu;
         let (kernels, device_kernels) = (how.kernels && host, how.device_kernels && !host);
-        self.arithmetic = Arithmetic { kernels, device_kernels, dropout: 0.0, ..how };
+        self.arithmetic = Arithmetic { kernels, device_kernels, dropout: 0.0, adapter_dropout: 0.0, ..how };
     }
 
     /// Computes in this precision from now on.

@@ -1,0 +1,207 @@
+//! Adapters: low-rank changes of a base model's matrices, which are trained and saved in its place (LoRA), in PEFT's files.
+
+mod files;
+mod lora;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use difflow_diffusion::keyed;
+use tch::{Kind, Tensor};
+
+use crate::error::ModelError;
+use crate::layers::Linear;
+use crate::model::Model;
+use crate::network::Network;
+use crate::parameter::{Init, Leaf, Parameter};
+use crate::snapshot::TensorFile;
+use crate::tensor_files::TensorFiles;
+
+pub use files::{AdapterConfig, Targets};
+pub(crate) use lora::{LowRank, Piece};
+
+use files::{CONFIG, WEIGHTS, tensor};
+
+/// One matrix of the base model that an adapter changes.
+struct Target {
+    /// Its name in the files, without `.weight`.
+    module: String,
+    inputs: i64,
+    outputs: i64,
+    /// Its first column among those of the map that it is part of.
+    start: i64,
+}
+
+impl Model {
+    /// Adds an adapter that changes nothing yet: A is drawn by the key, B is zero. Only the adapter, and the modules that it keeps whole,
+    /// are trained from now on. Comes after the mask token.
+    ///
+    /// # Errors
+    /// When the configuration means nothing, no matrix has a name that it targets, the model is a plug-in's, or it has an adapter.
+    pub fn add_adapter(&mut self, config: &AdapterConfig, seed: u64) -> Result<(), ModelError> {
+        let mut place = 0;
+        self.take_adapter(config, &mut |target, rank| {
+            // As PEFT draws A: uniform with the bound 1 / √in.
+            let bound = 1.0 / (target.inputs as f64).sqrt();
+            let mut rng = keyed::rng(seed, "adapter", place, 0);
+            place += 1;
+            let values = (0..rank * target.inputs).map(|_| ((2.0 * keyed::uniform(&mut rng) - 1.0) * bound) as f32);
+            let a = Tensor::f_from_slice(&values.collect::<Vec<f32>>())?.f_view((rank, target.inputs))?;
+            Ok((a, Tensor::f_zeros([target.outputs, rank], (Kind::Float, tch::Device::Cpu))?))
+        })
+    }
+
+    /// Adds the adapter in a folder with PEFT's files.
+    ///
+    /// # Errors
+    /// Names what is wrong with the files, or does not fit the model.
+    pub fn load_adapter(&mut self, dir: &Path) -> Result<(), ModelError> {
+        let (config, path) = (AdapterConfig::read(dir)?, dir.join(WEIGHTS));
+        let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
+        let find = |name: String, wanted: &[i64]| match files.get(&name, wanted)? {
+            Some(tensor) => Ok(tensor.f_to_kind(Kind::Float)?),
+            None => Err(ModelError::MissingTensor { tensor: name, file: path.clone(), wanted: wanted.to_vec() }),
+        };
+        let mut known = Vec::new();
+        self.take_adapter(&config, &mut |target, rank| {
+            let names = ["lora_A.weight", "lora_B.weight"].map(|what| tensor(&target.module, what));
+            known.extend(names.clone());
+            let [a, b] = names;
+            Ok((find(a, &[rank, target.inputs])?, find(b, &[target.outputs, rank])?))
+        })?;
+        for parameter in self.parameters.iter_mut().filter(|parameter| parameter.trainable && !parameter.leaf.adapter) {
+            for (part, mut view) in parameter.split(&parameter.tensor.f_detach()?)? {
+                let name = tensor(part.name.trim_end_matches(".weight"), "weight");
+                view.f_copy_(&find(name.clone(), &part.shape)?)?;
+                known.push(name);
+            }
+        }
+        let extra: Vec<String> =
+            files.names().filter(|name| !known.iter().any(|k| k == name)).map(str::to_owned).collect();
+        if !extra.is_empty() {
+            return Err(ModelError::ExtraTensors { file: path, tensors: extra });
+        }
+        Ok(())
+    }
+
+    /// Adds the adapter to the matrices that it changes; then there is none any more.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
+        let Network::Own(decoder) = &mut self.decoder else { return Ok(()) };
+        tch::no_grad(|| {
+            for map in decoder.blocks.iter_mut().flat_map(crate::block::Block::maps_mut) {
+                let Some(change) = map.adapter.take() else { continue };
+                for piece in &change.pieces {
+                    let (dimension, mut product) = (i64::from(map.in_first), piece.product()?);
+                    if map.in_first {
+                        product = product.f_transpose(0, 1)?;
+                    }
+                    let length = piece.b.size()[0];
+                    let _ = map.weight.master.f_detach()?.f_narrow(dimension, piece.start, length)?.f_add_(&product)?;
+                }
+            }
+            Ok::<(), ModelError>(())
+        })?;
+        self.parameters.retain(|parameter| !parameter.leaf.adapter);
+        self.parameters.iter_mut().for_each(|parameter| parameter.trainable = true);
+        self.adapter = None;
+        Ok(())
+    }
+
+    /// The adapter's configuration, where there is one.
+    pub fn adapter(&self) -> Option<&AdapterConfig> {
+        self.adapter.as_ref()
+    }
+
+    /// Hangs pieces with the tensors that `take` gives into the maps that a configuration targets, and freezes everything else.
+    fn take_adapter(
+        &mut self,
+        config: &AdapterConfig,
+        take: &mut dyn FnMut(&Target, i64) -> Result<(Tensor, Tensor), ModelError>,
+    ) -> Result<(), ModelError> {
+        config.check()?;
+        if self.adapter.is_some() {
+            return Err(ModelError::input("adapter", "a second one", "a model without one; merge the first"));
+        }
+        let (device, rank, scale) = (self.device.torch(), config.r as i64, config.scale());
+        let Network::Own(decoder) = &mut self.decoder else {
+            let wanted = "a model that difflow computes itself";
+            return Err(ModelError::input("adapter", "for a plug-in's torch model", wanted));
+        };
+        let mut added = Vec::new();
+        let mut seen = Vec::new();
+        for map in decoder.blocks.iter_mut().flat_map(crate::block::Block::maps_mut) {
+            let targets = targets(map, &self.parameters)?;
+            seen.extend(targets.iter().map(|target| target.module.clone()));
+            let outputs = targets.iter().map(|target| target.outputs).sum();
+            let mut pieces = Vec::new();
+            for target in targets.iter().filter(|target| config.changes(&target.module)) {
+                let (a, b) = take(target, rank)?;
+                let (a, b) = (a.f_to_device(device)?, b.f_to_device(device)?);
+                for (what, values) in [("lora_A.weight", &a), ("lora_B.weight", &b)] {
+                    let part = (tensor(&target.module, what), values.size());
+                    let leaf = Leaf { adapter: true, ..Leaf::new(Init::Zero, [part]) };
+                    let tensor = values.shallow_clone();
+                    added.push(Parameter { leaf, tensor, stored: vec![Kind::Float], trainable: true });
+                }
+                pieces.push(Piece { a, b, scale, start: target.start });
+            }
+            map.adapter = (!pieces.is_empty()).then_some(LowRank { pieces, outputs });
+        }
+        if added.is_empty() {
+            seen.truncate(8);
+            let found = format!("{:?}", config.target_modules);
+            return Err(ModelError::input("targets of the adapter", found, format!("some of {}, …", seen.join(", "))));
+        }
+        for parameter in &mut self.parameters {
+            parameter.trainable =
+                parameter.leaf.parts.iter().all(|part| config.keeps(part.name.trim_end_matches(".weight")));
+        }
+        self.parameters.extend(added);
+        self.adapter = Some(config.clone());
+        Ok(())
+    }
+
+    /// The adapter's files: what is trained, with other values for the parameters.
+    pub(crate) fn adapter_files(
+        &self,
+        config: &AdapterConfig,
+        value: impl Fn(usize, &Parameter) -> Tensor,
+    ) -> Result<(TensorFile, Vec<u8>), ModelError> {
+        let mut tensors = BTreeMap::new();
+        for (at, parameter) in self.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trainable) {
+            for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
+                let name = match parameter.leaf.adapter {
+                    true => part.name.clone(),
+                    false => tensor(part.name.trim_end_matches(".weight"), "weight"),
+                };
+                tensors.insert(name, (view, *stored));
+            }
+        }
+        let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let json =
+            serde_json::to_vec_pretty(config).map_err(|source| ModelError::Json { path: CONFIG.into(), source })?;
+        Ok((TensorFile { name: WEIGHTS, tensors, notes }, json))
+    }
+}
+
+/// The matrices that a map stands for, in their order.
+fn targets(map: &Linear, parameters: &[Parameter]) -> Result<Vec<Target>, ModelError> {
+    let same = |parameter: &&Parameter| parameter.tensor.data_ptr() == map.weight.master.data_ptr();
+    let parameter =
+        parameters.iter().find(same).ok_or_else(|| ModelError::Torch("a map without its parameter".to_owned()))?;
+    let mut start = 0;
+    let target = |part: &crate::parameter::Part| {
+        let (outputs, inputs) = match map.in_first {
+            true => (part.shape[1], part.shape[0]),
+            false => (part.shape[0], part.shape[1]),
+        };
+        start += outputs;
+        Target { module: part.name.trim_end_matches(".weight").to_owned(), inputs, outputs, start: start - outputs }
+    };
+    Ok(parameter.leaf.parts.iter().map(target).collect())
+}
