@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
-    ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
+    AdapterConfig, Arithmetic, Blocks, Device, Family, Learner, LearningRate, Loader, MicroBatch, Model, ModelError,
+    Normaliser, Objective, ObjectiveOptions, Pattern, Precision, Targets, TorchPlugin, Unread,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -82,6 +82,7 @@ pub fn begin(config: &Config) -> Result<Training> {
     let mut model =
         if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
             .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let tokens = model.config().vocab_size;
     if config.objective != ObjectiveKind::Ar {
         match config.mask_token_for(model.config()) {
             Some(MaskToken::Added) => model.add_mask_token(config.seed)?,
@@ -89,7 +90,31 @@ pub fn begin(config: &Config) -> Result<Training> {
             None => return Err(eyre!("MASK_TOKEN: found `{}`, wanted preset, added or a token id", config.mask_token)),
         };
     }
+    if config.lora_rank > 0 {
+        let added = model.config().vocab_size > tokens;
+        model.add_adapter(&adapter(config, &model, added)?, config.seed)?;
+    }
     training(config, model)
+}
+
+/// The adapter that the keys describe. Where the mask token was `added`, its row is in it.
+fn adapter(config: &Config, model: &Model, added: bool) -> Result<AdapterConfig> {
+    let base = std::path::absolute(&config.base_model).with_context(|| config.base_model.clone())?;
+    let alpha = config.lora_alpha.unwrap_or(config.lora_rank as f64);
+    let named = config.lora_whole.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+    let mut whole: Vec<String> = named.collect();
+    if added {
+        whole.extend(model.vocabulary_modules());
+    }
+    whole.sort();
+    whole.dedup();
+    Ok(AdapterConfig {
+        use_rslora: config.lora_rank_stabilised,
+        lora_dropout: config.lora_dropout,
+        modules_to_save: (!whole.is_empty()).then_some(whole),
+        fan_in_fan_out: model.config().family == Family::Gpt2,
+        ..AdapterConfig::new(&base, config.lora_rank, alpha, Targets::parse(&config.lora_targets))
+    })
 }
 
 /// How the base model and the checkpoints are read.

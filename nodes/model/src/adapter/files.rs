@@ -1,11 +1,13 @@
 //! The files of an adapter, as PEFT writes and reads them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
+use crate::tensor_writer::hashed;
 
 /// Their names in a folder.
 pub(crate) const CONFIG: &str = "adapter_config.json";
@@ -33,6 +35,7 @@ pub struct AdapterConfig {
     /// Modules that are saved, and trained, whole.
     #[serde(default)]
     pub modules_to_save: Option<Vec<String>>,
+
     /// True where the matrices of the base model are stored `[in, out]`.
     #[serde(default)]
     pub fan_in_fan_out: bool,
@@ -60,6 +63,16 @@ pub enum Targets {
 
 fn none() -> String {
     "none".to_owned()
+}
+
+impl Targets {
+    /// `all-linear`, or names with commas between them.
+    pub fn parse(text: &str) -> Self {
+        match text.trim() {
+            "all-linear" => Self::Word("all-linear".to_owned()),
+            names => Self::Names(names.split(',').map(|name| name.trim().to_owned()).collect()),
+        }
+    }
 }
 
 impl AdapterConfig {
@@ -100,6 +113,40 @@ impl AdapterConfig {
         Ok(config)
     }
 
+    /// Of an adapter that begins: rank, alpha and targets; nothing is dropped, nothing kept whole.
+    pub fn new(base: &Path, r: usize, lora_alpha: f64, target_modules: Targets) -> Self {
+        Self {
+            peft_type: "LORA".to_owned(),
+            task_type: Some("CAUSAL_LM".to_owned()),
+            base_model_name_or_path: Some(base.display().to_string()),
+            r,
+            lora_alpha,
+            lora_dropout: 0.0,
+            target_modules,
+            modules_to_save: None,
+
+            fan_in_fan_out: false,
+            use_rslora: false,
+            bias: none(),
+            inference_mode: true,
+            more: Map::new(),
+        }
+    }
+
+    /// The folder of the base model. `dir` is the adapter's.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn base(&self, dir: &Path) -> Result<PathBuf, ModelError> {
+        let named = self.base_model_name_or_path.clone().unwrap_or_default();
+        let places = [PathBuf::from(&named), dir.join(&named)];
+        places.into_iter().find(|place| !named.is_empty() && place.join("config.json").is_file()).ok_or_else(|| {
+            let what = format!("base_model_name_or_path in {}", dir.join(CONFIG).display());
+            let wanted = "the folder of the base model; give it as the checkpoint, and this folder as its adapter";
+            ModelError::input(what, format!("`{named}`"), wanted)
+        })
+    }
+
     /// Errors if rank, alpha or dropout mean nothing.
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         if self.r == 0 {
@@ -138,6 +185,22 @@ impl AdapterConfig {
 /// As PEFT compares: the whole name, or its end behind a dot.
 fn ends(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// sha256 of a folder's safetensors, one behind the other in the order of their names: of one file, that file's.
+pub(crate) fn fingerprint(dir: &Path) -> Result<String, ModelError> {
+    let entries = std::fs::read_dir(dir).map_err(ModelError::read(dir))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(ModelError::read(dir))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    paths.sort();
+    let mut hash = Sha256::new();
+    for path in paths {
+        hashed(&path, &mut hash)?;
+    }
+    Ok(hex::encode(hash.finalize()))
 }
 
 /// The tensor of a module in the adapter's file.

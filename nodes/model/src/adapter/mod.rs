@@ -11,9 +11,11 @@ use std::path::Path;
 use difflow_diffusion::keyed;
 use tch::{Kind, Tensor};
 
+use crate::config::ModelConfig;
+use crate::device::Device;
 use crate::error::ModelError;
 use crate::layers::Linear;
-use crate::model::Model;
+use crate::model::{Model, companions};
 use crate::network::Network;
 use crate::parameter::{Init, Leaf, Parameter};
 use crate::snapshot::TensorFile;
@@ -22,7 +24,19 @@ use crate::tensor_files::TensorFiles;
 pub use files::{AdapterConfig, Targets};
 pub(crate) use lora::{LowRank, Piece};
 
-use files::{CONFIG, WEIGHTS, tensor};
+pub(crate) use files::CONFIG;
+use files::{WEIGHTS, fingerprint, tensor};
+
+/// In the file's metadata: the base model's [`fingerprint`].
+const BASE: &str = "base_sha256";
+
+/// What is known of a model's adapter.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    config: AdapterConfig,
+    /// The base model's [`fingerprint`], where it is known.
+    base_sha256: Option<String>,
+}
 
 /// One matrix of the base model that an adapter changes.
 struct Target {
@@ -41,8 +55,11 @@ impl Model {
     /// # Errors
     /// When the configuration means nothing, no matrix has a name that it targets, the model is a plug-in's, or it has an adapter.
     pub fn add_adapter(&mut self, config: &AdapterConfig, seed: u64) -> Result<(), ModelError> {
+        let base = Path::new(config.base_model_name_or_path.as_deref().unwrap_or_default());
+        // Of a base model that is not in a folder nothing can be said.
+        let base = if base.is_dir() { Some(fingerprint(base)?) } else { None };
         let mut place = 0;
-        self.take_adapter(config, &mut |target, rank| {
+        self.take_adapter(config, base, &mut |target, rank| {
             // As PEFT draws A: uniform with the bound 1 / √in.
             let bound = 1.0 / (target.inputs as f64).sqrt();
             let mut rng = keyed::rng(seed, "adapter", place, 0);
@@ -53,19 +70,42 @@ impl Model {
         })
     }
 
-    /// Adds the adapter in a folder with PEFT's files.
+    /// The base model that the adapter in a folder names, with the adapter. The mask token, and what else was adapted, are those of the
+    /// folder's config.json, which an adapter of PEFT does not have.
+    pub(crate) fn load_adapted(dir: &Path, device: Device) -> Result<Self, ModelError> {
+        let base = AdapterConfig::read(dir)?.base(dir)?;
+        let mut model = Self::load(&base, device)?;
+        model.load_adapter(dir, &base)?;
+        Ok(model)
+    }
+
+    /// Adds the adapter in a folder with PEFT's files to the base model of the folder `base`, and takes the mask token and the companions
+    /// that the adapter's folder has.
     ///
     /// # Errors
-    /// Names what is wrong with the files, or does not fit the model.
-    pub fn load_adapter(&mut self, dir: &Path) -> Result<(), ModelError> {
+    /// Names what is wrong with the files, or does not fit the model; and when the adapter was trained for another base model.
+    pub fn load_adapter(&mut self, dir: &Path, base: &Path) -> Result<(), ModelError> {
         let (config, path) = (AdapterConfig::read(dir)?, dir.join(WEIGHTS));
         let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
+        let trained_for = files.note(BASE).map(str::to_owned);
+        if let Some(wanted) = &trained_for {
+            let found = fingerprint(base)?;
+            if found != *wanted {
+                let what = format!("base model of the adapter in {}", dir.display());
+                let found = format!("{} with sha256 {found}", base.display());
+                return Err(ModelError::input(what, found, format!("sha256 {wanted}")));
+            }
+        }
+        if dir.join("config.json").is_file() {
+            self.adapt(ModelConfig::load(dir)?)?;
+        }
+        self.companions.extend(companions(dir)?);
         let find = |name: String, wanted: &[i64]| match files.get(&name, wanted)? {
             Some(tensor) => Ok(tensor.f_to_kind(Kind::Float)?),
             None => Err(ModelError::MissingTensor { tensor: name, file: path.clone(), wanted: wanted.to_vec() }),
         };
         let mut known = Vec::new();
-        self.take_adapter(&config, &mut |target, rank| {
+        self.take_adapter(&config, trained_for, &mut |target, rank| {
             let names = ["lora_A.weight", "lora_B.weight"].map(|what| tensor(&target.module, what));
             known.extend(names.clone());
             let [a, b] = names;
@@ -73,16 +113,37 @@ impl Model {
         })?;
         for parameter in self.parameters.iter_mut().filter(|parameter| parameter.trainable && !parameter.leaf.adapter) {
             for (part, mut view) in parameter.split(&parameter.tensor.f_detach()?)? {
-                let name = tensor(part.name.trim_end_matches(".weight"), "weight");
+                let name = tensor(module(&part.name), "weight");
                 view.f_copy_(&find(name.clone(), &part.shape)?)?;
                 known.push(name);
             }
+        }
+        if let Some((embedding, head)) = self.tied().filter(|(embedding, _)| config.keeps(embedding)) {
+            let [one, other] = [embedding, head].map(|module| tensor(&module, "weight"));
+            let size = self.parameters[0].leaf.shape();
+            if !find(one, &size)?.f_equal(&find(other.clone(), &size)?)? {
+                return Err(ModelError::NotTied { tensor: other, file: path });
+            }
+            known.push(other);
         }
         let extra: Vec<String> =
             files.names().filter(|name| !known.iter().any(|k| k == name)).map(str::to_owned).collect();
         if !extra.is_empty() {
             return Err(ModelError::ExtraTensors { file: path, tensors: extra });
         }
+        Ok(())
+    }
+
+    /// Takes the mask token and the marks of a configuration with the same shape.
+    fn adapt(&mut self, wanted: ModelConfig) -> Result<(), ModelError> {
+        let Some(adapted) = wanted.adapted else { return Ok(()) };
+        if wanted.vocab_size > self.config.vocab_size {
+            // The row itself is in the adapter's file.
+            self.add_mask_token(0)?;
+        } else {
+            self.use_mask_token(adapted.mask_token_id)?;
+        }
+        self.config.adapted = Some(adapted);
         Ok(())
     }
 
@@ -114,18 +175,45 @@ impl Model {
 
     /// The adapter's configuration, where there is one.
     pub fn adapter(&self) -> Option<&AdapterConfig> {
-        self.adapter.as_ref()
+        self.adapter.as_ref().map(|adapter| &adapter.config)
+    }
+
+    /// Last parts of the names of the modules with a row for each token: what an adapter keeps whole where a mask token was added, whose
+    /// row would be lost otherwise.
+    pub fn vocabulary_modules(&self) -> Vec<String> {
+        let parts = self.parameters.iter().filter(|parameter| parameter.leaf.vocabulary);
+        let names = parts.map(|parameter| module(&parameter.leaf.parts[0].name).to_owned());
+        let head = self.tied().map(|(_, head)| head);
+        names.chain(head).map(|name| name.rsplit('.').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The modules of embedding and head, where they are one matrix. PEFT keeps each for itself, so both are in its files.
+    fn tied(&self) -> Option<(String, String)> {
+        let embedding = self.parameters.iter().find(|parameter| parameter.leaf.vocabulary)?;
+        let head = self.config.family.names().head.to_owned();
+        self.config.tied.then(|| (module(&embedding.leaf.parts[0].name).to_owned(), head))
     }
 
     /// Hangs pieces with the tensors that `take` gives into the maps that a configuration targets, and freezes everything else.
     fn take_adapter(
         &mut self,
         config: &AdapterConfig,
+        base_sha256: Option<String>,
         take: &mut dyn FnMut(&Target, i64) -> Result<(Tensor, Tensor), ModelError>,
     ) -> Result<(), ModelError> {
         config.check()?;
         if self.adapter.is_some() {
             return Err(ModelError::input("adapter", "a second one", "a model without one; merge the first"));
+        }
+        if let Some((embedding, head)) = self.tied() {
+            if config.keeps(&embedding) != config.keeps(&head) {
+                let found = format!("one of `{embedding}` and `{head}`");
+                return Err(ModelError::input(
+                    "modules_to_save of the adapter",
+                    found,
+                    "both or none: they are one matrix",
+                ));
+            }
         }
         let (device, rank, scale) = (self.device.torch(), config.r as i64, config.scale());
         let Network::Own(decoder) = &mut self.decoder else {
@@ -158,18 +246,17 @@ impl Model {
             return Err(ModelError::input("targets of the adapter", found, format!("some of {}, …", seen.join(", "))));
         }
         for parameter in &mut self.parameters {
-            parameter.trainable =
-                parameter.leaf.parts.iter().all(|part| config.keeps(part.name.trim_end_matches(".weight")));
+            parameter.trainable = parameter.leaf.parts.iter().all(|part| config.keeps(module(&part.name)));
         }
         self.parameters.extend(added);
-        self.adapter = Some(config.clone());
+        self.adapter = Some(Adapter { config: config.clone(), base_sha256 });
         Ok(())
     }
 
     /// The adapter's files: what is trained, with other values for the parameters.
     pub(crate) fn adapter_files(
         &self,
-        config: &AdapterConfig,
+        adapter: &Adapter,
         value: impl Fn(usize, &Parameter) -> Tensor,
     ) -> Result<(TensorFile, Vec<u8>), ModelError> {
         let mut tensors = BTreeMap::new();
@@ -177,16 +264,25 @@ impl Model {
             for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
                 let name = match parameter.leaf.adapter {
                     true => part.name.clone(),
-                    false => tensor(part.name.trim_end_matches(".weight"), "weight"),
+                    false => tensor(module(&part.name), "weight"),
                 };
+                if let Some((_, head)) = self.tied().filter(|_| parameter.leaf.vocabulary) {
+                    tensors.insert(tensor(&head, "weight"), (view.shallow_clone(), *stored));
+                }
                 tensors.insert(name, (view, *stored));
             }
         }
-        let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let json =
-            serde_json::to_vec_pretty(config).map_err(|source| ModelError::Json { path: CONFIG.into(), source })?;
+        let mut notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        notes.extend(adapter.base_sha256.clone().map(|sha256| (BASE.to_owned(), sha256)));
+        let json = serde_json::to_vec_pretty(&adapter.config)
+            .map_err(|source| ModelError::Json { path: CONFIG.into(), source })?;
         Ok((TensorFile { name: WEIGHTS, tensors, notes }, json))
     }
+}
+
+/// A module's name from that of its weight.
+fn module(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
 /// The matrices that a map stands for, in their order.
@@ -201,7 +297,7 @@ fn targets(map: &Linear, parameters: &[Parameter]) -> Result<Vec<Target>, ModelE
             false => (part.shape[0], part.shape[1]),
         };
         start += outputs;
-        Target { module: part.name.trim_end_matches(".weight").to_owned(), inputs, outputs, start: start - outputs }
+        Target { module: module(&part.name).to_owned(), inputs, outputs, start: start - outputs }
     };
     Ok(parameter.leaf.parts.iter().map(target).collect())
 }

@@ -1,8 +1,6 @@
 //! Adapters against hand calculations, and their files.
 #![allow(clippy::unwrap_used)]
 
-use serde_json::Map;
-
 use super::*;
 use crate::batch::MicroBatch;
 use crate::device::Device;
@@ -17,21 +15,7 @@ const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_em
     "n_positions":64,"initializer_range":0.3,"bos_token_id":1,"eos_token_id":2}"#;
 
 fn config(targets: Targets) -> AdapterConfig {
-    AdapterConfig {
-        peft_type: "LORA".into(),
-        task_type: Some("CAUSAL_LM".into()),
-        base_model_name_or_path: Some("base".into()),
-        r: 3,
-        lora_alpha: 5.0,
-        lora_dropout: 0.0,
-        target_modules: targets,
-        modules_to_save: None,
-        fan_in_fan_out: false,
-        use_rslora: false,
-        bias: "none".into(),
-        inference_mode: true,
-        more: Map::new(),
-    }
+    AdapterConfig::new("base".as_ref(), 3, 5.0, targets)
 }
 
 fn names(names: &[&str]) -> Targets {
@@ -94,7 +78,7 @@ fn an_adapter_begins_with_nothing_and_merged_it_is_the_same_model() {
         learner.save(dir.path()).unwrap();
         plain = model(json);
         plain.add_mask_token(7).unwrap();
-        plain.load_adapter(dir.path()).unwrap();
+        plain.load_adapter(dir.path(), dir.path()).unwrap();
         assert_eq!(logits(&plain), after, "saved and read again");
         plain.merge_adapter().unwrap();
         assert!(gap(&logits(&plain), &after) < 1e-5, "{:?}: {}", config.target_modules, gap(&logits(&plain), &after));
@@ -146,7 +130,7 @@ fn gradients_are_those_of_the_product() {
             own.arithmetic.kernels = kernels;
             own.arithmetic.recompute = recompute;
             own.add_mask_token(7).unwrap();
-            own.load_adapter(dir.path()).unwrap();
+            own.load_adapter(dir.path(), dir.path()).unwrap();
             if merged {
                 own.merge_adapter().unwrap();
             }
@@ -181,14 +165,17 @@ fn gradients_are_those_of_the_product() {
 /// What is kept whole is trained, saved and read beside the low-rank changes.
 #[test]
 fn embeddings_may_be_trained_whole() {
-    let config = AdapterConfig { modules_to_save: Some(vec!["embed_tokens".into()]), ..config(names(&["q_proj"])) };
+    let config = AdapterConfig {
+        modules_to_save: Some(vec!["embed_tokens".into(), "lm_head".into()]),
+        ..config(names(&["q_proj"]))
+    };
     let learner = trained(LLAMA, &config);
     let dir = tempfile::tempdir().unwrap();
     learner.save(dir.path()).unwrap();
     let mut again = model(LLAMA);
     // Another mask row, which the file's takes the place of.
     again.add_mask_token(8).unwrap();
-    again.load_adapter(dir.path()).unwrap();
+    again.load_adapter(dir.path(), dir.path()).unwrap();
     assert_eq!(logits(&again), logits(learner.model()));
 }
 
@@ -200,14 +187,17 @@ fn what_does_not_fit_is_said_with_its_name() {
     assert!(error(&AdapterConfig { r: 0, ..all() }).contains("rank"));
     assert!(error(&AdapterConfig { lora_alpha: f64::NAN, ..all() }).contains("alpha"));
     assert!(error(&AdapterConfig { lora_dropout: 1.0, ..all() }).contains("dropout"));
+    let apart = AdapterConfig { modules_to_save: Some(vec!["embed_tokens".into()]), ..all() };
+    assert!(error(&apart).contains("lm_head"));
     let mut twice = model(LLAMA);
     twice.add_adapter(&all(), 1).unwrap();
     assert!(twice.add_adapter(&all(), 1).unwrap_err().to_string().contains("merge the first"));
 
     let dir = tempfile::tempdir().unwrap();
     trained(LLAMA, &all()).save(dir.path()).unwrap();
-    let load =
-        |json: &str| Model::of_json(json, 7, Device::Cpu).unwrap().load_adapter(dir.path()).unwrap_err().to_string();
+    let load = |json: &str| {
+        Model::of_json(json, 7, Device::Cpu).unwrap().load_adapter(dir.path(), dir.path()).unwrap_err().to_string()
+    };
     let wider = load(&LLAMA.replace(r#""intermediate_size":21"#, r#""intermediate_size":22"#));
     assert!(wider.contains("lora_B") && wider.contains("21"), "{wider}");
     let deeper = load(&LLAMA.replace(r#""num_hidden_layers":2"#, r#""num_hidden_layers":3"#));
