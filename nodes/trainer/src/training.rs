@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use difflow_model::{
-    AdapterConfig, Arithmetic, Blocks, Device, Family, Learner, LearningRate, Loader, MicroBatch, Model, ModelError,
-    Normaliser, Objective, ObjectiveOptions, Pattern, Precision, Targets, TorchPlugin, Unread,
+    Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
+    ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
 };
 use difflow_node_kit::{Problem, Problems};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -92,29 +92,9 @@ pub fn begin(config: &Config) -> Result<Training> {
     }
     if config.lora_rank > 0 {
         let added = model.config().vocab_size > tokens;
-        model.add_adapter(&adapter(config, &model, added)?, config.seed)?;
+        model.add_adapter(&config.adapter(model.config(), added)?, config.seed)?;
     }
     training(config, model)
-}
-
-/// The adapter that the keys describe. Where the mask token was `added`, its row is in it.
-fn adapter(config: &Config, model: &Model, added: bool) -> Result<AdapterConfig> {
-    let base = std::path::absolute(&config.base_model).with_context(|| config.base_model.clone())?;
-    let alpha = config.lora_alpha.unwrap_or(config.lora_rank as f64);
-    let named = config.lora_whole.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
-    let mut whole: Vec<String> = named.collect();
-    if added {
-        whole.extend(model.vocabulary_modules());
-    }
-    whole.sort();
-    whole.dedup();
-    Ok(AdapterConfig {
-        use_rslora: config.lora_rank_stabilised,
-        lora_dropout: config.lora_dropout,
-        modules_to_save: (!whole.is_empty()).then_some(whole),
-        fan_in_fan_out: model.config().family == Family::Gpt2,
-        ..AdapterConfig::new(&base, config.lora_rank, alpha, Targets::parse(&config.lora_targets))
-    })
 }
 
 /// How the base model and the checkpoints are read.

@@ -1,6 +1,7 @@
 //! Whole dataflows through the real dora command: `difflow run` on the repository's own dataflow files, shortened.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod bad_input;
 mod claims;
 mod clock;

@@ -178,15 +178,6 @@ impl Model {
         self.adapter.as_ref().map(|adapter| &adapter.config)
     }
 
-    /// Last parts of the names of the modules with a row for each token: what an adapter keeps whole where a mask token was added, whose
-    /// row would be lost otherwise.
-    pub fn vocabulary_modules(&self) -> Vec<String> {
-        let parts = self.parameters.iter().filter(|parameter| parameter.leaf.vocabulary);
-        let names = parts.map(|parameter| module(&parameter.leaf.parts[0].name).to_owned());
-        let head = self.tied().map(|(_, head)| head);
-        names.chain(head).map(|name| name.rsplit('.').next().unwrap_or_default().to_owned()).collect()
-    }
-
     /// The modules of embedding and head, where they are one matrix. PEFT keeps each for itself, so both are in its files.
     fn tied(&self) -> Option<(String, String)> {
         let embedding = self.parameters.iter().find(|parameter| parameter.leaf.vocabulary)?;
@@ -277,6 +268,40 @@ impl Model {
         let json = serde_json::to_vec_pretty(&adapter.config)
             .map_err(|source| ModelError::Json { path: CONFIG.into(), source })?;
         Ok((TensorFile { name: WEIGHTS, tensors, notes }, json))
+    }
+}
+
+impl AdapterConfig {
+    /// Values that are trained beside a model of this shape: A and B of every matrix that is targeted, and what is kept whole.
+    pub fn parameter_count(&self, model: &ModelConfig) -> u64 {
+        let (d, f) = (model.hidden_size as u64, model.intermediate_size as u64);
+        let (q, kv) = ((model.heads * model.head_dim) as u64, (model.kv_heads * model.head_dim) as u64);
+        let names = model.family.names();
+        let mut matrices = match names.qkv {
+            [one] => vec![(*one, d, q + 2 * kv)],
+            three => three.iter().zip([q, kv, kv]).map(|(name, out)| (*name, d, out)).collect(),
+        };
+        matrices.extend([(names.output, q, d), (names.up, d, f), (names.down, f, d)]);
+        if model.gated {
+            matrices.push((names.gate, d, f));
+        }
+        let changed = matrices.iter().filter(|(name, ..)| self.changes(&names.of_layer(0, name)));
+        let low: u64 = changed.map(|(_, inputs, outputs)| self.r as u64 * (inputs + outputs)).sum();
+        let whole = [(names.embedding, true), (names.head, !model.tied)];
+        let whole = whole.iter().filter(|(name, own)| *own && self.keeps(name)).count() as u64;
+        model.layers as u64 * low + whole * model.vocab_size as u64 * d
+    }
+
+    /// Last parts of the names of the modules with a row for each token: what an adapter keeps whole where a mask token was added, whose
+    /// row would be lost otherwise.
+    pub fn vocabulary_modules(model: &ModelConfig) -> [String; 2] {
+        let names = model.family.names();
+        [names.embedding, names.head].map(|name| name.rsplit('.').next().unwrap_or_default().to_owned())
+    }
+
+    /// Whether the output head is trained.
+    pub fn keeps_head(&self, model: &ModelConfig) -> bool {
+        self.keeps(model.family.names().head)
     }
 }
 

@@ -116,6 +116,22 @@ fn only_the_adapter_is_trained() {
     assert!(saved.names().any(|name| name == "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"));
 }
 
+/// The count from the shape is that of what is trained.
+#[test]
+fn what_is_trained_is_counted_from_the_shape() {
+    for (json, targets) in cases() {
+        for whole in [None, Some(vec!["embed_tokens".to_owned(), "wte".to_owned(), "lm_head".to_owned()])] {
+            let config = AdapterConfig { modules_to_save: whole, ..config(targets.clone()) };
+            let mut own = model(json);
+            own.add_mask_token(7).unwrap();
+            own.add_adapter(&config, 1).unwrap();
+            let trained = own.parameters.iter().filter(|parameter| parameter.trainable);
+            let count: usize = trained.map(|parameter| parameter.tensor.numel()).sum();
+            assert_eq!(config.parameter_count(&own.config), count as u64, "{config:?}");
+        }
+    }
+}
+
 /// The gradient of A and B by hand: that of the whole matrix, which a model without adapter says, times the other one.
 #[test]
 fn gradients_are_those_of_the_product() {
