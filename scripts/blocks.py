@@ -179,7 +179,7 @@ def train(which, variant, seed, threads):
     found = {"variant": variant, "seed": seed, "steps": steps, **measured(which, variant, checkpoint, threads)}
     if which == "tiny":
         scores = json.loads((RUNS / name / f"scores/step-{steps:08}.json").read_text())
-        found["gaps"] = scores["metrics"]["infill_exact_match"]
+        found["gaps"] = scores["metrics"].get("infill_exact_match")
     result.write_text(json.dumps(found, indent=1))
     print(name, flush=True)
 

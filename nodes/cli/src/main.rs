@@ -13,6 +13,7 @@ mod history;
 mod inspect;
 mod inspect_run;
 mod line;
+mod merge;
 mod outcome;
 mod plan;
 mod plugin;
@@ -106,6 +107,9 @@ enum Command {
     /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
     #[command(after_help = score::EXAMPLES)]
     Score(score::Score),
+    /// Add an adapter to its base model: one model, for those who read no adapters.
+    #[command(after_help = merge::EXAMPLES)]
+    Merge(merge::Merge),
     /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -161,6 +165,7 @@ fn main() -> ExitCode {
         }
         Command::Inspect(inspect) => inspect.run().map(|()| 0),
         Command::Score(score) => score.run().map(|()| 0),
+        Command::Merge(merge) => merge.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),
     };
     match code {

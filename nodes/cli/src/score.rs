@@ -26,6 +26,9 @@ pub struct Score {
     /// Hugging Face directory, or a hub id (owner/name).
     #[arg(long)]
     model: String,
+    /// A folder with an adapter (PEFT's files) for it.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
     /// Text file; documents are separated by <|endoftext|>, or where there is none by empty lines.
     #[arg(long, required_unless_present = "parquet", conflicts_with = "parquet")]
     text: Option<PathBuf>,
@@ -77,6 +80,7 @@ impl Score {
             device: self.arithmetic.device.clone(),
             precision: self.arithmetic.precision(),
             tokenizer: self.tokenizer.clone(),
+            adapter: self.adapter.clone(),
             ..Opening::default()
         };
         let session = Session::open(self.model.as_ref(), &opening)?;

@@ -31,12 +31,14 @@ pub struct Opening {
     pub precision: Precision,
     /// A tokenizer.json other than the one beside the weights.
     pub tokenizer: Option<PathBuf>,
+    /// A folder with an adapter for the model. A checkpoint that is an adapter itself needs none.
+    pub adapter: Option<PathBuf>,
 }
 
 impl Default for Opening {
     fn default() -> Self {
         let (device, precision) = ("auto".to_owned(), Precision::Fp32);
-        Self { device, threads: None, memory_fraction: 1.0, precision, tokenizer: None }
+        Self { device, threads: None, memory_fraction: 1.0, precision, tokenizer: None, adapter: None }
     }
 }
 
@@ -61,9 +63,16 @@ impl Session {
     /// id. Errors if it is none of these, the device does not exist, or model and tokenizer do not fit each other.
     pub fn open(path: &Path, opening: &Opening) -> Result<Self, InferenceError> {
         let folder = folder(path)?;
-        let facts = Facts::read(&folder)?;
+        let mut facts = Facts::read(&folder)?;
         let loader = loader(opening, None, facts.torch_model.as_ref())?;
-        let model = loader.checkpoint(&folder)?;
+        let mut model = loader.checkpoint(&folder)?;
+        if let Some(adapter) = &opening.adapter {
+            model.load_adapter(adapter, &folder)?;
+            // One of a run says how it was trained.
+            if adapter.join(CONFIG).is_file() {
+                facts = Facts::read(adapter)?;
+            }
+        }
         Self::with_model(folder, model, facts, opening)
     }
 

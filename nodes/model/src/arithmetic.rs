@@ -23,6 +23,8 @@ pub struct Arithmetic {
     pub device_kernels: bool,
     /// Share of activations dropped, at GPT-2's places. Attention then runs on torch's kernels.
     pub dropout: f64,
+    /// Share of the inputs of an adapter that is dropped.
+    pub adapter_dropout: f64,
     /// Activation checkpointing: blocks are computed again in the backward pass, which saves the memory of their activations. The
     /// gradients are the same.
     pub recompute: bool,
@@ -32,7 +34,14 @@ impl Arithmetic {
     /// What a model on a device begins with: fp32 and the device's best kernels.
     pub fn of(device: Device) -> Self {
         let host = device == Device::Cpu;
-        Self { precision: Precision::Fp32, kernels: host, device_kernels: !host, dropout: 0.0, recompute: false }
+        Self {
+            precision: Precision::Fp32,
+            kernels: host,
+            device_kernels: !host,
+            dropout: 0.0,
+            adapter_dropout: 0.0,
+            recompute: false,
+        }
     }
 
     /// Element type of matrix products and attention.

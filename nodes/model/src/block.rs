@@ -91,7 +91,7 @@ impl Parts<'_, '_> {
         let weight = (self.take)(Leaf::of_matrices(init, weights, matrices))?;
         let biases = parts.iter().map(|(name, out)| (format!("{name}.bias"), vec![*out]));
         let bias = if bias { Some((self.take)(Leaf::new(Init::Zero, biases))?) } else { None };
-        Ok(Linear { weight: weight.into(), bias: bias.map(Weight::from), in_first })
+        Ok(Linear { weight: weight.into(), bias: bias.map(Weight::from), in_first, adapter: None })
     }
 
     /// Block `layer`.

@@ -98,7 +98,8 @@ impl Decoder {
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention, how: Arithmetic) -> Result<Tensor, ModelError> {
-        if !how.kernels && how.dropout == 0.0 && !how.recompute {
+        let adapted = self.blocks.iter().flat_map(Block::maps).any(|map| map.adapter.is_some());
+        if !how.kernels && how.dropout == 0.0 && !how.recompute && !adapted {
             return self.hidden_joined(tokens, attention, how, cuda::kernels(self.device(), how).as_ref());
         }
         self.layers(tokens, attention, how, &mut |_| Ok(()))

@@ -78,7 +78,10 @@ pub(crate) fn head_loss(
     let mut losses = vec![0f32; count];
     let rows_gradient = blank(&rows.size())?;
     // With gradients, products in another kind are rounded to it and summed in fp32; products in fp32 are summed in place.
-    let mut head_gradient = scale.map(|_| Tensor::f_zeros(head.size(), (Kind::Float, tch::Device::Cpu))).transpose()?;
+    let mut head_gradient = scale
+        .filter(|_| head.requires_grad())
+        .map(|_| Tensor::f_zeros(head.size(), (Kind::Float, tch::Device::Cpu)))
+        .transpose()?;
     let room = blank(&[chunk as i64, head.size()[0]])?;
     tch::no_grad(|| -> Result<(), ModelError> {
         for start in (0..count).step_by(chunk) {
@@ -92,10 +95,13 @@ pub(crate) fn head_loss(
             // SAFETY: a part of `room`, which was made here; no other part is read or written meanwhile.
             let values = unsafe { write(&mut logits)? };
             pointwise::cross_entropy(values, &targets[range.clone()], part_scale, &mut losses[range])?;
-            let Some(sum) = &mut head_gradient else { continue };
+            if scale.is_none() {
+                continue;
+            }
             // The kernel has turned the logits into their gradient.
             let slope = logits.f_to_kind(kind)?;
             multiply(&mut rows_gradient.f_narrow(0, from, part_count)?, &slope, &plain_head)?;
+            let Some(sum) = &mut head_gradient else { continue };
             let across = slope.f_transpose(0, 1)?;
             let _ = match kind {
                 Kind::Float => sum.f_addmm_(&across, &part)?,

@@ -39,6 +39,9 @@ pub(crate) fn loss(
             losses.push(loss);
             let Some(slope) = slope else { continue };
             slopes.push(slope.f_mm(&weights)?);
+            if !head.master.requires_grad() {
+                continue;
+            }
             let gradient = slope.f_tr()?.f_mm(&part)?.f_narrow(0, 0, vocabulary)?.f_to_kind(Kind::Float)?;
             head_gradient = Some(match head_gradient.take() {
                 None => gradient,

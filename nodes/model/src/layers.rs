@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use crate::adapter::LowRank;
 use crate::arithmetic::Arithmetic;
 use crate::config::{Activation, NormKind};
 use crate::error::ModelError;
@@ -16,13 +17,16 @@ pub(crate) struct Linear {
     pub bias: Option<Weight>,
     /// True when the weight is stored `[in, out]` (GPT-2's Conv1D), false for `[out, in]`.
     pub in_first: bool,
+    /// What an adapter adds.
+    pub adapter: Option<LowRank>,
 }
 
 impl Linear {
     /// The same tensors.
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Weight::share);
-        Self { weight: self.weight.share(), bias, in_first: self.in_first }
+        let adapter = self.adapter.as_ref().map(LowRank::share);
+        Self { weight: self.weight.share(), bias, in_first: self.in_first, adapter }
     }
 
     /// Weight and bias.
@@ -39,11 +43,15 @@ impl Linear {
     pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         let (x, weight) = (x.f_to_kind(how.kind())?, self.weight.of(how)?);
         let bias = self.bias.as_ref().map(|bias| bias.of(how)).transpose()?;
-        Ok(match (self.in_first, bias) {
+        let y = match (self.in_first, bias) {
             (false, bias) => x.f_linear(&weight, bias)?,
             (true, Some(bias)) => bias.f_addmm(&x, &weight)?,
             (true, None) => x.f_mm(&weight)?,
-        })
+        };
+        match &self.adapter {
+            None => Ok(y),
+            Some(change) => change.add(&y, &x, how),
+        }
     }
 }
 

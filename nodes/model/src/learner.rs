@@ -107,7 +107,8 @@ impl Learner {
             let wanted = "AdamW: it does not say which of its matrices are hidden";
             return Err(ModelError::input("the optimizer of a plug-in's torch model", "Muon", wanted));
         }
-        let arithmetic = model.arithmetic;
+        let mut arithmetic = model.arithmetic;
+        arithmetic.adapter_dropout = model.adapter().map_or(0.0, |adapter| adapter.lora_dropout);
         let torch = model.device != Device::Cpu || !arithmetic.kernels;
         model.round()?;
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
@@ -169,7 +170,8 @@ impl Learner {
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
         let number = self.sums.totals.micro_batches;
         // A plug-in's model may drop something, too.
-        if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 {
+        if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 || self.arithmetic.adapter_dropout > 0.0
+        {
             let number = self.reducer.number(number);
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, number);
             tch::manual_seed(rng.next_u64() as i64);

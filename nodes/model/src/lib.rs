@@ -39,6 +39,7 @@
 //!
 //! Threads: a [`Model`] is `Send` and `Sync`; several threads may decode and score with one `Arc<Model>`.
 
+mod adapter;
 mod alignment;
 mod arithmetic;
 mod attention;
@@ -96,6 +97,7 @@ mod torch_model;
 mod visibility;
 mod weight;
 
+pub use adapter::{AdapterConfig, Targets};
 pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};

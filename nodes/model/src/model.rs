@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
 
+use crate::adapter::{Adapter, CONFIG as ADAPTER};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
@@ -54,6 +55,7 @@ pub struct Model {
     pub(crate) decoder: Network,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) companions: BTreeMap<String, Vec<u8>>,
+    pub(crate) adapter: Option<Adapter>,
     pub(crate) device: Device,
     pub(crate) arithmetic: Arithmetic,
     /// Logits held at once by the loss, in elements.
@@ -61,13 +63,16 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a Hugging Face directory: config.json, safetensors (one file or an index), and the tokenizer's files beside
+    /// Loads a folder with an adapter (PEFT's files) and the base model that it names, or a Hugging Face directory: config.json, safetensors (one file or an index), and the tokenizer's files beside
     /// them. Any float dtype becomes fp32. The checkpoint of a plug-in's torch model says which component it needs; its library is
     /// looked for as docs/PLUGINS.md says of component ids.
     ///
     /// # Errors
     /// Names the tensor, the file, what was found and what was wanted.
     pub fn load(dir: &Path, device: Device) -> Result<Self, ModelError> {
+        if dir.join(ADAPTER).exists() {
+            return Self::load_adapted(dir, device);
+        }
         let config = ModelConfig::load(dir)?;
         match &config.torch_model {
             None => Self::load_as(config, dir, device),
@@ -139,7 +144,7 @@ impl Model {
         }
         let decoder = Network::Own(Box::new(decoder));
         let (arithmetic, chunk_elements) = (Arithmetic::of(device), chunk_elements(device));
-        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements })
+        Ok(Self { config, decoder, parameters, companions, adapter: None, device, arithmetic, chunk_elements })
     }
 
     /// Tensors that nothing reads are an error, except buffers that old files carry and a tied head that equals the embedding.
@@ -189,6 +194,13 @@ impl Model {
     ) -> Result<Snapshot, ModelError> {
         if let Network::Foreign(foreign) = &self.decoder {
             return Ok(Snapshot { written: self.save_torch(foreign, dir, value)?, own: None, optimizer: None });
+        }
+        if let Some(adapter) = &self.adapter {
+            let (weights, json) = self.adapter_files(adapter, value)?;
+            let mut companions = self.companions.clone();
+            companions.insert(ADAPTER.to_owned(), json);
+            let own = OwnFiles { config: self.config.clone(), weights, companions };
+            return Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None });
         }
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate() {
@@ -247,7 +259,7 @@ impl Model {
     pub fn set_arithmetic(&mut self, how: Arithmetic) {
         let host = self.device == Device::Cpu;
         let (kernels, device_kernels) = (how.kernels && host, how.device_kernels && !host);
-        self.arithmetic = Arithmetic { kernels, device_kernels, dropout: 0.0, ..how };
+        self.arithmetic = Arithmetic { kernels, device_kernels, dropout: 0.0, adapter_dropout: 0.0, ..how };
     }
 
     /// Computes in this precision from now on.

@@ -10,6 +10,7 @@
 //! mutex: the tables of the rotary embedding, and a plug-in's instance. That mutex is also held while a plug-in's
 //! model is saved, because saving temporarily puts other values into its parameters.
 
+use crate::adapter::Piece;
 use crate::layers::Norm;
 use crate::model::Model;
 use crate::parameter::Parameter;
@@ -19,6 +20,8 @@ use crate::weight::Weight;
 unsafe impl Sync for Weight {}
 // SAFETY: as above.
 unsafe impl Sync for Norm {}
+// SAFETY: as above.
+unsafe impl Sync for Piece {}
 // SAFETY: as above.
 unsafe impl Sync for Parameter {}
 

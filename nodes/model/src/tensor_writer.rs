@@ -59,20 +59,25 @@ pub(crate) fn write_bytes(dir: &Path, name: &str, data: &[u8]) -> Result<SavedFi
 /// Syncs and describes a file that something else wrote.
 pub(crate) fn sync_file(dir: &Path, name: &str) -> Result<SavedFile, ModelError> {
     let path = dir.join(name);
-    let mut file = File::open(&path).map_err(ModelError::read(&path))?;
     let mut hash = Sha256::new();
+    let (file, bytes) = hashed(&path, &mut hash)?;
+    file.sync_all().map_err(ModelError::write(&path))?;
+    let sha256 = hex::encode(hash.finalize());
+    Ok(SavedFile { name: name.to_owned(), bytes, sha256 })
+}
+
+/// Takes the content of a file into a hash. Returns the file, and how many bytes it has.
+pub(crate) fn hashed(path: &Path, hash: &mut Sha256) -> Result<(File, u64), ModelError> {
+    let mut file = File::open(path).map_err(ModelError::read(path))?;
     let (mut bytes, mut chunk) = (0, vec![0; 1 << 20]);
     loop {
-        let count = file.read(&mut chunk).map_err(ModelError::read(&path))?;
+        let count = file.read(&mut chunk).map_err(ModelError::read(path))?;
         if count == 0 {
-            break;
+            return Ok((file, bytes));
         }
         hash.update(&chunk[..count]);
         bytes += count as u64;
     }
-    file.sync_all().map_err(ModelError::write(&path))?;
-    let sha256 = hex::encode(hash.finalize());
-    Ok(SavedFile { name: name.to_owned(), bytes, sha256 })
 }
 
 /// The element type to write a tensor in: the one it was read from when that loses nothing, else fp32. So a model that is

@@ -54,7 +54,8 @@ impl Model {
         let parameters = foreign.parameters()?;
         let (companions, decoder) = (companions(dir)?, Network::Foreign(Box::new(foreign)));
         let arithmetic = Arithmetic { precision, kernels: false, ..Arithmetic::of(device) };
-        Ok(Self { config, decoder, parameters, companions, device, arithmetic, chunk_elements: chunk_elements(device) })
+        let chunk_elements = chunk_elements(device);
+        Ok(Self { config, decoder, parameters, companions, adapter: None, device, arithmetic, chunk_elements })
     }
 
     /// One more row for every parameter with a row for each token, as [`Model::add_mask_token`] gives it to difflow's own models.

@@ -115,6 +115,22 @@ pub struct Config {
     /// (1 − cosine, mean over the layers), added up over the masked tokens and divided as the objective's. Costs a causal forward more.
     #[schemars(range(min = 0))]
     pub align_weight: f64,
+    /// Above 0: BASE_MODEL stays as it is, and an adapter of this rank is trained beside its matrices (LoRA, arXiv 2106.09685). Checkpoints
+    /// hold the adapter only, in PEFT's files, and name the base model.
+    pub lora_rank: usize,
+    /// The adapter's product is multiplied by LORA_ALPHA / LORA_RANK. Not set: LORA_RANK.
+    pub lora_alpha: Option<f64>,
+    /// true: by LORA_ALPHA / √LORA_RANK instead (rsLoRA).
+    pub lora_rank_stabilised: bool,
+    /// Matrices that are adapted: `all-linear` for all of the blocks, or the ends of their names with commas between them, such as
+    /// `q_proj,v_proj`.
+    pub lora_targets: String,
+    /// Share of the adapter's inputs that is dropped in training.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
+    pub lora_dropout: f64,
+    /// Modules that are trained and saved whole beside the adapter, by the ends of their names with commas between them, such as
+    /// `embed_tokens,lm_head`. Where the mask token is added, those with a row for each token are among them in any case.
+    pub lora_whole: String,
     /// true: attention stays inside a document. Not set: true by recommended, false by parity.
     pub document_attention: Option<bool>,
     /// Which positions count as masked.
@@ -236,6 +252,12 @@ impl Default for Config {
             context: Context::default(),
             ar_weight: 0.0,
             align_weight: 0.0,
+            lora_rank: 0,
+            lora_alpha: None,
+            lora_rank_stabilised: false,
+            lora_targets: "all-linear".into(),
+            lora_dropout: 0.0,
+            lora_whole: String::new(),
             document_attention: None,
             masked_positions: MaskedPositions::default(),
             mask_token: "preset".into(),
@@ -362,6 +384,13 @@ impl NodeConfig for Config {
             let allowed = "allowed: 0 with OBJECTIVE: ar or FROM_SCRATCH: true";
             problems.push(Problem::new("ALIGN_WEIGHT", self.align_weight, allowed));
         }
+        if self.lora_rank > 0 && self.from_scratch {
+            let allowed = "allowed: 0 with FROM_SCRATCH: true: an adapter changes a base model";
+            problems.push(Problem::new("LORA_RANK", self.lora_rank, allowed));
+        }
+        if let Some(alpha) = self.lora_alpha.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
+            problems.push(Problem::new("LORA_ALPHA", alpha, "allowed: a number above 0"));
+        }
         if block && !self.choices().document_attention {
             let allowed = "allowed: true with OBJECTIVE: block: blocks are those of a document";
             problems.push(Problem::new("DOCUMENT_ATTENTION", false, allowed));
@@ -382,6 +411,7 @@ impl NodeConfig for Config {
                 ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
                 ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
                 ("ALIGN_WEIGHT", self.align_weight > 0.0, "it does not say its layers"),
+                ("LORA_RANK", self.lora_rank > 0, "its forward is its own"),
                 (
                     "OPTIMIZER",
                     self.optimizer == OptimizerKind::Muon,

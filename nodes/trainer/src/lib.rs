@@ -1,4 +1,5 @@
 //! The node's keys, for its program and for `difflow validate`, which checks a dataflow file against them.
 
+mod adapter;
 pub mod config;
 pub mod preset;

@@ -311,6 +311,54 @@ fn align_weight_aligns_with_the_base_model() {
     assert_eq!(step(&mut whole, 1), step(&mut resumed, 1));
 }
 
+/// A checkpoint of an adapter is the adapter alone; training goes on from it with the same bits, and another base model is refused.
+#[test]
+fn a_run_with_an_adapter_saves_the_adapter_and_goes_on_from_it() {
+    let run = Run::begin();
+    let base = tempfile::tempdir().unwrap();
+    let made = |seed| Model::initialise(run.config.base_model.as_ref(), seed, Device::Cpu).unwrap().save(base.path());
+    made(7).unwrap();
+    let base_model = base.path().display().to_string();
+    let config = Config {
+        base_model,
+        from_scratch: false,
+        lora_rank: 2,
+        lora_targets: "q_proj, down_proj".into(),
+        lora_dropout: 0.1,
+        ..run.config.clone()
+    };
+    let step = |training: &mut Training, step| {
+        training.micro_step(&config, step, batch(step)).unwrap();
+        let finished = training.finish(step).unwrap();
+        training.report(finished).unwrap();
+    };
+    let mut whole = training::begin(&config).unwrap();
+    step(&mut whole, 0);
+    let (first, last, again) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    whole.learner.save(first.path()).unwrap();
+    step(&mut whole, 1);
+    whole.learner.save(last.path()).unwrap();
+    assert!(!first.path().join("model.safetensors").exists());
+    // The embeddings too: they have the mask token's row.
+    let adapter: serde_json::Value =
+        serde_json::from_slice(&fs::read(first.path().join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&adapter["r"], &adapter["modules_to_save"]),
+        (&2.into(), &serde_json::json!(["embed_tokens", "lm_head"]))
+    );
+
+    let mut resumed = training::resume(&config, first.path()).unwrap();
+    step(&mut resumed, 1);
+    resumed.learner.save(again.path()).unwrap();
+    for name in ["adapter_model.safetensors", "optimizer.safetensors"] {
+        assert!(fs::read(last.path().join(name)).unwrap() == fs::read(again.path().join(name)).unwrap(), "{name}");
+    }
+    made(8).unwrap();
+    let error = format!("{:#}", training::resume(&config, first.path()).err().unwrap());
+    assert!(error.contains("base model of the adapter") && error.contains("sha256"), "{error}");
+}
+
 /// A key that is ignored would give the same bits.
 #[test]
 fn arithmetic_torch_computes_without_difflows_kernels() {

@@ -82,12 +82,17 @@ pub fn begin(config: &Config) -> Result<Training> {
     let mut model =
         if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
             .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let tokens = model.config().vocab_size;
     if config.objective != ObjectiveKind::Ar {
         match config.mask_token_for(model.config()) {
             Some(MaskToken::Added) => model.add_mask_token(config.seed)?,
             Some(MaskToken::Existing(id)) => model.use_mask_token(id)?,
             None => return Err(eyre!("MASK_TOKEN: found `{}`, wanted preset, added or a token id", config.mask_token)),
         };
+    }
+    if config.lora_rank > 0 {
+        let added = model.config().vocab_size > tokens;
+        model.add_adapter(&config.adapter(model.config(), added)?, config.seed)?;
     }
     training(config, model)
 }

@@ -136,6 +136,16 @@ fn neither_does_it_in_block_diffusion() {
     endure(Fault::KillOne, 2, block);
 }
 
+/// An adapter beside a base model that stays.
+fn adapted(steps: u64) -> Dataflow {
+    Dataflow::tiny(steps).set("trainer", "LORA_RANK", 2).set("trainer", "LORA_DROPOUT", 0.1)
+}
+
+#[test]
+fn neither_does_it_in_training_an_adapter() {
+    endure(Fault::KillOne, 2, adapted);
+}
+
 #[test]
 fn neither_does_killing_everything_at_once() {
     endure(Fault::KillAll, 2, Dataflow::tiny);

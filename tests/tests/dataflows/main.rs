@@ -1,6 +1,7 @@
 //! Whole dataflows through the real dora command: `difflow run` on the repository's own dataflow files, shortened.
 #![allow(clippy::unwrap_used)]
 
+mod adapters;
 mod bad_input;
 mod claims;
 mod clock;
@@ -30,9 +31,11 @@ use std::time::Duration;
 use difflow_tests::{Dataflow, Outcome, program};
 use serde_json::Value;
 
-/// The bytes of the weights of a checkpoint.
+/// The bytes of the weights of a checkpoint, or of its adapter.
 fn weights(run: &Path, step: u64) -> Vec<u8> {
-    let path = run.join(format!("checkpoints/step-{step:08}/model.safetensors"));
+    let folder = run.join(format!("checkpoints/step-{step:08}"));
+    let adapter = folder.join("adapter_model.safetensors");
+    let path = if adapter.exists() { adapter } else { folder.join("model.safetensors") };
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

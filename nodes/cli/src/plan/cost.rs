@@ -66,6 +66,11 @@ pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
     (config.layers as f64 * block, config.vocab_size as f64 * d)
 }
 
+/// Multiply-adds of a forward pass per token in the matrices of the blocks.
+fn products(config: &ModelConfig) -> f64 {
+    config.hidden_matrix_count() as f64
+}
+
 /// Multiply-adds per token that rows cut into blocks do not need of two copies' full attention: of the 2L keys of a position, the noised
 /// text sees its block and what is clean before it, the clean text what is before it.
 fn attention_saved(config: &ModelConfig, length: u64, shares: &[(usize, f64)]) -> f64 {
@@ -107,11 +112,17 @@ impl Cost {
         // A multiply-add is two operations; backward is twice forward; recomputing is one forward of the blocks more.
         let passes = if t.activation_checkpointing { 4.0 } else { 3.0 };
         let aligned = if t.align_weight > 0.0 { forward_products(base, length).0 } else { 0.0 };
-        let flops = 2.0 * (passes * blocks + 3.0 * head_share * head + aligned) * tokens as f64;
+        // Of an adapter, which is small, only the matrices that stay are counted: they have no gradients.
+        let adapter = (t.lora_rank > 0).then(|| t.adapter(base, mask_rows > 0)).transpose().ok().flatten();
+        let frozen = adapter.as_ref().map_or(0.0, |adapter| {
+            let kept = if adapter.keeps_head(base) { 0.0 } else { head_share * head };
+            products(base) * (1.0 + cut) + kept
+        });
+        let flops = 2.0 * (passes * blocks + 3.0 * head_share * head + aligned - frozen) * tokens as f64;
         let optimizer = t.optimizer();
         let on_device = t.device.starts_with("cuda") && t.precision == PrecisionKind::Bf16;
         let estimate = if on_device { Memory::of_device_training } else { Memory::of_training };
-        let memory = estimate(
+        let mut memory = estimate(
             base,
             parameters,
             &optimizer,
@@ -119,10 +130,18 @@ impl Cost {
             if cut > 0.0 { 2 * length } else { length },
             t.activation_checkpointing,
         );
-        let average_bytes = if t.ema_decay > 0.0 { 4 * parameters } else { 0 };
+        // The values that have gradients, moments and a place in a checkpoint.
+        let trained = adapter.as_ref().map_or(parameters, |adapter| {
+            let rows = if adapter.keeps_head(base) { mask_rows * hidden_size } else { 0 };
+            adapter.parameter_count(base) + rows
+        });
+        if adapter.is_some() {
+            memory.parameters = 4 * parameters + 4 * trained + optimizer.state_bytes(base, trained);
+        }
+        let average_bytes = if t.ema_decay > 0.0 { 4 * trained } else { 0 };
         let frozen_bytes = if t.align_weight > 0.0 { 4 * base_parameters } else { 0 };
         // fp32 weights and the optimizer's state; the average takes the place of the weights, which then stand beside it.
-        let checkpoint_bytes = 4 * parameters + optimizer.state_bytes(base, parameters) + average_bytes;
+        let checkpoint_bytes = 4 * trained + optimizer.state_bytes(base, trained) + average_bytes;
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {
             base_parameters,
@@ -254,6 +273,23 @@ mod tests {
         let by_hand = 2.0 * layers * (12.0 * d * d + 2.0 * d * 512.0);
         assert!(((more.flops - plain.flops) / more.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
         assert_eq!(more.memory_bytes() - plain.memory_bytes(), 4 * 124_439_808);
+    }
+
+    /// Rank 8 beside the matrices of GPT-2's blocks, by hand: no gradients of the 12 · 12 · 768² values, and none of the head.
+    #[test]
+    fn an_adapter_saves_the_gradients_of_what_stays() {
+        let mut adapted = work(512);
+        (adapted.trainer.lora_rank, adapted.trainer.objective) = (8, ObjectiveKind::Ar);
+        let (mut full, base) = (work(512), shape("gpt2"));
+        full.trainer.objective = ObjectiveKind::Ar;
+        let (plain, less) = (Cost::of(&full, &base), Cost::of(&adapted, &base));
+        let (d, v) = (768.0, 50_257.0);
+        let by_hand = 2.0 * (12.0 * 12.0 * d * d + v * d);
+        assert!(((plain.flops - less.flops) / less.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+        // c_attn, attn.c_proj, c_fc and mlp.c_proj: inputs and outputs add up to (1 + 3) + 2 + 5 + 5 widths.
+        let trained = 12 * 8 * 16 * 768;
+        assert_eq!(less.checkpoint_bytes, 12 * trained);
+        assert_eq!(less.memory.parameters, 4 * 124_439_808 + 12 * trained);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub struct Arguments {
     /// A checkpoint, a base model, or the folder of a run (its last checkpoint).
     #[arg(long)]
     pub checkpoint: PathBuf,
+    /// A folder with an adapter (PEFT's files) for it. A checkpoint that is one itself needs none.
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
     /// tokenizer.json; default: the one beside the weights.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,

@@ -26,6 +26,7 @@ pub fn run(arguments: &Arguments, given: &Map<String, Value>) -> Result<u8> {
         device: arguments.device.clone(),
         threads: arguments.threads,
         tokenizer: arguments.tokenizer.clone(),
+        adapter: arguments.adapter.clone(),
         ..Opening::default()
     };
     let session = Session::open(&arguments.checkpoint, &opening).map_err(|e| match e {

@@ -83,7 +83,7 @@ impl Decoder {
             FeedForward::Gated { gate_up, down } if self.config.activation == Activation::Silu => {
                 product(down, &swiglu(&gate_up.apply(normed, how)?, kernels)?, how)
             }
-            FeedForward::Plain { up: Linear { weight, bias: Some(bias), in_first: true }, down }
+            FeedForward::Plain { up: Linear { weight, bias: Some(bias), in_first: true, adapter: None }, down }
                 if self.config.activation == Activation::GeluTanh =>
             {
                 product(down, &linear_gelu(normed, &weight.of(how)?, &bias.of(how)?, kernels)?, how)

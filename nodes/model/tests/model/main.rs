@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adaptation;
+mod adapters;
 mod block_decoding;
 mod blocks;
 mod config_keys;
