@@ -30,6 +30,9 @@ use files::{WEIGHTS, fingerprint, tensor};
 /// In the file's metadata: the base model's [`fingerprint`].
 const BASE: &str = "base_sha256";
 
+/// Gives A and B of a matrix, of this rank.
+type Take<'a> = dyn FnMut(&Target, i64) -> Result<(Tensor, Tensor), ModelError> + 'a;
+
 /// What is known of a model's adapter.
 #[derive(Debug)]
 pub(crate) struct Adapter {
@@ -190,21 +193,16 @@ impl Model {
         &mut self,
         config: &AdapterConfig,
         base_sha256: Option<String>,
-        take: &mut dyn FnMut(&Target, i64) -> Result<(Tensor, Tensor), ModelError>,
+        take: &mut Take<'_>,
     ) -> Result<(), ModelError> {
         config.check()?;
         if self.adapter.is_some() {
             return Err(ModelError::input("adapter", "a second one", "a model without one; merge the first"));
         }
-        if let Some((embedding, head)) = self.tied() {
-            if config.keeps(&embedding) != config.keeps(&head) {
-                let found = format!("one of `{embedding}` and `{head}`");
-                return Err(ModelError::input(
-                    "modules_to_save of the adapter",
-                    found,
-                    "both or none: they are one matrix",
-                ));
-            }
+        let apart = |(embedding, head): &(String, String)| config.keeps(embedding) != config.keeps(head);
+        if let Some((embedding, head)) = self.tied().filter(apart) {
+            let (found, wanted) = (format!("one of `{embedding}` and `{head}`"), "both or none: they are one matrix");
+            return Err(ModelError::input("modules_to_save of the adapter", found, wanted));
         }
         let (device, rank, scale) = (self.device.torch(), config.r as i64, config.scale());
         let Network::Own(decoder) = &mut self.decoder else {
@@ -253,10 +251,8 @@ impl Model {
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate().filter(|(_, parameter)| parameter.trainable) {
             for ((part, view), stored) in parameter.split(&value(at, parameter))?.into_iter().zip(&parameter.stored) {
-                let name = match parameter.leaf.adapter {
-                    true => part.name.clone(),
-                    false => tensor(module(&part.name), "weight"),
-                };
+                let name =
+                    if parameter.leaf.adapter { part.name.clone() } else { tensor(module(&part.name), "weight") };
                 if let Some((_, head)) = self.tied().filter(|_| parameter.leaf.vocabulary) {
                     tensors.insert(tensor(&head, "weight"), (view.shallow_clone(), *stored));
                 }
@@ -317,10 +313,8 @@ fn targets(map: &Linear, parameters: &[Parameter]) -> Result<Vec<Target>, ModelE
         parameters.iter().find(same).ok_or_else(|| ModelError::Torch("a map without its parameter".to_owned()))?;
     let mut start = 0;
     let target = |part: &crate::parameter::Part| {
-        let (outputs, inputs) = match map.in_first {
-            true => (part.shape[1], part.shape[0]),
-            false => (part.shape[0], part.shape[1]),
-        };
+        let (rows, columns) = (part.shape[0], part.shape[1]);
+        let (outputs, inputs) = if map.in_first { (columns, rows) } else { (rows, columns) };
         start += outputs;
         Target { module: module(&part.name).to_owned(), inputs, outputs, start: start - outputs }
     };
