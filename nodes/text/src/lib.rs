@@ -1,6 +1,7 @@
 //! Text handling around a model: token ids and back, texts with gaps, and metrics of generated texts. Depends on
 //! neither torch nor dora.
 
+mod chat;
 mod error;
 mod gap_file;
 mod gaps;
@@ -8,6 +9,7 @@ mod lengths;
 mod quality;
 mod words;
 
+pub use chat::{ChatError, ChatTemplate, Rendered, Turns};
 pub use error::{GapError, TextError};
 pub use gap_file::{Gap, read_gaps};
 pub use gaps::{Part, parse_gaps};
