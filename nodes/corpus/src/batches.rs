@@ -7,6 +7,7 @@ use difflow_schema::Documents;
 
 use crate::config::Config;
 use crate::corpus::{Corpus, Reader};
+use crate::document::Document;
 use crate::heldout::Key;
 
 /// Batches that are kept for a second question; an earlier one means reading the corpus again from its start.
@@ -87,18 +88,19 @@ impl Batches {
         let mut batch = Documents::default();
         let first = self.next_seq * self.size;
         for doc in first..first + self.size {
-            let Some(text) = self.next_text().await? else { break };
+            let Some(Document { text, messages }) = self.next_document().await? else { break };
             batch.doc.push(doc);
             batch.text.push(text);
+            batch.messages.extend(messages);
         }
         Ok(batch)
     }
 
-    async fn next_text(&mut self) -> Result<Option<String>, Problem> {
+    async fn next_document(&mut self) -> Result<Option<Document>, Problem> {
         loop {
             match self.reader.next().await? {
-                Some(text) if !self.heldout.is_empty() && self.heldout.contains(&Key::of(&text)) => {}
-                text => return Ok(text),
+                Some(document) if !self.heldout.is_empty() && self.heldout.contains(&Key::of(&document.text)) => {}
+                document => return Ok(document),
             }
         }
     }

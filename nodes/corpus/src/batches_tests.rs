@@ -135,14 +135,18 @@ fn an_earlier_batch_is_the_same_again() {
         let config = config(&of(&dir, "a.jsonl"));
         let corpus = Corpus::open(&config).await.unwrap();
         let mut batches = Batches::open(&config, corpus, BTreeSet::new()).await.unwrap();
-        let last = Documents { doc: vec![100], text: vec!["t100".into()] };
+        let last = Documents { doc: vec![100], text: vec!["t100".into()], messages: Vec::new() };
         assert_eq!(batches.get(50).await.unwrap(), Answer::Batch(last));
         assert_eq!(batches.get(51).await.unwrap(), Answer::Ended(51));
         assert_eq!(batches.get(9000).await.unwrap(), Answer::Ended(51));
         for seq in [49, 35, 34, 3, 0, 17, 50] {
             let doc = if seq == 50 { vec![100] } else { vec![seq * 2, seq * 2 + 1] };
             let text = doc.iter().map(|i| format!("t{i}")).collect();
-            assert_eq!(batches.get(seq).await.unwrap(), Answer::Batch(Documents { doc, text }), "{seq}");
+            assert_eq!(
+                batches.get(seq).await.unwrap(),
+                Answer::Batch(Documents { doc, text, messages: Vec::new() }),
+                "{seq}"
+            );
         }
         assert_eq!(batches.get(51).await.unwrap(), Answer::Ended(51));
     });

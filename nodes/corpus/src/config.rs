@@ -19,7 +19,15 @@ pub struct Config {
     pub sources: String,
     /// The column that holds the text. NULL and empty texts are no documents.
     pub text_column: String,
-    /// A query that gives the column TEXT_COLUMN. A query over the table `source` is run for each source in turn and the
+    /// The column that holds the prompt of a document, where documents have a prompt and a response: the response is learned, the prompt
+    /// is never masked and carries no loss (docs/FINETUNING.md). Empty: documents are texts, or MESSAGES_COLUMN has them.
+    pub prompt_column: Option<String>,
+    /// The column that holds the response to PROMPT_COLUMN. An empty one is an error.
+    pub response_column: String,
+    /// The column that holds the messages of a document, where documents are conversations: a list of objects with `role` and `content`, or
+    /// its JSON as a text. Only what the assistant says is learned. Empty: documents are texts, or PROMPT_COLUMN has them.
+    pub messages_column: Option<String>,
+    /// A query that gives the columns above. A query over the table `source` is run for each source in turn and the
     /// results are mixed by weight; a query over the sources' names is run once, and its order is the order of the corpus.
     /// Default: all rows of every source. (`SELECT text FROM source WHERE length(text) > 200`)
     pub sql: Option<String>,
@@ -50,6 +58,9 @@ impl Default for Config {
             run: RunKeys::default(),
             sources: r#"[{"path":"data/tiny/train.parquet"}]"#.into(),
             text_column: "text".into(),
+            prompt_column: None,
+            response_column: "response".into(),
+            messages_column: None,
             sql: None,
             text_separator: None,
             heldout: None,
@@ -71,6 +82,42 @@ impl difflow_node_kit::Config for Config {
         if self.text_column.is_empty() {
             problems.push(Problem::new("TEXT_COLUMN", "", "wanted: the name of a column"));
         }
+        if let (Some(_), Some(messages)) = (&self.prompt_column, &self.messages_column) {
+            let allowed = "allowed: one of PROMPT_COLUMN and MESSAGES_COLUMN: a document has a prompt and a response, or messages";
+            problems.push(Problem::new("MESSAGES_COLUMN", messages, allowed));
+        }
+        if self.prompt_column.is_some() && self.response_column.is_empty() {
+            problems.push(Problem::new("RESPONSE_COLUMN", "", "wanted: the name of a column, beside PROMPT_COLUMN"));
+        }
         problems
+    }
+}
+
+/// The columns that make a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Columns {
+    /// A text.
+    Text(String),
+    /// A prompt and its response.
+    Exchange { prompt: String, response: String },
+    /// Messages.
+    Messages(String),
+}
+
+impl Config {
+    /// Those that the keys name.
+    pub fn columns(&self) -> Columns {
+        match (&self.messages_column, &self.prompt_column) {
+            (Some(messages), _) => Columns::Messages(messages.clone()),
+            (None, Some(prompt)) => {
+                Columns::Exchange { prompt: prompt.clone(), response: self.response_column.clone() }
+            }
+            (None, None) => Columns::Text(self.text_column.clone()),
+        }
+    }
+
+    /// Whether documents are conversations, of which only answers are learned.
+    pub fn conversations(&self) -> bool {
+        !matches!(self.columns(), Columns::Text(_))
     }
 }

@@ -1,22 +1,21 @@
-//! The corpus as one stream of texts, in an order that depends only on the configuration and the files.
+//! The corpus as one stream of documents, in an order that depends only on the configuration and the files.
 
 use std::fmt::Display;
 
-use datafusion::arrow::array::{Array, AsArray, StringArray};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
 use datafusion::execution::SendableRecordBatchStream;
 use difflow_node_kit::{Problem, Problems};
 use futures::StreamExt;
 
 use crate::caught::caught;
-use crate::config::Config;
+use crate::config::{Columns, Config};
+use crate::document::{Document, Rows, Wrong};
 use crate::mix;
 use crate::query::{self, Query};
 
 /// What can be read, any number of times.
 pub struct Corpus {
     queries: Vec<Query>,
+    columns: Columns,
     key: &'static str,
     seed: u64,
 }
@@ -28,7 +27,7 @@ impl Corpus {
     /// What is wrong with SOURCES, SQL or TEXT_COLUMN.
     pub async fn open(config: &Config) -> Result<Self, Problems> {
         let key = if config.sql.is_some() { "SQL" } else { "SOURCES" };
-        Ok(Self { queries: query::plan(config).await?, key, seed: config.seed })
+        Ok(Self { queries: query::plan(config).await?, columns: config.columns(), key, seed: config.seed })
     }
 
     /// Starts reading from the first document.
@@ -49,7 +48,8 @@ impl Corpus {
             let failed = |error: &dyn Display| unreadable(self.key, &query.paths, error);
             let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(&e))?;
             let stream = stream.map_err(|e| failed(&e))?;
-            inputs.push(Input { key: self.key, paths: query.paths.clone(), stream, texts: None });
+            let (paths, columns) = (query.paths.clone(), self.columns.clone());
+            inputs.push(Input { key: self.key, paths, columns, stream, rows: None, read: 0 });
         }
         let weights = self.queries.iter().map(|query| query.weight).collect();
         Ok(Reader { inputs, weights, seed, index: 0 })
@@ -72,12 +72,12 @@ impl Reader {
     /// The next document; `None` after the last.
     ///
     /// # Errors
-    /// When a file turns out not to be readable.
-    pub async fn next(&mut self) -> Result<Option<String>, Problem> {
+    /// When a file turns out not to be readable, or a conversation cannot be learned from.
+    pub async fn next(&mut self) -> Result<Option<Document>, Problem> {
         while let Some(place) = mix::draw(&self.weights, self.seed, self.index) {
-            if let Some(text) = self.inputs[place].next().await? {
+            if let Some(document) = self.inputs[place].next().await? {
                 self.index += 1;
-                return Ok(Some(text));
+                return Ok(Some(document));
             }
             // It ended: the same document is drawn again, among the others.
             self.weights[place] = 0.0;
@@ -90,28 +90,35 @@ impl Reader {
 struct Input {
     key: &'static str,
     paths: String,
+    columns: Columns,
     stream: SendableRecordBatchStream,
-    texts: Option<(StringArray, usize)>,
+    /// Rows at hand, and the next of them.
+    rows: Option<(Rows, usize)>,
+    /// Rows read before those at hand.
+    read: u64,
 }
 
 impl Input {
-    async fn next(&mut self) -> Result<Option<String>, Problem> {
+    async fn next(&mut self) -> Result<Option<Document>, Problem> {
         loop {
-            if let Some((texts, at)) = &mut self.texts {
-                while *at < texts.len() {
+            if let Some((rows, at)) = &mut self.rows {
+                while *at < rows.len() {
                     let row = *at;
                     *at += 1;
-                    if !texts.is_null(row) && !texts.value(row).is_empty() {
-                        return Ok(Some(texts.value(row).to_owned()));
+                    let document = rows.document(row);
+                    let wrong = |e: Wrong| e.problem(&self.columns, self.read + row as u64, &self.paths);
+                    if let Some(document) = document.map_err(wrong)? {
+                        return Ok(Some(document));
                     }
                 }
+                self.read += rows.len() as u64;
+                self.rows = None;
             }
             let failed = |error: &dyn Display| unreadable(self.key, &self.paths, error);
             let batch = caught(self.stream.next()).await.map_err(|e| failed(&e))?;
             let Some(batch) = batch else { return Ok(None) };
             let batch = batch.map_err(|e| failed(&e.strip_backtrace()))?;
-            let texts = cast(batch.column(0), &DataType::Utf8).map_err(|e| failed(&e))?;
-            self.texts = Some((texts.as_string::<i32>().clone(), 0));
+            self.rows = Some((Rows::of(&batch, &self.columns).map_err(|e| failed(&e))?, 0));
         }
     }
 }

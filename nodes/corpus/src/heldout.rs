@@ -15,6 +15,8 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::corpus::{Corpus, Reader};
+use crate::document::Document;
+use crate::transformed::transformed;
 
 /// One document in so many may be held out, by its key.
 const ONE_IN: u64 = 20;
@@ -41,7 +43,7 @@ pub struct Split {
     /// By these they are left out of training.
     pub keys: BTreeSet<Key>,
     /// The documents.
-    pub texts: Vec<String>,
+    pub documents: Vec<Document>,
 }
 
 impl Split {
@@ -67,33 +69,33 @@ pub async fn split(config: &Config, dir: &RunDir, corpus: &Corpus) -> Result<Spl
 /// The first `count` documents whose key is among the lowest twentieth; where the whole corpus has none, the one with the lowest key,
 /// if another is left.
 async fn choose(mut reader: Reader, count: usize) -> Result<Split, Problem> {
-    let (mut split, mut read, mut lowest) = (Split::default(), BTreeSet::new(), None::<(Key, String)>);
-    while split.texts.len() < count {
-        let Some(text) = reader.next().await? else { break };
-        let key = Key::of(&text);
+    let (mut split, mut read, mut lowest) = (Split::default(), BTreeSet::new(), None::<(Key, Document)>);
+    while split.documents.len() < count {
+        let Some(document) = reader.next().await? else { break };
+        let key = Key::of(&document.text);
         if key.0 < u64::MAX / ONE_IN {
             if split.keys.insert(key) {
-                split.texts.push(text);
+                split.documents.push(document);
             }
-        } else if split.texts.is_empty() {
+        } else if split.documents.is_empty() {
             // Two are enough to know that another is left.
             if read.len() < 2 {
                 read.insert(key);
             }
             if lowest.as_ref().is_none_or(|(least, _)| key < *least) {
-                lowest = Some((key, text));
+                lowest = Some((key, document));
             }
         }
     }
-    if let (true, true, Some((key, text))) = (split.texts.is_empty(), read.len() > 1, lowest) {
+    if let (true, true, Some((key, document))) = (split.documents.is_empty(), read.len() > 1, lowest) {
         split.keys.insert(key);
-        split.texts.push(text);
+        split.documents.push(document);
     }
     Ok(split)
 }
 
-/// Writes the held-out documents into the run's folder, as one column `text`, whole or not at all: those that HELDOUT names, or the
-/// chosen ones as the transforms leave them. A run that goes on without a split gets no file.
+/// Writes the held-out documents into the run's folder, as a column `text` (and of conversations one of `messages`), whole or not at all:
+/// those that HELDOUT names, or the chosen ones as the transforms leave them. A run that goes on without a split gets no file.
 ///
 /// # Errors
 /// When HELDOUT cannot be read, a transform fails, or the run's folder cannot be written to.
@@ -108,30 +110,35 @@ pub async fn publish(config: &Config, dir: &RunDir, split: &Split, transforms: &
             problems
         })?;
         let mut reader = corpus.read().await.map_err(named)?;
-        let mut file = Partial::create(dir)?;
+        let mut file = Partial::create(dir, config.conversations())?;
         loop {
-            let mut texts = Vec::new();
-            while texts.len() < CHUNK {
-                let Some(text) = reader.next().await.map_err(named)? else { break };
-                texts.push(text);
+            let mut documents = Vec::new();
+            while documents.len() < CHUNK {
+                let Some(document) = reader.next().await.map_err(named)? else { break };
+                documents.push(document);
             }
-            if texts.is_empty() {
+            if documents.is_empty() {
                 return file.finish();
             }
-            file.write(texts)?;
+            file.write(documents)?;
         }
     }
     let trained = dir.checkpoint_steps()?.last().is_some_and(|&step| step > 0);
     if trained && !path.exists() {
         return Ok(());
     }
-    let documents = Documents { doc: (0..split.texts.len() as u64).collect(), text: split.texts.clone() };
-    let mut texts = transforms.apply(0, SEED, documents)?.text;
+    let mut batch = Documents { doc: (0..split.documents.len() as u64).collect(), ..Documents::default() };
+    for Document { text, messages } in &split.documents {
+        batch.text.push(text.clone());
+        batch.messages.extend(messages.clone());
+    }
+    let Documents { text, messages, .. } = transformed(transforms, 0, SEED, batch)?;
+    let messages = messages.into_iter().map(Some).chain(std::iter::repeat(None));
+    let documents = text.into_iter().zip(messages).map(|(text, messages)| Document { text, messages });
     // A transform may repeat documents for training.
     let mut seen = BTreeSet::new();
-    texts.retain(|text| seen.insert(Key::of(text)));
-    let mut file = Partial::create(dir)?;
-    file.write(texts)?;
+    let mut file = Partial::create(dir, config.conversations())?;
+    file.write(documents.filter(|document| seen.insert(Key::of(&document.text))).collect())?;
     file.finish()
 }
 
@@ -139,25 +146,33 @@ pub async fn publish(config: &Config, dir: &RunDir, split: &Split, transforms: &
 struct Partial {
     dir: RunDir,
     writer: ArrowWriter<File>,
+    conversations: bool,
 }
 
-fn batch(texts: Vec<String>) -> Result<RecordBatch> {
-    Ok(RecordBatch::try_from_iter([("text", Arc::new(StringArray::from(texts)) as ArrayRef)])?)
+fn batch(documents: Vec<Document>, conversations: bool) -> Result<RecordBatch> {
+    let (texts, messages): (Vec<_>, Vec<_>) =
+        documents.into_iter().map(|document| (document.text, document.messages)).unzip();
+    let mut columns = vec![("text", Arc::new(StringArray::from(texts)) as ArrayRef)];
+    if conversations {
+        columns.push(("messages", Arc::new(StringArray::from(messages))));
+    }
+    Ok(RecordBatch::try_from_iter(columns)?)
 }
 
 impl Partial {
-    fn create(dir: &RunDir) -> Result<Self> {
+    fn create(dir: &RunDir, conversations: bool) -> Result<Self> {
         let path = dir.heldout().with_extension("partial");
         let open = || -> Result<_> {
             fs::create_dir_all(dir.root())?;
-            Ok(ArrowWriter::try_new(File::create(&path)?, batch(Vec::new())?.schema(), None)?)
+            Ok(ArrowWriter::try_new(File::create(&path)?, batch(Vec::new(), conversations)?.schema(), None)?)
         };
         let writer = open().with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { dir: dir.clone(), writer })
+        Ok(Self { dir: dir.clone(), writer, conversations })
     }
 
-    fn write(&mut self, texts: Vec<String>) -> Result<()> {
-        self.writer.write(&batch(texts)?).with_context(|| format!("cannot write {}", self.dir.heldout().display()))
+    fn write(&mut self, documents: Vec<Document>) -> Result<()> {
+        let batch = batch(documents, self.conversations)?;
+        self.writer.write(&batch).with_context(|| format!("cannot write {}", self.dir.heldout().display()))
     }
 
     fn finish(self) -> Result<()> {

@@ -4,6 +4,8 @@ use datafusion::arrow::array::AsArray;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use difflow_node_kit::RunKeys;
 
+use difflow_schema::PlainDocuments;
+
 use super::*;
 use crate::batches::{Answer, Batches};
 
@@ -35,7 +37,7 @@ fn chosen(config: &Config) -> Split {
 
 /// Publishes the split of a configuration.
 fn publish_with(config: &Config) -> Result<()> {
-    let mut transforms = Transforms::open::<Documents>(&config.transforms).unwrap();
+    let mut transforms = Transforms::open::<PlainDocuments>(&config.transforms).unwrap();
     let split = chosen(config);
     wait(publish(config, &run(config), &split, &mut transforms))
 }
@@ -96,11 +98,11 @@ fn the_split_does_not_depend_on_the_seed() {
 #[test]
 fn a_small_corpus_gives_a_small_share_and_a_single_document_none() {
     let dir = tempfile::tempdir().unwrap();
-    let share = chosen(&corpus(dir.path(), 1000)).texts.len();
+    let share = chosen(&corpus(dir.path(), 1000)).documents.len();
     // Five standard deviations of a binomial with p = 1/20.
     assert!((15..=85).contains(&share), "{share}");
     for count in 2..8 {
-        let held = chosen(&corpus(dir.path(), count)).texts.len();
+        let held = chosen(&corpus(dir.path(), count)).documents.len();
         assert!((1..count).contains(&held), "{held} of {count}");
     }
     let config = corpus(dir.path(), 1);
@@ -119,8 +121,8 @@ fn a_document_that_stands_twice_is_held_out_twice() {
     let line = fs::read_to_string(dir.path().join("a.jsonl")).unwrap();
     fs::write(dir.path().join("a.jsonl"), line.repeat(2)).unwrap();
     let split = chosen(&config);
-    assert!(!split.texts.is_empty());
-    assert!(trained_on(&config).iter().all(|text| !split.texts.contains(text)));
+    assert!(!split.documents.is_empty());
+    assert!(trained_on(&config).iter().all(|text| split.documents.iter().all(|held| held.text != *text)));
 }
 
 #[test]
@@ -163,7 +165,38 @@ fn the_transforms_of_the_corpus_hold_for_what_is_held_out() {
     let config = Config { transforms: transforms.into(), ..corpus(dir.path(), 1000) };
     publish_with(&config).unwrap();
     let held = published(&config);
-    assert!(held.iter().all(|text| text.len() >= 9) && held.len() < chosen(&config).texts.len(), "{held:?}");
+    assert!(held.iter().all(|text| text.len() >= 9) && held.len() < chosen(&config).documents.len(), "{held:?}");
     // One that is trained on twice is scored once.
     assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), held.len());
+}
+
+/// Conversations that are split off keep their messages, and transforms may leave some out but change none.
+#[test]
+fn conversations_are_held_out_with_their_messages_and_transforms_only_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = (0..400).map(|n| format!("{{\"prompt\": \"question {n}\", \"response\": \"answer {n}\"}}\n"));
+    fs::write(dir.path().join("a.jsonl"), lines.collect::<String>()).unwrap();
+    let run = RunKeys { name: "r".into(), runs: dir.path().display().to_string() };
+    let sources = json!([{"path": dir.path().join("a.jsonl")}]).to_string();
+    let prompt_column = Some("prompt".to_owned());
+    let config = Config { run, sources, prompt_column, heldout_documents: 5, ..Config::default() };
+    publish_with(&config).unwrap();
+    let split = chosen(&config);
+    let texts: Vec<String> = split.documents.iter().map(|document| document.text.clone()).collect();
+    assert_eq!((published(&config), split.documents.len()), (texts.clone(), 5));
+    assert!(trained_on(&config).iter().all(|text| !texts.contains(text)));
+    let file = File::open(config.run.dir().heldout()).unwrap();
+    let batch = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().next().unwrap().unwrap();
+    let messages = batch.column_by_name("messages").unwrap().as_string::<i32>().value(0).to_owned();
+    assert_eq!(Some(messages), split.documents[0].messages);
+
+    let batch = Documents {
+        doc: vec![3, 4, 5],
+        text: ["a", "bb", "c"].map(str::to_owned).to_vec(),
+        messages: ["[3]", "[4]", "[5]"].map(str::to_owned).to_vec(),
+    };
+    let options = r#"[{"use": "builtin:documents", "config": {"min_characters": 2, "chosen": 2, "others": 0}}]"#;
+    let mut transforms = Transforms::open::<PlainDocuments>(options).unwrap();
+    let left = transformed(&mut transforms, 0, 1, batch).unwrap();
+    assert_eq!((left.doc, left.messages), (vec![4, 4], vec!["[4]".to_owned(), "[4]".to_owned()]));
 }

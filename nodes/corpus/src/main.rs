@@ -4,6 +4,10 @@ mod batches;
 mod caught;
 mod corpus;
 mod corpus_files;
+mod document;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod document_tests;
 mod heldout;
 mod mix;
 mod query;
@@ -11,6 +15,7 @@ mod run;
 mod split;
 mod tables;
 mod text_files;
+mod transformed;
 
 use std::process::ExitCode;
 

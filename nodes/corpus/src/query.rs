@@ -11,11 +11,11 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::DataFrame;
 use difflow_node_kit::{Problem, Problems};
 
-use crate::config::Config;
+use crate::config::{Columns, Config};
 use crate::source::{self, EACH, Source};
 use crate::tables;
 
-/// A query with one column of texts, and its weight in the mixture.
+/// A query with the columns that documents are made of, and its weight in the mixture.
 pub struct Query {
     pub frame: DataFrame,
     pub weight: f64,
@@ -97,30 +97,69 @@ async fn frame(
         let allowed = format!("{}; its tables: {EACH}, {}", e.strip_backtrace(), names.join(", "));
         Problem::new("SQL", config.sql.as_deref().unwrap_or_default(), allowed)
     })?;
-    check_column(&frame, config, source)?;
-    let column = Expr::Column(Column::new_unqualified(&config.text_column));
-    frame.select(vec![column]).map_err(|e| Problem::new("TEXT_COLUMN", &config.text_column, e.strip_backtrace()))
+    let columns = wanted(config);
+    for column in &columns {
+        check_column(&frame, column, config, source)?;
+    }
+    let selected: Vec<Expr> =
+        columns.iter().map(|column| Expr::Column(Column::new_unqualified(&column.name))).collect();
+    let first = &columns[0];
+    frame.select(selected).map_err(|e| Problem::new(first.key, &first.name, e.strip_backtrace()))
 }
 
-fn check_column(frame: &DataFrame, config: &Config, source: &Source) -> Result<(), Problem> {
+/// A column that documents are made of.
+struct Wanted {
+    key: &'static str,
+    name: String,
+    /// How to get a text from another type.
+    cast_to: &'static str,
+    fits: fn(&DataType) -> bool,
+}
+
+/// Those of a configuration; at least one.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let text = |key, name, cast_to| Wanted { key, name, cast_to, fits: is_text };
+    match config.columns() {
+        Columns::Text(name) => vec![text("TEXT_COLUMN", name, "text")],
+        Columns::Exchange { prompt, response } => {
+            vec![text("PROMPT_COLUMN", prompt, "prompt"), text("RESPONSE_COLUMN", response, "response")]
+        }
+        Columns::Messages(name) => {
+            vec![Wanted { key: "MESSAGES_COLUMN", name, cast_to: "messages", fits: is_messages }]
+        }
+    }
+}
+
+fn check_column(frame: &DataFrame, column: &Wanted, config: &Config, source: &Source) -> Result<(), Problem> {
+    let Wanted { key, name, cast_to, fits } = column;
     let of = if config.sql.is_some() { "the result of SQL".to_owned() } else { format!("source `{}`", source.path) };
     let fields = frame.schema().fields();
-    let mut named = fields.iter().filter(|field| *field.name() == config.text_column);
-    let problem = |allowed: String| Err(Problem::new("TEXT_COLUMN", &config.text_column, allowed));
+    let mut named = fields.iter().filter(|field| field.name() == name);
+    let problem = |allowed: String| Err(Problem::new(*key, name, allowed));
     match (named.next(), named.next()) {
         (None, _) => {
             let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
             problem(format!("{of} has no such column; its columns: {}", names.join(", ")))
         }
         (Some(_), Some(_)) => problem(format!("{of} has several columns of that name; name one with AS")),
-        (Some(field), None) if !is_text(field.data_type()) => {
-            let how = format!("SELECT arrow_cast(\"{}\", 'Utf8') AS text FROM source", config.text_column);
+        (Some(field), None) if !fits(field.data_type()) => {
+            let how = format!("SELECT arrow_cast(\"{name}\", 'Utf8') AS {cast_to} FROM source");
             problem(format!(
                 "it is {} in {of}, wanted text; another column, or a cast in SQL: {how}",
                 field.data_type()
             ))
         }
         _ => Ok(()),
+    }
+}
+
+/// A list of objects, or its JSON.
+fn is_messages(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
+            matches!(item.data_type(), DataType::Struct(_))
+        }
+        kind => is_text(kind),
     }
 }
 

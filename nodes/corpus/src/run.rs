@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use difflow_node_kit::{Event, Node, Problem, Problems};
 use difflow_plugin_host::Transforms;
 use difflow_schema::run::bytes_sha256;
-use difflow_schema::{Demand, Documents, Facts};
+use difflow_schema::{Demand, Documents, Facts, PlainDocuments};
 use eyre::Result;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use crate::batches::{Answer, Batches};
-use crate::config::Config;
+use crate::config::{Columns, Config};
 use crate::corpus::Corpus;
 use crate::corpus_files::{self, Found, Remembered};
 use crate::heldout::{self, Split};
+use crate::transformed::transformed;
 use crate::{files, source};
 
 /// Runs until nobody asks any more.
@@ -39,7 +40,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
                 for seq in demand.next_seq..demand.next_seq + u64::from(demand.count) {
                     match runtime.block_on(batches.get(seq)).map_err(Problems::from)? {
                         Answer::Batch(batch) => {
-                            node.send("documents", seq, &transforms.apply(seq, config.seed, batch)?)?;
+                            node.send("documents", seq, &transformed(&mut transforms, seq, config.seed, batch)?)?;
                         }
                         Answer::Ended(end) => {
                             if !ended {
@@ -60,7 +61,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
 }
 
 fn open_transforms(config: &Config) -> Result<Transforms, Problems> {
-    Transforms::open::<Documents>(&config.transforms)
+    Transforms::open::<PlainDocuments>(&config.transforms)
         .map_err(|e| Problems::from(Problem::new("TRANSFORMS", &config.transforms, e.to_string())))
 }
 
@@ -79,7 +80,7 @@ fn facts(config: &Config, name: &str, files: &[Remembered], split: &Split) -> Re
     let records = Transforms::records(&config.transforms)?;
     let transforms: Vec<Value> =
         records.iter().map(|record| json!([record.id, record.version, record.sha256, record.config])).collect();
-    let content = json!({
+    let mut content = json!({
         "layout": 1,
         "sources": config.sources,
         "text_column": config.text_column,
@@ -90,11 +91,18 @@ fn facts(config: &Config, name: &str, files: &[Remembered], split: &Split) -> Re
         "transforms": transforms,
         "heldout": split.identity(),
     });
+    // Without conversations it is what it was before there were any.
+    match config.columns() {
+        Columns::Text(_) => {}
+        Columns::Messages(messages) => content["messages_column"] = messages.into(),
+        Columns::Exchange { prompt, response } => content["exchange_columns"] = json!([prompt, response]),
+    }
     let mut plugins = BTreeMap::new();
     for (number, record) in records.iter().enumerate() {
         plugins.insert(format!("{name}.TRANSFORMS.{number}"), serde_json::to_value(record)?);
     }
-    Ok(Facts { corpus: Some(bytes_sha256(content.to_string().as_bytes())), plugins, ..Facts::default() })
+    let (corpus, conversations) = (Some(bytes_sha256(content.to_string().as_bytes())), config.conversations());
+    Ok(Facts { corpus, conversations, plugins, ..Facts::default() })
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ fn the_fingerprint_changes_with_everything_that_changes_the_documents() {
         of(&Config { seed: 7, ..config.clone() }),
         of(&Config { text_column: "story".into(), ..config.clone() }),
         of(&Config { transforms: r#"["builtin:documents"]"#.into(), ..config.clone() }),
+        of(&Config { messages_column: Some("text".into()), ..config.clone() }),
+        of(&Config { prompt_column: Some("text".into()), ..config.clone() }),
+        of(&Config { prompt_column: Some("text".into()), response_column: "text".into(), ..config.clone() }),
         fingerprint(&config, &held),
     ];
     std::fs::write(&data, "{\"text\": \"One\"}").unwrap();

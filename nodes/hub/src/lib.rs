@@ -20,10 +20,11 @@ pub enum HubError {
 }
 
 /// Files beside the weights that are fetched where the repository has them. `difflow_recipe.json` is difflow's own.
-const SMALL: [&str; 9] = [
+const SMALL: [&str; 10] = [
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",

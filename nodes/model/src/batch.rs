@@ -83,6 +83,12 @@ impl MicroBatch {
         if self.weights.len() == self.rows { self.weights[at / self.length] } else { self.weights[at] }
     }
 
+    /// Whether a position is one of a prompt: neither maskable nor the first of its document or piece.
+    pub(crate) fn is_prompt(&self, at: usize) -> bool {
+        let first = at.is_multiple_of(self.length) || self.documents[at - 1] != self.documents[at];
+        !self.maskable[at] && !first
+    }
+
     /// Number of maskable positions.
     pub fn maskable_tokens(&self) -> u64 {
         self.maskable.iter().filter(|&&m| m).count() as u64

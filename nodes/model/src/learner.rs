@@ -270,6 +270,11 @@ impl Learner {
         self.model.use_tokenizer(json)
     }
 
+    /// As [`Model::use_chat_template`].
+    pub fn use_chat_template(&mut self, text: Vec<u8>) {
+        self.model.use_chat_template(text);
+    }
+
     pub fn model(&self) -> &Model {
         &self.model
     }

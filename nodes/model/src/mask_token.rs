@@ -81,6 +81,11 @@ impl Model {
         mask.map_or(Ok(()), |mask| self.name_mask_token(mask))
     }
 
+    /// Takes a chat template in the place of the base model's own.
+    pub fn use_chat_template(&mut self, text: Vec<u8>) {
+        self.companions.insert("chat_template.jinja".to_owned(), text);
+    }
+
     /// Adds the token to tokenizer.json (and the mask token's name to tokenizer_config.json, where there is one).
     fn name_mask_token(&mut self, id: u32) -> Result<(), ModelError> {
         let Some(bytes) = self.companions.get("tokenizer.json") else { return Ok(()) };

@@ -33,10 +33,11 @@ use crate::tensor_writer::SavedFile;
 const GENERATION: &str = "generation_config.json";
 
 /// Files beside the weights that are carried from the base model to every checkpoint.
-const COMPANIONS: [&str; 9] = [
+const COMPANIONS: [&str; 10] = [
     RECIPE_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     GENERATION,
     "added_tokens.json",

@@ -165,8 +165,9 @@ pub(crate) fn noised(
     Ok(batch.tokens.iter().zip(&batch.masked).map(|(&token, &masked)| if masked { mask } else { token }).collect())
 }
 
-/// Which positions carry loss. Padding never does; a prediction from the position before needs that position to exist and,
-/// with document attention, to be of the same document.
+/// Which positions carry loss. Padding never does, nor does what is not maskable (a prompt), but for the first token of a document, of which
+/// the switches decide; a prediction from the position before needs that position to exist and, with document attention, to be of the same
+/// document.
 pub(crate) fn select(
     batch: &MicroBatch,
     xt: &[u32],
@@ -182,7 +183,7 @@ pub(crate) fn select(
     for (at, &noised) in xt.iter().enumerate() {
         let position = at % batch.length;
         let wanted = options.objective == Objective::Ar || options.masked_set.has(batch, at, noised, mask_token_id);
-        if !wanted || batch.documents[at] == PADDING || (from_before && position == 0) {
+        if !wanted || batch.is_prompt(at) || batch.documents[at] == PADDING || (from_before && position == 0) {
             continue;
         }
         if from_before && batch.documents[at - 1] != batch.documents[at] {
@@ -226,6 +227,9 @@ fn select_blocks(
                 (true, Some(before)) if begins_block => Some(clean_row + before),
                 (true, before) => before.map(|before| noised_row + before),
             };
+            if batch.is_prompt(at) {
+                continue;
+            }
             if let Some(from) = from.filter(|_| masked_set.has(batch, at, xt[at], mask_token_id)) {
                 selection.push(from, at, batch, batch.weight(at));
             }
@@ -284,6 +288,41 @@ mod tests {
     fn parity_counts_the_mask_id_in_the_text_and_crosses_documents() {
         let options = ObjectiveOptions::parity(Objective::Diffusion { shift: true });
         assert_eq!(positions(options), (vec![0, 1, 2, 3], vec![6, 9, 7, 8]));
+    }
+
+    /// A prompt of five tokens and an answer of three, as the second document of a row behind one of two tokens.
+    fn conversation() -> MicroBatch {
+        let mut batch = MicroBatch::clean(1, 10, vec![5, 6, 9, 7, 8, 5, 4, 3, 2, 1]);
+        batch.documents = vec![0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+        batch.maskable = (0..10).map(|at| at == 1 || at > 6).collect();
+        batch.masked.clone_from(&batch.maskable);
+        batch
+    }
+
+    /// Were a prompt's next tokens targets, the model would learn to write prompts, and the loss would be divided by what it is not of.
+    #[test]
+    fn no_objective_has_a_loss_of_prompts() {
+        use crate::pattern::Context;
+
+        let (batch, mask) = (conversation(), Some(9));
+        let targets = |objective, options: fn(Objective) -> ObjectiveOptions| {
+            let options = options(objective);
+            let xt = noised(&batch, objective, mask).unwrap_or_default();
+            let Selection { target, own, .. } = select(&batch, &xt, options, mask);
+            (target[..own].to_vec(), target[own..].to_vec())
+        };
+        let blocks = |shift| Objective::Block(Blocks { size: 4, context: Context::Causal, shift, ar_weight: 1.0 });
+        for objective in [Objective::Ar, Objective::Diffusion { shift: true }, Objective::Diffusion { shift: false }] {
+            assert_eq!(targets(objective, ObjectiveOptions::recommended), (vec![6, 3, 2, 1], vec![]), "{objective:?}");
+        }
+        for shift in [true, false] {
+            let both = (vec![6, 3, 2, 1], vec![6, 3, 2, 1]);
+            assert_eq!(targets(blocks(shift), ObjectiveOptions::recommended), both, "shift {shift}");
+        }
+        // Token 9 of the text is the mask token's; it stands in the prompt, and first in its document.
+        let parity = targets(Objective::Diffusion { shift: true }, ObjectiveOptions::parity).0;
+        assert_eq!(parity, [6, 9, 3, 2, 1], "the first of a document is the switches' affair");
+        assert_eq!(batch.maskable_tokens(), 4, "the denominator");
     }
 
     #[test]

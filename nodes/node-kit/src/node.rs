@@ -43,7 +43,7 @@ pub struct Received {
 impl Received {
     /// Returns the content as message `M`. Errors if the sender says it is another message, or the array does not fit.
     pub fn read<M: Message>(&self) -> Result<M> {
-        if self.message != M::NAME {
+        if !M::reads(&self.message) {
             return Err(eyre!(
                 "input `{}` got a {} message, wanted {}; connect it to the right output in the dataflow file",
                 self.input,

@@ -14,6 +14,8 @@ use crate::config::Config;
 pub struct Noiser {
     /// Micro-batches of one optimizer step: t is stratified over all of them.
     pub accumulation: u64,
+    /// Whether the sequences are of conversations: what is not maskable in them is a prompt, and stays so wherever it stands.
+    pub conversations: bool,
     config: Config,
     schedule: NoiseSchedule,
     transforms: Transforms,
@@ -32,7 +34,7 @@ impl Noiser {
             .map_err(|e| Problem::new("TRANSFORMS", &config.transforms, e.to_string()));
         match (schedule, transforms, Blocks::open(&config)) {
             (Ok(schedule), Ok(transforms), Ok(blocks)) => {
-                Ok(Self { accumulation: 1, config, schedule, transforms, blocks })
+                Ok(Self { accumulation: 1, conversations: false, config, schedule, transforms, blocks })
             }
             (schedule, transforms, blocks) => {
                 let problems = schedule.err().into_iter().chain(transforms.err()).chain(blocks.err());
@@ -47,7 +49,7 @@ impl Noiser {
     /// When a plug-in fails.
     pub fn noise(&mut self, seq: u64, mut sequences: Sequences) -> Result<Noised, PluginError> {
         let config = &self.config;
-        if config.masks_first() {
+        if config.masks_first() && !self.conversations {
             open_first(&mut sequences);
         }
         let (step, micro) = (seq / self.accumulation, seq % self.accumulation);
@@ -163,6 +165,21 @@ mod tests {
                 assert!((found.weight_of(row)[n] - wanted).abs() < 1e-12);
             }
         }
+    }
+
+    /// The paper's preset may mask the first position of a row; of a conversation that is its prompt.
+    #[test]
+    fn no_preset_masks_a_prompt() {
+        use difflow_node_kit::Preset;
+
+        let mut batch = sequences(64);
+        batch.maskable = (0..64 * 32).map(|at| at % 32 > 20).collect();
+        let mut noiser = Noiser::open(Config { preset: Preset::Parity, ..Config::default() }).unwrap();
+        noiser.conversations = true;
+        let noised = noiser.noise(3, batch.clone()).unwrap();
+        assert_eq!(noised.sequences.maskable, batch.maskable);
+        assert!((0..64 * 32).all(|at| !noised.masked[at] || at % 32 > 20));
+        assert!(noised.masked.contains(&true));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             }
             Event::Message(message) => {
                 if upstream.hear(&message)? {
+                    noiser.conversations = upstream.facts().conversations;
                     node.say("noised", &with(upstream.facts(), &own))?;
                 }
                 if message.prelude {

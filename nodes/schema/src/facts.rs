@@ -16,6 +16,9 @@ pub struct Facts {
     /// Fingerprint of the documents, from the corpus: its files, its query, its transforms, and which documents are held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<String>,
+    /// From the corpus: documents are conversations, of which only answers are masked and learned.
+    #[serde(skip_serializing_if = "is_false")]
+    pub conversations: bool,
     /// From the tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerFacts>,
@@ -31,6 +34,10 @@ pub struct Facts {
     /// The plug-ins that worked on the data, by `node.KEY`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plugins: BTreeMap<String, Value>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// How rows were cut into blocks.
@@ -60,4 +67,24 @@ pub struct TokenizerFacts {
     /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ends with its text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canvas: Option<usize>,
+    /// How conversations became rows, where documents are conversations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<ExampleFacts>,
+}
+
+/// How conversations became rows: what runs are compared by, and what a user of the model must do likewise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExampleFacts {
+    /// sha256 of the chat template; `None` where prompt and response are only joined.
+    pub template: Option<String>,
+    /// The template's file, absolute, where it is not one of the base model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_file: Option<PathBuf>,
+    /// What stands between prompt and response that are only joined.
+    pub separator: String,
+    /// The tokenizer's keys PAD_POLICY and TURNS.
+    pub pad_policy: String,
+    pub turns: String,
+    /// Whether a row may have several examples.
+    pub several_a_row: bool,
 }

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod checkpoint;
 pub mod columns;
+pub mod conversation;
 pub mod demand;
 pub mod documents;
 pub mod error;
@@ -31,10 +32,11 @@ use arrow::array::StructArray;
 use arrow::datatypes::Fields;
 
 pub use checkpoint::Checkpoint;
+pub use conversation::{Conversation, ConversationError};
 pub use demand::Demand;
-pub use documents::Documents;
+pub use documents::{Documents, PlainDocuments};
 pub use error::SchemaError;
-pub use facts::{BlockFacts, Facts, TokenizerFacts};
+pub use facts::{BlockFacts, ExampleFacts, Facts, TokenizerFacts};
 pub use metrics::{Metric, Metrics};
 pub use noised::{Noised, RowNoised};
 pub use origin::{Component, Origin};
@@ -52,6 +54,11 @@ pub trait Message: Sized {
 
     /// The Arrow fields of the struct array.
     fn fields() -> Fields;
+
+    /// Whether a message of this name can be read as this one: its own name, and those of older versions.
+    fn reads(name: &str) -> bool {
+        name == Self::NAME
+    }
 
     /// The message as one Arrow struct array with [`Message::fields`].
     fn to_array(&self) -> Result<StructArray, SchemaError>;

@@ -8,7 +8,8 @@ use arrow::array::{ArrayRef, StructArray, UInt32Array};
 use arrow::datatypes::{DataType, Field};
 use difflow_schema::columns::list_column;
 use difflow_schema::{
-    Checkpoint, Demand, Documents, Message, Metrics, Noised, RowNoised, Sample, Samples, SchemaError, Sequences,
+    Checkpoint, Demand, Documents, Message, Metrics, Noised, PlainDocuments, RowNoised, Sample, Samples, SchemaError,
+    Sequences,
 };
 
 fn sequences() -> Sequences {
@@ -46,7 +47,10 @@ fn survives<M: Message + PartialEq + std::fmt::Debug>(message: M) {
 #[test]
 fn every_message_survives_its_encoding() {
     survives(Demand { next_seq: 7, count: 4 });
-    survives(Documents { doc: vec![3, 4], text: vec!["a b".into(), String::new()] });
+    let (doc, text) = (vec![3, 4], vec!["a b".to_owned(), String::new()]);
+    survives(PlainDocuments { doc: doc.clone(), text: text.clone() });
+    survives(Documents { doc: doc.clone(), text: text.clone(), messages: Vec::new() });
+    survives(Documents { doc, text, messages: vec!["[1]".into(), "[2]".into()] });
     survives(Documents::default());
     survives(sequences());
     survives(noised());
@@ -65,6 +69,19 @@ fn every_message_survives_its_encoding() {
         nfe: 3,
         seconds: 0.5,
     }]));
+}
+
+/// A corpus of one's own sends what it always sent; and a batch is of texts or of conversations, or half of it would be learned otherwise.
+#[test]
+fn documents_of_the_version_before_are_read_and_none_are_mixed() {
+    let before = PlainDocuments { doc: vec![3, 4], text: vec!["a".into(), "b".into()] };
+    let read = Documents::from_array(&before.to_array().unwrap()).unwrap();
+    assert_eq!(read, Documents { doc: vec![3, 4], text: before.text, messages: Vec::new() });
+    assert!(Documents::reads("documents/1") && Documents::reads("documents/2") && !Documents::reads("documents/3"));
+    assert!(!Sequences::reads("documents/1"));
+    let mixed = Documents { messages: vec!["[1]".into(), String::new()], ..read };
+    let error = Documents::from_array(&mixed.to_array().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("`messages`") && error.contains("1 of 2 documents"), "{error}");
 }
 
 /// dora may hand over a slice of a larger buffer: offsets must be honoured.

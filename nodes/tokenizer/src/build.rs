@@ -4,9 +4,10 @@ use std::path::Path;
 
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::Documents;
-use eyre::{Context, Result};
+use eyre::{Context, Result, bail};
 
 use crate::config::Config;
+use crate::examples::Examples;
 use crate::lengths::Lengths;
 use crate::open_end::OpenEnd;
 use crate::packing::{LongDocuments, Packer, Packing};
@@ -21,6 +22,8 @@ pub struct Build {
     writer: StoreWriter,
     lengths: Lengths,
     open_end: OpenEnd,
+    /// How conversations become rows, where documents are conversations.
+    examples: Option<Examples>,
     /// Tokens of the longest document that is taken, if there is such a limit.
     longest: Option<usize>,
 }
@@ -30,22 +33,49 @@ impl Build {
     ///
     /// # Errors
     /// When the folder cannot be written to.
-    pub fn begin(dir: &Path, key: String, words: Words, config: &Config) -> Result<Self> {
-        let writer = StoreWriter::create(dir, key, config.sequence_length);
+    pub fn begin(dir: &Path, key: String, words: Words, examples: Option<Examples>, config: &Config) -> Result<Self> {
+        let writer = StoreWriter::create(dir, key, config.sequence_length, examples.is_some());
         let writer = writer.with_context(|| format!("cannot write the token store {}", dir.display()))?;
         let packer = Packer::new(config.packing, config.sequence_length, words.special.eos);
-        let refuse = config.packing == Packing::Documents && config.long_documents == LongDocuments::Refuse;
+        let refuse = config.packing != Packing::Stream && config.long_documents == LongDocuments::Refuse;
         let longest = refuse.then_some(config.sequence_length);
         let (lengths, open_end) = (Lengths::new(config.sequence_length), OpenEnd::new(config));
-        Ok(Self { words, packer, writer, lengths, open_end, longest })
+        Ok(Self { words, packer, writer, lengths, open_end, examples, longest })
     }
 
     /// Adds documents.
     ///
     /// # Errors
-    /// When the tokenizer refuses a text, the disk the rows, or a document is longer than a row and may not be cut.
+    /// When the tokenizer refuses a text, the disk the rows, a document is longer than a row and may not be cut, or a conversation cannot be
+    /// learned from.
     pub fn push(&mut self, documents: Documents) -> Result<()> {
         self.writer.record.documents += documents.doc.len() as u64;
+        let conversations = documents.doc.len() == documents.messages.len() || documents.doc.is_empty();
+        if conversations != self.examples.is_some() && !documents.doc.is_empty() {
+            bail!(
+                "the corpus says that its documents are conversations, or that they are not, and sends the other; start the run again"
+            );
+        }
+        if self.examples.is_some() { self.push_conversations(&documents) } else { self.push_texts(documents) }
+    }
+
+    fn push_conversations(&mut self, documents: &Documents) -> Result<()> {
+        let Some(examples) = &self.examples else { return Ok(()) };
+        let mut rows = Vec::new();
+        for (&doc, messages) in documents.doc.iter().zip(&documents.messages) {
+            for mut example in examples.of(doc, messages, &self.words)? {
+                let length = examples.ended_length(&example);
+                self.lengths.count(length);
+                self.packer.long_documents += u64::from(example.cut);
+                let tail = if examples.takes_tail() { self.open_end.tail(doc, length) } else { 0 };
+                examples.finish(&mut example, tail);
+                self.packer.push_example(&example.tokens, &example.answers, &mut rows);
+            }
+        }
+        self.writer.append(&rows).context("cannot write the token store")
+    }
+
+    fn push_texts(&mut self, documents: Documents) -> Result<()> {
         let (mut rows, mut document, eos) = (Vec::new(), Vec::new(), self.words.special.eos);
         for (doc, ids) in documents.doc.iter().zip(self.words.encode(documents.text)?) {
             self.refuse_long(*doc, ids.len() + 2)?;
@@ -97,8 +127,9 @@ mod tests {
     fn push(packing: Packing, long_documents: LongDocuments) -> Result<u64> {
         let dir = tempfile::tempdir().unwrap();
         let config = Config { sequence_length: 4, packing, long_documents, ..world(dir.path(), 29) };
-        let mut build = Build::begin(dir.path(), "k".into(), Words::open(&config).unwrap(), &config)?;
-        build.push(Documents { doc: vec![7, 8], text: vec!["a b".into(), "a b c".into()] })?;
+        let mut build = Build::begin(dir.path(), "k".into(), Words::open(&config).unwrap(), None, &config)?;
+        let text = vec!["a b".into(), "a b c".into()];
+        build.push(Documents { doc: vec![7, 8], text, messages: Vec::new() })?;
         Ok(build.finish()?.long_documents)
     }
 

@@ -9,6 +9,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::packing::{LongDocuments, Packing};
 
+/// What CHAT_TEMPLATE says where prompt and response are only joined.
+pub const NO_TEMPLATE: &str = "none";
+
+/// Which answers of a conversation are learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TurnsKey {
+    /// Each answer in an example of its own, with the conversation before it as its prompt: right for every OBJECTIVE.
+    #[default]
+    Apart,
+    /// All answers in one example. Costs less, but where attention sees to the right an answer has in view what is said later.
+    Together,
+    /// The last answer; the conversation before it is its prompt.
+    Last,
+}
+
+/// What follows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PadPolicy {
+    /// One end token, which is learned; behind it the next example, or padding.
+    EosOnce,
+    /// End tokens up to FILL_MULTIPLE, all of them seen, masked and learned (LLaDA): a model learns to end an answer anywhere in its canvas.
+    #[default]
+    EosFill,
+    /// Nothing: the model does not learn where an answer ends, unless the chat template ends it.
+    Ignore,
+}
+
 /// How documents become sequences, and in which order they are served.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]
@@ -35,8 +64,26 @@ pub struct Config {
     pub micro_batch: usize,
     /// How documents fill sequences.
     pub packing: Packing,
-    /// What happens to a document that is longer than a sequence, with PACKING documents.
+    /// What happens to a document that is longer than a sequence, with PACKING documents or one. Of a conversation only the prompt is ever
+    /// cut, from its left; an answer that is longer than a sequence ends the run.
     pub long_documents: LongDocuments,
+    /// For conversations (PROMPT_COLUMN or MESSAGES_COLUMN of the corpus; the keys from here to FILL_MULTIPLE are for them alone): the chat
+    /// template by which they become text, a Jinja file; `none` joins prompt and response by SEPARATOR. Empty: that of BASE_MODEL
+    /// (chat_template.jinja or tokenizer_config.json), and `none` where it has none.
+    #[schemars(extend("x-by-content" = true))]
+    pub chat_template: String,
+    /// Without a chat template: what stands between the prompt and its response.
+    pub separator: String,
+    /// The date that a chat template gets where it asks for today's: a run must not depend on the day.
+    pub template_date: String,
+    /// Which answers of a conversation of several turns are learned.
+    pub turns: TurnsKey,
+    /// What follows an answer.
+    pub pad_policy: PadPolicy,
+    /// With PAD_POLICY eos-fill: the end tokens fill up to a multiple of so many, counted from the first token of the example; for
+    /// OBJECTIVE: block of the trainer, the size of a block, or several of them. Empty: SEQUENCE_LENGTH, the whole row.
+    #[schemars(range(min = 1))]
+    pub fill_multiple: Option<usize>,
     /// Share of the documents that get an open end: a tail of EOS_TOKEN behind their own, of random length, that is seen and masked like
     /// the text, so that a model learns to end a text somewhere in its canvas. 0: a canvas always ends with its text, and whoever writes
     /// with the model must say how long. Only with PACKING documents.
@@ -66,6 +113,12 @@ impl Default for Config {
             micro_batch: 16,
             packing: Packing::Documents,
             long_documents: LongDocuments::default(),
+            chat_template: String::new(),
+            separator: "\n".into(),
+            template_date: "2024-07-26".into(),
+            turns: TurnsKey::default(),
+            pad_policy: PadPolicy::default(),
+            fill_multiple: None,
             open_end: 0.0,
             canvas: None,
             shuffle_window: 8192,
@@ -99,6 +152,42 @@ impl difflow_node_kit::Config for Config {
 }
 
 impl Config {
+    /// What is wrong with the keys where documents are conversations.
+    pub fn of_conversations(&self) -> Vec<Problem> {
+        let stream = (self.packing == Packing::Stream).then(|| {
+            let allowed = "allowed for conversations: documents, or one: a stream cuts examples anywhere";
+            Problem::new("PACKING", "stream", allowed)
+        });
+        let open = (self.open_end > 0.0 && self.pad_policy != PadPolicy::EosOnce).then(|| {
+            let allowed = "allowed for conversations: 0, or PAD_POLICY: eos-once, behind which an open end may follow";
+            Problem::new("OPEN_END", self.open_end, allowed)
+        });
+        let fill = self.fill_multiple.filter(|&multiple| multiple > self.sequence_length).map(|multiple| {
+            Problem::new(
+                "FILL_MULTIPLE",
+                multiple,
+                format!("allowed: at most SEQUENCE_LENGTH ({})", self.sequence_length),
+            )
+        });
+        stream.into_iter().chain(open).chain(fill).collect()
+    }
+
+    /// Whether a sequence may have several conversations.
+    pub fn several_conversations_a_row(&self) -> bool {
+        self.packing != Packing::One && self.whole_canvas().is_none()
+    }
+
+    /// The canvas that every conversation fills to its end, if it does.
+    pub fn whole_canvas(&self) -> Option<usize> {
+        let whole = self.fill_multiple.is_none_or(|multiple| multiple == self.sequence_length);
+        (self.pad_policy == PadPolicy::EosFill && whole).then_some(self.sequence_length)
+    }
+
+    /// The Jinja file that CHAT_TEMPLATE names, if it does.
+    pub fn chat_template_file(&self) -> Option<PathBuf> {
+        (!["", NO_TEMPLATE].contains(&self.chat_template.as_str())).then(|| PathBuf::from(&self.chat_template))
+    }
+
     /// The tokenizer's file.
     pub fn tokenizer_file(&self) -> PathBuf {
         self.tokenizer.as_ref().map_or_else(|| Path::new(&self.base_model).join("tokenizer.json"), PathBuf::from)

@@ -2,14 +2,20 @@
 
 use difflow_schema::TokenizerFacts;
 use difflow_schema::run::bytes_sha256;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::open_end::OpenEnd;
 
-/// The key: sha256 of the tokenizer, this node's keys that shape rows, and the fingerprint of the documents. Returns `None` where the
-/// documents have no fingerprint: a program that is not difflow's sent them, and nobody knows whether they are the same again.
-pub fn store_key(config: &Config, tokenizer: &TokenizerFacts, corpus: Option<&str>) -> Option<String> {
+/// The key: sha256 of the tokenizer, this node's keys that shape rows, how conversations become rows (`examples`) where documents are
+/// conversations, and the fingerprint of the documents. Returns `None` where the documents have no fingerprint: a program that is not
+/// difflow's sent them, and nobody knows whether they are the same again.
+pub fn store_key(
+    config: &Config,
+    tokenizer: &TokenizerFacts,
+    examples: Option<&Value>,
+    corpus: Option<&str>,
+) -> Option<String> {
     let mut content = json!({
         "layout": 2,
         "tokenizer": tokenizer.sha256,
@@ -22,6 +28,9 @@ pub fn store_key(config: &Config, tokenizer: &TokenizerFacts, corpus: Option<&st
     // Without open ends the key is that of the stores which were made before there were any.
     if let Some(canvas) = OpenEnd::new(config).canvas() {
         content["open_end"] = json!({"share": config.open_end, "canvas": canvas, "seed": config.seed});
+    }
+    if let Some(examples) = examples {
+        content["examples"] = examples.clone();
     }
     Some(bytes_sha256(content.to_string().as_bytes()))
 }
@@ -44,24 +53,27 @@ mod tests {
             sequence_length: 8,
             length_entropy: None,
             canvas: None,
+            examples: None,
         };
-        let base = store_key(&config, &tokenizer, Some("c"));
+        let base = store_key(&config, &tokenizer, None, Some("c"));
         let moved = TokenizerFacts { path: "b".into(), length_entropy: Some(1.0), ..tokenizer.clone() };
-        assert_eq!(base, store_key(&Config { seed: 5, micro_batch: 3, ..config.clone() }, &moved, Some("c")));
+        assert_eq!(base, store_key(&Config { seed: 5, micro_batch: 3, ..config.clone() }, &moved, None, Some("c")));
         let open = |open_end, canvas, seed| Config { open_end, canvas, seed, ..config.clone() };
         let mut keys = vec![
             base,
-            store_key(&Config { sequence_length: 8, ..config.clone() }, &tokenizer, Some("c")),
-            store_key(&Config { packing: Packing::Stream, ..config.clone() }, &tokenizer, Some("c")),
-            store_key(&open(0.5, None, 0), &tokenizer, Some("c")),
-            store_key(&open(0.25, None, 0), &tokenizer, Some("c")),
-            store_key(&open(0.5, Some(64), 0), &tokenizer, Some("c")),
-            store_key(&open(0.5, None, 1), &tokenizer, Some("c")),
-            store_key(&config, &TokenizerFacts { bos: 1, ..tokenizer.clone() }, Some("c")),
-            store_key(&config, &TokenizerFacts { eos: 0, ..tokenizer.clone() }, Some("c")),
-            store_key(&config, &TokenizerFacts { sha256: "2".into(), ..tokenizer.clone() }, Some("c")),
-            store_key(&config, &tokenizer, Some("d")),
-            store_key(&config, &tokenizer, None),
+            store_key(&Config { sequence_length: 8, ..config.clone() }, &tokenizer, None, Some("c")),
+            store_key(&Config { packing: Packing::Stream, ..config.clone() }, &tokenizer, None, Some("c")),
+            store_key(&open(0.5, None, 0), &tokenizer, None, Some("c")),
+            store_key(&open(0.25, None, 0), &tokenizer, None, Some("c")),
+            store_key(&open(0.5, Some(64), 0), &tokenizer, None, Some("c")),
+            store_key(&open(0.5, None, 1), &tokenizer, None, Some("c")),
+            store_key(&config, &TokenizerFacts { bos: 1, ..tokenizer.clone() }, None, Some("c")),
+            store_key(&config, &TokenizerFacts { eos: 0, ..tokenizer.clone() }, None, Some("c")),
+            store_key(&config, &TokenizerFacts { sha256: "2".into(), ..tokenizer.clone() }, None, Some("c")),
+            store_key(&config, &tokenizer, None, Some("d")),
+            store_key(&config, &tokenizer, None, None),
+            store_key(&config, &tokenizer, Some(&json!(["eos-once"])), Some("c")),
+            store_key(&config, &tokenizer, Some(&json!(["eos-fill"])), Some("c")),
         ];
         let count = keys.len();
         keys.sort();

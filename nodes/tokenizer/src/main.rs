@@ -1,6 +1,7 @@
 //! Turns documents into packed sequences of token ids, stored on disk. See README.md.
 
 mod build;
+mod examples;
 mod key;
 mod lengths;
 mod open_end;

@@ -1,5 +1,7 @@
 //! Packs the token ids of documents into rows of equal length.
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,8 @@ pub enum Packing {
     /// Whole documents, in order; what stays free at the end of a sequence is padding.
     #[default]
     Documents,
+    /// Each document in a sequence of its own; the rest of it is padding.
+    One,
     /// One stream of documents, cut every SEQUENCE_LENGTH tokens; nothing is padded, the tokens after the last cut are left out.
     Stream,
 }
@@ -32,6 +36,8 @@ pub struct Row {
     pub tokens: Vec<u32>,
     /// Ends of the pieces, exclusive, rising.
     pub ends: Vec<u32>,
+    /// Of conversations the places that are learned, in order; of plain texts none are said, for all but the first token of a piece is.
+    pub learned: Vec<Range<u32>>,
 }
 
 /// Fills rows. Documents go in one after the other; full rows come out in order.
@@ -51,9 +57,20 @@ impl Packer {
         Self { packing, length, eos, row: Row::default(), long_documents: 0 }
     }
 
+    /// Adds a conversation that is no longer than a row, of which these places are learned; the rows that it fills go to `out`.
+    pub fn push_example(&mut self, tokens: &[u32], learned: &[Range<usize>], out: &mut Vec<Row>) {
+        if self.row.tokens.len() + tokens.len() > self.length {
+            self.close(out);
+        }
+        let start = self.row.tokens.len();
+        let places = learned.iter().map(|place| (start + place.start) as u32..(start + place.end) as u32);
+        self.row.learned.extend(places);
+        self.push(tokens, out);
+    }
+
     /// Adds a document with its special tokens; the rows that it fills go to `out`.
     pub fn push(&mut self, document: &[u32], out: &mut Vec<Row>) {
-        if self.packing == Packing::Documents {
+        if self.packing != Packing::Stream {
             if document.len() > self.length {
                 self.long_documents += 1;
             }
@@ -72,11 +89,14 @@ impl Packer {
                 self.close(out);
             }
         }
+        if self.packing == Packing::One {
+            self.close(out);
+        }
     }
 
     /// The corpus ended: the row at hand is padded, or left out in a stream.
     pub fn finish(&mut self, out: &mut Vec<Row>) {
-        if self.packing == Packing::Documents {
+        if self.packing != Packing::Stream {
             self.close(out);
         }
     }
@@ -114,7 +134,7 @@ mod tests {
     }
 
     fn row(tokens: &[u32], ends: &[u32]) -> Row {
-        Row { tokens: tokens.to_vec(), ends: ends.to_vec() }
+        Row { tokens: tokens.to_vec(), ends: ends.to_vec(), learned: Vec::new() }
     }
 
     #[test]
@@ -139,6 +159,30 @@ mod tests {
         ];
         assert_eq!(rows, wanted);
         assert_eq!(long, 1);
+    }
+
+    #[test]
+    fn one_document_a_row_leaves_the_rest_of_it_to_padding() {
+        let (rows, long) = pack(Packing::One, 4, &[2, 4, 6]);
+        let wanted = [
+            row(&[0, 1, 1, 1], &[2]),
+            row(&[0, 11, 11, 1], &[4]),
+            row(&[0, 12, 12, 12], &[4]),
+            row(&[12, 1, 1, 1], &[2]),
+        ];
+        assert_eq!((rows, long), (wanted.to_vec(), 1));
+    }
+
+    /// Places are those of the row that the example came into, not of the one before.
+    #[test]
+    fn what_is_learned_of_an_example_moves_with_it() {
+        let (mut packer, mut rows) = (Packer::new(Packing::Documents, 6, EOS), Vec::new());
+        for (length, learned) in [(3, 1..3), (3, 2..3), (4, 2..4)] {
+            packer.push_example(&document(0, length), std::slice::from_ref(&learned), &mut rows);
+        }
+        packer.finish(&mut rows);
+        let learned: Vec<_> = rows.iter().map(|row| row.learned.clone()).collect();
+        assert_eq!(learned, [vec![1..3, 5..6], vec![2..4]]);
     }
 
     /// In both ways no token is lost, doubled or moved, but for the stream's rest.

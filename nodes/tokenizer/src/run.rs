@@ -14,6 +14,7 @@ use eyre::{Context, Result, ensure};
 
 use crate::build::Build;
 use crate::config::Config;
+use crate::examples::Examples;
 use crate::key::store_key;
 use crate::open_end::OpenEnd;
 use crate::sequencer::{Answer, Sequencer};
@@ -32,14 +33,19 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let words = Words::open(&config)?;
     let dir = config.run.dir().tokens();
     let _lock = claim(&config, &dir)?;
-    let tokenizer = facts(&config, &words)?;
+    let mut tokenizer = facts(&config, &words)?;
     let mut documents: Puller<Documents> = Puller::new("documents", 0, WINDOW, PATIENCE);
     let mut asked = BTreeSet::new();
     // With the first documents comes what they are: a store of others is of no use.
     let Some(mut upstream) = first(&mut node, &mut documents, &mut asked)? else { return Ok(()) };
-    let corpus = upstream.facts().corpus.clone();
+    let (corpus, conversations) = (upstream.facts().corpus.clone(), upstream.facts().conversations);
+    let examples = conversations.then(|| Examples::open(&config, &words)).transpose()?;
+    tokenizer.examples = examples.as_ref().map(Examples::facts);
+    if examples.is_some() {
+        tokenizer.canvas = config.whole_canvas().or(tokenizer.canvas);
+    }
     let mut said = Facts { tokenizer: Some(tokenizer.clone()), ..upstream.facts().clone() };
-    let key = store_key(&config, &tokenizer, corpus.as_deref());
+    let key = store_key(&config, &tokenizer, examples.as_ref().map(Examples::identity).as_ref(), corpus.as_deref());
     let (mut sequencer, mut build) = match key.as_deref().and_then(|key| Store::reopen(&dir, key)) {
         Some((store, record)) => {
             let mut sequencer = Sequencer::new(store, &config);
@@ -48,10 +54,11 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             (sequencer, None)
         }
         None => {
-            let build = Build::begin(&dir, key.unwrap_or_default(), words, &config)?;
-            let store = Store::open(&dir, UNFINISHED, config.sequence_length);
+            let build = Build::begin(&dir, key.unwrap_or_default(), words, examples, &config)?;
+            let store = Store::open(&dir, UNFINISHED, config.sequence_length, conversations);
             let store = store.with_context(|| format!("cannot read the token store {}", dir.display()))?;
-            (Sequencer::new(store, &config), Some(build))
+            let sequencer = Sequencer::new(store, &config);
+            (if conversations { sequencer.wait_for_all() } else { sequencer }, Some(build))
         }
     };
     node.say("sequences", &said)?;
@@ -77,7 +84,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
             Event::Message(message) => {
                 upstream.hear(&message)?;
                 ensure!(
-                    upstream.facts().corpus == corpus,
+                    upstream.facts().corpus == corpus && upstream.facts().conversations == conversations,
                     "the corpus began anew with other documents in the middle of the run; start the run again"
                 );
                 documents.accept(&message)?;
@@ -120,7 +127,8 @@ fn facts(config: &Config, words: &Words) -> Result<TokenizerFacts> {
     let (sha256, _) = file_sha256(&path).with_context(|| path.display().to_string())?;
     let SpecialTokens { bos, eos } = words.special;
     let canvas = OpenEnd::new(config).canvas();
-    Ok(TokenizerFacts { path, sha256, bos, eos, sequence_length: config.sequence_length, length_entropy: None, canvas })
+    let (sequence_length, length_entropy, examples) = (config.sequence_length, None, None);
+    Ok(TokenizerFacts { path, sha256, bos, eos, sequence_length, length_entropy, canvas, examples })
 }
 
 fn complete(sequencer: &mut Sequencer, record: &Record, said: &mut Facts) -> Result<(), Problems> {
@@ -192,9 +200,11 @@ fn report(what: &str, record: &Record) {
         "token store {what}: {} sequences of {} tokens from {} documents, {share:.1} % padding",
         record.rows, record.length, record.documents
     );
+    let what = if record.spans.is_some() { "examples" } else { "documents" };
+    let cut = if record.spans.is_some() { "their prompts were cut from the left" } else { "were cut" };
     if record.long_documents > 0 {
         println!(
-            "{} documents are longer than a sequence and were cut (SEQUENCE_LENGTH {})",
+            "{} {what} are longer than a sequence and {cut} (SEQUENCE_LENGTH {})",
             record.long_documents, record.length
         );
     }

@@ -31,6 +31,8 @@ pub struct Sequencer {
     epochs: Option<u64>,
     rows: u64,
     complete: bool,
+    /// Whether nothing is served before the store is complete.
+    waits: bool,
     /// The last sequence that was asked for.
     furthest: u64,
 }
@@ -40,7 +42,12 @@ impl Sequencer {
     pub fn new(store: Store, config: &Config) -> Self {
         let order = Order::new(config.seed, config.shuffle_window);
         let batch = config.micro_batch.max(1) as u64;
-        Self { store, order, batch, epochs: config.epochs, rows: 0, complete: false, furthest: 0 }
+        Self { store, order, batch, epochs: config.epochs, rows: 0, complete: false, waits: false, furthest: 0 }
+    }
+
+    /// Serves nothing before the store is complete: whatever is wrong with a conversation is then said before any training.
+    pub fn wait_for_all(self) -> Self {
+        Self { waits: true, ..self }
     }
 
     /// The store has so many rows now.
@@ -75,7 +82,7 @@ impl Sequencer {
     /// Whether the store should grow: it must hold what was asked for, and one window more.
     pub fn wants_rows(&self) -> bool {
         let ahead = self.order.window().max(LEAST_AHEAD);
-        !self.complete && self.rows < self.order.needs(self.furthest).saturating_add(ahead)
+        !self.complete && (self.waits || self.rows < self.order.needs(self.furthest).saturating_add(ahead))
     }
 
     /// The number of batches, if there is an end and it is known.
@@ -95,6 +102,9 @@ impl Sequencer {
         let first = seq.saturating_mul(self.batch);
         let until = first.saturating_add(self.batch);
         self.furthest = self.furthest.max(until - 1);
+        if self.waits && !self.complete {
+            return Ok(Answer::Wait);
+        }
         let mut batch = Sequences::default();
         for g in first..until {
             let Some(row) = self.order.row(g, self.rows, self.complete) else { return Ok(Answer::Wait) };

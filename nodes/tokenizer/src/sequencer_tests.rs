@@ -22,7 +22,7 @@ fn documents(count: u64) -> Documents {
         let letters = (0..1 + doc % 6).map(|i| char::from(b'a' + ((doc * 7 + i) % 26) as u8).to_string());
         letters.collect::<Vec<_>>().join(" ")
     };
-    Documents { doc: (0..count).collect(), text: (0..count).map(text).collect() }
+    Documents { doc: (0..count).collect(), text: (0..count).map(text).collect(), messages: Vec::new() }
 }
 
 /// A sequencer over a store into which the documents go in batches of `size`; `each` sees it after every batch.
@@ -34,11 +34,12 @@ fn build(
     mut each: impl FnMut(&mut Sequencer),
 ) -> Result<Sequencer, Problem> {
     let (all, store) = (documents(count), dir.join("tokens"));
-    let mut build = Build::begin(&store, "key".into(), Words::open(config).unwrap(), config).unwrap();
-    let store = Store::open(&store, UNFINISHED, config.sequence_length).unwrap();
+    let mut build = Build::begin(&store, "key".into(), Words::open(config).unwrap(), None, config).unwrap();
+    let store = Store::open(&store, UNFINISHED, config.sequence_length, false).unwrap();
     let mut sequencer = Sequencer::new(store, config);
     for (doc, text) in all.doc.chunks(size).zip(all.text.chunks(size)) {
-        build.push(Documents { doc: doc.to_vec(), text: text.to_vec() }).unwrap();
+        let (doc, text) = (doc.to_vec(), text.to_vec());
+        build.push(Documents { doc, text, messages: Vec::new() }).unwrap();
         sequencer.grow(build.rows());
         each(&mut sequencer);
     }
@@ -94,7 +95,7 @@ fn what_is_served_does_not_depend_on_when_it_is_asked_for() {
 #[test]
 fn an_epoch_holds_every_token_of_every_document_once() {
     let dir = tempfile::tempdir().unwrap();
-    for packing in [Packing::Documents, Packing::Stream] {
+    for packing in [Packing::Documents, Packing::One, Packing::Stream] {
         let config = Config { packing, micro_batch: 1, epochs: Some(2), ..config(dir.path()) };
         let mut sequencer = build(dir.path(), &config, 300, 50, |_| {}).unwrap();
         let Answer::Ended(end) = sequencer.get(u64::MAX).unwrap() else { panic!("no end") };
@@ -117,7 +118,7 @@ fn an_epoch_holds_every_token_of_every_document_once() {
         wanted.sort_unstable();
         let served = sorted(&epochs[0]).len();
         match packing {
-            Packing::Documents => assert_eq!(sorted(&epochs[0]), wanted),
+            Packing::Documents | Packing::One => assert_eq!(sorted(&epochs[0]), wanted),
             Packing::Stream => {
                 assert!((wanted.len() - 8..=wanted.len()).contains(&served), "{served} of {}", wanted.len())
             }
@@ -203,4 +204,21 @@ fn a_corpus_without_a_batch_is_refused_with_the_key_to_change() {
     assert!(with(&stream, 3).starts_with("SEQUENCE_LENGTH: found `512`"));
     let large = Config { micro_batch: 1000, epochs: Some(2), ..config };
     assert!(with(&large, 30).starts_with("MICRO_BATCH: found `1000`"));
+}
+
+/// A bad conversation at the end is to be heard of before those at the beginning are trained on.
+#[test]
+fn of_conversations_nothing_is_served_before_all_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { shuffle_window: 0, ..config(dir.path()) };
+    let early = |sequencer: Sequencer, rows| {
+        let mut sequencer = sequencer;
+        sequencer.grow(rows);
+        (sequencer.wants_rows(), sequencer.get(0).unwrap() == Answer::Wait)
+    };
+    drop(build(dir.path(), &config, 300, 50, |_| {}).unwrap());
+    let open = || Store::reopen(&dir.path().join("tokens"), "key").unwrap().0;
+    // Far more rows than are read ahead of what is asked for.
+    assert_eq!(early(Sequencer::new(open(), &config), 5000), (false, false));
+    assert_eq!(early(Sequencer::new(open(), &config).wait_for_all(), 5000), (true, true));
 }

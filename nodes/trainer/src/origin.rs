@@ -50,6 +50,7 @@ mod tests {
             sequence_length: 64,
             length_entropy: Some(1.5),
             canvas: Some(48),
+            examples: None,
         };
         let noise_schedule = Some(Component { name: "cosine".into(), config: "{}".into() });
         let facts = Facts { tokenizer: Some(tokenizer), noise_schedule, ..Facts::default() };

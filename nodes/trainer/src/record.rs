@@ -13,7 +13,7 @@ use difflow_node_kit::{Problem, Problems};
 use difflow_schema::audit::{self, Event};
 use difflow_schema::lock::{self, LockError};
 use difflow_schema::run::{RunDir, file_sha256};
-use difflow_schema::{Facts, Record, TokenizerFacts};
+use difflow_schema::{ExampleFacts, Facts, Record, TokenizerFacts};
 use eyre::{Context, Result};
 use serde_json::Value;
 
@@ -181,6 +181,15 @@ fn data(before: &Record, now: &Facts, trained: bool) -> Vec<Problem> {
         let found = format!("{} with the tokens {} and {}", now.path.display(), now.bos, now.eos);
         problems.push(Problem::new("TOKENIZER", found, allowed));
     }
+    // The template's content counts, wherever its file is.
+    let examples = |facts: &TokenizerFacts| {
+        facts.examples.clone().map(|examples| ExampleFacts { template_file: None, ..examples })
+    };
+    if trained && before.tokenizer.as_ref().and_then(examples) != now.tokenizer.as_ref().and_then(examples) {
+        let allowed = "this run began with another chat template (or another SEPARATOR, TURNS, PAD_POLICY or PACKING): put it back, or \
+                       choose another RUN";
+        problems.push(Problem::new("CHAT_TEMPLATE", "other examples", allowed));
+    }
     problems
 }
 
@@ -212,6 +221,7 @@ mod tests {
             sequence_length: 8,
             length_entropy: Some(2.0),
             canvas: None,
+            examples: None,
         };
         Facts { corpus: Some(corpus.into()), tokenizer: Some(tokenizer), ..Facts::default() }
     }
@@ -269,6 +279,30 @@ mod tests {
         fs::create_dir_all(dir.checkpoint(1)).unwrap();
         assert!(enter("a", "t").unwrap_err().contains("SOURCES: found `other documents`"));
         enter("b", "t").unwrap();
+    }
+
+    /// A template that was changed under its name would make other batches under the same numbers.
+    #[test]
+    fn another_chat_template_is_refused_and_the_same_elsewhere_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::new(folder.path(), "r");
+        let with = |template: &str, file: &str| {
+            let mut facts = facts("c", "t");
+            let examples = ExampleFacts {
+                template: Some(template.to_owned()),
+                template_file: Some(file.into()),
+                separator: String::new(),
+                pad_policy: "eos-once".into(),
+                turns: "apart".into(),
+                several_a_row: true,
+            };
+            facts.tokenizer.as_mut().unwrap().examples = Some(examples);
+            enter(&dir, &made(&[]), Some(&facts)).map_err(|e| e.to_string())
+        };
+        with("a", "/a.jinja").unwrap();
+        fs::create_dir_all(dir.checkpoint(1)).unwrap();
+        with("a", "/b.jinja").unwrap();
+        assert!(with("b", "/a.jinja").unwrap_err().contains("CHAT_TEMPLATE: found `other examples`"));
     }
 
     /// The record of a run of November 2026 names the tokenizer by the path of a key that went away.

@@ -155,6 +155,11 @@ impl Trainer {
         if let Some(tokenizer) = &facts.tokenizer {
             let json = std::fs::read(&tokenizer.path).with_context(|| tokenizer.path.display().to_string())?;
             self.training.learner.use_tokenizer(json)?;
+            // Whoever talks with the model must ask it as it was taught.
+            if let Some(file) = tokenizer.examples.as_ref().and_then(|examples| examples.template_file.as_ref()) {
+                let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+                self.training.learner.use_chat_template(text);
+            }
         }
         self.hear(&facts)
     }

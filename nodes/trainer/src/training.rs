@@ -176,8 +176,13 @@ impl Training {
     /// Takes in what is said of the batches.
     ///
     /// # Errors
-    /// When the noiser cuts rows into blocks and the objective is another, or the reverse.
+    /// When the noiser cuts rows into blocks and the objective is another, or the reverse, or examples of conversations would see each other.
     pub fn hear(&mut self, config: &Config, facts: &Facts) -> Result<()> {
+        let examples = facts.tokenizer.as_ref().and_then(|tokenizer| tokenizer.examples.as_ref());
+        if examples.is_some_and(|examples| examples.several_a_row) && !config.choices().document_attention {
+            let allowed = "wanted: true, for a row has several conversations; or PACKING: one for the tokenizer";
+            return Err(Problems::from(Problem::new("DOCUMENT_ATTENTION", false, allowed)).into());
+        }
         let problem = match (config.objective, &facts.blocks) {
             (ObjectiveKind::Block, Some(blocks)) => return Ok(self.learner.set_block_size(blocks.usual)?),
             (ObjectiveKind::Block, None) => Problem::new(

@@ -1,6 +1,6 @@
 //! Batches over the boundary and back, valid and broken.
 
-use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
+use difflow_schema::{Message, Noised, PlainDocuments, RowNoised, Sequences};
 
 use super::*;
 use crate::arrow_export::Lent;
@@ -12,8 +12,8 @@ fn noised() -> Noised {
     Noised { sequences, masked, t: vec![0.1, 0.2, 0.3], weight: vec![1.0, 2.0, 3.0], blocks: Vec::new() }
 }
 
-fn documents() -> Documents {
-    Documents { doc: vec![4, 5, 6], text: vec!["".into(), "zwei".into(), "αβγ".into()] }
+fn documents() -> PlainDocuments {
+    PlainDocuments { doc: vec![4, 5, 6], text: vec!["".into(), "zwei".into(), "αβγ".into()] }
 }
 
 /// # Safety

@@ -16,14 +16,24 @@ checks name, columns, types and lengths. Data is never pushed: downstream asks w
 ";
 
 /// What the columns mean.
-const COLUMNS: [(&str, &str, &str); 39] = [
+const COLUMNS: [(&str, &str, &str); 40] = [
     ("demand/1", "next_seq", "first batch wanted"),
     ("demand/1", "count", "how many, at least 1"),
-    ("documents/1", "doc", "position of the document in the corpus, from 0"),
-    ("documents/1", "text", "its text"),
+    ("documents/2", "doc", "position of the document in the corpus, from 0"),
+    ("documents/2", "text", "its text; of a conversation its contents, one below the other"),
+    (
+        "documents/2",
+        "messages",
+        "of a conversation its messages, as a JSON list of objects with role and content; empty for plain texts. Messages documents/1, without \
+         this column, are read as plain texts",
+    ),
     ("sequences/1", "tokens", "clean token ids x0, `[rows, L]`"),
     ("sequences/1", "documents", "which document of its row a token belongs to, from 0; 4294967295 for padding"),
-    ("sequences/1", "maskable", "false for the anchor of a document and for padding"),
+    (
+        "sequences/1",
+        "maskable",
+        "false for the anchor of a document, for what is not learned of a conversation, and for padding",
+    ),
     ("noised/2", "tokens", "as in sequences/1"),
     ("noised/2", "documents", "as in sequences/1"),
     ("noised/2", "maskable", "as in sequences/1"),

@@ -67,7 +67,8 @@ fn named(node: &Node) -> Vec<(&'static str, PathBuf)> {
     match &node.settings {
         Settings::Tokenizer(c) => {
             let own = c.tokenizer.as_ref().map(|path| ("TOKENIZER", PathBuf::from(path)));
-            own.into_iter().chain([model(&c.base_model)]).collect()
+            let template = c.chat_template_file().map(|path| ("CHAT_TEMPLATE", path));
+            own.into_iter().chain(template).chain([model(&c.base_model)]).collect()
         }
         Settings::Trainer(c) => vec![model(&c.base_model)],
         Settings::Sampler(_) | Settings::Evaluator(_) => {

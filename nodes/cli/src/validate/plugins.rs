@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use difflow_model::TorchPlugin;
 use difflow_plugin_host::{AnnealingSchedule, Library, ModelRecipe, NoiseSchedule, PluginError, Transforms};
-use difflow_schema::{Documents, RowNoised};
+use difflow_schema::{PlainDocuments, RowNoised};
 use eyre::Result;
 
 use crate::dataflow::{Finding, Kind, Settings};
@@ -40,7 +40,7 @@ impl Named {
             Self::Annealing => AnnealingSchedule::open(value, config, steps).map(drop),
             Self::Recipe => ModelRecipe::open(value, config).map(drop),
             Self::Torch => TorchPlugin::named(value, config).map(drop),
-            Self::DocumentTransforms => Transforms::open::<Documents>(value).map(drop),
+            Self::DocumentTransforms => Transforms::open::<PlainDocuments>(value).map(drop),
             Self::NoisedTransforms => Transforms::open::<RowNoised>(value).map(drop),
         }
     }

@@ -33,6 +33,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     blocks(nodes, findings);
     graces(nodes, findings);
     heldout(nodes, findings);
+    conversations(nodes, findings);
     let timed = file.nodes.iter().any(|node| node.inputs.iter().any(|input| input.source == Source::Timer));
     if let (true, false, Some(at)) = (timed, file.exits == Some(true), file.nodes_at) {
         let found = "no `exit_when_nodes_finish: true`";
@@ -227,6 +228,33 @@ fn heldout(nodes: &[Node], findings: &mut Vec<Finding>) {
             let allowed = "wanted: HELDOUT for the corpus (it hands it on to the evaluator), or HELDOUT_DOCUMENTS: 0";
             let (at, subject) = (node.place("HELDOUT"), node.subject("HELDOUT"));
             findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
+        }
+    }
+}
+
+/// What becomes of conversations is the tokenizer's affair; that they are ones, the corpus says.
+fn conversations(nodes: &[Node], findings: &mut Vec<Finding>) {
+    let are = |node: &Node| matches!(&node.settings, Settings::Corpus(config) if config.conversations());
+    if !nodes.iter().any(are) {
+        return;
+    }
+    let mut contradiction = |node: &Node, key: &str, found: String, allowed: String| {
+        findings.push(Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed));
+    };
+    let mut packed = false;
+    for node in nodes {
+        let Settings::Tokenizer(config) = &node.settings else { continue };
+        for problem in config.of_conversations() {
+            contradiction(node, &problem.key, problem.found, problem.allowed);
+        }
+        packed |= config.several_conversations_a_row();
+    }
+    for node in nodes {
+        let Settings::Trainer(config) = &node.settings else { continue };
+        if packed && !config.choices().document_attention {
+            let found = "false with several conversations in a row".to_owned();
+            let allowed = "wanted: true, or PACKING: one for the tokenizer".to_owned();
+            contradiction(node, "DOCUMENT_ATTENTION", found, allowed);
         }
     }
 }

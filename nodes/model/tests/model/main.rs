@@ -17,6 +17,7 @@ mod objective;
 mod open_end;
 mod optimizer;
 mod pretrained;
+mod prompts;
 mod recipes;
 mod speculation;
 mod steps;

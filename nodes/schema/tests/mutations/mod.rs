@@ -31,7 +31,10 @@ pub fn survive(choices: &mut impl Choices, kind: usize) -> bool {
     let masked = vec![false, true, false, false, false, true];
     match kind {
         0 => changed(choices, &Demand { next_seq: 7, count: 4 }),
-        1 => changed(choices, &Documents { doc: vec![3, 4], text: vec!["a b".into(), String::new()] }),
+        1 => {
+            let (text, messages) = (vec!["a b".into(), String::new()], vec!["[1]".into(), "[]".into()]);
+            changed(choices, &Documents { doc: vec![3, 4], text, messages })
+        }
         2 => changed(choices, &sequences()),
         3 => changed(
             choices,

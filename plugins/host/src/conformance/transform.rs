@@ -1,7 +1,7 @@
 //! Tests of batch transforms.
 
 use arrow::array::{Array, StructArray};
-use difflow_schema::{Documents, Message, Noised, RowNoised, Sequences};
+use difflow_schema::{Message, Noised, PlainDocuments, RowNoised, Sequences};
 
 use super::{Stop, Test, ensure};
 use crate::error::PluginError;
@@ -38,7 +38,7 @@ fn examples() -> Result<Vec<StructArray>, Stop> {
         blocks: Vec::new(),
     };
     let texts = ["A cat.", "", "Zwei Hunde bellen.", "αβγ", "A cat and a dog."];
-    let documents = Documents { doc: (10..15).collect(), text: texts.map(str::to_owned).to_vec() };
+    let documents = PlainDocuments { doc: (10..15).collect(), text: texts.map(str::to_owned).to_vec() };
     let arrays = [RowNoised(noised).to_array(), sequences.to_array(), documents.to_array()];
     arrays.into_iter().map(|array| array.map_err(|e| Stop::Fail(e.to_string()))).collect()
 }
