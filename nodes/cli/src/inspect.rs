@@ -9,6 +9,7 @@ use eyre::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::arithmetic::Arithmetic;
+use crate::inspect_data::{BatchesArguments, DataArguments};
 use crate::inspect_run::RunArguments;
 
 #[derive(Subcommand)]
@@ -31,6 +32,18 @@ Examples:
   difflow inspect run default         which checkpoints are good, and which batches they were trained on
   difflow inspect run default --json  the same for programs, with every checkpoint on the way")]
     Run(RunArguments),
+    /// The first examples that the trainer of a dataflow file would get: what is given, what is learned, what is masked.
+    #[command(after_help = "\
+Examples:
+  difflow inspect data                     the first three documents of dataflow.yml, from its own first batches
+  difflow inspect data my.yml -n 10        ten of another file
+  difflow inspect data my.yml --set PAD_POLICY=eos-once --json
+
+Its data nodes run in a folder that is removed afterwards. Exit codes: 0 done, 1 failed, 2 usage, 78 a node refused its configuration or its data.")]
+    Data(DataArguments),
+    /// The node that stands in the trainer's place for `inspect data`.
+    #[command(hide = true)]
+    Batches(BatchesArguments),
 }
 
 #[derive(Args)]
@@ -80,11 +93,17 @@ enum PatternName {
 }
 
 impl Inspect {
-    pub fn run(self) -> Result<()> {
+    /// Returns the exit code.
+    ///
+    /// # Errors
+    /// When what is asked for cannot be read or computed.
+    pub fn run(self) -> Result<u8> {
         match self {
-            Self::Model(arguments) => arguments.run(),
-            Self::Logits(arguments) => arguments.run(),
-            Self::Run(arguments) => arguments.run(),
+            Self::Model(arguments) => arguments.run().map(|()| 0),
+            Self::Logits(arguments) => arguments.run().map(|()| 0),
+            Self::Run(arguments) => arguments.run().map(|()| 0),
+            Self::Data(arguments) => arguments.run(),
+            Self::Batches(arguments) => arguments.run(),
         }
     }
 }

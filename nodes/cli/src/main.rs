@@ -11,6 +11,7 @@ mod experiment;
 mod graph;
 mod history;
 mod inspect;
+mod inspect_data;
 mod inspect_run;
 mod line;
 mod merge;
@@ -163,7 +164,7 @@ fn main() -> ExitCode {
             let given = matches.subcommand_matches("sample").map(|matches| arguments.decoding.given(matches));
             sample::run(&arguments, &given.unwrap_or_default())
         }
-        Command::Inspect(inspect) => inspect.run().map(|()| 0),
+        Command::Inspect(inspect) => inspect.run(),
         Command::Score(score) => score.run().map(|()| 0),
         Command::Merge(merge) => merge.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),

@@ -70,13 +70,17 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
     let (log_path, log) = log_file(file)?;
     let written_out = tree.written_out().map(|text| WrittenOut::new(file, &text, &log_path)).transpose()?;
-    follow(arguments, written_out.as_ref().map_or(file, WrittenOut::path), &log_path, log)
+    let file = written_out.as_ref().map_or(file.as_path(), WrittenOut::path);
+    follow(&dora::program(arguments.dora.clone()), &arguments.options, file, &log_path, log)
 }
 
 /// Starts dora, and shows what it does until it ends. Returns the exit code.
-fn follow(arguments: &Arguments, file: &Path, log_path: &Path, mut log: File) -> Result<u8> {
+///
+/// # Errors
+/// When dora cannot be started.
+pub fn follow(dora: &Path, options: &[String], file: &Path, log_path: &Path, mut log: File) -> Result<u8> {
     signals::catch().context("cannot catch signals")?;
-    let mut child = dora::start(&dora::program(arguments.dora.clone()), file, &arguments.options)?;
+    let mut child = dora::start(dora, file, options)?;
     let pid = Pid::from_child(&child);
     signals::hand_on_to(Some(pid));
     let (sender, lines) = mpsc::channel();
