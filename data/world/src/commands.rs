@@ -1,8 +1,8 @@
 //! The commands of `difflow-world`.
 
 use clap::{Parser, Subcommand};
-use difflow_world::corpus::{self, SEED};
-use difflow_world::{ProblemKind, check, stats, tell};
+use difflow_world::corpus::{self, INSTRUCTIONS, INSTRUCTIONS_HELDOUT, SEED};
+use difflow_world::{Problem, ProblemKind, check, instruct, stats, tell};
 use eyre::{Result, WrapErr, eyre};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,6 +38,32 @@ enum Command {
         /// Another seed makes another corpus of the same world.
         #[arg(long, default_value_t = SEED)]
         seed: u64,
+    },
+    /// Write instructions with answers for finetuning, instructions.parquet and instructions-heldout.parquet; print the sha256 of each.
+    #[command(after_help = "Examples:
+  difflow-world instruct --out data/tiny/instructions
+  difflow-world instruct --out few --train 300 --heldout 30")]
+    Instruct {
+        /// Folder to write into; made if it is not there.
+        #[arg(long)]
+        out: PathBuf,
+        /// Another seed makes other instructions in the same world.
+        #[arg(long, default_value_t = SEED)]
+        seed: u64,
+        /// Instructions to train on.
+        #[arg(long, default_value_t = INSTRUCTIONS)]
+        train: usize,
+        /// Instructions held out.
+        #[arg(long, default_value_t = INSTRUCTIONS_HELDOUT)]
+        heldout: usize,
+    },
+    /// Judge answers to instructions: one {"prompt": …, "response": …} a line in, one verdict a line out: `ok`, or what is wrong.
+    #[command(after_help = "Example:
+  difflow-world judge answers.jsonl     or - for standard input; exit code 0 whatever the verdicts are")]
+    Judge {
+        /// A file, or - for standard input.
+        #[arg(default_value = "-")]
+        file: String,
     },
     /// Print one story.
     #[command(after_help = "Example:\n  difflow-world story --seed 7")]
@@ -77,6 +103,15 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 println!("{sum}  {name}");
             }
         }
+        Command::Instruct { out, seed, train, heldout } => {
+            for (name, sum) in corpus::write_instructions(&out, seed, [train, heldout])? {
+                println!("{sum}  {name}");
+            }
+        }
+        Command::Judge { file } => answered(&file, |line| {
+            let (prompt, response) = (field(line, "prompt")?, field(line, "response")?);
+            Ok(instruct::judge(&prompt, &response).err())
+        })?,
         Command::Story { seed } => println!("{}", tell::tell(seed, tell::Split::Sample, 0)),
         Command::Check { file, json: true, .. } => verdicts(file.as_deref().unwrap_or("-"))?,
         Command::Check { file, verbose, .. } => return score(file.as_deref().unwrap_or("-"), verbose),
@@ -85,8 +120,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Answers each line as it comes, so that the asker need not close its side first.
 fn verdicts(file: &str) -> Result<()> {
+    let words = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    answered(file, |line| Ok(check(&text_of(line)?).err().map(words)))
+}
+
+/// Answers each line as it comes, so that the asker need not close its side first: `ok`, or the problem.
+fn answered(file: &str, problem: impl Fn(&str) -> Result<Option<String>>) -> Result<()> {
     let input: Box<dyn BufRead> = if file == "-" {
         Box::new(std::io::stdin().lock())
     } else {
@@ -95,11 +135,7 @@ fn verdicts(file: &str) -> Result<()> {
     let mut output = std::io::stdout().lock();
     for (number, line) in (1..).zip(input.lines()) {
         let line = line.wrap_err_with(|| format!("cannot read {file}"))?;
-        let text = text_of(&line).wrap_err_with(|| format!("line {number}"))?;
-        let verdict = match check(&text) {
-            Ok(_) => "ok".to_owned(),
-            Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        };
+        let verdict = problem(&line).wrap_err_with(|| format!("line {number}"))?.unwrap_or_else(|| "ok".to_owned());
         // A message may quote the text, which may have lines.
         writeln!(output, "{}", verdict.replace('\n', " ")).wrap_err("cannot write the verdicts")?;
     }
@@ -156,10 +192,11 @@ fn texts_of(input: &str) -> Result<Vec<String>> {
 }
 
 fn text_of(line: &str) -> Result<String> {
+    field(line, "text")
+}
+
+fn field(line: &str, name: &str) -> Result<String> {
     let value: serde_json::Value = serde_json::from_str(line).wrap_err("not JSON")?;
-    value
-        .get("text")
-        .and_then(|text| text.as_str())
-        .map(str::to_owned)
-        .ok_or_else(|| eyre!("no \"text\" that is a string"))
+    let text = value.get(name).and_then(|text| text.as_str()).map(str::to_owned);
+    text.ok_or_else(|| eyre!("no \"{name}\" that is a string"))
 }

@@ -3,6 +3,7 @@
 use crate::bpe;
 use crate::error::WorldError;
 use crate::gaps::choose_gaps;
+use crate::instruct::{Instruction, instruction};
 use crate::skeleton::skeleton;
 use crate::tell::{Split, tell};
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
@@ -79,12 +80,55 @@ pub fn write_all(dir: &Path, seed: u64) -> Result<Vec<(&'static str, String)>, W
     Ok(sums)
 }
 
+/// Instructions to train on.
+pub const INSTRUCTIONS: usize = 20_000;
+/// Instructions held out.
+pub const INSTRUCTIONS_HELDOUT: usize = 500;
+
+/// Writes `instructions.parquet` and `instructions-heldout.parquet` into `dir`: columns `task`, `prompt` and `response`, no prompt twice.
+/// Returns each name with its sha256.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_instructions(
+    dir: &Path,
+    seed: u64,
+    counts: [usize; 2],
+) -> Result<Vec<(&'static str, String)>, WorldError> {
+    std::fs::create_dir_all(dir).map_err(WorldError::write(dir))?;
+    let (mut seen, mut sums) = (BTreeSet::new(), Vec::new());
+    let files = [
+        ("instructions-heldout.parquet", Split::AskedHeldout, counts[1]),
+        ("instructions.parquet", Split::Asked, counts[0]),
+    ];
+    for (name, split, count) in files {
+        let all = (0..).map(|index| instruction(seed, split, index));
+        let all: Vec<Instruction> = all.filter(|one| seen.insert(one.prompt.clone())).take(count).collect();
+        let column =
+            |of: fn(&Instruction) -> &str| Arc::new(StringArray::from_iter_values(all.iter().map(of))) as ArrayRef;
+        let columns = [
+            ("task", column(|one| one.task.name())),
+            ("prompt", column(|one| &one.prompt)),
+            ("response", column(|one| &one.response)),
+        ];
+        let bytes = written(&RecordBatch::try_from_iter(columns)?)?;
+        let path = dir.join(name);
+        std::fs::write(&path, &bytes).map_err(WorldError::write(&path))?;
+        sums.push((name, hex::encode(Sha256::digest(&bytes))));
+    }
+    Ok(sums)
+}
+
 /// Columns `doc_id` (UInt64, counting from `first_id`) and `text` (Utf8). The bytes hold no time and no machine.
 fn parquet_bytes(stories: &[String], first_id: u64) -> Result<Vec<u8>, WorldError> {
     let ids: UInt64Array = (first_id..).take(stories.len()).collect();
     let texts = StringArray::from_iter_values(stories);
     let columns: [(&str, ArrayRef); 2] = [("doc_id", Arc::new(ids)), ("text", Arc::new(texts))];
-    let batch = RecordBatch::try_from_iter(columns)?;
+    written(&RecordBatch::try_from_iter(columns)?)
+}
+
+/// A Parquet file's bytes.
+fn written(batch: &RecordBatch) -> Result<Vec<u8>, WorldError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(15)?))
         // No two texts or ids are the same: a dictionary would only hide the repetitions from zstd.
@@ -92,7 +136,7 @@ fn parquet_bytes(stories: &[String], first_id: u64) -> Result<Vec<u8>, WorldErro
         .build();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties))?;
-    writer.write(&batch)?;
+    writer.write(batch)?;
     writer.close()?;
     Ok(bytes)
 }

@@ -16,6 +16,7 @@ pub mod dice;
 pub mod error;
 pub mod forms;
 pub mod gaps;
+pub mod instruct;
 mod judge;
 pub mod lexicon;
 pub mod mentions;

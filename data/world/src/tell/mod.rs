@@ -23,6 +23,10 @@ pub enum Split {
     Heldout,
     /// Single stories from the command line and in tests.
     Sample,
+    /// Stories of instructions to train on.
+    Asked,
+    /// Stories of instructions held out.
+    AskedHeldout,
 }
 
 impl Split {
@@ -31,6 +35,8 @@ impl Split {
             Split::Train => 1,
             Split::Heldout => 2,
             Split::Sample => 3,
+            Split::Asked => 4,
+            Split::AskedHeldout => 5,
         }
     }
 }
