@@ -129,6 +129,11 @@ fn reproducibility_can_be_followed() {
     follow("docs/REPRODUCIBILITY.md");
 }
 
+#[test]
+fn finetuning_can_be_followed() {
+    follow("docs/FINETUNING.md");
+}
+
 /// Also those that take too long to be run here.
 #[test]
 fn every_difflow_command_and_option_of_every_page_exists() {

@@ -10,6 +10,7 @@ mod disk;
 mod facts;
 mod faults;
 mod final_checkpoint;
+mod finetuning;
 mod hub;
 mod long_run;
 mod modules;
