@@ -84,15 +84,15 @@ const NODES: [&str; 8] =
     ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor"];
 
 #[test]
-fn one_crate_names_dora_one_torch_and_one_datafusion() {
+fn one_crate_names_dora_one_torch_and_three_datafusion() {
     let graph = dependencies();
     assert_eq!(users_of(&graph, "dora-node-api"), ["difflow-node-kit"]);
     assert_eq!(users_of(&graph, "dora-core"), ["difflow-node-kit"]);
     // The second is for torch models, which are plug-ins.
     assert_eq!(users_of(&graph, "tch"), ["difflow-model", "difflow-plugin-torch"]);
     assert_eq!(users_of(&graph, "difflow-plugin-torch"), ["plain-llama"]);
-    // The corpus, and the command that asks the metrics of runs.
-    assert_eq!(users_of(&graph, "datafusion"), ["difflow-cli", "difflow-corpus"]);
+    // Files as tables, the queries of the corpus over them, and the command that asks the metrics of runs.
+    assert_eq!(users_of(&graph, "datafusion"), ["difflow-cli", "difflow-corpus", "difflow-tables"]);
 }
 
 /// But for the command, which judges dataflow files by the nodes' own keys and rules.
@@ -119,6 +119,11 @@ fn the_libraries_point_one_way() {
     let inference =
         ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
     assert_eq!(ours("difflow-inference"), inference);
+    assert!(ours("difflow-tables").is_empty(), "{:?}", ours("difflow-tables"));
+    assert_eq!(
+        ours("difflow-eval"),
+        ["diffusion", "inference", "schema", "tables", "text"].map(|name| format!("difflow-{name}"))
+    );
     assert!(ours("difflow-plugin-abi").is_empty(), "{:?}", ours("difflow-plugin-abi"));
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
     assert_eq!(ours("difflow-plugin-torch"), ["difflow-plugin-sdk"]);
@@ -134,8 +139,9 @@ fn the_libraries_point_one_way() {
 fn the_clock_on_the_wall_decides_nothing() {
     let asks = |path: &PathBuf| ["SystemTime::now", "Utc::now"].iter().any(|clock| read(path).contains(clock));
     let found: BTreeSet<PathBuf> = ["nodes", "plugins"].into_iter().flat_map(sources).filter(asks).collect();
-    // When a trainer or a monitor began, when a report or an event was written, and the name of a log file.
+    // When a trainer or a monitor began, when a report or an event was written, and the names of a log file and of results.
     let labels = [
+        "nodes/cli/src/eval/mod.rs",
         "nodes/cli/src/run.rs",
         "nodes/monitor/src/origin.rs",
         "nodes/monitor/src/report.rs",

@@ -134,6 +134,11 @@ fn finetuning_can_be_followed() {
     follow("docs/FINETUNING.md");
 }
 
+#[test]
+fn evaluation_can_be_followed() {
+    follow("docs/EVALUATION.md");
+}
+
 /// Also those that take too long to be run here.
 #[test]
 fn every_difflow_command_and_option_of_every_page_exists() {

@@ -16,7 +16,7 @@ use std::process::ExitCode;
     name = "difflow-world",
     version,
     after_help = "Examples:
-  difflow-world make --out data/tiny        write corpus, tokenizer and gaps
+  difflow-world make --out data/tiny        write corpus, tokenizer, gaps and endings
   difflow-world story --seed 7              print one story
   difflow-world check samples.jsonl         score generated texts
   difflow-world story --seed 7 | difflow-world check -
@@ -29,7 +29,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write train.parquet, heldout.parquet, tokenizer.json and infill.jsonl; print the sha256 of each.
+    /// Write train.parquet, heldout.parquet, tokenizer.json, infill.jsonl and endings.jsonl; print the sha256 of each.
     #[command(after_help = "Example:\n  difflow-world make --out data/tiny")]
     Make {
         /// Folder to write into; made if it is not there.

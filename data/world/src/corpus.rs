@@ -1,6 +1,7 @@
 //! Making the files of data/tiny.
 
 use crate::bpe;
+use crate::endings::ending;
 use crate::error::WorldError;
 use crate::gaps::choose_gaps;
 use crate::instruct::{Instruction, instruction};
@@ -23,9 +24,11 @@ pub const TRAIN: usize = 60_000;
 pub const HELDOUT: usize = 1_000;
 /// Gaps for infilling, one in each of as many held-out stories.
 pub const GAPS: usize = 500;
+/// Stories with a choice of last lines, the first held-out ones.
+pub const ENDINGS: usize = 500;
 
 /// The files that [`write_all`] makes, in the order it makes them.
-pub const FILES: [&str; 4] = ["train.parquet", "heldout.parquet", "tokenizer.json", "infill.jsonl"];
+pub const FILES: [&str; 5] = ["train.parquet", "heldout.parquet", "tokenizer.json", "infill.jsonl", "endings.jsonl"];
 
 /// Every story of the corpus: no two have the same skeleton, within or across the two parts.
 pub struct Corpus {
@@ -65,11 +68,18 @@ pub fn write_all(dir: &Path, seed: u64) -> Result<Vec<(&'static str, String)>, W
         gaps.push_str(&serde_json::to_string(&gap)?);
         gaps.push('\n');
     }
-    let contents: [Vec<u8>; 4] = [
+    let mut endings = String::new();
+    let questions = (TRAIN as u64..).zip(&corpus.heldout).filter_map(|(id, text)| ending(id, text, seed));
+    for question in questions.take(ENDINGS) {
+        endings.push_str(&serde_json::to_string(&question)?);
+        endings.push('\n');
+    }
+    let contents: [Vec<u8>; 5] = [
         parquet_bytes(&corpus.train, 0)?,
         parquet_bytes(&corpus.heldout, TRAIN as u64)?,
         tokenizer.to_string(true)?.into_bytes(),
         gaps.into_bytes(),
+        endings.into_bytes(),
     ];
     let mut sums = Vec::new();
     for (name, bytes) in FILES.into_iter().zip(contents) {

@@ -13,6 +13,7 @@ pub mod check;
 pub mod corpus;
 pub mod corrupt;
 pub mod dice;
+pub mod endings;
 pub mod error;
 pub mod forms;
 pub mod gaps;

@@ -6,6 +6,7 @@ mod dataflow;
 mod docs;
 mod doctor;
 mod dora;
+mod eval;
 mod expand;
 mod experiment;
 mod graph;
@@ -108,6 +109,9 @@ enum Command {
     /// Measure a model on text: nats per token as an autoregressive model, or the diffusion model's bound on them.
     #[command(after_help = score::EXAMPLES)]
     Score(score::Score),
+    /// Evaluate a checkpoint by tasks: choices, perplexity, gaps and texts, scored with errors; every answer is kept.
+    #[command(after_help = eval::EXAMPLES)]
+    Eval(eval::Arguments),
     /// Add an adapter to its base model: one model, for those who read no adapters.
     #[command(after_help = merge::EXAMPLES)]
     Merge(merge::Merge),
@@ -166,6 +170,7 @@ fn main() -> ExitCode {
         }
         Command::Inspect(inspect) => inspect.run(),
         Command::Score(score) => score.run().map(|()| 0),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Merge(merge) => merge.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),
     };

@@ -4,9 +4,9 @@ use std::fmt::Display;
 
 use datafusion::execution::SendableRecordBatchStream;
 use difflow_node_kit::{Problem, Problems};
+use difflow_tables::caught;
 use futures::StreamExt;
 
-use crate::caught::caught;
 use crate::config::{Columns, Config};
 use crate::document::{Document, Rows, Wrong};
 use crate::mix;

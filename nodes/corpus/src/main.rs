@@ -1,7 +1,6 @@
 //! Selects, filters, mixes and orders the documents of the training corpus. See README.md.
 
 mod batches;
-mod caught;
 mod corpus;
 mod corpus_files;
 mod document;
@@ -12,14 +11,11 @@ mod heldout;
 mod mix;
 mod query;
 mod run;
-mod split;
-mod tables;
-mod text_files;
 mod transformed;
 
 use std::process::ExitCode;
 
-use difflow_corpus::{config, files, source};
+use difflow_corpus::{config, source};
 use difflow_node_kit::About;
 
 use crate::config::Config;

@@ -10,10 +10,10 @@ use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::DataFrame;
 use difflow_node_kit::{Problem, Problems};
+use difflow_tables::{self as tables, Texts};
 
 use crate::config::{Columns, Config};
 use crate::source::{self, EACH, Source};
-use crate::tables;
 
 /// A query with the columns that documents are made of, and its weight in the mixture.
 pub struct Query {
@@ -31,10 +31,11 @@ type Table = (Source, Arc<dyn TableProvider>);
 /// What is wrong with SOURCES, SQL or TEXT_COLUMN.
 pub async fn plan(config: &Config) -> Result<Vec<Query>, Problems> {
     let (mut tables, mut problems) = (Vec::new(), Vec::new());
+    let texts = Texts { separator: config.text_separator.clone(), column: config.text_column.clone(), pieces: 1 };
     for source in source::parse(&config.sources)? {
-        match tables::open(&source, config).await {
+        match tables::open(&source.path, source.format, &texts).await {
             Ok(table) => tables.push((source, table)),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(source::wrong(problem)),
         }
     }
     Problems(problems).into_result()?;

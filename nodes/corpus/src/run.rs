@@ -6,6 +6,7 @@ use difflow_node_kit::{Event, Node, Problem, Problems};
 use difflow_plugin_host::Transforms;
 use difflow_schema::run::bytes_sha256;
 use difflow_schema::{Demand, Documents, Facts, PlainDocuments};
+use difflow_tables::files;
 use eyre::Result;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
@@ -15,8 +16,8 @@ use crate::config::{Columns, Config};
 use crate::corpus::Corpus;
 use crate::corpus_files::{self, Found, Remembered};
 use crate::heldout::{self, Split};
+use crate::source;
 use crate::transformed::transformed;
-use crate::{files, source};
 
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
@@ -69,7 +70,7 @@ fn open_transforms(config: &Config) -> Result<Transforms, Problems> {
 fn listed(config: &Config) -> Result<Vec<Found>, Problems> {
     let mut found = Vec::new();
     for source in source::parse(&config.sources)? {
-        let (paths, _) = files::find(&source)?;
+        let (paths, _) = files::find(&source.path, source.format).map_err(source::wrong)?;
         found.extend(paths.iter().filter_map(|path| corpus_files::look(path)));
     }
     Ok(found)

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use difflow_node_kit::{Problem, Problems};
+use difflow_tables::{FileProblem, Format};
 use serde::Deserialize;
-
-use crate::files::Format;
 
 /// The table name that stands for each source in turn.
 pub const EACH: &str = "source";
@@ -33,6 +32,11 @@ pub struct Source {
     pub weight: f64,
     /// Whether the weight was written down.
     pub weighted: bool,
+}
+
+/// As a problem of the key.
+pub fn wrong(problem: FileProblem) -> Problem {
+    Problem::new("SOURCES", problem.found, problem.allowed)
 }
 
 /// Reads the JSON list.

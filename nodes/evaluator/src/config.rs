@@ -31,6 +31,14 @@ pub struct Config {
     /// How many of them are scored, from the first on.
     #[schemars(range(min = 1))]
     pub eval_gaps: usize,
+    /// Tasks that each checkpoint is evaluated by, separated by commas: names in data/tasks, or task files. Empty: none.
+    pub tasks: String,
+    /// How many questions of each task are asked, from the first on.
+    #[schemars(range(min = 1))]
+    pub task_questions: usize,
+    /// Draws of each candidate of a question.
+    #[schemars(range(min = 1))]
+    pub task_draws: u32,
     #[serde(flatten)]
     pub compute: Compute,
 }
@@ -47,6 +55,9 @@ impl Default for Config {
             eval_batch: 16,
             infill: String::new(),
             eval_gaps: 200,
+            tasks: String::new(),
+            task_questions: 64,
+            task_draws: 16,
             compute: Compute::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use difflow_eval::{EvalError, Options, Task as TaskFile};
 use difflow_inference::documents::{self, DocumentsError};
 use difflow_inference::{
     Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Nats, Noise, Reading, Session, Task,
@@ -23,10 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Where the tasks are that come with difflow, from the folder of the dataflow file.
+const TASKS: &str = "data/tasks";
+
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
     config: Config,
     gaps: Vec<GapText>,
+    tasks: Vec<TaskFile>,
 }
 
 /// The questions as one checkpoint's tokenizer spells them.
@@ -40,8 +45,8 @@ impl Evaluation {
     /// Looks at device, documents and gaps. Errors with [`Problems`] that name the key of whatever is missing or wrong.
     pub fn open(config: Config) -> Result<Self, Problems> {
         config.compute.check().map_err(|e| Problem::new("DEVICE", &config.compute.device, e.to_string()))?;
-        let gaps = gaps(&config)?;
-        let evaluation = Self { config, gaps };
+        let (gaps, tasks) = (gaps(&config)?, tasks(&config)?);
+        let evaluation = Self { config, gaps, tasks };
         if !evaluation.config.heldout.is_empty() {
             evaluation.texts()?;
         }
@@ -57,12 +62,14 @@ impl Evaluation {
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         let questions = self.questions(&session)?;
         let mut metrics = self.measure(&session, &questions, go_on)?;
+        metrics.extend(self.by_tasks(&session, "task", go_on)?);
         if checkpoint.step == 0 {
             let peers = session.peers();
             // Both in memory at once might be too much.
             drop(session);
             if let Some(base) = peers.base().context("the base model of the run")? {
                 metrics.extend(self.measure(&base, &questions, go_on)?);
+                metrics.extend(self.by_tasks(&base, "base", go_on)?);
             }
         }
         let finite = |value: f64| value.is_finite().then_some(value);
@@ -71,7 +78,7 @@ impl Evaluation {
             checkpoint_sha256: checkpoint.sha256.clone(),
             tokens_seen: checkpoint.tokens_seen,
             settings: deciding(&self.config),
-            metrics: metrics.into_iter().map(|(name, value)| (name.to_owned(), finite(value))).collect(),
+            metrics: metrics.into_iter().map(|(name, value)| (name, finite(value))).collect(),
             seconds: start.elapsed().as_secs_f64(),
             content: Scored {
                 documents: questions.documents.len(),
@@ -87,7 +94,7 @@ impl Evaluation {
         session: &Session,
         questions: &Questions,
         go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<BTreeMap<&'static str, f64>> {
+    ) -> Result<BTreeMap<String, f64>> {
         let config = &self.config;
         let asking = Asking {
             reading: Reading::Trained,
@@ -120,6 +127,47 @@ impl Evaluation {
                 let nats = session.answer(&questions.documents, &asking, &mut |_| go_on())?;
                 metrics.insert("own_ar_loss", Estimate::of(&likelihoods(nats)).value);
             }
+        }
+        Ok(metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// The figures of TASKS, as `PREFIX/TASK/METRIC`, and of the checkpoint their mean.
+    fn by_tasks(
+        &self,
+        session: &Session,
+        prefix: &str,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<BTreeMap<String, f64>> {
+        let (mut metrics, mut shares) = (BTreeMap::new(), Vec::new());
+        let options = Options {
+            seed: self.config.eval_seed,
+            limit: Some(self.config.task_questions),
+            draws: Some(self.config.task_draws),
+            rows: self.config.eval_batch,
+            ..Options::default()
+        };
+        for task in &self.tasks {
+            let wrong = |e: EvalError| Problems::from(Problem::new("TASKS", &task.name, e.to_string()));
+            let evaluation = difflow_eval::Evaluation::prepare(task, session, &options).map_err(wrong)?;
+            let mut stopped = None;
+            let outcome = evaluation.run(None, "", &mut |_| {
+                go_on().map_err(|e| {
+                    stopped = Some(e);
+                    EvalError::Stopped
+                })
+            });
+            if let Some(stopped) = stopped {
+                return Err(stopped);
+            }
+            let outcome = outcome.with_context(|| format!("task {}", task.name))?;
+            for (name, figure) in &outcome.figures {
+                let name = name.strip_suffix(",none").unwrap_or(name).replace(',', "_");
+                metrics.insert(format!("{prefix}/{}/{name}", task.name), figure.value);
+            }
+            shares.extend(outcome.share(task));
+        }
+        if prefix == "task" && !shares.is_empty() {
+            metrics.insert("task_score".to_owned(), shares.iter().sum::<f64>() / shares.len() as f64);
         }
         Ok(metrics)
     }
@@ -184,6 +232,13 @@ fn likelihoods(answers: Vec<Answer>) -> Vec<Nats> {
         _ => None,
     });
     nats.collect()
+}
+
+fn tasks(config: &Config) -> Result<Vec<TaskFile>, Problems> {
+    let names = config.tasks.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    TaskFile::find(&names, Path::new(TASKS))
+        .map_err(|e| Problem::new("TASKS", &config.tasks, format!("{e}; empty for none")).into())
 }
 
 fn gaps(config: &Config) -> Result<Vec<GapText>, Problems> {

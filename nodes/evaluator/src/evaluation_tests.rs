@@ -78,6 +78,45 @@ fn a_model_trained_left_to_right_is_scored_left_to_right() {
     assert_eq!(names(&score(&dir, &config, 5)), ["ar_infill_exact_match", "ar_loss"]);
 }
 
+/// Every checkpoint is asked, and at step 0 the base model too; a stop between two batches of a task ends with its own error.
+#[test]
+fn tasks_are_put_to_every_checkpoint() {
+    let (dir, config) = files();
+    let task = dir.path().join("letters.yml");
+    let rows: String = (0..20)
+        .map(|n| format!("{}\n", json!({"q": "abc".repeat(1 + n % 3), "c": ["de", "fgh"], "g": n % 2})))
+        .collect();
+    std::fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+    let yaml =
+        "about: a\nkind: choice\nsource: {path: rows.jsonl}\ncontext: '{{ q }}'\nchoices: c\ngold: g\nmetrics: [acc]\n";
+    std::fs::write(&task, yaml).unwrap();
+    let tasks = task.to_str().unwrap().to_owned();
+    let config = Config { tasks, infill: String::new(), task_questions: 10, task_draws: 2, ..config };
+    let before = score(&dir, &config, 0);
+    assert_eq!(
+        names(&before),
+        ["ar_loss", "base/letters/acc", "nelbo", "nelbo_stderr", "task/letters/acc", "task_score"]
+    );
+    assert_eq!(before.metrics["task_score"], before.metrics["task/letters/acc"]);
+    let (evaluation, mut asked) = (Evaluation::open(config.clone()).unwrap(), 0);
+    let mut count = || {
+        asked += 1;
+        Ok(())
+    };
+    evaluation.score(&checkpoint(&dir, 5), &mut count).unwrap();
+    let (all, mut asked) = (asked, 0);
+    // The last batch is one of the task.
+    let stopped = evaluation.score(&checkpoint(&dir, 5), &mut || {
+        asked += 1;
+        if asked == all { Err(eyre::eyre!("the run ends")) } else { Ok(()) }
+    });
+    assert_eq!(stopped.unwrap_err().to_string(), "the run ends");
+    for tasks in ["no-such-task".to_owned(), format!("{},", task.with_extension("json").display())] {
+        let refused = Evaluation::open(Config { tasks, ..config.clone() }).err().unwrap().to_string();
+        assert!(refused.starts_with("TASKS: ") && refused.contains("empty for none"), "{refused}");
+    }
+}
+
 /// The bound is given the length of a document and the AR loss beside it is not: the figure that compares has the cost of the lengths.
 #[test]
 fn the_bound_stands_beside_one_that_pays_for_the_lengths_as_the_ar_loss_does() {

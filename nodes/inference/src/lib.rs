@@ -8,6 +8,7 @@
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
 //! | generate: from nothing, after a prompt, in gaps | [`Decoding`], [`Session::write`] |
 //! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
+//! | choose between candidates by likelihood, with errors | [`Question`], [`Scorer`], [`Session::candidates`] |
 //! | read documents and gaps | [`documents`], [`Gap`], [`every_second_sentence_hidden`] |
 //! | have a command judge texts | [`Checker`] |
 //! | compare decoders | [`Measuring`] |
@@ -45,6 +46,7 @@
 //! there is none). The tasks given in one call get the same answers however they are batched. A session is shared by
 //! reference between threads.
 
+mod candidates;
 mod checker;
 mod compute;
 mod decoding;
@@ -63,6 +65,7 @@ pub mod tiny;
 mod ways;
 mod writing;
 
+pub use candidates::{Error, Question, Scorer, Scoring, Value};
 pub use checker::{Checker, CheckerError, OK};
 pub use compute::Compute;
 pub use decoding::{Decoder, Decoding};

@@ -30,6 +30,11 @@ impl Document {
     pub fn new(tokens: Vec<u32>) -> Self {
         Self { tokens, given: 1 }
     }
+
+    /// Number of tokens that are measured.
+    pub fn measured(&self) -> usize {
+        self.tokens.len() - self.given
+    }
 }
 
 /// How documents are noised.
@@ -180,7 +185,7 @@ impl Session {
 
 impl Batching {
     /// Returns the row numbers of each batch.
-    fn of(self, count: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    pub(crate) fn of(self, count: usize, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..count).collect();
         match self {
             Self::Rows(rows) => order.chunks(rows.max(1)).map(<[usize]>::to_vec).collect(),

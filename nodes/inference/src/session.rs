@@ -31,6 +31,8 @@ pub struct Opening {
     pub precision: Precision,
     /// A tokenizer.json other than the one beside the weights.
     pub tokenizer: Option<PathBuf>,
+    /// The mask token of a diffusion model whose files do not say it (DiffuLLaMA: 811).
+    pub mask_token: Option<u32>,
     /// A folder with an adapter for the model. A checkpoint that is an adapter itself needs none.
     pub adapter: Option<PathBuf>,
 }
@@ -38,7 +40,8 @@ pub struct Opening {
 impl Default for Opening {
     fn default() -> Self {
         let (device, precision) = ("auto".to_owned(), Precision::Fp32);
-        Self { device, threads: None, memory_fraction: 1.0, precision, tokenizer: None, adapter: None }
+        let (tokenizer, mask_token, adapter) = (None, None, None);
+        Self { device, threads: None, memory_fraction: 1.0, precision, tokenizer, mask_token, adapter }
     }
 }
 
@@ -66,6 +69,9 @@ impl Session {
         let mut facts = Facts::read(&folder)?;
         let loader = loader(opening, None, facts.torch_model.as_ref())?;
         let mut model = loader.checkpoint(&folder)?;
+        if let Some(mask) = opening.mask_token {
+            model.set_mask_token(mask)?;
+        }
         if let Some(adapter) = &opening.adapter {
             model.load_adapter(adapter, &folder)?;
             // One of a run says how it was trained.
@@ -308,6 +314,20 @@ mod tests {
         assert_eq!(ends(), (z, z));
         tiny::write_origin(dir.path(), None, |origin| (origin.bos, origin.eos) = (5, 6));
         assert_eq!(ends(), (5, 6));
+    }
+
+    /// DiffuLLaMA's files look like those of a base model.
+    #[test]
+    fn a_mask_token_that_the_files_do_not_name_can_be_told() {
+        let dir = tempfile::tempdir().unwrap();
+        tiny::write_model(dir.path(), false, 0.3);
+        let open = |mask| Session::open(dir.path(), &Opening { mask_token: mask, ..tiny::opening() });
+        assert!(open(None).unwrap().left_to_right());
+        let told = open(Some(36)).unwrap();
+        assert!(!told.left_to_right() && told.shift() && told.config().adapted.as_ref().unwrap().mask_token_id == 36);
+        assert!(open(Some(37)).err().unwrap().to_string().contains("below the vocabulary's 37"));
+        tiny::write_model(dir.path(), true, 0.3);
+        assert!(open(Some(36)).err().unwrap().to_string().contains("37, as the files say") && open(Some(37)).is_ok());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::config_unsupported;
 use crate::error::ModelError;
 use crate::objective::{Blocks, Objective, ObjectiveKind};
 use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::released;
 use crate::rope::Rope;
 
 /// Where positions come from.
@@ -142,13 +143,13 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `DIR/config.json`, and `DIR/difflow_recipe.json` where there is one.
+    /// Reads `DIR/config.json`, and `DIR/difflow_recipe.json` where there is one; released checkpoints of DiffuGPT need none.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(RECIPE_FILE);
         let recipe = if path.exists() {
             Some(Recipe::from_json(&std::fs::read(&path).map_err(ModelError::read(&path))?, &path)?)
         } else {
-            None
+            released::recipe(dir)?.map(|text| Recipe::from_json(text.as_bytes(), &path)).transpose()?
         };
         Self::load_with(dir, recipe)
     }

@@ -7,7 +7,7 @@
 //! | load, make, save | [`Model::load`], [`Model::load_with_recipe`], [`Model::load_torch`], [`Loader`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | train without waiting for the device | [`Learner::start_micro_step`], [`Learner::start_update`], [`Learner::read`] |
-//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::perplexity`], [`Model::logits`] |
+//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::continuation_nats`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases, block by block too), [`Writing`] (prompts), [`Speculating`] (prompts, with drafts): join, watch and cancel between forwards |
 //! | inspect | [`Summary::read`], [`Memory::of_training`] |
@@ -50,6 +50,7 @@ mod cache;
 mod config;
 mod config_reader;
 mod config_unsupported;
+mod continuations;
 mod cuda;
 mod decode;
 mod decoder;
@@ -83,6 +84,7 @@ mod profile;
 mod recipe;
 mod recompute;
 mod reducer;
+mod released;
 mod rope;
 mod self_test;
 mod shared;
@@ -101,6 +103,7 @@ pub use adapter::{AdapterConfig, Targets};
 pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
+pub use continuations::Continued;
 pub use decode::{
     Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, Infilled,
     Piece, Prompt, Reveal, Revealed, Reveals, Sampling, Score, Speculated, Speculating, Speculation, Start, Template,

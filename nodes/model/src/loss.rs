@@ -335,6 +335,15 @@ impl Model {
         self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train)
     }
 
+    /// Cross-entropy, in nats, of each token as a row of hidden states before the last norm, `[N, D]`, predicts it; without gradients.
+    pub(crate) fn cross_entropies(&self, rows: &Tensor, target: Vec<i64>) -> Result<Vec<f32>, ModelError> {
+        let selection = Selection { own: target.len(), target, ..Selection::default() };
+        match self.head_losses(rows, &selection, None, None, self.arithmetic)? {
+            Values::Here(losses) => Ok(losses),
+            Values::There(losses) => copied(&losses),
+        }
+    }
+
     /// As [`Model::hidden`] in training, with the hidden states behind each layer.
     fn layers(
         &self,

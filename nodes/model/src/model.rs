@@ -10,7 +10,7 @@ use crate::adapter::{Adapter, CONFIG as ADAPTER};
 use crate::arithmetic::{Arithmetic, Precision};
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
-use crate::config::{ModelConfig, Positions};
+use crate::config::{Adapted, ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
@@ -25,6 +25,7 @@ use crate::objective::Objective;
 use crate::parameter::{Leaf, Parameter, initial};
 use crate::pattern::Pattern;
 use crate::recipe::{RECIPE_FILE, Recipe};
+use crate::released;
 use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::SavedFile;
@@ -291,6 +292,25 @@ impl Model {
         self.config.adapted = self.config.adapted.take().map(|adapted| adapted.trained_for(objective));
     }
 
+    /// Says that a token is the mask token of weights that were trained for diffusion with shift, where their files do not say it. Errors if
+    /// the model has no such token, or another mask token.
+    pub fn set_mask_token(&mut self, id: u32) -> Result<(), ModelError> {
+        if id as usize >= self.config.vocab_size {
+            let wanted = format!("an id below the vocabulary's {}", self.config.vocab_size);
+            return Err(ModelError::input("mask token", id, wanted));
+        }
+        match &self.config.adapted {
+            Some(adapted) if adapted.mask_token_id != id => {
+                Err(ModelError::input("mask token", id, format!("{}, as the files say", adapted.mask_token_id)))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.config.adapted = Some(Adapted::new(id));
+                Ok(())
+            }
+        }
+    }
+
     /// Says how the weights want to be decoded: the object `difflow` of generation_config.json, which is saved beside config.json. The keys
     /// of `transformers` in it stay as the base model had them. Errors if that file is no JSON object.
     pub fn set_generation(&mut self, options: Map<String, Value>) -> Result<(), ModelError> {
@@ -343,6 +363,11 @@ pub(crate) fn companions(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, ModelE
         if path.exists() {
             companions.insert(name.to_owned(), std::fs::read(&path).map_err(ModelError::read(&path))?);
         }
+    }
+    if !companions.contains_key(RECIPE_FILE)
+        && let Some(recipe) = released::recipe(dir)?
+    {
+        companions.insert(RECIPE_FILE.to_owned(), recipe.into_bytes());
     }
     Ok(companions)
 }

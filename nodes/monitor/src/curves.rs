@@ -135,9 +135,13 @@ pub const CHARTS: &[Chart] = &[
     ),
     Chart::of_checkpoints(
         "Text quality",
-        "gaps filled exactly, texts that the checker passes",
+        "gaps filled exactly, texts that the checker passes, TASKS",
         Format::Percent,
-        &[line("infill_exact_match", "gaps", Blue, Marks), line("pass_rate", "samples", Orange, Marks)],
+        &[
+            line("infill_exact_match", "gaps", Blue, Marks),
+            line("pass_rate", "samples", Orange, Marks),
+            line("task_score", "tasks", Green, Marks),
+        ],
     ),
 ];
 

@@ -248,6 +248,15 @@ pub const MEASURES: &[Measure] = &[
     )
     .higher()
     .reported(),
+    Measure::scores(
+        "task_score",
+        Unit::Share,
+        "questions of TASKS answered right",
+        "mean over TASKS of the first figure of each that is a share; the figures themselves are `task/NAME/METRIC`, of the base model \
+         `base/NAME/METRIC`",
+    )
+    .higher()
+    .reported(),
     Measure::sampling(
         "pass_rate",
         Unit::Share,

@@ -58,6 +58,14 @@ impl Words {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Returns the special tokens that the tokenizer's own file puts before a text (LLaMA's: BOS; GPT-2's: none). Errors if the tokenizer
+    /// cannot read a text.
+    pub fn own_start(&self) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode("a", true).map_err(|e| TextError::Encode(e.to_string()))?;
+        let special = encoding.get_special_tokens_mask().iter().take_while(|&&special| special == 1).count();
+        Ok(encoding.get_ids()[..special].to_vec())
+    }
+
     /// Returns the token ids of a piece of text that stands behind others: some tokenizers (LLaMA 2) put a space before whatever they
     /// are given. Errors if the tokenizer cannot read the text.
     pub fn encode_inner(&self, text: &str) -> Result<Vec<u32>, TextError> {
@@ -151,6 +159,19 @@ mod tests {
         });
         assert!(other.agree(&plain).unwrap_err().to_string().contains("`a`"));
         assert!(masked.fit(12, None).is_err() && masked.fit(12, Some(12)).is_ok());
+    }
+
+    #[test]
+    fn the_file_says_what_stands_before_a_text() {
+        assert!(words(|_| ()).own_start().unwrap().is_empty());
+        let led = words(|tokenizer| {
+            tokenizer["post_processor"] = json!({
+                "type": "TemplateProcessing", "pair": [],
+                "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "special_tokens": {"<bos>": {"id": "<bos>", "ids": [0], "tokens": ["<bos>"]}}
+            });
+        });
+        assert_eq!((led.own_start().unwrap(), led.encode("a").unwrap()), (vec![0], vec![3]));
     }
 
     /// A prompt that spells a special token must not be able to end the text.

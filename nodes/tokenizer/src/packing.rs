@@ -182,7 +182,7 @@ mod tests {
         }
         packer.finish(&mut rows);
         let learned: Vec<_> = rows.iter().map(|row| row.learned.clone()).collect();
-        assert_eq!(learned, [vec![1..3, 5..6], vec![2..4]]);
+        assert_eq!(learned, [&[1..3, 5..6][..], std::slice::from_ref(&(2..4))]);
     }
 
     /// In both ways no token is lost, doubled or moved, but for the stream's rest.

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use difflow_corpus::{files, source};
+use difflow_corpus::source;
+use difflow_tables::files;
 use difflow_text::read_tokenizer;
 use difflow_tokenizer::special_tokens::SpecialTokens;
 
@@ -86,7 +87,7 @@ fn named(node: &Node) -> Vec<(&'static str, PathBuf)> {
 fn sources(node: &Node, key: &str, text: &str, findings: &mut Vec<Finding>) {
     // What cannot be read is said with the keys.
     for source in source::parse(text).unwrap_or_default() {
-        if let Err(problem) = files::find(&source) {
+        if let Err(problem) = files::find(&source.path, source.format) {
             let found = format!("`{}`", problem.found);
             findings.push(Finding::error(
                 Kind::MissingFile,

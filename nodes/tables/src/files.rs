@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use difflow_node_kit::Problem;
 use glob::MatchOptions;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::source::Source;
+use crate::FileProblem;
 
 /// What a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Apache Parquet.
@@ -24,13 +23,13 @@ pub enum Format {
     Text,
 }
 
-/// How the files of a source are read; the same for all of them.
+/// How the files of a path are read; the same for all of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     pub format: Format,
     /// Between the values of a CSV file.
     pub delimiter: u8,
-    /// Of JSONL and CSV files.
+    /// Of all formats but Parquet.
     pub compression: FileCompressionType,
 }
 
@@ -59,14 +58,14 @@ impl Reading {
     }
 }
 
-/// The files of a source, in the order of their paths, and how to read them.
+/// The files at a path (a file, a folder or a pattern), in the order of their paths, and how to read them.
 ///
 /// # Errors
 /// No such file, no file in the folder or of the pattern, an unknown extension, or files of several formats.
-pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
-    let path = Path::new(&source.path);
-    let problem = |found: String, allowed: &str| Problem::new("SOURCES", found, allowed);
-    let failed = |e: &dyn std::fmt::Display| problem(format!("path `{}`: {e}", source.path), "wanted: readable files");
+pub fn find(given: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), FileProblem> {
+    let path = Path::new(given);
+    let problem = |found: String, allowed: &str| FileProblem::new(found, allowed);
+    let failed = |e: &dyn std::fmt::Display| problem(format!("path `{given}`: {e}"), "wanted: readable files");
     let mut files = Vec::new();
     if path.is_file() {
         files.push(path.to_owned());
@@ -74,27 +73,27 @@ pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
         files = below(path).map_err(|e| failed(&e))?;
         files.retain(|file| {
             let by_ending = Reading::of(file, None);
-            by_ending.is_some_and(|reading| source.format.is_none_or(|format| format == reading.format))
+            by_ending.is_some_and(|reading| format.is_none_or(|format| format == reading.format))
         });
-    } else if source.path.contains(['*', '?', '[']) {
+    } else if given.contains(['*', '?', '[']) {
         let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-        for entry in glob::glob_with(&source.path, options).map_err(|e| failed(&e))? {
+        for entry in glob::glob_with(given, options).map_err(|e| failed(&e))? {
             files.push(entry.map_err(|e| failed(&e))?);
         }
         files.retain(|file| file.is_file());
     } else {
         let allowed = "no such file or folder; paths are relative to the dataflow file";
-        return Err(problem(format!("path `{}`", source.path), allowed));
+        return Err(problem(format!("path `{given}`"), allowed));
     }
     files.sort();
     let mut first: Option<(&PathBuf, Reading)> = None;
     for file in &files {
-        let reading = Reading::of(file, source.format).ok_or_else(|| {
+        let reading = Reading::of(file, format).ok_or_else(|| {
             problem(format!("path `{}`", file.display()), "give its `format`: parquet, jsonl, csv or text")
         })?;
         match first {
             Some((other, wanted)) if wanted != reading => {
-                let found = format!("path `{}`: both {} and {}", source.path, other.display(), file.display());
+                let found = format!("path `{given}`: both {} and {}", other.display(), file.display());
                 return Err(problem(found, "make a source for each format"));
             }
             _ => first = first.or(Some((file, reading))),
@@ -103,7 +102,7 @@ pub fn find(source: &Source) -> Result<(Vec<PathBuf>, Reading), Problem> {
     let reading = first.map(|(_, reading)| reading);
     match reading {
         Some(reading) => Ok((files, reading)),
-        None => Err(problem(format!("path `{}`", source.path), "no file of a known format is there")),
+        None => Err(problem(format!("path `{given}`"), "no file of a known format is there")),
     }
 }
 
@@ -122,8 +121,8 @@ mod tests {
 
     use super::*;
 
-    fn found(path: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), Problem> {
-        find(&Source { name: "s".into(), path: path.into(), format, weight: 1.0, weighted: false })
+    fn found(path: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), FileProblem> {
+        find(path, format)
     }
 
     #[test]

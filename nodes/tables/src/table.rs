@@ -1,4 +1,4 @@
-//! Each source as a DataFusion table. Only headers and the first rows are read here, for the names and types of
+//! The files of a path as a DataFusion table. Only headers and the first rows are read here, for the names and types of
 //! columns.
 
 use std::path::Path;
@@ -13,15 +13,13 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use difflow_node_kit::Problem;
 
+use crate::FileProblem;
 use crate::caught::caught;
-use crate::config::Config;
 use crate::files::{self, Format, Reading};
-use crate::source::Source;
 use crate::text_files::TextFiles;
 
-/// Rows that are in memory at once for each source, at most.
+/// Rows that are in memory at once for each table, at most.
 const ROWS: usize = 1024;
 
 /// A session that keeps the order of the files and of their rows: one partition, nothing runs beside anything else.
@@ -31,25 +29,46 @@ pub fn session() -> SessionContext {
     SessionContext::new_with_config(config.with_collect_statistics(false))
 }
 
-/// The table of a source.
+/// How plain text becomes rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Texts {
+    /// What stands between two pieces of a file; white space around a piece is cut off. `None`: every file is one piece.
+    pub separator: Option<String>,
+    /// Name of the column.
+    pub column: String,
+    /// Pieces of a row. With more than one, the columns are `NAME_1`, `NAME_2`, …; what the last row lacks is empty.
+    pub pieces: usize,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self { separator: None, column: "text".into(), pieces: 1 }
+    }
+}
+
+/// The table of the files at a path.
 ///
 /// # Errors
 /// When its files are missing or cannot be read as what they are said to be.
-pub async fn open(source: &Source, config: &Config) -> Result<Arc<dyn TableProvider>, Problem> {
-    let (paths, reading) = files::find(source)?;
+pub async fn open(
+    path: &str,
+    format: Option<Format>,
+    texts: &Texts,
+) -> std::result::Result<Arc<dyn TableProvider>, FileProblem> {
+    let (paths, reading) = files::find(path, format)?;
     let table = if reading.format == Format::Text {
-        let texts = TextFiles::new(paths, config.text_separator.clone(), &config.text_column);
+        let texts = TextFiles::new(paths, reading.compression, texts.clone());
         let schema = datafusion::physical_plan::streaming::PartitionStream::schema(&texts).clone();
         StreamingTable::try_new(schema, vec![Arc::new(texts)]).map(|table| Arc::new(table) as _)
     } else {
         let urls: std::io::Result<Vec<String>> = paths.iter().map(|path| url(path)).collect();
-        let urls = urls.map_err(|e| Problem::new("SOURCES", format!("path `{}`", source.path), e.to_string()))?;
+        let urls = urls.map_err(|e| FileProblem::new(format!("path `{path}`"), e))?;
         let table = caught(listing(&urls, reading)).await;
         table.unwrap_or_else(|panic| Err(DataFusionError::External(panic.into())))
     };
     table.map_err(|e| {
         let wanted = format!("wanted: {:?} files that can be read; or give another `format`", reading.format);
-        Problem::new("SOURCES", format!("path `{}`: {}", source.path, e.strip_backtrace()), wanted.to_lowercase())
+        FileProblem::new(format!("path `{path}`: {}", e.strip_backtrace()), wanted.to_lowercase())
     })
 }
 
