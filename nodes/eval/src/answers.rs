@@ -56,6 +56,17 @@ pub struct Answer {
     pub metrics: BTreeMap<MetricName, f64>,
 }
 
+impl Answer {
+    /// Whether both are of the same question, worded alike: the rows of a source may have changed since one was given.
+    pub fn asks_as(&self, other: &Self) -> bool {
+        let asked = |one: &Self| (one.question, one.gold, one.cut);
+        asked(self) == asked(other)
+            && self.row == other.row
+            && self.given == other.given
+            && self.candidates == other.candidates
+    }
+}
+
 const TEXT: &str = "text ";
 const METRIC: &str = "metric ";
 

@@ -192,8 +192,11 @@ impl<'a> Evaluation<'a> {
         for (number, some) in self.questions.chunks(TOGETHER).enumerate() {
             let path = folder.as_ref().map(|folder| folder.join(format!("part-{number:05}.parquet")));
             let kept = path.as_ref().filter(|path| path.is_file()).map(|path| answers::read(path)).transpose()?;
-            // Fewer were asked then.
-            let kept = kept.filter(|kept| kept.len() >= some.len()).map(|mut kept| {
+            // Fewer were asked then, or others.
+            let same = |kept: &Vec<Answer>| {
+                kept.len() >= some.len() && kept.iter().zip(some).all(|(kept, one)| kept.asks_as(&plain(one)))
+            };
+            let kept = kept.filter(same).map(|mut kept| {
                 kept.truncate(some.len());
                 kept
             });

@@ -54,6 +54,26 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+/// The source is no part of the settings, which name the folder: answers to its old rows are none to the new ones.
+#[test]
+fn answers_to_other_rows_are_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let task = choice(dir.path(), "");
+    let session = tiny::session(true, 0.3);
+    let (kept, fresh) = (dir.path().join("kept"), dir.path().join("fresh"));
+    let before = run(&task, &session, &options(), Some(&kept));
+    let rows = dir.path().join("rows.jsonl");
+    let text = std::fs::read_to_string(&rows).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.swap(3, 70);
+    std::fs::write(&rows, lines.join("\n")).unwrap();
+    let (again, wanted) =
+        (run(&task, &session, &options(), Some(&kept)), run(&task, &session, &options(), Some(&fresh)));
+    assert_eq!(again.answers, wanted.answers);
+    assert_ne!(again.answers[3].values, before.answers[3].values);
+    assert_eq!(again.answers[149], before.answers[149]);
+}
+
 /// Stopped after a few batches, again and again, and gone on with: the bytes of a run that was never stopped.
 #[test]
 fn a_run_that_was_stopped_goes_on_and_gives_the_same_bytes() {
