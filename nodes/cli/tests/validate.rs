@@ -407,3 +407,25 @@ fn warnings_count_only_when_asked_and_files_only_with_an_environment() {
     assert_eq!(validate(&file, &["--no-environment", "--deny-warnings"]).0, 78);
     assert_eq!(validate(&folder.path().join("none.yml"), &[]).0, 2);
 }
+
+/// A file in a folder below finds the project's tasks by their names, and of a name that is none it is said where it was looked for.
+#[test]
+fn tasks_are_looked_for_from_the_folder_of_the_file_upwards() {
+    let folder = folder();
+    let below = folder.path().join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    let about_tasks = |tasks: &str| -> Vec<Value> {
+        let (text, _) = broken(&[("  SEED: 1", &format!("  SEED: 1\n  TASKS: '{tasks}'"))]);
+        let file = below.join("below.yml");
+        std::fs::write(&file, text).unwrap();
+        let found = findings(&validate(&file, &["--json"]).1);
+        found.into_iter().filter(|finding| finding["subject"].as_str().unwrap().contains("TASKS")).collect()
+    };
+    assert_eq!(about_tasks("tiny-endings, tiny-gaps"), [] as [Value; 0]);
+    let found = about_tasks("tiny-endings,tiny-ending");
+    let [finding] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((&finding["kind"], &finding["found"]), (&"wrong-value".into(), &"`tiny-ending`".into()));
+    let allowed = finding["allowed"].as_str().unwrap();
+    let place = folder.path().join("data/tasks");
+    assert!(allowed.contains(place.to_str().unwrap()) && allowed.contains("tiny-endings"), "{allowed}");
+}

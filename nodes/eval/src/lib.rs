@@ -2,7 +2,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | read task files | [`Task::find`], [`Task::all`], [`Suite::all`] |
+//! | read task files | [`Places::tasks`], [`Places::all`], [`Places::suites`] |
 //! | put a task to a model | [`Evaluation::prepare`], [`Evaluation::run`] |
 //! | know what came out | [`Outcome`], [`Answer`], [`Figure`] |
 //! | write it as lm-evaluation-harness does | [`report::write`] |
@@ -15,6 +15,7 @@ mod encode;
 mod error;
 mod items;
 mod matching;
+mod places;
 pub mod report;
 mod rouge;
 mod run;
@@ -25,6 +26,7 @@ mod templates;
 pub use answers::{Answer, MetricName};
 pub use encode::{Asked, Encoded};
 pub use error::EvalError;
+pub use places::Places;
 pub use run::{Done, Evaluation, Options, Outcome, Watch};
 pub use summary::Figure;
 pub use task::{Kind, Metric, Suite, Task, Told};

@@ -241,25 +241,8 @@ impl Task {
         Ok(task)
     }
 
-    /// Reads tasks by their names in a folder, or by their paths. Errors if one is not there, with those that are.
-    pub fn find(names: &[String], folder: &Path) -> Result<Vec<Self>, EvalError> {
-        let one = |name: &String| {
-            let named = folder.join(format!("{name}.yml"));
-            match (named.is_file(), Path::new(name).is_file()) {
-                (true, _) => Self::read(&named),
-                (false, true) => Self::read(Path::new(name)),
-                _ => {
-                    let known: Vec<String> = Self::all(folder)?.into_iter().map(|task| task.name).collect();
-                    let allowed = format!("allowed: a file, or a task of {}: {}", folder.display(), known.join(", "));
-                    Err(EvalError::task(name, "name", format!("`{name}`"), allowed))
-                }
-            }
-        };
-        names.iter().map(one).collect()
-    }
-
     /// Reads all tasks of a folder, by name. Errors if one cannot be read.
-    pub fn all(folder: &Path) -> Result<Vec<Self>, EvalError> {
+    pub(crate) fn all(folder: &Path) -> Result<Vec<Self>, EvalError> {
         let entries = std::fs::read_dir(folder).map_err(|e| EvalError::file(folder)(&e))?;
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "yml"));
@@ -373,9 +356,12 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Reads all suites of a folder of tasks: the files in its folder `suites`. Errors if one cannot be read.
-    pub fn all(folder: &Path) -> Result<Vec<Self>, EvalError> {
+    /// Reads all suites of a folder of tasks: the files in its folder `suites`, if it has one. Errors if one cannot be read.
+    pub(crate) fn all(folder: &Path) -> Result<Vec<Self>, EvalError> {
         let folder = folder.join("suites");
+        if !folder.is_dir() {
+            return Ok(Vec::new());
+        }
         let entries = std::fs::read_dir(&folder).map_err(|e| EvalError::file(&folder)(&e))?;
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         paths.retain(|path| path.extension().is_some_and(|ending| ending == "yml"));

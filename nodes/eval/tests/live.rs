@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use difflow_eval::{Asked, Evaluation, Options, Task};
+use difflow_eval::{Asked, Evaluation, Options, Places, Task};
 use difflow_inference::{Session, tiny};
 use difflow_tests::{real_data, skip};
 use safetensors::SafeTensors;
@@ -33,7 +33,7 @@ fn likelihoods_of_an_ar_model_are_those_of_transformers() {
     let session = Session::open(&model, &tiny::opening()).unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tasks");
     for name in ["hellaswag", "piqa", "winogrande", "siqa"] {
-        let task = Task::find(&[name.to_owned()], &folder).unwrap().remove(0);
+        let task = Places::of(&folder).tasks(&[name.to_owned()]).unwrap().remove(0);
         let options = Options { limit: Some(count), ..Options::default() };
         let evaluation = Evaluation::prepare(&task, &session, &options).unwrap();
         let found = evaluation.run(None, "", &mut |_| Ok(())).unwrap();

@@ -31,7 +31,7 @@ pub struct Config {
     /// How many of them are scored, from the first on.
     #[schemars(range(min = 1))]
     pub eval_gaps: usize,
-    /// Tasks that each checkpoint is evaluated by, separated by commas: names in data/tasks, or task files. Empty: none.
+    /// Tasks that each checkpoint is evaluated by, separated by commas: names of tasks, or task files. A name is looked for in data/tasks of the dataflow file's folder, of each folder above it, and of difflow itself. Empty: none.
     pub tasks: String,
     /// How many questions of each task are asked, from the first on.
     #[schemars(range(min = 1))]
@@ -60,6 +60,14 @@ impl Default for Config {
             task_draws: 16,
             compute: Compute::default(),
         }
+    }
+}
+
+impl Config {
+    /// Names or files of the tasks.
+    pub fn task_names(&self) -> Vec<String> {
+        let names = self.tasks.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_owned).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_eval::{EvalError, Options, Task as TaskFile};
+use difflow_eval::{EvalError, Options, Places, Task as TaskFile};
 use difflow_inference::documents::{self, DocumentsError};
 use difflow_inference::{
     Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Nats, Noise, Reading, Session, Task,
@@ -23,9 +23,6 @@ use crate::config::Config;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Where the tasks are that come with difflow, from the folder of the dataflow file.
-const TASKS: &str = "data/tasks";
 
 /// The questions, ready to be put to any checkpoint.
 pub struct Evaluation {
@@ -235,9 +232,8 @@ fn likelihoods(answers: Vec<Answer>) -> Vec<Nats> {
 }
 
 fn tasks(config: &Config) -> Result<Vec<TaskFile>, Problems> {
-    let names = config.tasks.split(',').map(str::trim).filter(|name| !name.is_empty());
-    let names: Vec<String> = names.map(str::to_owned).collect();
-    TaskFile::find(&names, Path::new(TASKS))
+    Places::near()
+        .tasks(&config.task_names())
         .map_err(|e| Problem::new("TASKS", &config.tasks, format!("{e}; empty for none")).into())
 }
 

@@ -46,7 +46,7 @@ pub struct Arguments {
     /// Show every task and suite.
     #[arg(long)]
     pub list: bool,
-    /// Folder with task files; default: data/tasks.
+    /// Folder with task files; default: data/tasks here, in a folder above, or of difflow itself.
     #[arg(long)]
     pub task_folder: Option<PathBuf>,
     /// Questions of each task, from the first on; default: all.

@@ -1,20 +1,18 @@
 //! `difflow eval --list`.
 
-use std::path::Path;
-
-use difflow_eval::{Suite, Task};
+use difflow_eval::Places;
 use eyre::Result;
 
-/// Prints every task and suite of a folder. Errors if a file in it is none.
-pub fn run(folder: &Path) -> Result<()> {
-    for task in Task::all(folder)? {
+/// Prints every task and suite. Errors if a file in it is none.
+pub fn run(places: &Places) -> Result<()> {
+    for task in places.all()? {
         let metrics: Vec<String> = task.metrics.iter().map(plain).collect();
         let kind = plain(&task.kind);
         println!("{} ({kind}: {})", task.name, metrics.join(", "));
         println!("    {}", task.about.trim().replace('\n', "\n    "));
         println!("    questions: {}", task.source.path);
     }
-    for suite in Suite::all(folder)? {
+    for suite in places.suites()? {
         println!("\n--suite {}: {}", suite.name, suite.tasks.join(", "));
         println!("    {}", suite.about.trim().replace('\n', "\n    "));
     }

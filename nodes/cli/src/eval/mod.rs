@@ -5,13 +5,13 @@ mod compare;
 mod list;
 mod progress;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use chrono::Utc;
 use difflow_eval::report::{self, Report, sanitised, scoring};
-use difflow_eval::{EvalError, Evaluation, Options, Outcome, Suite, Task};
+use difflow_eval::{EvalError, Evaluation, Options, Outcome, Places, Task};
 use difflow_inference::{Opening, Session, set_num_threads};
-use eyre::{Result, WrapErr, bail, eyre};
+use eyre::{Result, WrapErr, bail};
 use serde_json::json;
 
 pub use arguments::{Arguments, EXAMPLES};
@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     if let Some(Command::Diff(diff)) = &arguments.command {
         return compare::run(diff).map(|()| 0);
     }
-    let done = if arguments.list { list::run(&folder(arguments)?) } else { evaluate(arguments) };
+    let done = if arguments.list { list::run(&places(arguments)) } else { evaluate(arguments) };
     match done.as_ref().err().and_then(|e| e.downcast_ref::<EvalError>()) {
         Some(e) if e.is_configuration() => {
             eprintln!("{}", terminal::error(&e.to_string()));
@@ -37,25 +37,16 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
 }
 
-/// The folder with tasks: the given one, or data/tasks here or in the checkout that this program belongs to.
-fn folder(arguments: &Arguments) -> Result<PathBuf> {
-    if let Some(folder) = &arguments.task_folder {
-        return Ok(folder.clone());
-    }
-    let own = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("../data/tasks")));
-    let known: Vec<PathBuf> = [Some(PathBuf::from("data/tasks")), own].into_iter().flatten().collect();
-    known
-        .iter()
-        .find(|folder| folder.is_dir())
-        .cloned()
-        .ok_or_else(|| eyre!("--task-folder: found no {}; allowed: a folder with task files", known[0].display()))
+/// Where tasks are looked for.
+fn places(arguments: &Arguments) -> Places {
+    arguments.task_folder.as_deref().map_or_else(Places::near, Places::of)
 }
 
 fn tasks(arguments: &Arguments) -> Result<Vec<Task>> {
-    let folder = folder(arguments)?;
+    let places = places(arguments);
     let mut names = arguments.tasks.clone();
     if let Some(wanted) = &arguments.suite {
-        let suites = Suite::all(&folder)?;
+        let suites = places.suites()?;
         let known: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
         let Some(suite) = suites.iter().find(|suite| suite.name == *wanted) else {
             bail!("--suite: found `{wanted}`; allowed: {}", known.join(", "));
@@ -65,7 +56,7 @@ fn tasks(arguments: &Arguments) -> Result<Vec<Task>> {
     if names.is_empty() {
         bail!("--tasks or --suite says what is to be evaluated; --list shows what there is");
     }
-    Ok(Task::find(&names, &folder)?)
+    Ok(places.tasks(&names)?)
 }
 
 fn evaluate(arguments: &Arguments) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use difflow_corpus::source;
+use difflow_eval::{EvalError, Places};
 use difflow_tables::files;
 use difflow_text::read_tokenizer;
 use difflow_tokenizer::special_tokens::SpecialTokens;
@@ -41,8 +42,10 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
                 findings.push(Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed));
             }
         }
-        if let Settings::Tokenizer(config) = &node.settings {
-            special_tokens(node, config, findings);
+        match &node.settings {
+            Settings::Tokenizer(config) => special_tokens(node, config, findings),
+            Settings::Evaluator(config) => tasks(node, &config.task_names(), findings),
+            _ => {}
         }
     }
 }
@@ -98,6 +101,16 @@ fn sources(node: &Node, key: &str, text: &str, findings: &mut Vec<Finding>) {
             ));
         }
     }
+}
+
+/// Task files must be there and say something.
+fn tasks(node: &Node, names: &[String], findings: &mut Vec<Finding>) {
+    let Err(problem) = Places::near().tasks(names) else { return };
+    let (found, allowed) = match problem {
+        EvalError::Task { task, key: "name", allowed, .. } => (format!("`{task}`"), allowed),
+        other => (other.to_string(), "docs/EVALUATION.md lists the keys".to_owned()),
+    };
+    findings.push(Finding::error(Kind::WrongValue, node.place("TASKS"), node.subject("TASKS"), found, allowed));
 }
 
 /// The tokens that begin and end a document must be the tokenizer's.
