@@ -31,9 +31,10 @@ lint: setup ## formatting and clippy, warnings are errors
 	@scripts/cargo.sh fmt --all --check
 	@scripts/cargo.sh clippy --release --workspace --all-targets --locked -- -D warnings
 
-bench: build ## measure the hot paths, training and sampling against a peer (DIFFLOW_BENCH_DIR, DIFFLOW_PYTHON)
+bench: build ## measure the hot paths; training, sampling, evaluation against a peer (DIFFLOW_BENCH_DIR, DIFFLOW_PYTHON)
 	@scripts/bench.sh
 	@scripts/bench-sampling.sh
+	@scripts/bench-eval.sh
 
 clean: ## remove bin/, dora's logs and this checkout's own target directory; never runs/
 	@scripts/clean.sh
