@@ -165,7 +165,7 @@ impl<'a> Evaluation<'a> {
     /// What decides the answers, besides how many questions there are.
     pub fn settings(&self, checkpoint: &str) -> Json {
         json!({
-            "format": 1,
+            "format": 2,
             "checkpoint": checkpoint,
             "task": self.task.name,
             "file": self.task.identity(),
@@ -311,7 +311,8 @@ impl<'a> Evaluation<'a> {
                 // A value a token is normalised already.
                 if self.task.metrics.contains(&Metric::AccNorm) && self.scorer.scoring.is_sum() {
                     let own = answer.values.iter().zip(candidates);
-                    let normed: Vec<f64> = own.map(|(value, one)| value / one.label.len().max(1) as f64).collect();
+                    let normed: Vec<f64> =
+                        own.map(|(value, one)| value / one.label.chars().count().max(1) as f64).collect();
                     answer.metrics.insert("acc_norm,none".into(), share(lowest(&normed) == Some(*gold)));
                 }
             }

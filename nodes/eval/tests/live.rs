@@ -60,6 +60,56 @@ fn likelihoods_of_an_ar_model_are_those_of_transformers() {
     }
 }
 
+/// lm-evaluation-harness' own tasks on the same files: what it makes of each candidate, and what it counts.
+#[test]
+fn accuracies_are_those_of_lm_evaluation_harness() {
+    let Some(data) = real_data("accuracies of stories260K") else { return };
+    let python = std::env::var_os("DIFFLOW_PYTHON");
+    let has =
+        |python| Command::new(python).args(["-c", "import lm_eval"]).output().is_ok_and(|out| out.status.success());
+    if !python.is_some_and(has) {
+        skip(
+            "lm-eval",
+            "accuracies by lm-evaluation-harness",
+            "DIFFLOW_PYTHON names no Python with the package lm-eval",
+        );
+        return;
+    }
+    let (model, count) = (data.join("models/stories260K"), 200);
+    let Some(wanted) = script("harness.py", &[&model, &data.join("eval")], &count.to_string()) else { return };
+    let session = Session::open(&model, &tiny::opening()).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/tasks");
+    for (name, theirs) in
+        [("hellaswag", "hellaswag"), ("piqa", "piqa"), ("winogrande", "winogrande"), ("siqa", "social_iqa")]
+    {
+        let task = Places::of(&folder).tasks(&[name.to_owned()]).unwrap().remove(0);
+        let options = Options { limit: Some(count), ..Options::default() };
+        let evaluation = Evaluation::prepare(&task, &session, &options).unwrap();
+        let found = evaluation.run(None, "", &mut |_| Ok(())).unwrap();
+        let wanted = wanted[theirs].as_array().unwrap();
+        assert_eq!((found.answers.len(), wanted.len()), (count, count));
+        let (mut compared, mut all_right) = (0, BTreeMap::new());
+        for (answer, wanted) in found.answers.iter().zip(wanted) {
+            assert_eq!(answer.cut, wanted.is_null(), "{name}, question {}", answer.question);
+            let Some(values) = wanted["values"].as_array() else { continue };
+            assert_eq!(answer.values.len(), values.len());
+            for (value, wanted) in answer.values.iter().zip(values) {
+                let wanted = -wanted.as_f64().unwrap();
+                assert!((value - wanted).abs() < 1e-3, "{name}, question {}: {value} {wanted}", answer.question);
+            }
+            for (metric, right) in wanted["metrics"].as_object().unwrap() {
+                if let Some(own) = answer.metrics.get(&format!("{metric},none")) {
+                    assert_eq!(*own, right.as_f64().unwrap(), "{name}, question {}: {metric}", answer.question);
+                    *all_right.entry(metric.clone()).or_insert(0.0) += own;
+                }
+            }
+            compared += 1;
+        }
+        assert!(compared > 150 && !all_right.is_empty(), "{name}: only {compared} fit");
+        eprintln!("{name}: {compared} of {count} questions, right: {all_right:?}");
+    }
+}
+
 /// A random model with the tensors of a released DiffuGPT.
 fn diffugpt(dir: &Path) -> PathBuf {
     tiny::write_model_with_learned_positions(dir);
