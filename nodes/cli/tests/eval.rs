@@ -1,10 +1,14 @@
 //! `difflow eval` as a person calls it, on small models with random weights.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use difflow_inference::tiny;
+use difflow_tests::Random;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -89,6 +93,65 @@ fn results_are_in_the_layout_of_lm_evaluation_harness() {
     });
     assert_eq!(first["doc_hash"].as_str().unwrap().len(), 64);
     assert_eq!(first["difflow"]["stderr"].as_array().unwrap().len(), 2);
+}
+
+/// The files in an evaluation's folders of answers, with their bytes.
+fn answers(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    let folders = std::fs::read_dir(folder.join("answers")).into_iter().flatten().map(|entry| entry.unwrap().path());
+    for path in folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())) {
+        let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        // A file that is just being written is gone again before it can be read.
+        all.extend(std::fs::read(&path).ok().map(|bytes| (name, bytes)));
+    }
+    all
+}
+
+/// SIGKILL while it starts, while it measures and right after a file was written, until it is done: the bytes of an evaluation that was
+/// left alone. The results differ in nothing but when it was and how long it took.
+#[test]
+fn an_evaluation_that_is_killed_goes_on_to_the_same_bytes() {
+    let dir = files();
+    let rows = std::fs::read_to_string(dir.path().join("tasks/rows.jsonl")).unwrap();
+    std::fs::write(dir.path().join("tasks/rows.jsonl"), rows.repeat(2)).unwrap();
+    let more = ["--suite", "all", "--draws", "32"];
+    assert!(evaluated(dir.path(), "model", "whole", &more).status.success());
+    let (whole, killed) = (dir.path().join("whole/model"), dir.path().join("killed/model"));
+    let (mut random, mut kills, mut between) = (Random::new(15), 0, 0);
+    loop {
+        let own =
+            ["--task-folder", "tasks", "--checkpoint", "model", "--out", "killed", "--device", "cpu", "--threads", "1"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_difflow"));
+        command.arg("eval").args(own).args(more).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let (mut child, before) = (command.spawn().unwrap(), answers(&killed).len());
+        // The first ones die wherever they are; the others have written something.
+        while kills > 2 && child.try_wait().unwrap().is_none() && answers(&killed).len() == before {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(random.below(80) as u64));
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        // The standard library's name for SIGKILL.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        let parts = answers(&killed).keys().filter(|name| name.ends_with(".parquet")).count();
+        between += usize::from((1..3).contains(&parts));
+    }
+    assert!(kills > 3 && between > 0, "killed {kills} times, {between} of them between two files");
+    assert!(evaluated(dir.path(), "model", "killed", &more).status.success());
+    assert_eq!(answers(&whole), answers(&killed));
+    let samples = |folder: &Path| std::fs::read(named(folder, "samples_letters_")).unwrap();
+    assert_eq!(samples(&whole), samples(&killed));
+    let results = |folder: &Path| {
+        let mut results: Value = serde_json::from_slice(&std::fs::read(named(folder, "results_")).unwrap()).unwrap();
+        for key in ["date", "total_evaluation_time_seconds"] {
+            assert!(results.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+        }
+        results
+    };
+    assert_eq!(results(&whole), results(&killed));
 }
 
 /// The same weights do not differ from themselves, other weights do, and only common questions count.
