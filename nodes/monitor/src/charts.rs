@@ -71,7 +71,7 @@ fn draw(
         let series = if line.curve.style == Style::Marks { series.point_size(4) } else { series };
         let drawn = chart.draw_series(series).map_err(problem)?;
         drawn
-            .label(line.curve.name)
+            .label(line.curve.name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
     }
     if lines.len() > 1 {
@@ -115,10 +115,10 @@ fn plain(value: f64) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::curves::CHARTS;
+    use crate::curves::common;
 
     fn line(values: Vec<(u64, f64)>) -> Line {
-        Line { curve: CHARTS[0].lines[0], values }
+        Line { curve: common()[0].lines[0].clone(), values }
     }
 
     #[test]

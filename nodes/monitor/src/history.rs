@@ -62,6 +62,11 @@ impl History {
         self.metrics.get(name)
     }
 
+    /// The names of all metrics that were measured.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.metrics.keys().map(String::as_str)
+    }
+
     /// The values of a metric by step, in order; means of spans of steps in a long run.
     pub fn series(&self, name: &str) -> Vec<(u64, f64)> {
         let points = self.metrics.get(name).map(Series::points).unwrap_or_default();

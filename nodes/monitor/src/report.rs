@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::charts::{ChartError, Line, chart};
-use crate::curves::{self, CHARTS, Chart, Curve};
+use crate::curves::{self, Chart, Curve};
 use crate::figures::Figures;
 use crate::format::{duration, percent, si};
 use crate::history::History;
@@ -50,7 +50,7 @@ struct Page<'a> {
 
 #[derive(Serialize)]
 struct Card {
-    title: &'static str,
+    title: String,
     note: &'static str,
     svg: String,
 }
@@ -179,15 +179,16 @@ fn shown<'a>(history: &'a History, kind: &str, unmaskings: &'a Unmaskings) -> Ve
 }
 
 fn cards(history: &History) -> Result<Vec<Card>, ReportError> {
-    let known = curves::values(history);
+    let charts = curves::charts(history);
+    let known = curves::values(history, &charts);
     let mut cards = Vec::new();
-    for &Chart { title, note, zero, lines, .. } in CHARTS {
+    for Chart { title, note, zero, lines, .. } in &charts {
         let line = |curve: &Curve| {
-            let values = known.get(curve.key)?.iter().map(|point| (point.step(), point.mean())).collect();
-            Some(Line { curve: *curve, values })
+            let values = known.get(&curve.key)?.iter().map(|point| (point.step(), point.mean())).collect();
+            Some(Line { curve: curve.clone(), values })
         };
         let lines: Vec<Line> = lines.iter().filter_map(line).collect();
-        cards.extend(chart(title, &lines, zero)?.map(|svg| Card { title, note, svg }));
+        cards.extend(chart(title, &lines, *zero)?.map(|svg| Card { title: title.clone(), note, svg }));
     }
     Ok(cards)
 }
@@ -252,7 +253,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} not in the report");
         }
-        assert_eq!(page.matches("<svg").count(), CHARTS.len());
+        assert_eq!(page.matches("<svg").count(), curves::common().len());
     }
 
     /// It must open on a machine without a network, and a sample must not become markup.

@@ -86,11 +86,13 @@ impl Show {
         let preview = self.preview.take();
         let samples = self.samples.take();
         let last = samples.as_ref().and_then(|steps| steps.last());
+        let charts = curves::charts(known.history);
         News {
             // Of a file that cannot be read the page says so when it asks for it.
             texts: last.and_then(|step| texts_of(known.dir, *step).ok()),
             samples,
-            series: curves::values(known.history),
+            series: curves::values(known.history, &charts),
+            charts,
             row: preview.as_ref().filter(|preview| !preview.tokens.is_empty()).map(|preview| self.words.row(preview)),
             pattern: preview.filter(|preview| !preview.attention.is_empty()),
             status: status(known, self.started),

@@ -33,7 +33,8 @@ fn get(page: &Page, path: &str) -> String {
 fn news(history: &History, state: &'static str) -> News {
     let step = history.metric("loss").map(|series| series.last().0);
     let status = Status { state, step, total: Some(1_000_000), ..Status::default() };
-    News { series: crate::curves::values(history), status, ..News::default() }
+    let charts = crate::curves::charts(history);
+    News { series: crate::curves::values(history, &charts), charts, status, ..News::default() }
 }
 
 /// A reader of the page's events, in a version of HTTP that sends them without chunks.

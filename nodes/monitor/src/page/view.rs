@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::curves::{CHARTS, Chart};
+use crate::curves::Chart;
 use crate::page::attention::{self, Frame};
 use crate::page::batch::Row;
 use crate::page::status::Status;
@@ -19,8 +19,10 @@ use crate::series::Point;
 pub struct News {
     /// Where the run is.
     pub status: Status,
-    /// All points of the curves ([`crate::curves::values`]).
-    pub series: BTreeMap<&'static str, Vec<Point>>,
+    /// All charts ([`crate::curves::charts`]).
+    pub charts: Vec<Chart>,
+    /// All points of their curves ([`crate::curves::values`]).
+    pub series: BTreeMap<String, Vec<Point>>,
     /// A row of a batch.
     pub row: Option<Row>,
     /// An attention pattern.
@@ -35,7 +37,8 @@ pub struct News {
 #[derive(Debug, Default)]
 pub struct View {
     status: Status,
-    series: BTreeMap<&'static str, Vec<Point>>,
+    charts: Vec<Chart>,
+    series: BTreeMap<String, Vec<Point>>,
     frames: Vec<Frame>,
     row: Option<Row>,
     samples: Vec<u64>,
@@ -52,6 +55,9 @@ struct Change<'a, T> {
 #[derive(Serialize)]
 struct Update<'a> {
     status: &'a Status,
+    /// All of them, where there is a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    charts: Option<&'a [Chart]>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     series: BTreeMap<&'a str, Change<'a, Point>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +74,6 @@ struct Update<'a> {
 struct State<'a> {
     run: &'a str,
     version: &'a str,
-    charts: &'static [Chart],
     #[serde(flatten)]
     update: Update<'a>,
 }
@@ -77,11 +82,15 @@ impl View {
     /// Takes news; the update for those who know everything up to now, as JSON.
     pub fn take(&mut self, news: News) -> String {
         let before = std::mem::replace(&mut self.series, news.series);
+        let new_charts = news.charts.len() > self.charts.len();
+        if new_charts {
+            self.charts = news.charts;
+        }
         self.status = news.status;
         let from: BTreeMap<&str, usize> = self
             .series
             .iter()
-            .map(|(name, points)| (*name, same(before.get(name).map_or(&[][..], Vec::as_slice), points)))
+            .map(|(name, points)| (name.as_str(), same(before.get(name).map_or(&[][..], Vec::as_slice), points)))
             .collect();
         let frames = news.pattern.map(|preview| {
             let before = self.frames.clone();
@@ -94,10 +103,11 @@ impl View {
         self.samples = news.samples.unwrap_or(std::mem::take(&mut self.samples));
         let new_texts = news.texts.is_some();
         self.texts = news.texts.or(self.texts.take());
-        let changed = self.series.iter().filter(|(name, points)| from[**name] < points.len());
+        let changed = self.series.iter().filter(|(name, points)| from[name.as_str()] < points.len());
         json(&Update {
             status: &self.status,
-            series: changed.map(|(name, points)| (*name, change(points, from[name]))).collect(),
+            charts: Some(self.charts.as_slice()).filter(|_| new_charts),
+            series: changed.map(|(name, points)| (name.as_str(), change(points, from[name.as_str()]))).collect(),
             attention: frames.map(|from| change(&self.frames, from)),
             preview: self.row.as_ref().filter(|_| new_row),
             samples: Some(self.samples.as_slice()).filter(|_| new_samples),
@@ -109,13 +119,14 @@ impl View {
     pub fn state(&self, run: &str) -> String {
         let update = Update {
             status: &self.status,
-            series: self.series.iter().map(|(name, points)| (*name, change(points, 0))).collect(),
+            charts: Some(&self.charts),
+            series: self.series.iter().map(|(name, points)| (name.as_str(), change(points, 0))).collect(),
             attention: Some(change(&self.frames, 0)).filter(|frames| !frames.points.is_empty()),
             preview: self.row.as_ref(),
             samples: Some(self.samples.as_slice()).filter(|samples| !samples.is_empty()),
             texts: self.texts.as_ref(),
         };
-        json(&State { run, version: env!("CARGO_PKG_VERSION"), charts: CHARTS, update })
+        json(&State { run, version: env!("CARGO_PKG_VERSION"), update })
     }
 }
 
@@ -137,13 +148,14 @@ fn json(value: &impl Serialize) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::curves::values;
+    use crate::curves::{charts, common, values};
     use crate::history::History;
     use crate::history::tests::row;
     use difflow_schema::Preview;
 
     fn news(history: &History) -> News {
-        News { series: values(history), ..News::default() }
+        let charts = charts(history);
+        News { series: values(history, &charts), charts, ..News::default() }
     }
 
     fn read(text: &str) -> Value {
@@ -183,7 +195,7 @@ mod tests {
         let (mut view, mut history) = (View::default(), History::default());
         let mut largest = 0;
         for step in 1..=1_000_000_u64 {
-            for name in CHARTS.iter().flat_map(|chart| chart.lines).map(|line| line.key) {
+            for name in common().iter().flat_map(|chart| chart.lines.iter()).map(|line| line.key.as_str()) {
                 history.add(&row(name, step, f64::from(step as u32 % 97) / 97.0));
             }
             if step % 5000 == 0 {
@@ -209,13 +221,22 @@ mod tests {
             (first["samples"].as_array().unwrap().len(), &first["attention"]["points"][0]["cells"]),
             (1, &Value::from("f"))
         );
+        assert_eq!(first["charts"].as_array().unwrap().len(), common().len());
         history.add(&row("loss", 2, 0.2));
         let second = read(&view.take(news(&history)));
         assert_eq!(second["series"]["loss"], serde_json::json!({"from": 1, "points": [[2, 0.2]]}));
         assert!(
-            second.get("attention").is_none() && second.get("samples").is_none() && second.get("preview").is_none()
+            second.get("charts").is_none()
+                && second.get("attention").is_none()
+                && second.get("samples").is_none()
+                && second.get("preview").is_none()
         );
+        // A task comes with the first checkpoint that was scored.
+        history.add(&row("task/endings/acc", 2, 0.5));
+        let third = read(&view.take(news(&history)));
+        assert_eq!(third["charts"][common().len()]["lines"][0]["key"], "task/endings/acc");
         let state = read(&view.state("r"));
+        assert_eq!(state["charts"], third["charts"]);
         assert_eq!(
             (&state["run"], &state["samples"][0], &state["series"]["loss"]["points"][1][0]),
             (&"r".into(), &0.into(), &2.into())

@@ -21,7 +21,8 @@ const formats = {
   percent: { format: percent, axis: hundredths },
   si: { format: si },
 };
-let charts = [];
+/** By their titles. */
+const charts = new Map();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach((chart) => chart.draw()));
 const cards = { batch: new Batch(), attention: new Attention(), samples: new Samples(), health: new Health() };
 
@@ -62,7 +63,7 @@ function show(changed) {
   document.title = `${status.total ? `${Math.floor(done * 100)} % ` : ""}${model.run} · difflow`;
   notice(status.notice, status.state === "failed");
   tiles(status, series);
-  if (changed.series) for (const chart of charts) chart.update(series);
+  if (changed.series) for (const chart of charts.values()) chart.update(series);
   if (changed.attention) cards.attention.update(model.attention);
   if (changed.preview) cards.batch.update(changed.preview);
   if (changed.texts) cards.samples.keep(changed.texts);
@@ -83,6 +84,9 @@ function splice(known, { from, points }) {
 
 function take(update) {
   Object.assign(model.status, update.status);
+  // New ones come last, that of a task with its first score; a reader who comes back has the others already.
+  const fresh = (update.charts ?? []).filter((chart) => !charts.has(chart.title));
+  for (const chart of fresh) charts.set(chart.title, new Chart(at("charts"), { ...chart, ...formats[chart.format] }));
   for (const [name, change] of Object.entries(update.series ?? {})) splice((model.series[name] ??= []), change);
   if (update.attention) splice(model.attention, update.attention);
   show(update);
@@ -93,8 +97,6 @@ function listen() {
   events.addEventListener("state", (event) => {
     const state = JSON.parse(event.data);
     Object.assign(model, { series: {}, attention: [], status: {}, run: state.run });
-    // Which charts there are does not change; a reader who comes back has them already.
-    if (charts.length === 0) charts = state.charts.map((chart) => new Chart(at("charts"), { ...chart, ...formats[chart.format] }));
     at("run").textContent = state.run;
     at("version").textContent = `difflow ${state.version}`;
     take(state);
