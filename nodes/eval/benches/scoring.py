@@ -4,8 +4,8 @@ weights, questions, masks and threads.
     python scoring.py --score BINARY --tasks data/tasks [--questions 16] [--threads 2] [--rounds 3] [--shapes NAMES] [--profile]
 
 BINARY is the example score_speed (`make bench` builds it). Needs torch, transformers, and DIFFLOW_DATA_DIR with eval/ and models/.
-The plain rendering does what the paper's scripts do: one candidate with one mask a forward, attention of transformers (sdpa) without a
-causal mask, logits and losses of all positions. "by candidate" is the same with the 32 masks of a candidate in one forward, which need no
+The plain rendering is the algorithm as it is written: a loop over candidates and over t, one mask a forward, attention of transformers (sdpa)
+without a causal mask, logits and losses of all positions. "by candidate" is the same with the 32 masks of a candidate in one forward, which need no
 padding. All of them have to come to the same values.
 """
 import argparse
