@@ -58,6 +58,20 @@ impl Words {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Returns the token ids of a text of a chat template, in which what looks like a special token is one. Errors if the tokenizer
+    /// cannot read the text.
+    pub fn encode_templated(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let mut tokenizer = self.tokenizer.clone();
+        tokenizer.set_encode_special_tokens(false);
+        let encoding = tokenizer.encode(text, false).map_err(|e| TextError::Encode(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Returns the token of an id, as it is written; `None` if there is none.
+    pub fn name(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
     /// Returns the special tokens that the tokenizer's own file puts before a text (LLaMA's: BOS; GPT-2's: none). Errors if the tokenizer
     /// cannot read a text.
     pub fn own_start(&self) -> Result<Vec<u32>, TextError> {
