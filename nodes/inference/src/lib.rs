@@ -8,6 +8,7 @@
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
 //! | generate: from nothing, after a prompt, in gaps | [`Decoding`], [`Session::write`] |
 //! | the same for texts that come and go, each in its own way | [`Batch`] |
+//! | ask a model that was finetuned on conversations | [`Session::chat`], [`Chat`] |
 //! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
 //! | choose between candidates by likelihood, with errors | [`Question`], [`Scorer`], [`Session::candidates`] |
 //! | read documents and gaps | [`documents`], [`Gap`], [`every_second_sentence_hidden`] |
@@ -49,6 +50,7 @@
 
 mod batch;
 mod candidates;
+mod chat;
 mod checker;
 mod compute;
 mod decoding;
@@ -70,7 +72,8 @@ mod writing;
 
 pub use batch::{Batch, Step};
 pub use candidates::{Error, Question, Scorer, Scoring, Value};
-pub use checker::{Checker, CheckerError, OK};
+pub use chat::{Chat, Exchange};
+pub use checker::{Checker, CheckerError, Judged, OK};
 pub use compute::Compute;
 pub use decoding::{Decoder, Decoding};
 pub use error::InferenceError;

@@ -32,7 +32,7 @@ pub fn plan(model: Arc<Loaded>, fields: Fields<Chat>) -> Result<Plan, ApiError> 
     let messages: Vec<Value> = messages.iter().map(message).collect::<Result<_, _>>()?;
     let wrong = |message: String| ApiError::field("messages", message);
     let text = template.render(&messages, true).map_err(|e| wrong(e.to_string()))?.text;
-    let tokens = model.session.words().encode_templated(&text).map_err(|e| wrong(e.to_string()))?;
+    let tokens = model.chat_words.prompt(&text, true).map_err(|e| wrong(e.to_string()))?;
     if tokens.is_empty() {
         return Err(wrong("the chat template makes an empty text of it".into()));
     }

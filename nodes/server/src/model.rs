@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
 use difflow_inference::{Decoder, InferenceError, ModelError, Opening, Session};
-use difflow_text::ChatTemplate;
+use difflow_text::{ChatTemplate, ChatWords};
 use jiff::civil::Date;
 
 use crate::error::ApiError;
@@ -15,6 +15,8 @@ use crate::error::ApiError;
 pub struct Loaded {
     pub session: Session,
     pub chat: Option<ChatTemplate>,
+    /// The tokenizer for the texts of conversations.
+    pub chat_words: ChatWords,
     /// Most tokens of a text.
     pub longest: usize,
     /// Whether it is a model that reads from left to right, alone or beside its other ways.
@@ -35,14 +37,15 @@ impl Loaded {
         let mut chat = ChatTemplate::of_model(session.folder(), DAY)?;
         if let Some(chat) = &mut chat {
             let words = session.words();
-            for (name, id) in [("bos_token", words.bos), ("eos_token", words.eos)] {
-                words.name(id).into_iter().for_each(|token| chat.name_special(name, token));
-            }
+            chat.name_ends(words.name(words.bos), words.name(words.eos));
         }
         let trained = session.config().max_positions.max(session.sequence_length());
         let longest = most.unwrap_or(trained).min(session.longest().unwrap_or(usize::MAX));
-        let reads_on = session.decoder(Decoder::Ar).is_ok();
-        Ok(Self { session, chat, longest, reads_on, tokens: Mutex::default() })
+        // A canvas model can be read so, but has not learned to.
+        let learned = session.left_to_right() || session.blocks().is_some();
+        let reads_on = learned && session.decoder(Decoder::Ar).is_ok();
+        let chat_words = session.words().for_chat();
+        Ok(Self { session, chat, chat_words, longest, reads_on, tokens: Mutex::default() })
     }
 
     /// A token as it is written in the middle of a text; nothing where the tokenizer has none.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
+use crate::chat::ChatWords;
 use crate::error::TextError;
 
 /// A tokenizer with its two special tokens.
@@ -47,6 +48,16 @@ impl Words {
         }
     }
 
+    /// The tokenizer as it reads the texts of conversations.
+    pub fn for_chat(&self) -> ChatWords {
+        ChatWords::new(&self.tokenizer, self.bos, self.eos)
+    }
+
+    /// The name of a token; `None` if there is none.
+    pub fn name(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
     /// The id of a token by its name; `None` if there is none.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
@@ -56,20 +67,6 @@ impl Words {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Returns the token ids of a text of a chat template, in which what looks like a special token is one. Errors if the tokenizer
-    /// cannot read the text.
-    pub fn encode_templated(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let mut tokenizer = self.tokenizer.clone();
-        tokenizer.set_encode_special_tokens(false);
-        let encoding = tokenizer.encode(text, false).map_err(|e| TextError::Encode(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// Returns the token of an id, as it is written; `None` if there is none.
-    pub fn name(&self, id: u32) -> Option<String> {
-        self.tokenizer.id_to_token(id)
     }
 
     /// Returns the special tokens that the tokenizer's own file puts before a text (LLaMA's: BOS; GPT-2's: none). Errors if the tokenizer

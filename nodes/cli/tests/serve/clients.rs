@@ -83,7 +83,7 @@ fn curl_sees_a_stream_as_it_comes() {
         return skip("curl", "a stream with curl", "there is no curl; apt-get install curl");
     }
     let served = Served::diffusion(&["--max-tokens", "5000"]);
-    let body = json!({"prompt": "a [MASK:4000] b", "decoder": "first-hitting", "stream": true, "stream_canvas": true});
+    let body = json!({"prompt": "a [MASK:1200] b", "decoder": "first-hitting", "stream": true, "stream_canvas": true});
     let mut curl = Command::new("curl")
         .args(["-sN", "-H", "Content-Type: application/json", "-d", &body.to_string()])
         .arg(format!("{}/v1/completions", served.url()))

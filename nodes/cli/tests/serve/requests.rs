@@ -384,7 +384,7 @@ fn a_conversation_is_written_by_the_models_template() {
 fn a_gone_client_costs_nothing_and_too_many_are_told_to_come_again() {
     let served = Served::diffusion(&["--rows", "2", "--queue", "4", "--max-tokens", "5000"]);
     // A gap that nothing ends, one position a forward.
-    let long = json!({"prompt": "a [MASK:4000] b", "decoder": "first-hitting", "stream": true});
+    let long = json!({"prompt": "a [MASK:1200] b", "decoder": "first-hitting", "stream": true});
     let request = served.http.request("POST", "/v1/completions", Some(&long.to_string()));
     let mut streams = Vec::new();
     for _ in 0..6 {
@@ -414,7 +414,7 @@ fn a_gone_client_costs_nothing_and_too_many_are_told_to_come_again() {
 #[test]
 fn an_answer_that_takes_too_long_is_not_waited_for() {
     let served = Served::diffusion(&["--timeout", "1", "--max-tokens", "5000"]);
-    let long = json!({"prompt": "a [MASK:4000] b", "decoder": "first-hitting"});
+    let long = json!({"prompt": "a [MASK:1200] b", "decoder": "first-hitting"});
     let answer = served.http.post("/v1/completions", &long);
     assert_eq!((answer.status, &answer.json()["error"]["type"]), (504, &"timeout".into()), "{answer:?}");
     while served.metric("difflow_writing") > 0.0 {
