@@ -6,6 +6,7 @@
 mod browser;
 mod dataflow;
 mod disk;
+mod http;
 mod life;
 mod outcome;
 mod parquet_file;
@@ -19,6 +20,7 @@ mod tiny_run;
 pub use browser::Browser;
 pub use dataflow::Dataflow;
 pub use disk::Disk;
+pub use http::{Answer, Http, read as read_answer};
 pub use life::{Life, all_gone};
 pub use outcome::Outcome;
 pub use parquet_file::{parquet_rows, write_parquet};

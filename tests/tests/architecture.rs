@@ -80,8 +80,8 @@ fn users_of(graph: &Graph, dependency: &str) -> Vec<String> {
     graph.iter().filter(|(_, used)| used.contains(dependency)).map(|(name, _)| name.clone()).collect()
 }
 
-const NODES: [&str; 8] =
-    ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor"];
+const NODES: [&str; 9] =
+    ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor", "server"];
 
 #[test]
 fn one_crate_names_dora_one_torch_and_three_datafusion() {
@@ -119,6 +119,7 @@ fn the_libraries_point_one_way() {
     let inference =
         ["diffusion", "hub", "model", "plugin-host", "schema", "text"].map(|name| format!("difflow-{name}"));
     assert_eq!(ours("difflow-inference"), inference);
+    assert!(ours("difflow-web").is_empty(), "{:?}", ours("difflow-web"));
     assert!(ours("difflow-tables").is_empty(), "{:?}", ours("difflow-tables"));
     assert_eq!(
         ours("difflow-eval"),
@@ -139,13 +140,14 @@ fn the_libraries_point_one_way() {
 fn the_clock_on_the_wall_decides_nothing() {
     let asks = |path: &PathBuf| ["SystemTime::now", "Utc::now"].iter().any(|clock| read(path).contains(clock));
     let found: BTreeSet<PathBuf> = ["nodes", "plugins"].into_iter().flat_map(sources).filter(asks).collect();
-    // When a trainer or a monitor began, when a report or an event was written, and the names of a log file and of results.
+    // When a trainer or a monitor began, when a report, an event or an answer was written, and the names of a log file and of results.
     let labels = [
         "nodes/cli/src/eval/mod.rs",
         "nodes/cli/src/run.rs",
         "nodes/monitor/src/origin.rs",
         "nodes/monitor/src/report.rs",
         "nodes/monitor/src/tensorboard.rs",
+        "nodes/server/src/answer.rs",
         "nodes/trainer/src/record.rs",
     ];
     assert_eq!(found, BTreeSet::from(labels.map(|path| root().join(path))));
@@ -219,7 +221,7 @@ fn no_program_decodes_or_scores_by_itself() {
     }
     assert!(found.is_empty(), "use difflow_inference: {found:#?}");
     let graph = dependencies();
-    for program in ["difflow-sampler", "difflow-evaluator"] {
+    for program in ["difflow-sampler", "difflow-evaluator", "difflow-server"] {
         let used = &graph[program];
         assert!(used.contains("difflow-inference") && !used.contains("difflow-model"), "{program}: {used:?}");
     }
@@ -281,8 +283,7 @@ fn keys_come_from_a_nodes_own_part_of_the_dataflow_file() {
         }
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
-    let nodes =
-        ["corpus", "tokenizer", "noiser", "trainer", "checkpointer", "sampler", "evaluator", "monitor", "node-kit"];
+    let nodes = NODES.into_iter().chain(["node-kit"]);
     let (mut shell, mut others) = (BTreeSet::new(), BTreeSet::new());
     for node in nodes {
         let folder = root.join("nodes").join(node).join("src");

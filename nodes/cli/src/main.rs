@@ -24,6 +24,7 @@ mod run;
 mod sample;
 mod schema;
 mod score;
+mod serve;
 mod signals;
 mod terminal;
 mod validate;
@@ -103,6 +104,9 @@ enum Command {
     /// Let a checkpoint write: from nothing, behind a prompt, or into the gaps of a text.
     #[command(after_help = sample::EXAMPLES)]
     Sample(Box<sample::Arguments>),
+    /// Answer requests with texts from a checkpoint: OpenAI's API, infilling for editors, and a page to play on.
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::Serve),
     /// Look at a model or a run: what it is, what it computes, what it was trained on.
     #[command(subcommand)]
     Inspect(inspect::Inspect),
@@ -168,6 +172,7 @@ fn main() -> ExitCode {
             let given = matches.subcommand_matches("sample").map(|matches| arguments.decoding.given(matches));
             sample::run(&arguments, &given.unwrap_or_default())
         }
+        Command::Serve(serve) => serve.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Score(score) => score.run().map(|()| 0),
         Command::Eval(arguments) => eval::run(&arguments),

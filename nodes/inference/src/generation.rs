@@ -1,6 +1,7 @@
 //! How a checkpoint wants to be decoded: the object `difflow` of generation_config.json, `transformers`' file beside
 //! config.json, with decoding options by the names that they have as keys of a dataflow file.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -31,6 +32,11 @@ pub(crate) fn read(dir: &Path) -> Result<Map<String, Value>, InferenceError> {
     Ok(options)
 }
 
+/// The name of an option where names are in lower case.
+fn short(key: &str) -> String {
+    if key == "DIFFUSION_STEPS" { "steps".to_owned() } else { key.to_lowercase() }
+}
+
 impl Decoding {
     /// The same with other values for some options, by the names that they have as keys. Errors in words if there is no such option or
     /// its value means nothing.
@@ -57,11 +63,13 @@ impl Decoding {
     /// The options that a command line gave, by their names as keys; the others have their defaults.
     #[cfg(feature = "clap")]
     pub fn given(&self, matches: &clap::ArgMatches) -> Map<String, Value> {
-        let given = |name: &String| {
-            let id = if name == "DIFFUSION_STEPS" { "steps".to_owned() } else { name.to_lowercase() };
-            matches.value_source(&id) == Some(clap::parser::ValueSource::CommandLine)
-        };
-        self.options().into_iter().filter(|(name, _)| given(name)).collect()
+        let given = |key: &String| matches.value_source(&short(key)) == Some(clap::parser::ValueSource::CommandLine);
+        self.options().into_iter().filter(|(key, _)| given(key)).collect()
+    }
+
+    /// The keys of all options, by the names that they have on a command line and in a request: in lower case.
+    pub fn keys() -> BTreeMap<String, String> {
+        Self::default().options().into_iter().map(|(key, _)| (short(&key), key)).collect()
     }
 }
 

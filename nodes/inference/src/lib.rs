@@ -7,6 +7,7 @@
 //! | know what a checkpoint records about itself | [`Facts`] |
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
 //! | generate: from nothing, after a prompt, in gaps | [`Decoding`], [`Session::write`] |
+//! | the same for texts that come and go, each in its own way | [`Batch`] |
 //! | ask a model that was finetuned on conversations | [`Session::chat`], [`Chat`] |
 //! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
 //! | choose between candidates by likelihood, with errors | [`Question`], [`Scorer`], [`Session::candidates`] |
@@ -47,6 +48,7 @@
 //! there is none). The tasks given in one call get the same answers however they are batched. A session is shared by
 //! reference between threads.
 
+mod batch;
 mod candidates;
 mod chat;
 mod checker;
@@ -59,6 +61,7 @@ mod gaps;
 mod generation;
 mod likelihood;
 mod measure;
+mod parts;
 mod progress;
 mod session;
 mod task;
@@ -67,6 +70,7 @@ pub mod tiny;
 mod ways;
 mod writing;
 
+pub use batch::{Batch, Step};
 pub use candidates::{Error, Question, Scorer, Scoring, Value};
 pub use chat::{Chat, Exchange};
 pub use checker::{Checker, CheckerError, Judged, OK};
@@ -77,6 +81,7 @@ pub use facts::{Facts, IN_CHECKPOINT, Token, in_checkpoint};
 pub use gaps::{Gap, every_second_sentence_hidden};
 pub use likelihood::{Batching, Document, Estimate, Nats, Noise};
 pub use measure::{Measuring, Row};
+pub use parts::{DEFAULT_LENGTH, Pieces};
 pub use progress::{GoOn, Progress};
 pub use session::{Opening, Peers, Session};
 pub use task::{Answer, Asking, Choice, Filled, Reading, Task};
@@ -84,6 +89,6 @@ pub use writing::Written;
 
 // What a caller needs of the model crate, so that programs need not name it.
 pub use difflow_model::{
-    Blocks, Caching, Canvas, Checked, Device, GapLength, ModelConfig, ModelError, Piece, Precision, Reveal, Score,
-    Template, Watch, Watched, num_threads, set_num_threads,
+    Blocks, Caching, Canvas, Checked, Device, Expected, GapLength, ModelConfig, ModelError, Piece, Precision, Reveal,
+    Score, Template, Watch, Watched, num_threads, set_num_threads,
 };

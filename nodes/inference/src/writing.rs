@@ -1,7 +1,8 @@
 //! Generating text with a model: from nothing, after a prompt, or in gaps.
 
 use difflow_model::{
-    Blocks, Canvas, Context, Decoded, Generation, Piece, Prompt, Reveal, Speculated, Start, Template, Watch,
+    Blocks, Canvas, Context, Decoded, Expected, Generated, Generation, ModelError, Piece, Prompt, Reveal, Speculated,
+    Start, Template, Watch,
 };
 
 use crate::decoding::{Decoder, Decoding};
@@ -37,11 +38,26 @@ impl Written {
     }
 
     /// A canvas that was filled.
-    fn of(decoded: Decoded, canvas: Canvas) -> Self {
+    pub(crate) fn of(decoded: Decoded, canvas: Canvas) -> Self {
         let Decoded { tokens, nfe, history, stopped } = decoded;
         let mut filled = canvas.masked;
         filled.truncate(tokens.len());
         Self { tokens, filled, nfe, stopped, history, ..Self::default() }
+    }
+
+    /// A prompt that was continued, with drafts or without.
+    pub(crate) fn speculated(prompt: Vec<u32>, text: Speculated) -> Self {
+        let Speculated { tokens, stopped, nfe, drafted, accepted, history } = text;
+        let given = prompt.len();
+        let filled = (0..given + tokens.len()).map(|at| at >= given).collect();
+        let tokens = [prompt, tokens].concat();
+        Self { tokens, filled, nfe, stopped, history, drafted, accepted, seconds: 0.0 }
+    }
+
+    /// A prompt that was continued without drafts.
+    pub(crate) fn generated(prompt: Vec<u32>, text: Generated) -> Self {
+        let Generated { tokens, stopped, nfe } = text;
+        Self::speculated(prompt, Speculated { tokens, stopped, nfe, ..Speculated::default() })
     }
 
     /// Returns the tokens that were filled in.
@@ -135,10 +151,7 @@ impl Session {
         let (free, gaps): (Vec<usize>, Vec<usize>) =
             (0..texts.len()).partition(|&number| continuation(&texts[number]).is_some());
         if !gaps.is_empty() && !self.fills_gaps() {
-            let found = "a text with something given behind a gap";
-            let wanted = "a free end: the model writes block by block and has never seen what stands behind a block (it was trained \
-                          without whole rows)";
-            return Err(InferenceError::unfit("text", found, wanted));
+            return Err(self.sees_no_right_side());
         }
         let pick = |numbers: &[usize]| numbers.iter().map(|&number| texts[number].clone()).collect::<Vec<_>>();
         let mut all = vec![Written::default(); texts.len()];
@@ -154,6 +167,45 @@ impl Session {
             all[number] = written;
         }
         Ok(all)
+    }
+
+    pub(crate) fn sees_no_right_side(&self) -> InferenceError {
+        let found = "a text with something given behind a gap";
+        let wanted = "a free end: the model writes block by block and has never seen what stands behind a block (it was trained \
+                      without whole rows)";
+        InferenceError::unfit("text", found, wanted)
+    }
+
+    /// Returns the text with the lengths that its gaps have where they were to be searched, and the canvases that were read for it.
+    /// `go_on` is asked before every forward. Errors if text and options do not fit the model, or with [`ModelError::Ended`] where
+    /// `go_on` says no.
+    pub fn measured(
+        &self,
+        text: &Template,
+        decoding: &Decoding,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(Template, u32), InferenceError> {
+        if !text.has_open_lengths() {
+            return Ok((text.clone(), 0));
+        }
+        let decoding = Decoding { decoder: self.decoder(decoding.decoder)?, ..decoding.clone() };
+        match decoding.decoder {
+            Decoder::Ar => return Err(needs_free_end()),
+            _ if self.blocks().is_some() && !self.fills_gaps() => return Err(self.sees_no_right_side()),
+            _ => {}
+        }
+        let options = decoding.filling(self.shift(), self.stops(), self.canvas().is_some());
+        let mut go_on = || if go_on() { Ok(()) } else { Err(ModelError::Ended) };
+        let measured = self.model().gap_lengths(std::slice::from_ref(text), &options, &mut go_on)?;
+        let (lengths, read) = measured.first().map_or((&[][..], 0), |one| (&one.lengths[..], one.read));
+        Ok((text.with_lengths(lengths), read))
+    }
+
+    /// What a model that reads from left to right expects at the positions of texts, from the second on, with the `best` most probable
+    /// tokens; all texts in one forward. Errors if the model does not read so, or a text does not fit it.
+    pub fn expected(&self, texts: &[Vec<u32>], best: usize) -> Result<Vec<Vec<Expected>>, InferenceError> {
+        self.decoder(Decoder::Ar)?;
+        Ok(self.model().expected(texts, best)?)
     }
 
     fn write_blocks(
@@ -185,19 +237,7 @@ impl Session {
         let starts = prompts.into_iter().zip(lengths).map(|(prompt, most)| Start { prompt, most });
         let starts: Vec<Start> = starts.collect();
         let written = self.model().speculate(&starts, &options, watch)?;
-        let text = |(start, text): (Start, Speculated)| {
-            let given = start.prompt.tokens.len();
-            Written {
-                filled: (0..given + text.tokens.len()).map(|at| at >= given).collect(),
-                tokens: [start.prompt.tokens, text.tokens].concat(),
-                nfe: text.nfe,
-                stopped: text.stopped,
-                history: text.history,
-                drafted: text.drafted,
-                accepted: text.accepted,
-                seconds: 0.0,
-            }
-        };
+        let text = |(start, text): (Start, Speculated)| Written::speculated(start.prompt.tokens, text);
         Ok(starts.into_iter().zip(written).map(text).collect())
     }
 
@@ -217,14 +257,8 @@ impl Session {
                 // Texts of one batch go on together; a shorter one is cut to its own length.
                 let cut = text.tokens.len() > length;
                 text.tokens.truncate(length);
-                let given = prompt.tokens.len();
-                Written {
-                    filled: (0..given + text.tokens.len()).map(|at| at >= given).collect(),
-                    nfe: text.tokens.len() as u32,
-                    stopped: text.stopped && !cut,
-                    tokens: [prompt.tokens, text.tokens].concat(),
-                    ..Written::default()
-                }
+                (text.nfe, text.stopped) = (text.tokens.len() as u32, text.stopped && !cut);
+                Written::generated(prompt.tokens, text)
             })
             .collect())
     }
@@ -235,9 +269,7 @@ fn prompts(texts: &[Template]) -> Result<(Vec<Prompt>, Vec<usize>), InferenceErr
     let (mut prompts, mut lengths) = (Vec::new(), Vec::new());
     for text in texts {
         let Some(Continuation { tokens, length }) = continuation(text) else {
-            let found = "a text with something given behind a gap";
-            let wanted = "a free end: the decoder `ar` reads from left to right and cannot fill the gap";
-            return Err(InferenceError::unfit("text", found, wanted));
+            return Err(needs_free_end());
         };
         prompts.push(Prompt { tokens, key: text.key });
         lengths.push(length);
@@ -245,14 +277,20 @@ fn prompts(texts: &[Template]) -> Result<(Vec<Prompt>, Vec<usize>), InferenceErr
     Ok((prompts, lengths))
 }
 
+pub(crate) fn needs_free_end() -> InferenceError {
+    let found = "a text with something given behind a gap";
+    let wanted = "a free end: the decoder `ar` reads from left to right and cannot fill the gap";
+    InferenceError::unfit("text", found, wanted)
+}
+
 /// The text before a free end, and the most tokens that may follow.
-struct Continuation {
-    tokens: Vec<u32>,
-    length: usize,
+pub(crate) struct Continuation {
+    pub tokens: Vec<u32>,
+    pub length: usize,
 }
 
 /// Returns `None` if something is given after a gap.
-fn continuation(text: &Template) -> Option<Continuation> {
+pub(crate) fn continuation(text: &Template) -> Option<Continuation> {
     let (last, before) = text.pieces.split_last()?;
     let Piece::Gap(gap) = last else { return None };
     let mut tokens = Vec::new();

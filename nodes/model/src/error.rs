@@ -73,6 +73,9 @@ pub enum ModelError {
          ACTIVATION_CHECKPOINTING: true or PRECISION: bf16"
     )]
     OutOfMemory { detail: String },
+    /// Nobody waits for it any more.
+    #[error("the work was ended before it was done")]
+    Ended,
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Torch(String),

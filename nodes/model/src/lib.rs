@@ -56,6 +56,7 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod expected;
 mod family;
 mod foreign;
 mod fused;
@@ -105,12 +106,13 @@ pub use batch::{MicroBatch, PADDING};
 pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
 pub use continuations::Continued;
 pub use decode::{
-    Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, Infilled,
-    Piece, Prompt, Reveal, Revealed, Reveals, Sampling, Score, Speculated, Speculating, Speculation, Start, Template,
-    Watch, Watched, Writing, Written,
+    Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, GoOn,
+    Infilled, Measured, Piece, Prompt, Reveal, Revealed, Reveals, Sampling, Score, Speculated, Speculating,
+    Speculation, Start, Template, Watch, Watched, Writing, Written,
 };
 pub use device::{Device, DeviceSettings, num_threads, set_num_threads};
 pub use error::ModelError;
+pub use expected::Expected;
 pub use learner::{Applied, Learner, Unread};
 pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};

@@ -1,13 +1,10 @@
 //! The monitor's keys.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use difflow_node_kit::{Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// The shortest token of a page that others can reach.
-const TOKEN: usize = 16;
 
 /// What the monitor's `env:` block may hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,29 +51,20 @@ impl Default for Config {
 impl Config {
     /// Where the page listens; `None` when PAGE_HOST is no address.
     pub fn page_address(&self) -> Option<SocketAddr> {
-        let host = match self.page_host.as_str() {
-            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
-            host => host.parse::<IpAddr>().ok(),
-        };
-        host.map(|host| SocketAddr::new(host, self.page_port))
+        difflow_web::address(&self.page_host, self.page_port)
     }
 
     fn page_problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let token = &self.page_token;
-        let letters = token.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-        // dora turns what looks like a number into one, so a token may not begin like one.
-        let fits = letters && token.len() >= TOKEN && token.starts_with(|c: char| c.is_ascii_alphabetic());
         // The value stays unsaid: messages end up in logs.
         let found = format!("{} characters", token.chars().count());
-        if !token.is_empty() && !fits {
-            let allowed = "allowed: at least 16 letters, digits, - and _, the first a letter";
-            problems.push(Problem::new("PAGE_TOKEN", &found, allowed));
+        if !token.is_empty() && !difflow_web::is_good_token(token) {
+            problems.push(Problem::new("PAGE_TOKEN", &found, difflow_web::TOKENS_ALLOWED));
         }
         match self.page_address() {
             None => {
-                let allowed = "allowed: an address of this machine, such as 127.0.0.1 (this machine only) or 0.0.0.0";
-                problems.push(Problem::new("PAGE_HOST", &self.page_host, allowed));
+                problems.push(Problem::new("PAGE_HOST", &self.page_host, difflow_web::HOSTS_ALLOWED));
             }
             Some(address) if !address.ip().is_loopback() && token.is_empty() => {
                 let allowed = "others can reach this page, so give it a PAGE_TOKEN, or leave PAGE_HOST at 127.0.0.1";

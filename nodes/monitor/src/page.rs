@@ -1,9 +1,8 @@
-//! The live page: what it shows (`view`), who may see it (`access`), and how it is served (`server`).
+//! The live page: what it shows (`view`), and how it is served (`server`).
 //!
 //! The monitor passes it new data once a second; everything else happens on a separate thread, so that no reader,
 //! however slow, delays the monitor.
 
-mod access;
 mod attention;
 mod batch;
 mod samples;
@@ -18,9 +17,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use difflow_schema::run::RunDir;
+use difflow_web::{Access, Limits};
 use tokio::sync::watch;
 
-pub use access::Access;
 pub use batch::Words;
 pub use samples::{read as texts_of, steps as sample_steps};
 pub use status::Status;
@@ -28,8 +27,9 @@ pub use view::News;
 
 use server::Shared;
 
-/// How long the end waits for readers who have not taken the last event.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// One request a connection, so that a reader who is done holds no place; the end waits for readers who have not taken the last event.
+const LIMITS: Limits =
+    Limits { connections: 64, keep_alive: false, patience: Duration::from_secs(10), goodbye: Duration::from_secs(5) };
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +70,12 @@ impl Page {
         let listener = TcpListener::bind(address).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
-        let shared = Arc::new(Shared::new(run, dir, Access::new(address, token)));
+        let shared = Arc::new(Shared::new(run, dir, Access::new(address.port(), token)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
         let (stop, stopped) = watch::channel(false);
         let serving = shared.clone();
         let serve = move || {
-            if let Err(e) = runtime.block_on(server::serve(listener, serving, stopped)) {
+            if let Err(e) = runtime.block_on(difflow_web::serve(listener, server::routes(serving), LIMITS, stopped)) {
                 eprintln!("warning: the page ended: {e}");
             }
         };

@@ -51,6 +51,11 @@ impl Inbox {
         self.leave
     }
 
+    /// Returns true if a checkpoint waits for its turn.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Takes in what has arrived meanwhile. Errors with [`Stopped`] if the work at hand is to be left, otherwise as
     /// [`Inbox::next`].
     pub fn check(&mut self, node: &mut Node) -> Result<()> {

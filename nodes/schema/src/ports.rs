@@ -55,7 +55,7 @@ const fn optional(name: &'static str, message: &'static str) -> Port {
 }
 
 /// Every program of difflow that is a node.
-pub const PORTS: [Ports; 8] = [
+pub const PORTS: [Ports; 9] = [
     Ports {
         program: "difflow-corpus",
         inputs: &[needed("demand", Demand::NAME)],
@@ -108,6 +108,7 @@ pub const PORTS: [Ports; 8] = [
         ],
         outputs: &[],
     },
+    Ports { program: "difflow-server", inputs: &[needed("published", Checkpoint::NAME)], outputs: &[] },
 ];
 
 /// A kind of message, for documentation and for dora's types.

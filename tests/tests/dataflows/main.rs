@@ -22,6 +22,7 @@ mod readme;
 mod real_data;
 mod resume;
 mod right_side;
+mod serving;
 mod stop;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ pub enum Settings {
     Sampler(Box<difflow_sampler::config::Config>),
     Evaluator(Box<difflow_evaluator::config::Config>),
     Monitor(difflow_monitor::config::Config),
+    Server(difflow_server::config::Config),
 }
 
 /// Settings with all that is wrong with them.
@@ -54,7 +55,7 @@ macro_rules! program {
 }
 
 /// All of them, in the order of the data.
-pub static PROGRAMS: [Program; 8] = [
+pub static PROGRAMS: [Program; 9] = [
     program!(0, "selects, filters, mixes and orders documents", difflow_corpus::config::Config, Settings::Corpus),
     program!(1, "documents to packed sequences of token ids", difflow_tokenizer::config::Config, Settings::Tokenizer),
     program!(2, "draws t and masks tokens under the noise schedule", difflow_noiser::config::Config, Settings::Noiser),
@@ -77,6 +78,7 @@ pub static PROGRAMS: [Program; 8] = [
         Box::new(c)
     )),
     program!(7, "shows progress, keeps metrics, writes the report", difflow_monitor::config::Config, Settings::Monitor),
+    program!(8, "serves the newest checkpoint over HTTP", difflow_server::config::Config, Settings::Server),
 ];
 
 /// The program at a path of a dataflow file; `None` when it is not one of difflow's.
@@ -92,10 +94,19 @@ mod tests {
     /// The numbers in the table are positions in another one.
     #[test]
     fn each_program_has_its_own_keys() {
-        for (index, key) in
-            ["SOURCES", "PACKING", "MIN_T", "LEARNING_RATE", "KEEP_LAST", "DECODER", "HELDOUT", "PROGRESS_SECONDS"]
-                .iter()
-                .enumerate()
+        for (index, key) in [
+            "SOURCES",
+            "PACKING",
+            "MIN_T",
+            "LEARNING_RATE",
+            "KEEP_LAST",
+            "DECODER",
+            "HELDOUT",
+            "PROGRESS_SECONDS",
+            "ANSWER_SECONDS",
+        ]
+        .iter()
+        .enumerate()
         {
             let keys = config::keys(&(PROGRAMS[index].schema)());
             assert!(keys.iter().any(|(name, _)| name == key), "{} has no {key}", PROGRAMS[index].ports.program);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use difflow_inference::Decoding;
+use difflow_inference::{DEFAULT_LENGTH, Decoding};
 use difflow_text::Lengths;
 
 pub const EXAMPLES: &str = "\
@@ -91,9 +91,9 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// New tokens of a text with a free end, by a model with such a canvas (its anchor included).
-    pub fn length(&self, canvas: Option<usize>) -> Lengths {
-        let length = canvas.map_or(128, |canvas| canvas - 1);
+    /// New tokens of a text with a free end, by a model that ends texts within so many.
+    pub fn length(&self, room: Option<usize>) -> Lengths {
+        let length = room.unwrap_or(DEFAULT_LENGTH);
         self.length.unwrap_or(Lengths { low: length, high: length })
     }
 }

@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments, decoding: Decoding, session: &Session) -> Resu
         gaps: &gaps,
         decoding,
         count: arguments.count,
-        length: arguments.length(session.room()),
+        length: arguments.length(session.room_behind(1)),
         rows: arguments.batch,
     };
     if !arguments.json {

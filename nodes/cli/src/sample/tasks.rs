@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use difflow_inference::{GapLength, Piece, Session, Template};
+use difflow_inference::{GapLength, Piece, Pieces, Session, Template};
 use difflow_text::{Lengths, Part, parse_gaps};
 use eyre::{Result, WrapErr, bail, eyre};
 use serde::Deserialize;
@@ -101,41 +101,10 @@ fn parts(line: &str) -> Result<(String, Vec<Part>)> {
 
 impl Task {
     fn new(number: u64, prompt: String, parts: &[Part], arguments: &Arguments, session: &Session) -> Result<Self> {
-        let words = session.words();
-        let mut pieces = vec![Piece::Tokens(vec![words.bos])];
-        let (mut end, mut doubt) = (None, None);
-        for (at, part) in parts.iter().enumerate() {
-            let last = at + 1 == parts.len();
-            match part {
-                Part::Text(text) => {
-                    let tokens = if at == 0 { words.encode(text)? } else { words.encode_inner(text)? };
-                    let back = if at == 0 { words.decode(&tokens)? } else { words.decode_inner(&tokens)? };
-                    if back.trim() != text.trim() {
-                        doubt = Some(format!("the tokenizer turns `{}` into `{}`", text.trim(), back.trim()));
-                    }
-                    pieces.push(Piece::Tokens(tokens));
-                }
-                Part::Gap(None) if last => {
-                    // What is given stands in the canvas, too.
-                    let given: usize = pieces.iter().map(longest).sum();
-                    let canvas = session.room().map(|canvas| canvas.saturating_sub(given - 1).max(2));
-                    let lengths = arguments.length(canvas);
-                    end = Some(lengths);
-                    let Lengths { low, high } = lengths;
-                    pieces.push(Piece::Gap(GapLength { least: low, most: high }));
-                }
-                Part::Gap(lengths) => {
-                    let Lengths { low, high } = lengths.unwrap_or(arguments.gap_length);
-                    pieces.push(Piece::Gap(GapLength { least: low, most: high }));
-                }
-            }
-        }
+        let Pieces { pieces, end, mut doubt } =
+            session.pieces(parts, arguments.gap_length, |room| arguments.length(room))?;
         if parts.iter().all(|part| matches!(part, Part::Text(_))) {
             doubt = Some(format!("there is no gap in `{prompt}`"));
-        }
-        if matches!(parts.last(), Some(Part::Text(_))) {
-            // The text is given to its end.
-            pieces.push(Piece::Tokens(vec![words.eos]));
         }
         Ok(Self { prompt_number: number, number: 0, prompt, pieces, end, seed: 0, doubt })
     }

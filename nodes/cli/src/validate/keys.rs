@@ -44,6 +44,7 @@ impl Node<'_> {
             Settings::Sampler(c) => serde_json::to_value(c),
             Settings::Evaluator(c) => serde_json::to_value(c),
             Settings::Monitor(c) => serde_json::to_value(c),
+            Settings::Server(c) => serde_json::to_value(c),
         };
         value.unwrap_or_default()
     }

@@ -94,7 +94,8 @@ fn uses(settings: &Settings) -> Vec<Use<'_>> {
         | Settings::Checkpointer(_)
         | Settings::Sampler(_)
         | Settings::Evaluator(_)
-        | Settings::Monitor(_) => Vec::new(),
+        | Settings::Monitor(_)
+        | Settings::Server(_) => Vec::new(),
     };
     let empty_is_none = |named| !matches!(named, Named::Noise | Named::Annealing);
     all.into_iter().filter(|one| !(one.value.is_empty() && empty_is_none(one.named))).collect()

@@ -2,8 +2,10 @@
 
 use difflow_diffusion::keyed;
 
+use std::sync::Arc;
+
 use crate::cache::{Active, Cache};
-use crate::decode::choose::Ask;
+use crate::decode::choose::{Ask, Draw};
 use crate::decode::draw::Sampling;
 use crate::decode::lanes::Lanes;
 use crate::decode::options::Score;
@@ -46,7 +48,7 @@ pub struct Generated {
 #[derive(Debug)]
 pub struct Writing<'m> {
     model: &'m Model,
-    options: Generation,
+    options: Arc<Generation>,
     texts: Lanes<Text>,
     cache: Option<Cache>,
 }
@@ -65,7 +67,7 @@ struct Text {
     /// With the prompt.
     tokens: Vec<u32>,
     prompt: usize,
-    most: usize,
+    options: Arc<Generation>,
     stopped: bool,
 }
 
@@ -75,7 +77,7 @@ impl Text {
     }
 
     fn ended(&self) -> bool {
-        self.stopped || self.new_tokens() >= self.most
+        self.stopped || self.new_tokens() >= self.options.max_new_tokens
     }
 
     fn generated(&self) -> Generated {
@@ -88,15 +90,25 @@ impl<'m> Writing<'m> {
     /// Nothing yet, to be written in this way. Errors if an option means nothing.
     pub fn new(model: &'m Model, options: Generation) -> Result<Self, ModelError> {
         options.sampling.check()?;
-        Ok(Self { model, options, texts: Lanes::default(), cache: None })
+        Ok(Self { model, options: Arc::new(options), texts: Lanes::default(), cache: None })
     }
 
     /// Takes a prompt; returns its id: the number of prompts that joined before. Errors if it does not fit the model.
     pub fn join(&mut self, prompt: Prompt) -> Result<u64, ModelError> {
-        let most = self.options.max_new_tokens;
-        self.model.check_prompt(&prompt.tokens, most)?;
+        self.take(prompt, self.options.clone())
+    }
+
+    /// As [`Writing::join`], for a text that is written in a way of its own. Errors if it does not fit the model, or an option means
+    /// nothing.
+    pub fn join_with(&mut self, prompt: Prompt, options: Generation) -> Result<u64, ModelError> {
+        options.sampling.check()?;
+        self.take(prompt, Arc::new(options))
+    }
+
+    fn take(&mut self, prompt: Prompt, options: Arc<Generation>) -> Result<u64, ModelError> {
+        self.model.check_prompt(&prompt.tokens, options.max_new_tokens)?;
         let length = prompt.tokens.len();
-        let text = Text { key: prompt.key, tokens: prompt.tokens, prompt: length, most, stopped: false };
+        let text = Text { key: prompt.key, tokens: prompt.tokens, prompt: length, options, stopped: false };
         let (id, lane) = self.texts.join(text);
         if let Some(cache) = &mut self.cache {
             cache.clear(lane)?;
@@ -115,19 +127,22 @@ impl<'m> Writing<'m> {
         if self.going() == 0 {
             return Ok(Vec::new());
         }
-        let Self { model, options, texts, cache } = self;
-        let capacity = texts.iter().map(|(_, _, text)| text.prompt + text.most - 1).max().unwrap_or(0);
+        let Self { model, texts, cache, .. } = self;
+        let reach = |text: &Text| text.prompt + text.options.max_new_tokens.saturating_sub(1);
+        let capacity = texts.iter().map(|(_, _, text)| reach(text)).max().unwrap_or(0);
         let cache = model.room(cache, (texts.count(), capacity), true)?;
         let mut active = Active::default();
-        let mut drawn = Vec::new();
+        let (mut drawn, mut draws) = (Vec::new(), Vec::new());
         for (lane, _, text) in texts.iter().filter(|(_, _, text)| !text.ended()) {
             let (step, last) = (text.new_tokens(), text.tokens.len() - 1);
             let new = if step == 0 { 0..text.tokens.len() } else { last..last + 1 };
             let seen = |at: usize| model.config.reach(at)..at + 1;
             active.add(lane, new.map(|at| (at, text.tokens[at])), seen, std::iter::once(last));
-            let uniform = keyed::uniform(&mut keyed::rng(options.seed, "generate", step as u64, text.key));
-            let penalised = options.sampling.repetition_penalty != 1.0;
+            let Generation { sampling, seed, .. } = &*text.options;
+            let uniform = keyed::uniform(&mut keyed::rng(*seed, "generate", step as u64, text.key));
+            let penalised = sampling.repetition_penalty != 1.0;
             drawn.push((uniform, if penalised { different(&text.tokens) } else { Vec::new() }));
+            draws.push(Draw { sampling: *sampling, score: Score::Probability });
         }
         let choices = tch::no_grad(|| {
             let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
@@ -135,13 +150,13 @@ impl<'m> Writing<'m> {
             for (row, (uniform, present)) in drawn.iter().enumerate() {
                 asks.push(Ask { row, unguided: row, uniform: *uniform, present, before: None });
             }
-            model.choose(&hidden, &asks, (&options.sampling, Score::Probability, 0.0))
+            model.choose(&hidden, &asks, &draws, 0.0)
         })?;
         let mut written = Vec::with_capacity(choices.len());
         let going = texts.iter_mut().filter(|(_, _, text)| !text.ended());
         for ((_, id, text), choice) in going.zip(choices) {
             text.tokens.push(choice.token);
-            text.stopped = options.stop.contains(&choice.token);
+            text.stopped = text.options.stop.contains(&choice.token);
             written.push(Written { id, token: choice.token });
         }
         written.sort_by_key(|one| one.id);

@@ -26,6 +26,13 @@ pub(crate) struct Ask<'a> {
     pub before: Option<&'a [f32]>,
 }
 
+/// How a token is drawn, and what makes it sure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Draw {
+    pub sampling: Sampling,
+    pub score: Score,
+}
+
 /// Rows of hidden states that one distribution is made from; the same twice without guidance.
 struct Sides {
     given: usize,
@@ -46,20 +53,22 @@ pub(crate) struct Choice {
 }
 
 impl Model {
-    /// A choice for each ask, from hidden states `[n, D]` before the last norm.
+    /// A choice for each ask, drawn as its own entry of `draws` says, from hidden states `[n, D]` before the last norm.
     pub(crate) fn choose(
         &self,
         hidden: &Tensor,
         asks: &[Ask],
-        (sampling, score, guidance): (&Sampling, Score, f64),
+        draws: &[Draw],
+        guidance: f64,
     ) -> Result<Vec<Choice>, ModelError> {
         let sides: Vec<Sides> = asks.iter().map(|ask| Sides { given: ask.row, unguided: ask.unguided }).collect();
         // Where a distribution has moved is asked of the host.
         if self.device.torch() != Device::Cpu && asks.iter().all(|ask| ask.before.is_none()) {
-            return self.choose_there(hidden, asks, &sides, (sampling, score, guidance));
+            return self.choose_there(hidden, asks, &sides, draws, guidance);
         }
         self.over_logits(hidden, &sides, guidance, |scratch, at, logits| {
-            sampling.choose(logits, &asks[at], score, scratch)
+            let Draw { sampling, score } = &draws[at];
+            sampling.choose(logits, &asks[at], *score, scratch)
         })
     }
 
@@ -69,13 +78,20 @@ impl Model {
         hidden: &Tensor,
         asks: &[Ask],
         sides: &[Sides],
-        (sampling, score, guidance): (&Sampling, Score, f64),
+        draws: &[Draw],
+        guidance: f64,
     ) -> Result<Vec<Choice>, ModelError> {
         let mut choices = Vec::with_capacity(asks.len());
         let chunk = self.chunk_rows();
         let normed = self.decoder.normed(hidden, self.arithmetic)?;
-        for (asks, sides) in asks.chunks(chunk).zip(sides.chunks(chunk)) {
-            choices.extend(sampling.choose_there(&self.logits_of(&normed, sides, guidance)?, asks, score)?);
+        // Those that follow each other and are drawn alike are drawn at once.
+        for alike in draws.chunk_by(PartialEq::eq) {
+            let from = choices.len();
+            let (asks, sides) = (&asks[from..from + alike.len()], &sides[from..from + alike.len()]);
+            let Draw { sampling, score } = &alike[0];
+            for (asks, sides) in asks.chunks(chunk).zip(sides.chunks(chunk)) {
+                choices.extend(sampling.choose_there(&self.logits_of(&normed, sides, guidance)?, asks, *score)?);
+            }
         }
         Ok(choices)
     }

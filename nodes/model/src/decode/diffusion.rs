@@ -1,11 +1,12 @@
 //! Fills the masked positions of canvases with a diffusion model, one forward after another.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::cache::{Active, Cache};
 use crate::config::Positions;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
-use crate::decode::choose::{Ask, Choice};
+use crate::decode::choose::{Ask, Choice, Draw};
 use crate::decode::lanes::Lanes;
 use crate::decode::options::{Caching, DiffusionDecoding};
 use crate::decode::row::{Candidate, Row};
@@ -40,7 +41,7 @@ use crate::rope::{Rope, RopeScaling};
 #[derive(Debug)]
 pub struct Filling<'m> {
     model: &'m Model,
-    options: DiffusionDecoding,
+    options: Arc<DiffusionDecoding>,
     mask: u32,
     rows: Lanes<Planned>,
     cache: Option<Cache>,
@@ -60,6 +61,7 @@ pub struct Revealed {
 struct Planned {
     row: Row,
     wanted: Vec<Candidate>,
+    options: Arc<DiffusionDecoding>,
 }
 
 impl<'m> Filling<'m> {
@@ -67,15 +69,33 @@ impl<'m> Filling<'m> {
     pub fn new(model: &'m Model, options: DiffusionDecoding) -> Result<Self, ModelError> {
         let mask = model.config.mask_token_id()?;
         options.check()?;
-        Ok(Self { model, options, mask, rows: Lanes::default(), cache: None })
+        Ok(Self { model, options: Arc::new(options), mask, rows: Lanes::default(), cache: None })
     }
 
     /// Takes a canvas; returns its id: the number of canvases that joined before. Errors if it does not fit the model.
     pub fn join(&mut self, canvas: Canvas) -> Result<u64, ModelError> {
+        self.take(canvas, self.options.clone())
+    }
+
+    /// As [`Filling::join`], for a canvas that is filled in a way of its own. Guidance is that of the others, and it may have a
+    /// cache only if they have one. Errors if that is not so, it does not fit the model, or an option means nothing.
+    pub fn join_with(&mut self, canvas: Canvas, options: DiffusionDecoding) -> Result<u64, ModelError> {
+        options.check()?;
+        if options.guidance != self.options.guidance {
+            let wanted = format!("{}, as the others have", self.options.guidance);
+            return Err(ModelError::input("guidance", options.guidance, wanted));
+        }
+        if options.cache != Caching::None && self.options.cache == Caching::None {
+            return Err(ModelError::input("cache", "one", "none, as the others"));
+        }
+        self.take(canvas, Arc::new(options))
+    }
+
+    fn take(&mut self, canvas: Canvas, options: Arc<DiffusionDecoding>) -> Result<u64, ModelError> {
         canvas.check(self.model.config.vocab_size, self.model.longest())?;
         let mut row = Row::new(canvas, self.mask);
-        let wanted = row.plan(&self.options);
-        let (id, lane) = self.rows.join(Planned { row, wanted });
+        let wanted = row.plan(&options);
+        let (id, lane) = self.rows.join(Planned { row, wanted, options });
         if let Some(cache) = &mut self.cache {
             let sides = sides(&self.options);
             (lane * sides..(lane + 1) * sides).try_for_each(|lane| cache.clear(lane))?;
@@ -100,10 +120,11 @@ impl<'m> Filling<'m> {
                     continue;
                 }
                 let mine: Vec<Choice> = choices.by_ref().take(planned.wanted.len()).collect();
-                let open = planned.row.open(&self.options);
-                let reveals = planned.row.settle(&planned.wanted, &mine, &self.options).to_vec();
+                let Planned { row, wanted, options } = planned;
+                let open = row.open(options);
+                let reveals = row.settle(wanted, &mine, options).to_vec();
                 revealed.push(Revealed { id, open, reveals });
-                planned.wanted = planned.row.plan(&self.options);
+                *wanted = row.plan(options);
             }
         }
         revealed.sort_by_key(|one| one.id);
@@ -137,16 +158,16 @@ impl<'m> Filling<'m> {
 
     /// One forward: a choice for every candidate, by lane.
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
-        let Self { model, options, rows, cache, .. } = self;
-        let back = usize::from(options.shift);
-        let sides = sides(options);
+        let Self { model, options: common, rows, cache, .. } = self;
+        let sides = sides(common);
         let capacity = rows.iter().map(|(_, _, planned)| planned.row.length()).max().unwrap_or(0);
-        let cache = model.room(cache, (rows.count() * sides, capacity), options.cache != Caching::None)?;
+        let cache = model.room(cache, (rows.count() * sides, capacity), common.cache != Caching::None)?;
         let mut active = Active { rotary_length: length, ..Active::default() };
         // Of each canvas its candidates, the first rows of its hidden states with and without what is given, and its tokens.
         let mut asked = Vec::new();
         for (lane, _, planned) in rows.iter_mut() {
-            let Planned { row, wanted } = planned;
+            let Planned { row, wanted, options } = planned;
+            let back = usize::from(options.shift);
             if wanted.is_empty() || model.rotary_length(row.length()) != length {
                 continue;
             }
@@ -161,11 +182,11 @@ impl<'m> Filling<'m> {
             let start = add(sides * lane, true);
             let unguided = if row.guided(options) { add(sides * lane + 1, false) } else { start };
             let present = if options.sampling.repetition_penalty == 1.0 { Vec::new() } else { row.present() };
-            asked.push((&*row, &*wanted, start, unguided, present));
+            asked.push((&*row, &*wanted, &**options, start, unguided, present));
         }
         let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
-        let mut asks = Vec::new();
-        for (row, wanted, start, unguided, present) in &asked {
+        let (mut asks, mut draws) = (Vec::new(), Vec::new());
+        for (row, wanted, options, start, unguided, present) in &asked {
             asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
                 row: start + at,
                 unguided: unguided + at,
@@ -173,8 +194,9 @@ impl<'m> Filling<'m> {
                 present,
                 before: row.before(candidate.position, options),
             }));
+            draws.resize(asks.len(), Draw { sampling: options.sampling, score: options.reveals.score() });
         }
-        model.choose(&hidden, &asks, (&options.sampling, options.reveals.score(), options.guidance))
+        model.choose(&hidden, &asks, &draws, common.guidance)
     }
 }
 

@@ -49,16 +49,20 @@ struct Link {
     token: u32,
 }
 
+/// Is asked before every forward; its error ends the search.
+pub type GoOn<'a> = dyn FnMut() -> Result<(), ModelError> + 'a;
+
 pub(crate) struct Search<'m> {
     model: &'m Model,
     options: &'m DiffusionDecoding,
     mask: u32,
+    go_on: &'m mut GoOn<'m>,
 }
 
 impl<'m> Search<'m> {
     /// Errors if the model has no mask token.
-    pub fn new(model: &'m Model, options: &'m DiffusionDecoding) -> Result<Self, ModelError> {
-        Ok(Self { model, options, mask: model.config.mask_token_id()? })
+    pub fn new(model: &'m Model, options: &'m DiffusionDecoding, go_on: &'m mut GoOn<'m>) -> Result<Self, ModelError> {
+        Ok(Self { model, options, mask: model.config.mask_token_id()?, go_on })
     }
 
     /// The best length of each template among its candidates, of equals the shortest. The candidates of all templates are read
@@ -83,6 +87,7 @@ impl<'m> Search<'m> {
             };
             let count = links[from..].iter().take_while(fits).count().max(1);
             let part = &links[from..from + count];
+            (self.go_on)()?;
             for (link, score) in part.iter().zip(self.log_probabilities(part)?) {
                 scores[link.candidate] += score;
                 read[link.candidate] += 1;
@@ -110,7 +115,7 @@ impl<'m> Search<'m> {
 
     /// Tokens of each candidate's gap, and the forwards that they took. As many canvases are on their way as one forward may read;
     /// one whose gap is full leaves, whatever else is masked on it.
-    fn fill(&self, candidates: &[Candidate]) -> Result<Vec<(Vec<u32>, u32)>, ModelError> {
+    fn fill(&mut self, candidates: &[Candidate]) -> Result<Vec<(Vec<u32>, u32)>, ModelError> {
         let longest = candidates.iter().map(|candidate| candidate.canvas.tokens.len()).max().unwrap_or(0);
         let most = (POSITIONS / longest.max(1)).max(1);
         let mut filling = Filling::new(self.model, self.options.clone())?;
@@ -127,6 +132,7 @@ impl<'m> Search<'m> {
             if filling.going() == 0 {
                 return Ok(filled);
             }
+            (self.go_on)()?;
             let mut left = Vec::new();
             for Revealed { id, reveals, .. } in filling.step()? {
                 let number = joined[id as usize];

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::decode::canvas::{Canvas, Decoded};
-use crate::decode::gap_length::{Candidate, Search};
+use crate::decode::gap_length::{Candidate, GoOn, Search};
 use crate::decode::options::DiffusionDecoding;
 use crate::decode::watch::Watch;
 use crate::error::ModelError;
@@ -43,6 +43,33 @@ pub struct Infilled {
 }
 
 impl Template {
+    /// Whether a length has to be searched, where stop tokens end a text.
+    pub fn has_open_lengths(&self) -> bool {
+        let gaps = self.gaps();
+        (0..gaps.len()).any(|number| self.searched(&gaps, number, true))
+    }
+
+    /// The canvas with every gap as long as it may be.
+    pub fn longest(&self) -> Canvas {
+        let lengths: Vec<usize> = self.gaps().iter().map(|gap| gap.most).collect();
+        self.canvas(&lengths).0
+    }
+
+    /// The same with these lengths where there is a choice that has to be searched; one at a free end stays as it is.
+    #[must_use]
+    pub fn with_lengths(&self, lengths: &[usize]) -> Self {
+        let gaps = self.gaps();
+        let (mut number, mut measured) = (0, self.clone());
+        for piece in &mut measured.pieces {
+            let Piece::Gap(gap) = piece else { continue };
+            if let Some(&length) = lengths.get(number).filter(|_| self.searched(&gaps, number, true)) {
+                *gap = GapLength { least: length, most: length };
+            }
+            number += 1;
+        }
+        measured
+    }
+
     fn gaps(&self) -> Vec<GapLength> {
         let gap = |piece: &Piece| match piece {
             Piece::Gap(gap) => Some(*gap),
@@ -76,10 +103,18 @@ impl Template {
     }
 }
 
+/// A template whose gaps have their lengths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    pub canvas: Canvas,
+    /// Tokens of each gap on it.
+    pub lengths: Vec<usize>,
+    /// Canvases that were read to find them.
+    pub read: u32,
+}
+
 impl Model {
-    /// Fills templates. Lengths that are not given are searched gap by gap from the left, the others meanwhile in the middle of
-    /// their bounds; how a length is chosen is said in docs/SAMPLING.md. One at the very end is not searched but as long as it may
-    /// be when a stop token can end it.
+    /// Fills templates, with lengths as [`Model::gap_lengths`] finds them.
     ///
     /// # Errors
     /// When a template or an option does not fit the model.
@@ -89,6 +124,30 @@ impl Model {
         options: &DiffusionDecoding,
         watch: &mut Watch,
     ) -> Result<Vec<Infilled>, ModelError> {
+        let measured = self.gap_lengths(templates, options, &mut || Ok(()))?;
+        let canvases: Vec<Canvas> = measured.iter().map(|one| one.canvas.clone()).collect();
+        let decoded = self.decode_watched(&canvases, options, watch)?;
+        let all = measured.into_iter().zip(decoded);
+        Ok(all
+            .map(|(Measured { canvas, lengths, read }, mut decoded)| {
+                decoded.nfe += read;
+                Infilled { canvas, lengths, decoded }
+            })
+            .collect())
+    }
+
+    /// The lengths of the gaps of templates. Those that are not given are searched gap by gap from the left, the others meanwhile in
+    /// the middle of their bounds; how a length is chosen is said in docs/SAMPLING.md. One at the very end is not searched but as long
+    /// as it may be when a stop token can end it. `go_on` is asked before every forward.
+    ///
+    /// # Errors
+    /// When a template or an option does not fit the model, or with the error of `go_on`.
+    pub fn gap_lengths(
+        &self,
+        templates: &[Template],
+        options: &DiffusionDecoding,
+        go_on: &mut GoOn,
+    ) -> Result<Vec<Measured>, ModelError> {
         let gaps: Vec<Vec<GapLength>> = templates.iter().map(Template::gaps).collect();
         if let Some(gap) = gaps.iter().flatten().find(|gap| gap.least > gap.most) {
             let found = format!("{}..{}", gap.least, gap.most);
@@ -104,7 +163,7 @@ impl Model {
             lengths.push((0..gaps.len()).map(start).collect());
         }
         let mut read = vec![0; templates.len()];
-        let mut search = Search::new(self, options)?;
+        let mut search = Search::new(self, options, go_on)?;
         for number in 0..gaps.iter().map(Vec::len).max().unwrap_or(0) {
             let mut candidates = Vec::new();
             for (of, (template, gaps)) in templates.iter().zip(&gaps).enumerate() {
@@ -127,15 +186,9 @@ impl Model {
                 read[best.of] += best.read;
             }
         }
-        let canvases: Vec<Canvas> =
-            templates.iter().zip(&lengths).map(|(template, lengths)| template.canvas(lengths).0).collect();
-        let decoded = self.decode_watched(&canvases, options, watch)?;
-        let all = canvases.into_iter().zip(lengths).zip(decoded).zip(read);
+        let all = templates.iter().zip(lengths).zip(read);
         Ok(all
-            .map(|(((canvas, lengths), mut decoded), read)| {
-                decoded.nfe += read;
-                Infilled { canvas, lengths, decoded }
-            })
+            .map(|((template, lengths), read)| Measured { canvas: template.canvas(&lengths).0, lengths, read })
             .collect())
     }
 }

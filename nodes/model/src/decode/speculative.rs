@@ -7,6 +7,7 @@
 //! the next forward, if all of this one's were kept. Where one was replaced, the next forward drafts again from there.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use difflow_diffusion::keyed;
 
@@ -40,6 +41,16 @@ pub struct Speculation {
     pub shift: bool,
     /// Positions that are noised in a forward. One fewer are drafts: the first gets its token from the clean half.
     pub block: usize,
+}
+
+impl Speculation {
+    fn check(&self) -> Result<(), ModelError> {
+        self.sampling.check()?;
+        match self.block {
+            0 => Err(ModelError::input("block", 0, "at least one position")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A continued text.
@@ -76,7 +87,7 @@ pub struct Checked {
 #[derive(Debug)]
 pub struct Speculating<'m> {
     model: &'m Model,
-    options: Speculation,
+    options: Arc<Speculation>,
     mask: u32,
     texts: Lanes<Text>,
     cache: Option<Cache>,
@@ -86,6 +97,7 @@ pub struct Speculating<'m> {
 #[derive(Debug)]
 struct Text {
     key: u64,
+    options: Arc<Speculation>,
     /// With the prompt.
     tokens: Vec<u32>,
     prompt: usize,
@@ -104,6 +116,7 @@ struct Text {
 
 /// What is asked of a row of hidden states: the token of a position, or a draft for it.
 struct Asked<'a> {
+    sampling: Sampling,
     coins: Coins,
     present: Vec<u32>,
     role: Role<'a>,
@@ -131,14 +144,16 @@ impl Text {
     }
 
     /// The positions that are noised in the next forward: none where they could give no draft.
-    fn noised(&self, block: usize) -> Range<usize> {
+    fn noised(&self) -> Range<usize> {
         let start = self.tokens.len() + self.drafts.len();
-        let end = start.saturating_add(block).min(self.readable);
+        let end = start.saturating_add(self.options.block).min(self.readable);
         if start + 1 < end { start..end } else { start..start }
     }
 
     /// Takes what a forward told of it: a verdict a draft and one more, then the new drafts.
-    fn settle(&mut self, mut told: impl Iterator<Item = Told>, stop: &[u32]) -> Checked {
+    fn settle(&mut self, mut told: impl Iterator<Item = Told>) -> Checked {
+        let options = self.options.clone();
+        let stop = &options.stop;
         let step = self.nfe;
         self.nfe += 1;
         let drafts = std::mem::take(&mut self.drafts);
@@ -189,21 +204,30 @@ impl<'m> Speculating<'m> {
     /// Nothing yet, to be written in this way. Errors if the model has no mask token or an option means nothing.
     pub fn new(model: &'m Model, options: Speculation) -> Result<Self, ModelError> {
         let mask = model.config.mask_token_id()?;
-        options.sampling.check()?;
-        if options.block == 0 {
-            return Err(ModelError::input("block", 0, "at least one position"));
-        }
-        Ok(Self { model, options, mask, texts: Lanes::default(), cache: None })
+        options.check()?;
+        Ok(Self { model, options: Arc::new(options), mask, texts: Lanes::default(), cache: None })
     }
 
     /// Takes a prompt; returns its id: the number of prompts that joined before. Errors if it does not fit the model.
     pub fn join(&mut self, start: Start) -> Result<u64, ModelError> {
+        self.take(start, self.options.clone())
+    }
+
+    /// As [`Speculating::join`], for a text that is written in a way of its own. Errors if it does not fit the model, or an option means
+    /// nothing.
+    pub fn join_with(&mut self, start: Start, options: Speculation) -> Result<u64, ModelError> {
+        options.check()?;
+        self.take(start, Arc::new(options))
+    }
+
+    fn take(&mut self, start: Start, options: Arc<Speculation>) -> Result<u64, ModelError> {
         let Start { prompt, most } = start;
         self.model.check_prompt(&prompt.tokens, most)?;
         let length = prompt.tokens.len();
         let most = length + most;
         let text = Text {
             key: prompt.key,
+            options,
             tokens: prompt.tokens,
             prompt: length,
             most,
@@ -235,14 +259,14 @@ impl<'m> Speculating<'m> {
         for length in self.rotary_lengths() {
             let told = tch::no_grad(|| self.answer(length))?;
             let mut told = told.into_iter();
-            let Self { model, options, texts, .. } = self;
+            let Self { model, texts, .. } = self;
             for (_, id, text) in texts.iter_mut() {
                 if text.ended() || model.rotary_length(text.most) != length {
                     continue;
                 }
-                let rows = text.drafts.len() + 1 + text.noised(options.block).len().saturating_sub(1);
+                let rows = text.drafts.len() + 1 + text.noised().len().saturating_sub(1);
                 let mine: Vec<Told> = told.by_ref().take(rows).collect();
-                checked.push(Checked { id, ..text.settle(mine.into_iter(), &options.stop) });
+                checked.push(Checked { id, ..text.settle(mine.into_iter()) });
             }
         }
         checked.sort_by_key(|one| one.id);
@@ -260,7 +284,7 @@ impl<'m> Speculating<'m> {
 
     /// One forward: of each text the verdicts and then the drafts, by lane.
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Told>, ModelError> {
-        let Self { model, options, mask, texts, cache } = self;
+        let Self { model, mask, texts, cache, .. } = self;
         let capacity = texts.iter().map(|(_, _, text)| text.readable).max().unwrap_or(0);
         let cache = model.room(cache, (texts.count(), capacity), true)?;
         let mut active = Active { rotary_length: length, ..Active::default() };
@@ -269,7 +293,8 @@ impl<'m> Speculating<'m> {
             if text.ended() || model.rotary_length(text.most) != length {
                 continue;
             }
-            let noised = text.noised(options.block);
+            let options = &text.options;
+            let noised = text.noised();
             let known: Vec<u32> = text.tokens.iter().copied().chain(text.drafts.iter().map(|d| d.token)).collect();
             let tokens = (text.read..noised.end).map(|at| (at, known.get(at).copied().unwrap_or(*mask)));
             let seen = |at: usize| model.config.reach(at)..if at < noised.start { at + 1 } else { noised.end };
@@ -280,16 +305,20 @@ impl<'m> Speculating<'m> {
             let mut ask = |position: usize, role| {
                 let penalised = options.sampling.repetition_penalty != 1.0;
                 let present = if penalised { different(&known[..position.min(known.len())]) } else { Vec::new() };
-                asked.push(Asked { coins: coins(options.seed, position, text.key), present, role });
+                asked.push(Asked {
+                    sampling: options.sampling,
+                    coins: coins(options.seed, position, text.key),
+                    present,
+                    role,
+                });
             };
             let drafts = text.drafts.iter().map(Some).chain([None]);
             (text.tokens.len()..).zip(drafts).for_each(|(at, draft)| ask(at, Role::Check(draft)));
             drafted.for_each(|at| ask(at, Role::Draft));
         }
         let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
-        let sampling = &options.sampling;
         model.over_rows(&hidden, asked.len(), |scratch, at, logits| {
-            let Asked { coins, present, role } = &asked[at];
+            let Asked { sampling, coins, present, role } = &asked[at];
             match role {
                 Role::Check(draft) => {
                     Told { verdict: sampling.verify(logits, present, *draft, *coins, scratch), ..Told::default() }

@@ -1,45 +1,28 @@
 //! The page over HTTP. Every route is a GET; no request can change anything.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, SET_COOKIE,
-    X_CONTENT_TYPE_OPTIONS,
-};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use difflow_schema::run::RunDir;
+use difflow_web::{Access, Refusal, Verdict};
 use futures::stream::{StreamExt, unfold};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
-use tokio_io_timeout::TimeoutStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-use super::access::{Access, Verdict};
+use super::samples;
 use super::view::{News, View};
-use super::{GOODBYE, samples};
 
 /// Most readers of events at a time.
 const READERS: usize = 16;
-/// Most connections at a time.
-const CONNECTIONS: usize = 64;
-/// The longest head of a request, in bytes.
-const HEAD: usize = 16 << 10;
-/// Most header lines of a request.
-const HEADERS: usize = 64;
-/// How long a request may take to come in, and a piece of an answer to go out.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Updates that a reader may be behind; then it is told everything anew.
 const BEHIND: usize = 8;
 /// Between two signs of life to a reader for whom there is no news.
@@ -49,8 +32,8 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const ASSETS: [(&str, &str, &str); 10] = [
     ("/", HTML, include_str!("assets/index.html")),
-    ("/style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
-    ("/icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),
+    ("/style.css", "text/css; charset=utf-8", difflow_web::STYLE),
+    ("/icon.svg", "image/svg+xml", difflow_web::ICON),
     ("/main.js", SCRIPT, include_str!("assets/main.js")),
     ("/chart.js", SCRIPT, include_str!("assets/chart.js")),
     ("/format.js", SCRIPT, include_str!("assets/format.js")),
@@ -60,9 +43,6 @@ const ASSETS: [(&str, &str, &str); 10] = [
     ("/health.js", SCRIPT, include_str!("assets/health.js")),
 ];
 
-/// Nothing from elsewhere, nothing inline, no frame around it.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// The report has its styles inside, and no script.
 const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
                              frame-ancestors 'none'";
@@ -127,50 +107,7 @@ impl Shared {
     }
 }
 
-/// Serves until `stopped`, and until readers have what they asked for, but not longer than [`GOODBYE`].
-///
-/// # Errors
-/// When the system takes the listener back.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let service = TowerToHyperService::new(routes(shared));
-    let mut http = http1::Builder::new();
-    // One request a connection, so that a reader who is done holds no place.
-    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    http.max_buf_size(HEAD).max_headers(HEADERS);
-    let accepting = async {
-        loop {
-            let Ok(place) = connections.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let mut stream = TimeoutStream::new(stream);
-                    stream.set_write_timeout(Some(PATIENCE));
-                    let answering = http.serve_connection(TokioIo::new(Box::pin(stream)), service.clone());
-                    tokio::spawn(async move {
-                        // A reader who goes away is no event.
-                        _ = answering.await;
-                        drop(place);
-                    });
-                }
-                // Out of file handles: they come back when readers leave.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        }
-    };
-    let leaving = async {
-        _ = stopped.wait_for(|stop| *stop).await;
-        // One place is taken by whoever comes next; all others are free when the last reader has taken the last event.
-        _ = tokio::time::timeout(GOODBYE, connections.acquire_many(CONNECTIONS as u32 - 1)).await;
-    };
-    tokio::select! {
-        () = accepting => {}
-        () = leaving => {}
-    }
-    Ok(())
-}
-
-fn routes(shared: Arc<Shared>) -> Router {
+pub fn routes(shared: Arc<Shared>) -> Router {
     let assets = ASSETS.into_iter().fold(Router::new(), |router, (path, kind, text)| {
         router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text)))
     });
@@ -193,11 +130,7 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         Some(refusal) => refusal,
         None => next.run(request).await,
     };
-    let headers = answer.headers_mut();
-    headers.entry(CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(POLICY));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    difflow_web::be_strict(answer.headers_mut());
     answer
 }
 
@@ -209,11 +142,19 @@ fn refusal(shared: &Shared, request: &Request) -> Option<Response> {
     }
     match shared.access.judge(request.uri(), request.headers()) {
         Verdict::Enter => None,
-        Verdict::Refuse(reason) => Some((StatusCode::FORBIDDEN, reason).into_response()),
+        Verdict::Refuse(refusal) => Some((StatusCode::FORBIDDEN, reason(refusal)).into_response()),
         Verdict::Keep(cookie) => {
             let there = request.uri().path().to_owned();
             Some((StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, there)]).into_response())
         }
+    }
+}
+
+fn reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Host => "this page is read under an address or as localhost, not under another name",
+        Refusal::Token => "this page needs its token: add ?token= and the monitor's PAGE_TOKEN to the address",
+        Refusal::Origin => "this page is read by itself, not by other pages",
     }
 }
 

@@ -1,12 +1,12 @@
-//! Who may read the page.
+//! Who may come in.
 //!
 //! Without a token, only this machine can reach it, and the host of a request must be this machine: a web page from
 //! another site with a name made to point here (DNS rebinding) gets nothing. With a token, a reader gives it once in
 //! the address; a cookie keeps it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, Uri};
 use subtle::ConstantTimeEq;
 
@@ -25,14 +25,25 @@ pub enum Verdict {
     Enter,
     /// The token is right: keep it in this cookie, and ask again without it.
     Keep(String),
-    /// It is refused, with the reason.
-    Refuse(&'static str),
+    /// It is refused.
+    Refuse(Refusal),
+}
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It was asked under a name that is not this machine's.
+    Host,
+    /// It has no token, or a wrong one.
+    Token,
+    /// A web page from elsewhere asks, in somebody's browser.
+    Origin,
 }
 
 impl Access {
-    /// For a page at `address`; an empty token is none.
-    pub fn new(address: SocketAddr, token: &str) -> Self {
-        Self { token: token.to_owned(), cookie: format!("difflow-{}", address.port()) }
+    /// For what is served at a port; an empty token is none.
+    pub fn new(port: u16, token: &str) -> Self {
+        Self { token: token.to_owned(), cookie: format!("difflow-{port}") }
     }
 
     /// Whether a token is needed.
@@ -43,11 +54,18 @@ impl Access {
     /// Judges a request.
     pub fn judge(&self, uri: &Uri, headers: &HeaderMap) -> Verdict {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let named = header(HOST).or_else(|| uri.authority().map(|authority| authority.as_str()));
+        // Browsers name the page that asks, but for reading its own.
+        if let Some(origin) = headers.get(ORIGIN) {
+            let of = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+            if of.is_none() || of != named {
+                return Verdict::Refuse(Refusal::Origin);
+            }
+        }
         if !self.wants_token() {
-            let named = header(HOST).or_else(|| uri.authority().map(|authority| authority.as_str()));
             return match named {
                 Some(host) if is_this_machine(host) => Verdict::Enter,
-                _ => Verdict::Refuse("this page is read under an address or as localhost, not under another name"),
+                _ => Verdict::Refuse(Refusal::Host),
             };
         }
         let given = uri.query().and_then(|query| query.split('&').find_map(|part| part.strip_prefix("token=")));
@@ -58,10 +76,11 @@ impl Access {
         let cookies =
             headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|all| all.split(';'));
         let kept = cookies.filter_map(|cookie| cookie.trim().split_once('=')).find(|(name, _)| *name == self.cookie);
-        if bearer.or(kept.map(|(_, token)| token)).is_some_and(|token| self.is_token(token)) {
+        let key = headers.get("x-api-key").and_then(|value| value.to_str().ok());
+        if bearer.or(key).or(kept.map(|(_, token)| token)).is_some_and(|token| self.is_token(token)) {
             return Verdict::Enter;
         }
-        Verdict::Refuse("this page needs its token: add ?token= and the monitor's PAGE_TOKEN to the address")
+        Verdict::Refuse(Refusal::Token)
     }
 
     /// Takes as long for a wrong token as for a right one.
@@ -92,7 +111,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name.parse::<axum::http::HeaderName>().unwrap(), value.parse().unwrap());
         }
-        Access::new("127.0.0.1:8600".parse().unwrap(), token).judge(&uri.parse().unwrap(), &map)
+        Access::new(8600, token).judge(&uri.parse().unwrap(), &map)
     }
 
     /// A web page that a reader visits can make any name point to 127.0.0.1, and would then read the run.
@@ -115,6 +134,19 @@ mod tests {
         let kept = cookie.split(';').next().unwrap();
         assert_eq!(judge(TOKEN, "/events", &[("cookie", &format!("other=1; {kept}"))]), Verdict::Enter);
         assert_eq!(judge(TOKEN, "/events", &[("authorization", &format!("Bearer {TOKEN}"))]), Verdict::Enter);
+    }
+
+    /// A page that somebody visits can send requests to this machine; it may not even cost it something.
+    #[test]
+    fn a_web_page_from_elsewhere_is_refused_with_or_without_a_token() {
+        let (host, key) = (("host", "127.0.0.1:8600"), ("x-api-key", TOKEN));
+        for token in ["", TOKEN] {
+            for origin in ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost:8600", ""] {
+                let verdict = judge(token, "/", &[host, key, ("origin", origin)]);
+                assert_eq!(verdict, Verdict::Refuse(Refusal::Origin), "{origin}");
+            }
+            assert_eq!(judge(token, "/", &[host, key, ("origin", "http://127.0.0.1:8600")]), Verdict::Enter);
+        }
     }
 
     #[test]

@@ -1,0 +1,31 @@
+//! Text from a checkpoint over HTTP: see docs/SERVING.md.
+//!
+//! A request is read and turned into texts with gaps (`plan`), each of which waits in the [`queue`] for its turn. One thread (`worker`)
+//! has the model: between two forwards texts join its batch and leave it. What each forward reveals goes back to the request, which turns
+//! it into text (`writer`) and the answer that its route promises (`routes`).
+
+pub mod config;
+
+mod answer;
+mod chat;
+mod error;
+mod fields;
+mod infill;
+mod logprobs;
+mod metrics;
+mod model;
+mod openapi;
+mod page;
+mod plan;
+mod queue;
+mod routes;
+mod run;
+mod server;
+mod settings;
+mod tokens;
+mod worker;
+mod writer;
+
+pub use run::run;
+pub use server::{Server, ServerError};
+pub use settings::{Limits, Settings};
