@@ -73,6 +73,9 @@ pub enum ModelError {
          ACTIVATION_CHECKPOINTING: true or PRECISION: bf16"
     )]
     OutOfMemory { detail: String },
+    /// A rank cannot meet the others, or one of them was lost.
+    #[error("{0}")]
+    Ranks(String),
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Torch(String),
