@@ -58,7 +58,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<u8> {
     let Arguments { chosen, from, fork, .. } = arguments;
     let file = &chosen.file;
-    let mut tree = match chosen.read()? {
+    let mut tree = match chosen.read(&[])? {
         Ok(tree) => tree,
         Err(code) => return Ok(code),
     };
