@@ -19,15 +19,12 @@ pub struct Chosen {
     /// Change a key for this run, in all nodes that have it, or with NODE.KEY in one; as often as needed.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<Assignment>,
-    /// Train in so many processes: the trainer becomes a node for each. docs/RANKS.md says what that promises.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    ranks: usize,
 }
 
 impl Chosen {
-    /// Returns what the file says with the changed keys and all ranks, which are placed on `machines` where there are any; where that cannot run, says why on stderr and returns the exit code.
-    /// Errors if the file cannot be read.
-    pub fn read(&self, machines: &[String]) -> Result<Result<Tree, u8>> {
+    /// Returns what the file says with the changed keys and `ranks`, which are placed on `machines` where there are any;
+    /// where that cannot run, says why on stderr and returns the exit code. Errors if the file cannot be read.
+    pub fn read(&self, ranks: usize, machines: &[String]) -> Result<Result<Tree, u8>> {
         let file = &self.file;
         let refuse = |problem: &str, code: u8| {
             eprintln!("{problem}");
@@ -50,7 +47,7 @@ impl Chosen {
                 let folder = file.parent().unwrap_or(Path::new(""));
                 let set = tree.set(&self.set);
                 let expanded = set.and_then(|()| {
-                    tree.expand_ranks(self.ranks, machines, folder).map_err(|problem| format!("--ranks: {problem}"))
+                    tree.expand_ranks(ranks, machines, folder).map_err(|problem| format!("--ranks: {problem}"))
                 });
                 match expanded {
                     Ok(()) => Ok(Ok(tree)),

@@ -19,6 +19,9 @@ Exit codes: 0 done, 2 usage, 78 the file cannot be read.";
 pub struct Arguments {
     #[command(flatten)]
     chosen: Chosen,
+    /// Train in so many processes: the trainer becomes a node for each. docs/RANKS.md says what that promises.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    ranks: usize,
     /// Place the ranks on these machines of a dora cluster, as many on each, and everything else on the first.
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     machines: Vec<String>,
@@ -29,7 +32,7 @@ pub struct Arguments {
 /// # Errors
 /// When it cannot be read.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    Ok(match arguments.chosen.read(&arguments.machines)? {
+    Ok(match arguments.chosen.read(arguments.ranks, &arguments.machines)? {
         Ok(tree) => {
             print!("{}", tree.text());
             0

@@ -28,10 +28,6 @@ fn block() -> Dataflow {
         .set("sampler", "DECODER", "confidence")
 }
 
-fn autoregressive() -> Dataflow {
-    small().set("trainer", "OBJECTIVE", "ar").set("trainer", "EMA_DECAY", 0.9).set("sampler", "DECODER", "ar")
-}
-
 /// The bytes of weights and optimizer of the last checkpoint, and the digest of all batches that it was trained on.
 fn end(run: &Path) -> (Vec<u8>, Vec<u8>, String) {
     let folder = run.join(format!("checkpoints/step-{STEPS:08}"));
@@ -75,11 +71,6 @@ fn two_and_four_ranks_end_in_the_bytes_of_one() {
 #[test]
 fn so_they_do_in_block_diffusion() {
     number_of_ranks_does_not_matter(block);
-}
-
-#[test]
-fn so_they_do_in_next_token_prediction() {
-    number_of_ranks_does_not_matter(autoregressive);
 }
 
 /// The trainers of a run; that of rank 0, which has the run's lock, comes first.
