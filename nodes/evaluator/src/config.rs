@@ -15,6 +15,13 @@ pub struct Config {
     pub heldout: String,
     /// Its column with the text.
     pub text_column: String,
+    /// Of a model that is finetuned on conversations the answers are scored, given what they answer. The columns of HELDOUT with a prompt
+    /// and its response: that with the prompt. Empty: MESSAGES_COLUMN.
+    pub prompt_column: Option<String>,
+    /// That with the response.
+    pub response_column: String,
+    /// The column of HELDOUT with messages, as JSON.
+    pub messages_column: Option<String>,
     /// How many of them are scored, from the first on.
     #[schemars(range(min = 1))]
     pub eval_documents: usize,
@@ -49,6 +56,9 @@ impl Default for Config {
             run: RunKeys::default(),
             heldout: String::new(),
             text_column: "text".into(),
+            prompt_column: None,
+            response_column: "response".into(),
+            messages_column: None,
             eval_documents: 128,
             eval_draws: 4,
             eval_seed: 0,

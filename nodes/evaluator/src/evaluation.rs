@@ -1,16 +1,15 @@
 //! All metrics of one checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use difflow_eval::{EvalError, Options, Task as TaskFile};
-use difflow_inference::documents::{self, DocumentsError};
+use difflow_inference::documents;
 use difflow_inference::{
-    Answer, Asking, Batching, Decoding, Document, Estimate, Gap, InferenceError, Nats, Noise, Reading, Session, Task,
+    Answer, Asking, Batching, Decoding, Document, Estimate, Exchange, Gap, InferenceError, Nats, Noise, Reading,
+    Session, Task,
 };
-use difflow_node_kit::problem::Kind;
 use difflow_node_kit::record::deciding;
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::{Checkpoint, Scored, Scores};
@@ -18,11 +17,7 @@ use difflow_text::{Gap as GapText, read_gaps};
 use eyre::{Context, Result};
 
 use crate::config::Config;
-
-/// How long the corpus node may take to split off the run's own held-out documents.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+use crate::heldout::Heldout;
 
 /// Where the tasks are that come with difflow, from the folder of the dataflow file.
 const TASKS: &str = "data/tasks";
@@ -37,6 +32,8 @@ pub struct Evaluation {
 /// The questions as one checkpoint's tokenizer spells them.
 struct Questions {
     documents: Vec<Task>,
+    /// Of conversations: the tokens of each answer.
+    answers: Vec<u64>,
     cut: usize,
     gaps: Vec<Task>,
 }
@@ -48,7 +45,7 @@ impl Evaluation {
         let (gaps, tasks) = (gaps(&config)?, tasks(&config)?);
         let evaluation = Self { config, gaps, tasks };
         if !evaluation.config.heldout.is_empty() {
-            evaluation.texts()?;
+            evaluation.heldout().look()?;
         }
         Ok(evaluation)
     }
@@ -57,7 +54,9 @@ impl Evaluation {
     /// documents, or with the error of `go_on`.
     pub fn score(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {
         let start = Instant::now();
-        self.wait_for_documents(go_on)?;
+        if self.config.heldout.is_empty() {
+            documents::wait_for(&self.config.run.dir().heldout(), go_on)?;
+        }
         let session = Session::open(Path::new(&checkpoint.path), &self.config.compute.opening())
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
         let questions = self.questions(&session)?;
@@ -104,7 +103,7 @@ impl Evaluation {
             rows: config.eval_batch,
         };
         let mut ask = |tasks: &[Task]| session.answer(tasks, &asking, &mut |_| go_on());
-        let estimate = Estimate::of(&likelihoods(ask(&questions.documents)?));
+        let estimate = questions.nats(ask(&questions.documents)?);
         // A model that writes block by block has seen what stands behind a gap only if it was trained on whole rows, too.
         let blind = session.blocks().is_some() && !session.fills_gaps();
         let filled = if blind { Vec::new() } else { ask(&questions.gaps)? };
@@ -125,7 +124,7 @@ impl Evaluation {
             if blocks.is_some_and(|blocks| blocks.ar_weight > 0.0) {
                 let asking = Asking { reading: Reading::LeftToRight, ..asking };
                 let nats = session.answer(&questions.documents, &asking, &mut |_| go_on())?;
-                metrics.insert("own_ar_loss", Estimate::of(&likelihoods(nats)).value);
+                metrics.insert("own_ar_loss", questions.nats(nats).value);
             }
         }
         Ok(metrics.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
@@ -174,55 +173,40 @@ impl Evaluation {
 
     fn questions(&self, session: &Session) -> Result<Questions> {
         let (words, longest) = (session.words(), session.sequence_length());
-        let (mut documents, mut cut) = (Vec::new(), 0);
-        for text in self.texts()? {
-            let mut tokens = [vec![words.bos], words.encode(&text)?, vec![words.eos]].concat();
-            cut += usize::from(tokens.len() > longest);
-            tokens.truncate(longest);
-            documents.push(Task::Likelihood(Document::new(tokens)));
-        }
-        let gaps = self.gaps.iter().map(|gap| Ok(Task::Gap(Gap::of_text(gap, words).map_err(InferenceError::from)?)));
-        Ok(Questions { documents, cut, gaps: gaps.collect::<Result<_>>()? })
-    }
-
-    /// The file of held-out documents.
-    fn heldout(&self) -> PathBuf {
-        if self.config.heldout.is_empty() {
-            self.config.run.dir().heldout()
+        let mut documents = Vec::new();
+        let mut answers = Vec::new();
+        if let Some(chat) = session.chat()? {
+            for conversation in self.heldout().conversations()? {
+                let Exchange { document, answer } = chat.exchange(&conversation)?;
+                // Nothing of an answer can be left out.
+                if document.tokens.len() <= longest {
+                    documents.push(document);
+                    answers.push(answer);
+                }
+            }
         } else {
-            PathBuf::from(&self.config.heldout)
+            for text in self.heldout().texts()? {
+                documents.push(Document::new([vec![words.bos], words.encode(&text)?, vec![words.eos]].concat()));
+            }
         }
+        let cut = documents.iter().filter(|document| document.tokens.len() > longest).count();
+        documents.iter_mut().for_each(|document| document.tokens.truncate(longest));
+        let gaps = self.gaps.iter().map(|gap| Ok(Task::Gap(Gap::of_text(gap, words).map_err(InferenceError::from)?)));
+        let documents = documents.into_iter().map(Task::Likelihood).collect();
+        Ok(Questions { documents, answers, cut, gaps: gaps.collect::<Result<_>>()? })
     }
 
-    /// The corpus node writes the run's own held-out documents while the first checkpoint is made.
-    fn wait_for_documents(&self, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let (path, start) = (self.heldout(), Instant::now());
-        while self.config.heldout.is_empty() && !path.is_file() && start.elapsed() < PATIENCE {
-            go_on()?;
-            thread::sleep(LOOK);
-        }
-        Ok(())
+    fn heldout(&self) -> Heldout<'_> {
+        Heldout { config: &self.config }
     }
+}
 
-    fn texts(&self) -> Result<Vec<String>, Problems> {
-        let (path, column) = (self.heldout(), &self.config.text_column);
-        let missing =
-            "allowed: a Parquet file of documents, or empty for those that the corpus node splits off for the run";
-        let wrong = |found: String| Problem::new("HELDOUT", path.display(), format!("{found}; {missing}"));
-        let texts = documents::of_parquet(&path, column, self.config.eval_documents).map_err(|e| match e {
-            DocumentsError::File { reason, .. } => wrong(reason).of_kind(Kind::File),
-            DocumentsError::NoColumn { columns, .. } => {
-                Problem::new("TEXT_COLUMN", column, format!("columns of {}: {columns}", path.display()))
-            }
-            DocumentsError::NoText { kind, .. } => {
-                let allowed = format!("it is {kind} in {}; allowed: a column of text", path.display());
-                Problem::new("TEXT_COLUMN", column, allowed)
-            }
-        })?;
-        if texts.is_empty() {
-            return Err(wrong("it has no rows".to_owned()).into());
-        }
-        Ok(texts)
+impl Questions {
+    /// What the documents' answers say. Of an answer that was filled up with end tokens, the tokens are those of the answer alone.
+    fn nats(&self, answers: Vec<Answer>) -> Estimate {
+        let mut nats = likelihoods(answers);
+        nats.iter_mut().zip(&self.answers).for_each(|(nats, &answer)| nats.tokens = answer);
+        Estimate::of(&nats)
     }
 }
 

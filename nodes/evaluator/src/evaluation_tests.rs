@@ -210,7 +210,7 @@ fn without_a_file_of_its_own_the_runs_held_out_documents_are_scored() {
     });
     assert_eq!(found.unwrap().metrics, given.metrics);
     std::fs::remove_file(&path).unwrap();
-    let text = evaluation.texts().unwrap_err().to_string();
+    let text = evaluation.heldout().texts().unwrap_err().to_string();
     assert!(text.contains("HELDOUT") && text.contains("heldout.parquet") && text.contains("corpus"), "{text}");
 }
 
@@ -243,4 +243,70 @@ fn wrong_inputs_are_problems_of_their_keys() {
     assert!(evaluation.gaps.is_empty());
     let error = format!("{:#}", evaluation.score(&checkpoint(&dir, 0), &mut || Ok(())).unwrap_err());
     assert!(error.contains("base model") && error.contains("/nowhere"), "{error}");
+}
+
+/// The run's own held-out conversations, as the corpus node leaves them, or those of HELDOUT by its columns.
+#[test]
+fn of_conversations_the_answers_are_scored_given_their_prompts() {
+    let (dir, config) = files();
+    let examples = difflow_schema::ExampleFacts {
+        template: None,
+        template_file: None,
+        template_date: None,
+        separator: ".".into(),
+        pad_policy: "eos-once".into(),
+        turns: "apart".into(),
+        several_a_row: true,
+        fill_multiple: None,
+    };
+    tiny::write_origin(&dir.path().join("checkpoint"), Some(&dir.path().join("base")), |origin| {
+        (origin.sequence_length, origin.examples) = (12, Some(examples));
+    });
+    let exchanges = [("ab", "cd"), ("e", "fgh"), ("too long for a row", "i")];
+    let messages =
+        exchanges.map(|(prompt, response)| difflow_schema::Conversation::exchange(prompt, response).unwrap().to_json());
+    let column = |texts: Vec<&str>| -> ArrayRef { Arc::new(LargeStringArray::from(texts)) };
+    let write = |path: &Path, columns: Vec<(&str, ArrayRef)>| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    };
+    let messages = column(messages.iter().map(String::as_str).collect());
+    write(&config.run.dir().heldout(), vec![("messages", messages)]);
+    let (prompts, responses) = exchanges.iter().copied().unzip();
+    let own = dir.path().join("own.parquet");
+    write(&own, vec![("question", column(prompts)), ("response", column(responses))]);
+
+    let run = Config { heldout: String::new(), infill: String::new(), ..config };
+    let scores = score(&dir, &run, 0);
+    assert_eq!(scores.content.documents, 2, "an answer that does not fit into a row is left out");
+    let session = Session::open(&dir.path().join("base"), &tiny::opening()).unwrap();
+    let document = |text: &str, given| {
+        let words = session.words();
+        Document { tokens: [vec![words.bos], words.encode(text).unwrap(), vec![words.eos]].concat(), given }
+    };
+    let wanted =
+        session
+            .ar_loss(&[document("ab.cd", 4), document("e.fgh", 3)], Batching::Rows(1), &mut |_| {
+                Ok::<(), InferenceError>(())
+            })
+            .unwrap();
+    assert!((scores.metrics["ar_loss"].unwrap() - Estimate::of(&wanted).value).abs() < 1e-6);
+    let named = Config { heldout: own.display().to_string(), prompt_column: Some("question".into()), ..run.clone() };
+    assert_eq!(score(&dir, &named, 0).metrics, scores.metrics);
+    let error = |config: Config| {
+        let scored = Evaluation::open(config).and_then(|evaluation| {
+            evaluation
+                .questions(&Session::open(&dir.path().join("checkpoint"), &tiny::opening()).unwrap())
+                .map(|_| ())
+                .map_err(|e| e.downcast::<Problems>().unwrap())
+        });
+        scored.unwrap_err().0.remove(0).key
+    };
+    assert_eq!(error(Config { prompt_column: None, text_column: "question".into(), ..named.clone() }), "PROMPT_COLUMN");
+    assert_eq!(error(Config { prompt_column: Some("no".into()), ..named.clone() }), "PROMPT_COLUMN");
+    assert_eq!(error(Config { response_column: "no".into(), ..named.clone() }), "RESPONSE_COLUMN");
+    assert_eq!(error(Config { messages_column: Some("question".into()), ..named }), "MESSAGES_COLUMN");
 }

@@ -1,6 +1,7 @@
 //! difflow-evaluator: see README.md.
 
 mod evaluation;
+mod heldout;
 mod run;
 
 use std::process::ExitCode;

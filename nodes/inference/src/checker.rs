@@ -1,7 +1,7 @@
 //! An external command that judges texts: the sampler's key CHECKER and `difflow sample --checker`.
 //!
-//! It is started without a shell, once for all texts of a checkpoint, reads one JSON object `{"text": …}` per line
-//! and answers with one line per text: `ok`, or what is wrong.
+//! It is started without a shell, once for all texts of a checkpoint, reads one JSON object per line, `{"text": …}` or
+//! `{"prompt": …, "response": …}`, and answers with one line per text: `ok`, or what is wrong.
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::json;
 
 use crate::error::InferenceError;
@@ -39,6 +40,16 @@ pub enum CheckerError {
     Answers { command: String, answers: usize, texts: usize },
 }
 
+/// A text that is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Judged {
+    /// From nothing.
+    Text { text: String },
+    /// An answer to a prompt.
+    Exchange { prompt: String, response: String },
+}
+
 /// A command that judges texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checker {
@@ -61,7 +72,7 @@ impl Checker {
     /// fails, or answers another number of lines, or with the error of `go_on`; the command is then killed.
     pub fn verdicts<E: From<InferenceError>>(
         &self,
-        texts: &[String],
+        texts: &[Judged],
         go_on: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<Vec<String>, E> {
         if texts.is_empty() {
@@ -75,7 +86,7 @@ impl Checker {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let lines: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+        let lines: String = texts.iter().map(|text| format!("{}\n", json!(text))).collect();
         let input = child.stdin.take();
         // A checker that answers line by line would otherwise wait for us to read while we wait for it to. One that ended before it
         // read everything is told of by its exit code or by the missing lines.
@@ -160,7 +171,7 @@ mod tests {
         let path = dir.path().join("checker");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+        let texts: Vec<Judged> = texts.iter().map(|&text| Judged::Text { text: text.to_owned() }).collect();
         Checker::open(path.to_str().unwrap()).unwrap().unwrap().verdicts(&texts, &mut || Ok(()))
     }
 
@@ -196,7 +207,7 @@ mod tests {
         }
         let mut asked = 0;
         let checker = Checker::open("sleep infinity").unwrap().unwrap();
-        let result = checker.verdicts(&["a".to_owned()], &mut || {
+        let result = checker.verdicts(&[Judged::Text { text: "a".to_owned() }], &mut || {
             asked += 1;
             if asked == 3 { Err(Ended::Stopped) } else { Ok(()) }
         });

@@ -3,8 +3,12 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
+use difflow_schema::Conversation;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -23,6 +27,47 @@ pub enum DocumentsError {
     /// The column is not text.
     #[error("{}: column `{column}` is {kind}, wanted a column of text", path.display())]
     NoText { path: PathBuf, column: String, kind: String },
+    /// A row is no conversation.
+    #[error("{}, row {row} (counted from 0): {reason}", path.display())]
+    NoConversation { path: PathBuf, row: usize, reason: String },
+}
+
+/// The column of conversations, as JSON, in the file that the corpus node leaves in a run.
+pub const MESSAGES: &str = "messages";
+
+/// How long the corpus node may take to split off the run's own held-out documents.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits for a run's own held-out documents, which the corpus node writes while the first checkpoint is made; calls `go_on` meanwhile. If they
+/// do not come within two minutes, whoever reads them will say so. Errors with the error of `go_on`.
+pub fn wait_for<E>(path: &Path, go_on: &mut dyn FnMut() -> Result<(), E>) -> Result<(), E> {
+    let start = Instant::now();
+    while !path.is_file() && start.elapsed() < PATIENCE {
+        go_on()?;
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Returns the first conversations of a column of a Parquet file, at most `limit`. Errors as [`of_parquet`], or if a row is none.
+pub fn conversations(path: &Path, column: &str, limit: usize) -> Result<Vec<Conversation>, DocumentsError> {
+    let read = |(row, messages): (usize, String)| {
+        let reason = |e| DocumentsError::NoConversation { path: path.to_owned(), row, reason: format!("{e}") };
+        Conversation::parse(&messages).map_err(reason)
+    };
+    of_parquet(path, column, limit)?.into_iter().enumerate().map(read).collect()
+}
+
+/// Returns the first exchanges of two columns of a Parquet file, at most `limit`. Errors as [`conversations`].
+pub fn exchanges(path: &Path, prompt: &str, response: &str, limit: usize) -> Result<Vec<Conversation>, DocumentsError> {
+    let both = of_parquet(path, prompt, limit)?.into_iter().zip(of_parquet(path, response, limit)?);
+    let read = |(row, (prompt, response)): (usize, (String, String))| {
+        let reason = |e| DocumentsError::NoConversation { path: path.to_owned(), row, reason: format!("{e}") };
+        Conversation::exchange(&prompt, &response).map_err(reason)
+    };
+    both.enumerate().map(read).collect()
 }
 
 /// Returns the documents of a text file, at most `limit`: separated by `<|endoftext|>` if it has any, otherwise by

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use difflow_schema::{Component, Origin};
+use difflow_schema::{Component, ExampleFacts, Origin};
 use serde_json::{Map, Value};
 
 use crate::error::InferenceError;
@@ -35,6 +35,8 @@ pub struct Facts {
     pub blocks: Option<String>,
     /// Tokens of the longest canvas of a document with an open end; `None` if every canvas ended with its text.
     pub canvas: Option<usize>,
+    /// How conversations became rows; `None` where documents were none.
+    pub examples: Option<ExampleFacts>,
 }
 
 /// A special token, as a file names it.
@@ -90,6 +92,7 @@ impl Facts {
             length_entropy: None,
             blocks: None,
             canvas: None,
+            examples: None,
         }
     }
 }
@@ -108,6 +111,7 @@ impl From<Origin> for Facts {
             length_entropy: origin.length_entropy,
             blocks: origin.blocks,
             canvas: origin.canvas,
+            examples: origin.examples,
         }
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             steps: 9,
             length_entropy: Some(1.5),
             canvas: Some(11),
+            examples: None,
         };
         std::fs::write(dir.path().join("origin.json"), serde_json::to_string(&origin).unwrap()).unwrap();
         let facts = Facts::read(dir.path()).unwrap();

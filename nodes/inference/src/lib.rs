@@ -7,6 +7,7 @@
 //! | know what a checkpoint records about itself | [`Facts`] |
 //! | ask anything, in batches | [`Task`], [`Asking`], [`Session::answer`] |
 //! | generate: from nothing, after a prompt, in gaps | [`Decoding`], [`Session::write`] |
+//! | ask a model that was finetuned on conversations | [`Session::chat`], [`Chat`] |
 //! | measure likelihood | [`Session::nelbo`], [`Session::ar_loss`], [`Estimate`], [`Session::perplexity_of`] |
 //! | choose between candidates by likelihood, with errors | [`Question`], [`Scorer`], [`Session::candidates`] |
 //! | read documents and gaps | [`documents`], [`Gap`], [`every_second_sentence_hidden`] |
@@ -47,6 +48,7 @@
 //! reference between threads.
 
 mod candidates;
+mod chat;
 mod checker;
 mod compute;
 mod decoding;
@@ -66,7 +68,8 @@ mod ways;
 mod writing;
 
 pub use candidates::{Error, Question, Scorer, Scoring, Value};
-pub use checker::{Checker, CheckerError, OK};
+pub use chat::{Chat, Exchange};
+pub use checker::{Checker, CheckerError, Judged, OK};
 pub use compute::Compute;
 pub use decoding::{Decoder, Decoding};
 pub use error::InferenceError;

@@ -6,7 +6,7 @@ use difflow_model::{GapLength, Piece, Template};
 use difflow_text::{Gap as GapText, Lengths, distinct, entropy, repetition};
 use serde::Serialize;
 
-use crate::checker::{Checker, OK};
+use crate::checker::{Checker, Judged, OK};
 use crate::decoding::{Decoder, Decoding};
 use crate::error::InferenceError;
 use crate::gaps::{Gap, every_second_sentence_hidden};
@@ -230,6 +230,7 @@ fn left_to_right(way: &Way) -> bool {
 /// Share of the texts that the checker passes.
 fn passed<E: From<InferenceError>>(checker: &Checker, texts: &[String], go_on: &mut GoOn<E>) -> Result<f64, E> {
     let progress = Progress { done: texts.len(), of: texts.len() };
-    let verdicts = checker.verdicts(texts, &mut || go_on(progress))?;
+    let texts: Vec<Judged> = texts.iter().map(|text| Judged::Text { text: text.clone() }).collect();
+    let verdicts = checker.verdicts(&texts, &mut || go_on(progress))?;
     Ok(verdicts.iter().filter(|verdict| *verdict == OK).count() as f64 / texts.len() as f64)
 }

@@ -69,6 +69,7 @@ pub fn write_origin(dir: &Path, base: Option<&Path>, change: impl FnOnce(&mut Or
         steps: 100,
         length_entropy: None,
         canvas: None,
+        examples: None,
     };
     change(&mut origin);
     std::fs::write(dir.join("origin.json"), serde_json::to_string(&origin).unwrap()).unwrap();

@@ -103,6 +103,10 @@ impl Session {
         watch: &mut Watch,
         go_on: &mut GoOn<E>,
     ) -> Result<Vec<Written>, E> {
+        // A decoder that does not fit the model does no harm where nothing is written.
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
         let decoder = self.decoder(decoding.decoder)?;
         let mut all = Vec::with_capacity(texts.len());
         for batch in texts.chunks(rows.max(1)) {

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use difflow_model::{
-    Applied, Arithmetic, Blocks, Context, Device, DeviceSettings, Learner, Memory, MicroBatch, Model, ModelError, Muon,
-    Objective, ObjectiveOptions, Optimizer, Pattern, Precision, Profile,
+    AdapterConfig, Applied, Arithmetic, Blocks, Context, Device, DeviceSettings, Family, Learner, Memory, MicroBatch,
+    Model, ModelError, Muon, Objective, ObjectiveOptions, Optimizer, Pattern, Precision, Profile, Targets,
 };
 
 /// Times training steps and prints one JSON line.
@@ -56,6 +56,10 @@ struct Arguments {
     /// Updates the matrices of the blocks by Muon.
     #[arg(long)]
     muon: bool,
+    /// Trains an adapter of this rank for every matrix of the blocks (LoRA) and nothing else; the mask token is then the last of the
+    /// vocabulary.
+    #[arg(long)]
+    lora: Option<usize>,
     /// Only kernels that give the same bits each time, and the sha256 of the weights at the end.
     #[arg(long)]
     deterministic: bool,
@@ -94,7 +98,15 @@ fn main() -> Result<(), ModelError> {
     if a.unchunked {
         model.set_logit_chunk(usize::MAX);
     }
-    model.add_mask_token(0)?;
+    match a.lora {
+        None => drop(model.add_mask_token(0)?),
+        Some(rank) => {
+            model.set_mask_token(model.config().vocab_size as u32 - 1)?;
+            let fan_in_fan_out = model.config().family == Family::Gpt2;
+            let adapter = AdapterConfig::new(&a.dir, rank, rank as f64, Targets::parse("all-linear"));
+            model.add_adapter(&AdapterConfig { fan_in_fan_out, ..adapter }, 0)?;
+        }
+    }
     let vocabulary = model.config().vocab_size as u64 - 1;
     let context = Context::Causal;
     let objective = match a.block {
@@ -168,6 +180,7 @@ fn main() -> Result<(), ModelError> {
         "median_update_s": updates[updates.len() / 2],
         "documents": a.documents,
         "optimizer": if a.muon { "muon" } else { "adamw" },
+        "lora": a.lora,
         "rows": a.rows,
         "length": a.length,
         "parameters": learner.model().parameter_count(),

@@ -49,6 +49,11 @@ impl Score {
         if beside_another && history.metric(name).is_none() {
             return None;
         }
+        let measured = |one: &&Measure| history.metric(one.name).is_some();
+        let with_base = |one: &&Measure| one.figure.is_some_and(|figure| figure.base == Some(name));
+        if MEASURES.iter().filter(with_base).any(|one| measured(&one)) {
+            return None;
+        }
         // Of the same checkpoint, or it would belong to another number.
         let beside = |other: &str| {
             let (step, _) = history.after(name)?;
@@ -64,7 +69,7 @@ impl Score {
             count: figure.count.and_then(beside).map(|count| count as u64),
             base: base.and_then(|base| history.before(base)),
         };
-        (score.before.is_some() || score.after.is_some() || score.base.is_some()).then_some(score)
+        (score.before.is_some() || score.after.is_some()).then_some(score)
     }
 
     fn row(&self) -> [String; 4] {
@@ -173,6 +178,15 @@ pub(crate) mod tests {
         assert_eq!(count(&history), Some(200));
         history.add(&row("pass_rate", 1000, 0.7));
         assert_eq!(count(&history), None);
+    }
+
+    /// A run with OBJECTIVE: ar showed the base model's loss in two rows and its own in none.
+    #[test]
+    fn a_model_trained_left_to_right_shows_its_own_loss() {
+        let mut history = History::default();
+        [(0, 1.9), (50, 0.3)].map(|(step, loss)| history.add(&row("ar_loss", step, loss)));
+        let table = Figures::of(&history).table();
+        assert_eq!(table, [["loss left to right, nats/token", "1.900", "0.300", ""].map(str::to_owned)]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub fn report(run: &Run, history: &History, unmaskings: &Unmaskings) -> Result<S
         ("distinct word pairs", figures.distinct_2.map(percent)),
     ];
     let facts = facts.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    let titles = BTreeMap::from([("unconditional", "Samples"), ("infill", "Infillings"), ("prefix", "Continuations")]);
+    let titles = BTreeMap::from([("unconditional", "Samples"), ("infill", "Infillings"), ("answer", "Answers")]);
     let title = |kind| titles.get(kind).copied().unwrap_or(kind);
     let kinds =
         history.sample_kinds().into_iter().map(|kind| (title(kind), shown(history, kind, unmaskings))).collect();

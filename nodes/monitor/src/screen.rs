@@ -20,11 +20,16 @@ pub fn screen(figures: &Figures, history: &History, report: &Path) -> String {
     for (number, sample) in history.last_samples("unconditional").into_iter().take(SAMPLES).enumerate() {
         text.push_str(&format!("\nsample {}{}\n{}", number + 1, verdict(sample), wrap(&sample.text, WIDTH, "  ")));
     }
-    if let Some(sample) = history.last_samples("infill").first() {
-        text.push_str(&format!("\ninfilling{}\n", verdict(sample)));
-        text.push_str(&wrap(&format!("given: {}", sample.prompt), WIDTH, "  "));
-        text.push_str(&wrap(&format!("made: {}", sample.text), WIDTH, "  "));
-    }
+    let prompted = |kind, heading, count| {
+        let samples = history.last_samples(kind).into_iter().take(count);
+        let shown = samples.map(|sample| {
+            let given = wrap(&format!("given: {}", sample.prompt), WIDTH, "  ");
+            format!("\n{heading}{}\n{given}{}", verdict(sample), wrap(&format!("made: {}", sample.text), WIDTH, "  "))
+        });
+        shown.collect::<String>()
+    };
+    text.push_str(&prompted("answer", "answer", SAMPLES));
+    text.push_str(&prompted("infill", "infilling", 1));
     text.push_str(&format!("\nreport: {}\n", report.display()));
     format!("\n{}", text.trim_start_matches('\n'))
 }

@@ -14,9 +14,10 @@ use serde_json::Value;
 pub struct Config {
     #[serde(flatten)]
     pub run: RunKeys,
-    /// Texts from nothing per checkpoint; a quarter of them at step 0.
+    /// Texts from nothing per checkpoint, or, of a model that is finetuned on conversations, answers to the prompts of the run's held-out
+    /// ones; a quarter of them at step 0.
     pub samples: u64,
-    /// Texts from nothing at the last checkpoint.
+    /// The same at the last checkpoint.
     #[schemars(extend("x-may-change" = true))]
     pub samples_final: u64,
     /// Tokens of a text from nothing, its end included: lowest and highest number, drawn per text. `canvas` for a model that was trained
@@ -31,7 +32,8 @@ pub struct Config {
     /// The model that judges the texts (perplexity): a folder or a hub id, with the same tokenizer. Empty: the base model of the run,
     /// where it has weights. none: nobody.
     pub judge: String,
-    /// A command that checks the texts: it reads one JSON object with a text a line and answers one line a text, `ok` or what is wrong.
+    /// A command that checks the texts: it reads one JSON object a line, `{"text": …}` or `{"prompt": …, "response": …}`, and answers one line
+    /// a text, `ok` or what is wrong.
     /// Empty or none: nobody.
     pub checker: String,
     /// Gaps to be filled (JSONL with left, answer, right); empty for none.

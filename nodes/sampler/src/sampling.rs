@@ -1,10 +1,14 @@
 //! Generating texts with a checkpoint, and judging them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
-use difflow_inference::{Checker, Decoder, Decoding, Gap, GapLength, OK, Peers, Piece, Session, Template, Written};
+use difflow_inference::documents::{self, MESSAGES};
+use difflow_inference::{
+    Chat, Checker, Decoder, Decoding, Gap, GapLength, Judged, OK, Peers, Piece, Session, Template, Written,
+};
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::{self as schema, Checkpoint, Text, Texts, Unmasked};
 use difflow_text::{Gap as GapText, Lengths, Words, distinct, entropy, read_gaps, repetition};
@@ -12,6 +16,9 @@ use eyre::{Context, Result};
 use serde_json::Value;
 
 use crate::config::{CANVAS, Config};
+
+/// The kind of a text that answers a prompt.
+const ANSWER: &str = "answer";
 
 /// Everything that is needed to let any checkpoint write.
 pub struct Sampler {
@@ -53,21 +60,22 @@ impl Sampler {
         let start = Instant::now();
         let session = Session::open(Path::new(&checkpoint.path), &self.config.compute.opening())
             .with_context(|| format!("checkpoint of step {}", checkpoint.step))?;
-        let lengths = self.lengths(&session)?;
         let (words, peers) = (session.words().clone(), session.peers());
-        let mut write = |texts: &[Template], decoding: &Decoding| {
-            session.write(texts, decoding, self.config.sample_batch, &mut |_, _| {}, &mut |_| go_on())
-        };
         let count = self.config.count(checkpoint.step, steps(checkpoint));
         let left_to_right = session.left_to_right();
         let decoder = if left_to_right { Decoder::Ar } else { self.config.decoding.decoder };
         for doubt in session.doubts(&self.config.decoding) {
             eprintln!("warning: {doubt}");
         }
-        // What ends its texts itself is given no length.
-        let open = left_to_right || session.blocks().is_some();
-        let nothing: Vec<Template> = (0..count).map(|key| self.unprompted(&words, lengths, open, key)).collect();
-        let free = write(&nothing, &Decoding { decoder, ..self.config.decoding.clone() })?;
+        let chat = session.chat()?;
+        let (prompts, asked) = match &chat {
+            Some(chat) => self.prompted(&session, chat, count, go_on)?.into_iter().unzip(),
+            None => (Vec::new(), self.unprompted(&session, count)?),
+        };
+        let mut write = |texts: &[Template], decoding: &Decoding| {
+            session.write(texts, decoding, self.config.sample_batch, &mut |_, _| {}, &mut |_| go_on())
+        };
+        let free = write(&asked, &Decoding { decoder, ..self.config.decoding.clone() })?;
         // Only a diffusion model that was trained on whole rows sees what stands right of a gap.
         let gaps = if session.fills_gaps() { &self.gaps[..] } else { &[] };
         let cut = gaps.iter().map(|gap| Gap::of_text(gap, &words)).collect::<Result<Vec<Gap>, _>>()?;
@@ -75,20 +83,22 @@ impl Sampler {
         let filled = write(&both, &Decoding::surest_first())?;
         drop(session);
         let mut samples = Vec::with_capacity(free.len() + filled.len());
+        let kind = if chat.is_some() { ANSWER } else { "unconditional" };
         for (index, written) in (0..).zip(&free) {
-            samples.push(text("unconditional", index, written, written.body(), &words)?);
+            samples.push(text(kind, index, written, own(written), &words)?);
         }
+        samples.iter_mut().zip(prompts).for_each(|(sample, prompt)| sample.prompt = prompt);
         self.check(&mut samples, go_on)?;
-        let mut metrics = metrics(&samples, &free);
+        let mut metrics = metrics(&samples, &free, chat.is_some());
         for ((index, written), (shown, gap)) in (0..).zip(&filled).zip(gaps.iter().zip(&cut)) {
-            let body = &written.tokens[1..written.tokens.len() - 1];
-            let mut sample = text("infill", index, written, body, &words)?;
+            let mut sample = text("infill", index, written, 1..written.tokens.len() - 1, &words)?;
             sample.prompt = prompt(shown);
             let right = gap.matches(&written.filling(), &words)?;
             sample.verdict = if right { OK.to_owned() } else { format!("wanted `{}`", shown.answer.trim()) };
             samples.push(sample);
         }
-        let judged = self.judge(&peers, &free)?;
+        // A judge of answers would judge the prompts, too.
+        let judged = if chat.is_some() { None } else { self.judge(&peers, &free)? };
         metrics.extend(judged.map(|value| ("judge_perplexity".to_owned(), value.is_finite().then_some(value))));
         Ok(Texts {
             step: checkpoint.step,
@@ -101,12 +111,48 @@ impl Sampler {
         })
     }
 
-    /// `<bos>` and a drawn number of positions; with an open end a text may become as long as the longest.
-    fn unprompted(&self, words: &Words, lengths: Lengths, open: bool, key: u64) -> Template {
-        let drawn = lengths.draw(self.config.decoding.seed, key);
-        let length = if open { lengths.high } else { drawn };
-        let gap = Piece::Gap(GapLength { least: length, most: length });
-        Template { pieces: vec![Piece::Tokens(vec![words.bos]), gap], key }
+    /// `<bos>` and a drawn number of positions; what ends its texts itself is given no length, and may write as much as the longest.
+    fn unprompted(&self, session: &Session, count: u64) -> Result<Vec<Template>, Problems> {
+        let lengths = self.lengths(session)?;
+        let open = session.left_to_right() || session.blocks().is_some();
+        let one = |key| {
+            let length = if open { lengths.high } else { lengths.draw(self.config.decoding.seed, key) };
+            let gap = Piece::Gap(GapLength { least: length, most: length });
+            Template { pieces: vec![Piece::Tokens(vec![session.words().bos]), gap], key }
+        };
+        Ok((0..count).map(one).collect())
+    }
+
+    /// Prompts of the run's held-out conversations, as people read them and as the model is asked; of those that leave no room for an answer,
+    /// none. What ends its answers itself has the room of a training row.
+    fn prompted(
+        &self,
+        session: &Session,
+        chat: &Chat,
+        count: u64,
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<(String, Template)>> {
+        let path = self.config.run.dir().heldout();
+        documents::wait_for(&path, go_on)?;
+        if !path.is_file() {
+            return Ok(Vec::new());
+        }
+        let ends = session.left_to_right() || session.room().is_some();
+        let given = if ends { None } else { Some(self.lengths(session)?) };
+        let row = session.canvas().unwrap_or_else(|| session.sequence_length());
+        let mut prompts = Vec::new();
+        for (key, conversation) in (0..).zip(documents::conversations(&path, MESSAGES, count as usize)?) {
+            let (_, asking) = conversation.messages().split_last().unwrap_or((&Value::Null, &[]));
+            let tokens = chat.question(asking)?;
+            let drawn = given.map(|lengths| lengths.draw(self.config.decoding.seed, key));
+            let room = row.saturating_sub(tokens.len()).min(drawn.unwrap_or(usize::MAX));
+            if room > 0 {
+                let gap = Piece::Gap(GapLength { least: room, most: room });
+                let shown = asking.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
+                prompts.push((shown.to_owned(), Template { pieces: vec![Piece::Tokens(tokens), gap], key }));
+            }
+        }
+        Ok(prompts)
     }
 
     /// Tokens of a text from nothing. Errors if the model has no canvas of its own, or not so many positions.
@@ -128,10 +174,14 @@ impl Sampler {
         }
     }
 
-    /// Asks the checker about texts from nothing.
+    /// Asks the checker about texts from nothing, or about answers with their prompts.
     fn check(&self, samples: &mut [Text], go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some(checker) = &self.checker else { return Ok(()) };
-        let texts: Vec<String> = samples.iter().map(|sample| sample.text.clone()).collect();
+        let judged = |sample: &Text| match sample.kind.as_str() {
+            ANSWER => Judged::Exchange { prompt: sample.prompt.clone(), response: sample.text.clone() },
+            _ => Judged::Text { text: sample.text.clone() },
+        };
+        let texts: Vec<Judged> = samples.iter().map(judged).collect();
         for (sample, verdict) in samples.iter_mut().zip(checker.verdicts(&texts, go_on)?) {
             sample.verdict = verdict;
         }
@@ -167,29 +217,35 @@ fn prompt(gap: &GapText) -> String {
     format!("{}{space}[…]{}", gap.left, gap.right)
 }
 
-/// A written text; `body` is its tokens that are shown, from the one behind the anchor on.
-fn text(kind: &str, index: u64, written: &Written, body: &[u32], words: &Words) -> Result<Text> {
+/// Places of the tokens that the model wrote behind what was given, without the one that ended them.
+fn own(written: &Written) -> Range<usize> {
+    let end = written.tokens.len() - usize::from(written.stopped);
+    written.filled.iter().position(|&filled| filled).unwrap_or(end).min(end)..end
+}
+
+/// A written text; `shown` are the places of its tokens that are shown.
+fn text(kind: &str, index: u64, written: &Written, shown: Range<usize>, words: &Words) -> Result<Text> {
     let of = |at: usize| written.history.iter().find(|reveal| reveal.position as usize == at);
     let token = |at: usize| {
         let text = words.decode_inner(&written.tokens[at..=at])?;
         let (step, probability) = of(at).map(|reveal| (reveal.step, reveal.probability)).unzip();
         Ok(Unmasked { text, step, probability })
     };
-    let shown = if written.history.is_empty() { 0 } else { body.len() };
+    let told = if written.history.is_empty() { 0..0 } else { shown.clone() };
     Ok(Text {
         index,
         kind: kind.to_owned(),
         prompt: String::new(),
-        text: words.decode(body)?,
+        text: words.decode(&written.tokens[shown])?,
         verdict: String::new(),
         nfe: u64::from(written.nfe),
         seconds: written.seconds,
-        history: (1..=shown).map(token).collect::<Result<_>>()?,
+        history: told.map(token).collect::<Result<_>>()?,
     })
 }
 
-/// pass_rate and samples_checked where texts from nothing were checked, and how varied they are where there are any.
-fn metrics(samples: &[Text], written: &[Written]) -> BTreeMap<String, Option<f64>> {
+/// pass_rate and samples_checked where texts were checked, and how varied they are where there are any; of `answers`, how many end.
+fn metrics(samples: &[Text], written: &[Written], answers: bool) -> BTreeMap<String, Option<f64>> {
     let checked = samples.iter().filter(|sample| !sample.verdict.is_empty()).count();
     let passed = samples.iter().filter(|sample| sample.verdict == OK).count();
     let mut metrics = BTreeMap::new();
@@ -198,7 +254,12 @@ fn metrics(samples: &[Text], written: &[Written]) -> BTreeMap<String, Option<f64
         for (name, n) in [("distinct_1", 1), ("distinct_2", 2), ("distinct_3", 3)] {
             metrics.insert(name, distinct(n, texts()));
         }
-        let tokens: Vec<Vec<u32>> = written.iter().map(|text| text.tokens.clone()).collect();
+        let from = |text: &Written| if answers { own(text).start } else { 0 };
+        let tokens: Vec<Vec<u32>> = written.iter().map(|text| text.tokens[from(text)..].to_vec()).collect();
+        if answers {
+            let ended = written.iter().filter(|text| text.stopped).count();
+            metrics.insert("ended_rate", ended as f64 / written.len() as f64);
+        }
         metrics.insert("entropy", entropy(&tokens));
         metrics.insert("repetition", repetition(&tokens));
         metrics.insert("nfe", samples.iter().map(|sample| sample.nfe as f64).sum::<f64>() / samples.len() as f64);

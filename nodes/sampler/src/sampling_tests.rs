@@ -52,6 +52,53 @@ fn texts_and_infillings_come_with_verdicts_and_numbers() {
     assert!(infill.verdict == OK || infill.verdict == "wanted `c`", "{}", infill.verdict);
 }
 
+/// Texts from nothing say nothing about a model that answers: its answers to held-out prompts are shown, and judged with the prompt in view.
+#[test]
+fn a_model_of_conversations_answers_the_runs_held_out_prompts() {
+    let (dir, sampler, checkpoint) = sampler(|config| {
+        let runs = config.infill.replace("gaps.jsonl", "runs");
+        let checker = format!("{runs}-checker");
+        std::fs::write(&checker, "#!/bin/sh\nexec cat\n").unwrap();
+        std::fs::set_permissions(&checker, PermissionsExt::from_mode(0o755)).unwrap();
+        (config.run.runs, config.checker, config.infill) = (runs, checker, String::new());
+    });
+    tiny::write_origin(&dir.path().join("checkpoint"), None, |origin| {
+        origin.sequence_length = 14;
+        origin.examples = Some(difflow_schema::ExampleFacts {
+            template: None,
+            template_file: None,
+            template_date: None,
+            separator: ".".into(),
+            pad_policy: "eos-once".into(),
+            turns: "apart".into(),
+            several_a_row: true,
+            fill_multiple: None,
+        });
+    });
+    let messages = ["ab", "longer than a training row", "c"]
+        .map(|prompt| difflow_schema::Conversation::exchange(prompt, "yes").unwrap().to_json());
+    let path = sampler.config.run.dir().heldout();
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let column: arrow::array::ArrayRef = std::sync::Arc::new(arrow::array::StringArray::from(messages.to_vec()));
+    let batch = arrow::array::RecordBatch::try_from_iter([("messages", column)]).unwrap();
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let texts = sampler.write(&checkpoint, &mut || Ok(())).unwrap();
+    let samples = &texts.content.samples;
+    let found: Vec<(&str, &str)> = samples.iter().map(|s| (s.kind.as_str(), s.prompt.as_str())).collect();
+    assert_eq!(found, [("answer", "ab"), ("answer", "c")]);
+    for sample in samples {
+        let wanted = serde_json::json!({"prompt": sample.prompt, "response": sample.text});
+        assert_eq!(serde_json::from_str::<Value>(&sample.verdict).unwrap(), wanted);
+        assert!(!sample.text.is_empty() && !sample.text.starts_with(&format!("{}.", sample.prompt)), "{}", sample.text);
+        let shown: String = sample.history.iter().map(|token| token.text.as_str()).collect();
+        assert_eq!(shown, sample.text, "what is played is the answer, without its prompt");
+    }
+    assert!(texts.metrics.contains_key("ended_rate"));
+}
+
 /// The run's length is the checkpoint's to say: its last checkpoint writes more.
 #[test]
 fn the_last_checkpoint_of_the_run_writes_more() {

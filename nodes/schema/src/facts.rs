@@ -80,6 +80,9 @@ pub struct ExampleFacts {
     /// The template's file, absolute, where it is not one of the base model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_file: Option<PathBuf>,
+    /// The date that the template gets where it asks for today's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
     /// What stands between prompt and response that are only joined.
     pub separator: String,
     /// The tokenizer's keys PAD_POLICY and TURNS.
@@ -87,4 +90,7 @@ pub struct ExampleFacts {
     pub turns: String,
     /// Whether a row may have several examples.
     pub several_a_row: bool,
+    /// With PAD_POLICY eos-fill: end tokens fill an example up to a multiple of so many tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill_multiple: Option<usize>,
 }

@@ -225,11 +225,13 @@ pub const MEASURES: &[Measure] = &[
     Measure::scores(
         "ar_loss",
         Unit::NatsPerToken,
-        "loss of the base model left to right",
-        "step 0: loss of the base model left to right on the same documents, their ends (and so their lengths) included",
+        "loss left to right",
+        "of the base model (step 0), and of a checkpoint with OBJECTIVE: ar: loss left to right on the same documents, their ends (and so \
+         their lengths) included",
     )
     .lower()
-    .reported(),
+    .reported()
+    .figure(FIGURE),
     Measure::scores(
         "infill_exact_match",
         Unit::Share,
@@ -261,12 +263,13 @@ pub const MEASURES: &[Measure] = &[
         "pass_rate",
         Unit::Share,
         "samples that pass the checker",
-        "texts from nothing that the checker passes",
+        "texts from nothing, or answers, that the checker passes",
     )
     .higher()
     .reported()
     .column("pass rate")
     .figure(Figure { count: Some("samples_checked"), ..FIGURE }),
+    Measure::sampling("ended_rate", Unit::Share, "answers that end", "answers that end by themselves").higher().reported().figure(FIGURE),
     Measure::sampling("samples_checked", Unit::Number, "texts checked", "how many were checked").reported(),
     Measure::sampling("distinct_1", Unit::Share, "distinct words", "distinct words in the texts from nothing"),
     Measure::sampling("distinct_2", Unit::Share, "distinct word pairs", "distinct word pairs").reported(),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::ExampleFacts;
+
 /// Its name in the checkpoint's folder.
 pub const ORIGIN: &str = "origin.json";
 
@@ -47,6 +49,9 @@ pub struct Origin {
     /// Tokens of the longest canvas that documents with an open end were given; `None` where every canvas ends with its text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canvas: Option<usize>,
+    /// How conversations became rows; `None` where documents were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<ExampleFacts>,
 }
 
 impl Origin {

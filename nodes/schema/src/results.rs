@@ -67,7 +67,7 @@ pub struct Written {
 pub struct Text {
     /// Number within its kind.
     pub index: u64,
-    /// `unconditional` (from nothing) or `infill`.
+    /// `unconditional` (from nothing), `answer` or `infill`.
     pub kind: String,
     /// What was given; a gap is `[…]`.
     #[serde(default)]

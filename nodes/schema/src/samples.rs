@@ -15,7 +15,7 @@ pub struct Sample {
     pub step: u64,
     /// Number of the sample within its checkpoint and kind.
     pub index: u64,
-    /// `unconditional` (from nothing), `prefix` or `infill`.
+    /// `unconditional` (from nothing), `answer` or `infill`.
     pub kind: String,
     /// What was given; for an infilling the text with each gap written as `[…]`. Empty for a text from nothing.
     pub prompt: String,

@@ -17,6 +17,9 @@ pub enum TextError {
     /// The tokenizer cannot read a text.
     #[error("cannot tokenize a text: {0}")]
     Encode(String),
+    /// An answer of a conversation has no token.
+    #[error("an answer has no token in this tokenizer")]
+    NoToken,
     /// The tokenizer cannot write token ids as text.
     #[error("cannot turn tokens into text: {0}")]
     Decode(String),

@@ -9,7 +9,7 @@ mod lengths;
 mod quality;
 mod words;
 
-pub use chat::{ChatError, ChatTemplate, Rendered, Turns};
+pub use chat::{ChatError, ChatTemplate, ChatTokens, ChatWords, Rendered, Turns};
 pub use error::{GapError, TextError};
 pub use gap_file::{Gap, read_gaps};
 pub use gaps::{Part, parse_gaps};

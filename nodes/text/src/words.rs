@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
+use crate::chat::ChatWords;
 use crate::error::TextError;
 
 /// A tokenizer with its two special tokens.
@@ -45,6 +46,16 @@ impl Words {
             None => Ok(()),
             Some((token, _)) => Err(TextError::Differ { path: self.path.clone(), other: other.path.clone(), token }),
         }
+    }
+
+    /// The tokenizer as it reads the texts of conversations.
+    pub fn for_chat(&self) -> ChatWords {
+        ChatWords::new(&self.tokenizer, self.bos, self.eos)
+    }
+
+    /// The name of a token; `None` if there is none.
+    pub fn name(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
     }
 
     /// The id of a token by its name; `None` if there is none.

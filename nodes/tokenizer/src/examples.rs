@@ -7,7 +7,7 @@ use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::run::bytes_sha256;
 use difflow_schema::{Conversation, ExampleFacts};
-use difflow_text::{ChatError, ChatTemplate, Rendered, Turns};
+use difflow_text::{ChatError, ChatTemplate, ChatTokens, Rendered, TextError, Turns};
 use eyre::{Result, eyre};
 use serde_json::{Value, json};
 
@@ -32,6 +32,7 @@ pub struct Example {
 pub struct Examples {
     template: Option<ChatTemplate>,
     template_file: Option<PathBuf>,
+    date: String,
     separator: String,
     turns: TurnsKey,
     pad: Pad,
@@ -60,9 +61,7 @@ impl Examples {
         let template = template(config).map_err(|problem| problems.push(problem)).ok().flatten();
         Problems(problems).into_result()?;
         let template = template.map(|mut template| {
-            for (name, id) in words.special.named() {
-                words.name(id).into_iter().for_each(|token| template.name_special(name, token));
-            }
+            template.name_ends(words.name(words.special.bos), words.name(words.special.eos));
             template
         });
         let template_file = config.chat_template_file().map(std::path::absolute).transpose();
@@ -73,6 +72,7 @@ impl Examples {
         Ok(Self {
             template,
             template_file,
+            date: config.template_date.clone(),
             separator: config.separator.clone(),
             turns: config.turns,
             pad,
@@ -86,19 +86,22 @@ impl Examples {
     /// What runs are compared by, and what a user of the model must do likewise.
     pub fn facts(&self) -> ExampleFacts {
         let name = |value: Value| value.as_str().unwrap_or_default().to_owned();
+        let date = self.template.is_some().then(|| self.date.clone());
         ExampleFacts {
             template: self.template.as_ref().map(|own| bytes_sha256(own.identity().to_string().as_bytes())),
             template_file: self.template_file.clone(),
+            template_date: date,
             separator: if self.template.is_none() { self.separator.clone() } else { String::new() },
             pad_policy: name(json!(self.policy)),
             turns: name(json!(self.turns)),
             several_a_row: self.several_a_row,
+            fill_multiple: (self.policy == PadPolicy::EosFill).then_some(self.pad.multiple),
         }
     }
 
     /// What the tokens depend on besides documents, tokenizer and packing.
     pub fn identity(&self) -> Value {
-        json!([ExampleFacts { template_file: None, ..self.facts() }, self.pad.multiple])
+        json!(ExampleFacts { template_file: None, ..self.facts() })
     }
 
     /// The examples of conversation `doc`.
@@ -138,38 +141,15 @@ impl Examples {
 
     /// The token ids of a text up to the end of its last answer; what stands behind it, nobody will have read before.
     fn tokens(&self, doc: u64, rendered: Rendered, words: &Words) -> Result<Example> {
-        let Rendered { mut text, answers } = rendered;
-        let end = answers.last().map_or(0, |answer| answer.end);
-        text.truncate(end);
-        let (templated, last) = (self.template.is_some(), answers.last().map_or(0, |answer| answer.start));
-        // White space behind the token that ends the text: the text has ended before it.
-        let trimmed = text.trim_end();
-        let ended = templated && trimmed.len() > last && words.ends_with_eos(trimmed);
-        if ended {
-            text.truncate(trimmed.len());
-        }
-        let encoding = words.encode_with_places(&text, templated)?;
-        let begin = usize::from(!templated);
-        let mut tokens = if templated { Vec::new() } else { vec![self.pad.bos] };
-        tokens.extend(encoding.iter().map(|token| token.id));
-        let mut places = Vec::new();
-        for answer in answers {
-            let inside = |place: &Range<usize>| {
-                (answer.start..answer.end).contains(&place.start)
-                    || (place.start < answer.start && place.end > answer.start)
-            };
-            let first = encoding.iter().position(|token| inside(&token.place));
-            let last = encoding.iter().rposition(|token| inside(&token.place));
-            match (first, last) {
-                (Some(first), Some(last)) => places.push(begin + first..begin + last + 1),
-                _ => {
-                    let found = format!("document {doc} of the corpus (counted from 0)");
-                    let allowed = "an answer of it has no token in this tokenizer; leave such documents out with SQL";
-                    return Err(Problems::from(Problem::new("TOKENIZER", found, allowed)).into());
-                }
+        let ChatTokens { tokens, answers, ended } = match words.chat.tokens(rendered, self.template.is_some()) {
+            Err(e @ TextError::NoToken) => {
+                let found = format!("document {doc} of the corpus (counted from 0)");
+                let allowed = format!("{e}; leave such documents out with SQL");
+                return Err(Problems::from(Problem::new("TOKENIZER", found, allowed)).into());
             }
-        }
-        Ok(Example { tokens, answers: places, ended, cut: false })
+            tokens => tokens?,
+        };
+        Ok(Example { tokens, answers, ended, cut: false })
     }
 
     /// The example with its prompt cut from the left where it is longer than a row.

@@ -18,12 +18,6 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// The names that chat templates have for them. A token that ends documents and stands in for the one that begins them has one name.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let bos = (self.bos != self.eos).then_some(("bos_token", self.bos));
-        std::iter::once(("eos_token", self.eos)).chain(bos)
-    }
-
     /// Those of a configuration, for its tokenizer. A model without a token that begins a document has that which ends one in its place.
     ///
     /// # Errors

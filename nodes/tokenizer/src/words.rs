@@ -1,31 +1,20 @@
 //! The tokenizer file: texts to token ids.
 
-use std::ops::Range;
 use std::path::Path;
 
 use difflow_node_kit::{Problem, Problems};
-use difflow_text::read_tokenizer;
+use difflow_text::{ChatWords, read_tokenizer};
 use eyre::{Result, eyre};
-use tokenizers::{PostProcessorWrapper, Tokenizer};
+use tokenizers::Tokenizer;
 
 use crate::config::Config;
 use crate::special_tokens::SpecialTokens;
 
-/// A token of a text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    pub id: u32,
-    /// Where in the text it stands, in bytes.
-    pub place: Range<usize>,
-}
-
 /// A tokenizer with its two special tokens.
 pub struct Words {
     tokenizer: Tokenizer,
-    /// The same without its last step, which only tells places of words otherwise than they are: without the space before them.
-    plain: Tokenizer,
-    /// As that, for texts of a chat template, whose special tokens are special.
-    templated: Tokenizer,
+    /// The same for conversations.
+    pub chat: ChatWords,
     /// They begin and end a document.
     pub special: SpecialTokens,
 }
@@ -49,11 +38,8 @@ impl Words {
         let fit = fit(&config.base_model, &path.display().to_string(), largest);
         match (special, fit) {
             (Ok(special), Ok(())) => {
-                let mut plain = tokenizer.clone();
-                plain.with_post_processor(None::<PostProcessorWrapper>);
-                let mut templated = plain.clone();
-                templated.set_encode_special_tokens(false);
-                Ok(Self { tokenizer, plain, templated, special })
+                let chat = ChatWords::new(&tokenizer, special.bos, special.eos);
+                Ok(Self { tokenizer, chat, special })
             }
             (special, fit) => Err(Problems(special.err().into_iter().flatten().chain(fit.err()).collect())),
         }
@@ -71,26 +57,9 @@ impl Words {
 }
 
 impl Words {
-    /// The tokens of a text, with their places in it. In a text of a chat template (`templated`) what looks like a special token is one; in
-    /// any other it stays text.
-    ///
-    /// # Errors
-    /// When the tokenizer refuses the text.
-    pub fn encode_with_places(&self, text: &str, templated: bool) -> Result<Vec<Token>> {
-        let tokenizer = if templated { &self.templated } else { &self.plain };
-        let encoding = tokenizer.encode(text, false).map_err(|e| eyre!("the tokenizer failed: {e}"))?;
-        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(tokens.map(|(&id, &(start, end))| Token { id, place: start..end }).collect())
-    }
-
     /// The token of an id, as it is written.
     pub fn name(&self, id: u32) -> Option<String> {
         self.tokenizer.id_to_token(id)
-    }
-
-    /// Whether a text of a chat template ends with the token that ends a document.
-    pub fn ends_with_eos(&self, text: &str) -> bool {
-        self.name(self.special.eos).is_some_and(|eos| text.ends_with(&eos))
     }
 }
 

@@ -29,6 +29,7 @@ pub fn of(config: &Config, facts: &Facts) -> Result<Option<Origin>> {
         steps: config.steps,
         length_entropy: tokenizer.length_entropy,
         canvas: tokenizer.canvas,
+        examples: tokenizer.examples.clone(),
     }))
 }
 

@@ -291,10 +291,12 @@ mod tests {
             let examples = ExampleFacts {
                 template: Some(template.to_owned()),
                 template_file: Some(file.into()),
+                template_date: None,
                 separator: String::new(),
                 pad_policy: "eos-once".into(),
                 turns: "apart".into(),
                 several_a_row: true,
+                fill_multiple: None,
             };
             facts.tokenizer.as_mut().unwrap().examples = Some(examples);
             enter(&dir, &made(&[]), Some(&facts)).map_err(|e| e.to_string())

@@ -79,6 +79,7 @@ fn origin() -> Origin {
         steps: 5,
         length_entropy: Some(2.5),
         canvas: None,
+        examples: None,
     }
 }
 

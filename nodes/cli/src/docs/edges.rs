@@ -69,7 +69,7 @@ const COLUMNS: [(&str, &str, &str); 40] = [
     ("preview/1", "attention", "the pattern made smaller, row by row: of each square the visible share, 255 for all"),
     ("samples/1", "step", "optimizer steps of the checkpoint that wrote it"),
     ("samples/1", "index", "number of the text within its checkpoint and kind"),
-    ("samples/1", "kind", "`unconditional` (from nothing), `prefix` or `infill`"),
+    ("samples/1", "kind", "`unconditional` (from nothing), `answer` or `infill`"),
     ("samples/1", "prompt", "what was given; a gap is `[…]`"),
     ("samples/1", "text", "the whole text"),
     ("samples/1", "verdict", "`ok`, or what is wrong; empty when nothing checks it"),

@@ -3,11 +3,13 @@
 mod generation;
 mod json;
 mod template;
+mod tokens;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 pub use template::ChatTemplate;
+pub use tokens::{ChatTokens, ChatWords};
 
 /// The text of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,9 +66,15 @@ impl ChatTemplate {
         Ok(Self { environment, source, special, marks })
     }
 
-    /// Gives the template a special token, such as `bos_token`, if the model's own files name none.
-    pub fn name_special(&mut self, name: &str, token: String) {
-        self.special.entry(name).or_insert_with(|| token.into());
+    /// Gives the template the tokens that begin and end a document, where the model's own files name none. One that does both has one name,
+    /// `eos_token`.
+    pub fn name_ends(&mut self, bos: Option<String>, eos: Option<String>) {
+        let bos = bos.filter(|bos| eos.as_ref() != Some(bos));
+        for (name, token) in [("bos_token", bos), ("eos_token", eos)] {
+            token.into_iter().for_each(|token| {
+                self.special.entry(name).or_insert_with(|| token.into());
+            });
+        }
     }
 
     /// The template as it is written, and the special tokens that it may name: what its texts depend on.

@@ -2,7 +2,7 @@
 
 import { element } from "./chart.js";
 
-const KINDS = { unconditional: "from nothing", infill: "gaps filled", prefix: "continuations" };
+const KINDS = { unconditional: "from nothing", infill: "gaps filled", answer: "answers" };
 /** Milliseconds that the unmasking of one text takes to watch. */
 const LASTS = 5000;
 
