@@ -35,7 +35,10 @@ fn main() {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
-        .files(["shim/shim.cpp", "shim/device.cpp"])
+        // Gloo is in libtorch, but its headers are not: these hold the names that libtorch's own mention.
+        .define("USE_C10D_GLOO", None)
+        .include("shim/names")
+        .files(["shim/shim.cpp", "shim/device.cpp", "shim/collective.cpp"])
         .compile("difflow_shim");
     println!("cargo:rustc-link-search=native={}", torch.join("lib").display());
     for library in ["torch_cpu", "c10", "gomp"] {

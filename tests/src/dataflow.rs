@@ -13,6 +13,7 @@ use crate::{Outcome, program, root};
 pub struct Dataflow {
     folder: TempDir,
     value: Value,
+    ranks: usize,
 }
 
 /// Keys whose values are paths, relative to the dataflow file.
@@ -28,7 +29,7 @@ impl Dataflow {
         let text = String::from_utf8_lossy(&expanded.stdout);
         let value: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let base = path.parent().expect("a file lies in a folder").to_owned();
-        let mut dataflow = Self { folder: tempfile::tempdir().expect("a temporary folder"), value };
+        let mut dataflow = Self { folder: tempfile::tempdir().expect("a temporary folder"), value, ranks: 1 };
         for node in dataflow.value["nodes"].as_array_mut().expect("nodes") {
             let program = base.join(node["path"].as_str().expect("path"));
             node["path"] = Value::from(program.display().to_string());
@@ -79,6 +80,11 @@ impl Dataflow {
         self
     }
 
+    /// Trains it in so many ranks.
+    pub fn on_ranks(self, ranks: usize) -> Self {
+        Self { ranks, ..self }
+    }
+
     /// Changes the node `id` itself.
     pub fn node(&mut self, id: &str) -> &mut Value {
         let nodes = self.value["nodes"].as_array_mut().expect("nodes");
@@ -123,6 +129,9 @@ impl Dataflow {
     pub fn command(&self) -> Command {
         let mut command = Command::new(program("difflow"));
         command.arg("run").arg(self.write()).current_dir(self.folder());
+        if self.ranks > 1 {
+            command.args(["--ranks", &self.ranks.to_string()]);
+        }
         command.env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }

@@ -22,9 +22,9 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Returns what the file says with the changed keys; where that cannot run, says why on stderr and returns the exit code.
-    /// Errors if the file cannot be read.
-    pub fn read(&self) -> Result<Result<Tree, u8>> {
+    /// Returns what the file says with the changed keys and `ranks`, which are placed on `machines` where there are any;
+    /// where that cannot run, says why on stderr and returns the exit code. Errors if the file cannot be read.
+    pub fn read(&self, ranks: usize, machines: &[String]) -> Result<Result<Tree, u8>> {
         let file = &self.file;
         let refuse = |problem: &str, code: u8| {
             eprintln!("{problem}");
@@ -43,10 +43,17 @@ impl Chosen {
         let errors = findings.iter().filter(|finding| finding.level == Level::Error);
         let wrong: Vec<String> = errors.map(|finding| finding.to_text(&names)).collect();
         match tree {
-            Some(mut tree) if wrong.is_empty() => match tree.set(&self.set) {
-                Ok(()) => Ok(Ok(tree)),
-                Err(problems) => refuse(&error(&problems), EXIT_USAGE),
-            },
+            Some(mut tree) if wrong.is_empty() => {
+                let folder = file.parent().unwrap_or(Path::new(""));
+                let set = tree.set(&self.set);
+                let expanded = set.and_then(|()| {
+                    tree.expand_ranks(ranks, machines, folder).map_err(|problem| format!("--ranks: {problem}"))
+                });
+                match expanded {
+                    Ok(()) => Ok(Ok(tree)),
+                    Err(problems) => refuse(&error(&problems), EXIT_USAGE),
+                }
+            }
             _ => refuse(&wrong.join("\n"), EXIT_CONFIG),
         }
     }

@@ -36,6 +36,9 @@ enum Raw {
 pub struct Arguments {
     #[command(flatten)]
     chosen: Chosen,
+    /// Train in so many processes: the trainer becomes a node for each. docs/RANKS.md says what that promises.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    ranks: usize,
     /// Go on from the checkpoint of this step, not from the last one; later ones are set aside.
     #[arg(long, value_name = "STEP")]
     from: Option<u64>,
@@ -56,9 +59,9 @@ pub struct Arguments {
 /// # Errors
 /// When --from or --fork cannot be done, dora cannot be started or its log file not written.
 pub fn run(arguments: &Arguments) -> Result<u8> {
-    let Arguments { chosen, from, fork, .. } = arguments;
+    let Arguments { chosen, ranks, from, fork, .. } = arguments;
     let file = &chosen.file;
-    let mut tree = match chosen.read()? {
+    let mut tree = match chosen.read(*ranks, &[])? {
         Ok(tree) => tree,
         Err(code) => return Ok(code),
     };

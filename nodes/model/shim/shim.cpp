@@ -81,6 +81,11 @@ int difflow_forget_gradient(Tensor* tensor, char* error, size_t room) {
   return guarded(error, room, [&] { tensor->mutable_grad() = Tensor(); });
 }
 
+// The tensor's gradient becomes `gradient`.
+int difflow_set_gradient(Tensor* tensor, Tensor* gradient, char* error, size_t room) {
+  return guarded(error, room, [&] { tensor->mutable_grad() = *gradient; });
+}
+
 // Torch's profiler: the operations of this thread and, where there is a GPU, its kernels; `path` gets a trace.
 int difflow_profile_start(char* error, size_t room) {
   return guarded(error, room, [&] {

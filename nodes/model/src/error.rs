@@ -76,6 +76,9 @@ pub enum ModelError {
     /// Nobody waits for it any more.
     #[error("the work was ended before it was done")]
     Ended,
+    /// A rank cannot meet the others, or one of them was lost.
+    #[error("{0}")]
+    Ranks(String),
     /// libtorch refused an operation.
     #[error("libtorch: {0}")]
     Torch(String),

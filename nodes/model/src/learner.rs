@@ -3,6 +3,7 @@
 mod update;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use difflow_diffusion::keyed;
 use rand::Rng;
@@ -13,15 +14,19 @@ use crate::average::Average;
 use crate::batch::MicroBatch;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::group::Group;
 use crate::host::copied;
 use crate::loss::{Divisor, Lesson, Losses, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
+use crate::parameter::Parameter;
 use crate::pattern::Pattern;
+use crate::ranks::Ranks;
 use crate::reducer::{Alone, Reducer, Totals};
-use crate::shim::forget_gradient;
+use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
+use crate::sum::{Leaf, Tree, copied as copied_leaf};
 use crate::tensor_writer::SavedFile;
 use update::{CLIP_EPS, Update};
 
@@ -63,20 +68,21 @@ pub struct Learner {
 /// What has been added up since the last update.
 #[derive(Debug)]
 struct Sums {
-    /// Without the losses, where those are on the device.
-    totals: Totals,
+    /// Of each micro-batch; without the losses, where those are on the device.
+    totals: Vec<Totals>,
+    /// The gradients of the micro-batches before the last one, which are still in the parameters.
+    gradients: Tree,
     /// Those that are on the device.
     losses: Vec<Losses>,
     /// Stands for the maskable tokens of the global batch, which are known only when all of it has been seen: the gradients are divided
     /// by it at each micro-step, so that they have about the size that they end with, and the update puts the difference right. It is
     /// the number of the first micro-batch; where that is the only one there is nothing to put right.
     divisor: f64,
-    finite: bool,
 }
 
 impl Sums {
     fn nothing() -> Self {
-        Self { totals: Totals::default(), losses: Vec::new(), divisor: 1.0, finite: true }
+        Self { totals: Vec::new(), gradients: Tree::default(), losses: Vec::new(), divisor: 1.0 }
     }
 }
 
@@ -115,6 +121,18 @@ impl Learner {
         let (average, alignment, dropout_seed, sums) = (None, None, 0, Sums::nothing());
         let on_device = torch && optimizer.is_fused();
         Ok(Self { model, options, arithmetic, optimizer, average, alignment, dropout_seed, reducer, sums, on_device })
+    }
+
+    /// Joins other processes that train the same model; each has so many micro-batches of every update.
+    ///
+    /// # Errors
+    /// Where updates are computed by the device's own operations: on a GPU, and without difflow's kernels.
+    pub fn join(&mut self, group: Arc<Group>, micro_batches: u64) -> Result<(), ModelError> {
+        if self.on_device {
+            return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
+        }
+        self.reducer = Box::new(Ranks::new(group, micro_batches, &self.model.parameters));
+        Ok(())
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
@@ -168,7 +186,12 @@ impl Learner {
     }
 
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
-        let number = self.sums.totals.micro_batches;
+        let number = self.sums.totals.len() as u64;
+        if number > 0 {
+            // Not left there for the next one's to be added to: the order of additions must not depend on who has which micro-batch.
+            let gradients = self.take_gradients()?;
+            self.sums.gradients.push(gradients)?;
+        }
         // A plug-in's model may drop something, too.
         if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 || self.arithmetic.adapter_dropout > 0.0
         {
@@ -186,8 +209,7 @@ impl Learner {
         let lesson = Lesson { divisor, alignment: self.alignment.as_ref() };
         let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson))?;
         let known = if self.on_device { losses.counted() } else { losses.read()? };
-        self.sums.totals.take(&known, batch.tokens_read());
-        self.sums.finite &= known.is_finite();
+        self.sums.totals.push(Totals::of(&known, batch.tokens_read()));
         self.sums.losses.push(losses);
         self.sums.losses.last().ok_or_else(|| ModelError::Torch("a micro-step without losses".to_owned()))
     }
@@ -209,8 +231,9 @@ impl Learner {
 
     /// As [`Learner::apply`], without waiting: [`Learner::read`] says what it did. Updates are read in their order.
     pub fn start_update(&mut self, lr: f64) -> Result<Unread, ModelError> {
-        let totals = self.reducer.add(self.sums.totals, &mut self.model.parameters)?;
-        let (factor, finite) = (self.factor(&totals), self.sums.finite);
+        self.add_gradients()?;
+        let totals = self.reducer.add(&self.sums.totals, &mut self.model.parameters)?;
+        let (factor, finite) = (self.factor(&totals), totals.is_finite());
         let losses = std::mem::replace(&mut self.sums, Sums::nothing()).losses;
         if totals.positions + totals.ar_positions == 0 {
             let applied = Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite };
@@ -233,6 +256,30 @@ impl Learner {
         self.clear_gradients()?;
         let applied = Applied { totals, grad_norm, clipped: finite && clip.is_some(), updated: finite, finite };
         Ok(Unread(Update::Done(applied)))
+    }
+
+    /// The gradients that the parameters have, which they lose.
+    fn take_gradients(&mut self) -> Result<Leaf, ModelError> {
+        let take = |parameter: &mut Parameter| {
+            let gradient = parameter.tensor.f_grad()?;
+            forget_gradient(&mut parameter.tensor)?;
+            Ok(gradient)
+        };
+        self.model.parameters.iter_mut().map(take).collect()
+    }
+
+    /// Puts the sum over the micro-batches into the parameters.
+    fn add_gradients(&mut self) -> Result<(), ModelError> {
+        if self.sums.gradients.is_empty() {
+            return Ok(());
+        }
+        let last = self.take_gradients()?;
+        self.sums.gradients.push(last)?;
+        let sum = self.sums.gradients.take()?.unwrap_or_default();
+        for (parameter, gradient) in self.model.parameters.iter_mut().zip(&sum) {
+            set_gradient(&mut parameter.tensor, gradient)?;
+        }
+        Ok(())
     }
 
     fn clear_gradients(&mut self) -> Result<(), ModelError> {
@@ -313,10 +360,12 @@ impl Learner {
 
     /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection.
     pub fn gradients(&self) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
-        let factor = self.factor(&self.sums.totals) as f32;
+        let factor = self.factor(&Totals::sum(self.sums.totals.iter().copied())) as f32;
+        let last: Leaf = self.model.parameters.iter().map(|p| p.tensor.f_grad()).collect::<Result<_, _>>()?;
+        let mut tree = self.sums.gradients.copied()?;
+        tree.push(copied_leaf(&last)?)?;
         let mut all = Vec::new();
-        for parameter in &self.model.parameters {
-            let grad = parameter.tensor.f_grad()?;
+        for (parameter, grad) in self.model.parameters.iter().zip(tree.take()?.unwrap_or_default()) {
             if grad.defined() {
                 for (part, view) in parameter.split(&grad)? {
                     let mut values = copied(&view)?;
@@ -332,12 +381,11 @@ impl Learner {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::{Arc, Barrier, Mutex};
+    use std::sync::{Barrier, Mutex};
 
     use super::*;
     use crate::host::{values, values_mut};
     use crate::optimizer::Muon;
-    use crate::parameter::Parameter;
     use crate::small::{LLAMA, model};
 
     /// The divisor, the totals and the gradients of one of two processes.
@@ -362,7 +410,8 @@ mod tests {
             Ok(self.told.lock().unwrap()[0].0)
         }
 
-        fn add(&mut self, totals: Totals, parameters: &mut [Parameter]) -> Result<Totals, ModelError> {
+        fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError> {
+            let totals = Totals::sum(totals.iter().copied());
             let own = parameters.iter().map(|p| values(&p.tensor.grad()).unwrap().to_vec()).collect();
             {
                 let told = &mut self.told.lock().unwrap()[self.number];
@@ -377,14 +426,7 @@ mod tests {
                 let sums = unsafe { values_mut(&mut gradient) }.unwrap();
                 sums.iter_mut().zip(parts).for_each(|(sum, (a, b))| *sum = a + b);
             }
-            let mut sum = told[0].1;
-            sum.micro_batches += told[1].1.micro_batches;
-            sum.weighted += told[1].1.weighted;
-            sum.unweighted += told[1].1.unweighted;
-            sum.positions += told[1].1.positions;
-            sum.maskable += told[1].1.maskable;
-            sum.tokens += told[1].1.tokens;
-            sum.positions_read += told[1].1.positions_read;
+            let sum = Totals::sum([told[0].1, told[1].1]);
             drop(told);
             self.barrier.wait();
             Ok(sum)
@@ -426,8 +468,8 @@ mod tests {
             Ok(own)
         }
 
-        fn add(&mut self, totals: Totals, _: &mut [Parameter]) -> Result<Totals, ModelError> {
-            Ok(totals)
+        fn add(&mut self, totals: &[Totals], _: &mut [Parameter]) -> Result<Totals, ModelError> {
+            Ok(Totals::sum(totals.iter().copied()))
         }
     }
 

@@ -32,19 +32,44 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Takes in a micro-batch with `tokens` positions that are not padding.
-    pub(crate) fn take(&mut self, sums: &StepSums, tokens: u64) {
-        self.micro_batches += 1;
-        self.weighted += sums.weighted;
-        self.unweighted += sums.unweighted;
-        self.positions += sums.positions;
-        self.maskable += sums.maskable;
-        self.ar += sums.ar;
-        self.ar_positions += sums.ar_positions;
-        self.distance += sums.distance;
-        self.aligned += sums.aligned;
-        self.positions_read += sums.positions_read;
-        self.tokens += tokens;
+    /// Those of a micro-batch with `tokens` positions that are not padding.
+    pub(crate) fn of(sums: &StepSums, tokens: u64) -> Self {
+        Self {
+            micro_batches: 1,
+            weighted: sums.weighted,
+            unweighted: sums.unweighted,
+            positions: sums.positions,
+            maskable: sums.maskable,
+            ar: sums.ar,
+            ar_positions: sums.ar_positions,
+            distance: sums.distance,
+            aligned: sums.aligned,
+            tokens,
+            positions_read: sums.positions_read,
+        }
+    }
+
+    /// Adds up those of micro-batches, in their order.
+    pub(crate) fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+        all.into_iter().fold(Self::default(), |mut sum, one| {
+            sum.micro_batches += one.micro_batches;
+            sum.weighted += one.weighted;
+            sum.unweighted += one.unweighted;
+            sum.positions += one.positions;
+            sum.maskable += one.maskable;
+            sum.ar += one.ar;
+            sum.ar_positions += one.ar_positions;
+            sum.distance += one.distance;
+            sum.aligned += one.aligned;
+            sum.tokens += one.tokens;
+            sum.positions_read += one.positions_read;
+            sum
+        })
+    }
+
+    /// False when a loss was NaN or infinite.
+    pub(crate) fn is_finite(&self) -> bool {
+        [self.weighted, self.unweighted, self.ar, self.distance].iter().all(|sum| sum.is_finite())
     }
 }
 
@@ -58,9 +83,10 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// micro-batch of the global batch says. `own` is what this process would say of the first that it has.
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
 
-    /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. In a process whose
-    /// micro-batches carried no loss, and of parameters that are not trained, the gradients are undefined.
-    fn add(&mut self, totals: Totals, parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
+    /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. `totals` is of each
+    /// micro-batch that this process has. In a process whose micro-batches carried no loss, and of parameters that are not trained, the
+    /// gradients are undefined.
+    fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
 }
 
 /// One process.
@@ -76,7 +102,7 @@ impl Reducer for Alone {
         Ok(own)
     }
 
-    fn add(&mut self, totals: Totals, _: &mut [Parameter]) -> Result<Totals, ModelError> {
-        Ok(totals)
+    fn add(&mut self, totals: &[Totals], _: &mut [Parameter]) -> Result<Totals, ModelError> {
+        Ok(Totals::sum(totals.iter().copied()))
     }
 }

@@ -33,6 +33,7 @@ unsafe extern "C" {
     fn difflow_profile_start(error: *mut c_char, room: usize) -> c_int;
     fn difflow_profile_stop(path: *const c_char, error: *mut c_char, room: usize) -> c_int;
     fn difflow_forget_gradient(tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
+    fn difflow_set_gradient(tensor: *mut c_void, gradient: *mut c_void, error: *mut c_char, room: usize) -> c_int;
     fn difflow_parallel(
         count: i64,
         grain: i64,
@@ -157,6 +158,13 @@ pub(crate) fn forget_gradient(tensor: &mut Tensor) -> Result<(), ModelError> {
     let tensor = tensor.as_mut_ptr().cast();
     // SAFETY: a live C++ tensor.
     checked(|error, room| unsafe { difflow_forget_gradient(tensor, error, room) })
+}
+
+/// Gives a parameter another gradient, of its own shape.
+pub(crate) fn set_gradient(tensor: &mut Tensor, gradient: &Tensor) -> Result<(), ModelError> {
+    let (tensor, gradient) = (tensor.as_mut_ptr().cast(), gradient.as_ptr().cast_mut().cast());
+    // SAFETY: live C++ tensors; the shim takes a reference of its own.
+    checked(|error, room| unsafe { difflow_set_gradient(tensor, gradient, error, room) })
 }
 
 /// Runs `body(begin, end)` over parts of `0..count` on libtorch's threads, at least `grain` items a part.

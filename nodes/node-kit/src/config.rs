@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::problem::Kind;
-use crate::{Problem, Problems, RunKeys};
+use crate::{Node, Problem, Problems, RunKeys};
 
 /// A node's configuration struct. Derive `Serialize`, `Deserialize`, `JsonSchema`, with
 /// `#[serde(rename_all = "SCREAMING_SNAKE_CASE", default)]`, and give every field a doc comment: it is what users read.
@@ -25,6 +25,12 @@ pub trait Config: Serialize + DeserializeOwned + JsonSchema + Default {
     /// Returns every violation of the rules between keys and about files. The run's name is already checked.
     fn validate(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// Returns whether the keys of `node` are part of the run's record: not where another node of the same kind has the same ones. Errors
+    /// if dora does not give the dataflow file.
+    fn recorded(_node: &Node) -> eyre::Result<bool> {
+        Ok(true)
     }
 
     /// Returns what became of a key that the node once had: the end of the sentence "it is no longer a key of this

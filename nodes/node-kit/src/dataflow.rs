@@ -6,8 +6,9 @@ use std::path::Path;
 
 use arrow::datatypes::DataType;
 use difflow_schema::ports::{self, Kind, PORTS, Ports, TICK};
+use dora_core::config::InputMapping;
 use dora_core::descriptor::validate::{check_dataflow_static, check_type_annotations_full};
-use dora_core::descriptor::{Descriptor, DescriptorExt};
+use dora_core::descriptor::{Descriptor, DescriptorExt, Node};
 use dora_core::types::{FieldDef, TypeDef, TypeRegistry};
 use serde_json::Value;
 
@@ -95,6 +96,21 @@ impl Dataflow {
                 (id, all)
             })
             .collect()
+    }
+
+    /// Returns the ids of the nodes that run the program of node `id` and get their `input` from the node that it gets its own from, in
+    /// the order of the file: what one node has several outputs for.
+    pub fn alike(&self, id: &str, input: &str) -> Vec<String> {
+        let from = |node: &Node| {
+            let program = ports_of(node.path.as_deref()?)?.program;
+            match &node.inputs.iter().find(|(name, _)| name.as_str() == input)?.1.mapping {
+                InputMapping::User(user) => Some((program, user.source.to_string())),
+                _ => None,
+            }
+        };
+        let own = self.0.nodes.iter().find(|node| node.id.to_string() == id).and_then(from);
+        let same = self.0.nodes.iter().filter(|node| own.is_some() && from(node) == own);
+        same.map(|node| node.id.to_string()).collect()
     }
 
     /// Checks dora's own rules that need no file: wiring, times, log keys. Errors with dora's message about the first
@@ -226,6 +242,18 @@ nodes:
         assert_eq!((own["noiser"]["MIN_T"].as_str(), own["noiser"]["PRESET"].as_str()), ("0.5", "parity"));
         assert_eq!(own["adapt.trainer"]["STEPS"], "7");
         assert!(own["corpus"].is_empty());
+    }
+
+    #[test]
+    fn trainers_of_one_noiser_are_found_in_their_order() {
+        let more = "
+  - { id: other, path: bin/difflow-trainer, inputs: { noised: elsewhere/noised }, outputs: [demand] }
+  - { id: trainer-1, path: bin/difflow-trainer, inputs: { noised: { source: noiser/noised-1 } }, outputs: [demand] }
+";
+        let dataflow = Dataflow::parse(&format!("{}{more}", FILE.trim_end())).unwrap();
+        assert_eq!(dataflow.alike("trainer-1", "noised"), ["trainer", "trainer-1"]);
+        assert_eq!(dataflow.alike("other", "noised"), ["other"]);
+        assert!(dataflow.alike("nobody", "noised").is_empty());
     }
 
     #[test]

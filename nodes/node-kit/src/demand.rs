@@ -9,15 +9,46 @@ use eyre::{Result, bail};
 
 use crate::{Node, Received};
 
+/// The part of the batches that one of several askers gets: of every `of` batches, `count` from the `first`-th on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Batches that are shared out at a time.
+    pub of: u64,
+    /// The first of this asker's.
+    pub first: u64,
+    /// How many it gets; they divide `of`.
+    pub count: u64,
+}
+
+impl Share {
+    /// All batches.
+    pub const WHOLE: Self = Self { of: 1, first: 0, count: 1 };
+
+    /// Returns the batch that the asker's `own`-th is, counted from the first that is shared out.
+    fn batch(self, own: u64) -> u64 {
+        own / self.count * self.of + self.first + own % self.count
+    }
+
+    /// Returns how many of the first `batches` are the asker's.
+    fn before(self, batches: u64) -> u64 {
+        batches / self.of * self.count + (batches % self.of).saturating_sub(self.first).min(self.count)
+    }
+}
+
 /// Pulls batches `first ..` in order from an upstream stage, with at most `window` of them requested and not yet taken.
 ///
 /// dora may drop a message, so what does not arrive is requested again; a stage answers the same request with the same
 /// batch. An edge keeps its order: a batch that is missing while a later one is here was lost, and is requested at
 /// once. If nothing arrived at all, upstream may still be working: then `patience` must pass first, and twice as long
 /// each further time.
+///
+/// Where several pull from one stage, each has its [`Share`] of the batches; inside, they are counted from 0.
 pub struct Puller<M> {
     input: &'static str,
-    next_seq: u64,
+    /// The first batch that is shared out.
+    first: u64,
+    share: Share,
+    next: u64,
     asked_until: u64,
     window: u64,
     patience: Duration,
@@ -38,8 +69,10 @@ impl<M: Message> Puller<M> {
     pub fn new(input: &'static str, first: u64, window: u32, patience: Duration) -> Self {
         Self {
             input,
-            next_seq: first,
-            asked_until: first,
+            first,
+            share: Share::WHOLE,
+            next: 0,
+            asked_until: 0,
             window: u64::from(window.max(1)),
             patience,
             silence: patience,
@@ -52,14 +85,24 @@ impl<M: Message> Puller<M> {
         }
     }
 
+    /// Returns a puller of a share of the batches from the first on. Call it before anything is asked for.
+    pub fn of_share(self, share: Share) -> Self {
+        Self { share, ..self }
+    }
+
     /// Returns the number of the batch that [`Puller::take`] will return next.
     pub fn next_seq(&self) -> u64 {
-        self.next_seq
+        self.seq(self.next)
+    }
+
+    /// Returns the number of the `own`-th batch.
+    fn seq(&self, own: u64) -> u64 {
+        self.first + self.share.batch(own)
     }
 
     /// Returns true if the data ended and every batch has been taken.
     pub fn ended(&self) -> bool {
-        self.end.is_some_and(|end| self.next_seq >= end)
+        self.end.is_some_and(|end| self.next >= end)
     }
 
     /// Requests on output `demand` what the window allows. Call it whenever a batch was taken. Errors if dora does not
@@ -75,40 +118,46 @@ impl<M: Message> Puller<M> {
     }
 
     fn ask_with(&mut self, send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
-        let limit = (self.next_seq + self.window).min(self.end.unwrap_or(u64::MAX));
+        let limit = (self.next + self.window).min(self.end.unwrap_or(u64::MAX));
         if self.asked_until >= limit {
             return Ok(());
         }
-        let demand = Demand { next_seq: self.asked_until, count: (limit - self.asked_until) as u32 };
-        if self.asked_until == self.next_seq {
+        if self.asked_until == self.next {
             self.last_news = Instant::now();
         }
-        self.asked_until = limit;
-        self.send(demand, send)
+        let from = std::mem::replace(&mut self.asked_until, limit);
+        self.send(from, limit, send)
     }
 
     fn ask_again_with(&mut self, send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
-        if self.asked_until <= self.next_seq || self.held.contains_key(&self.next_seq) {
+        if self.asked_until <= self.next || self.held.contains_key(&self.next) {
             return Ok(());
         }
         let first_held = self.held.keys().next().copied();
-        let gap = first_held.is_some() && self.gap != Some(self.next_seq);
+        let gap = first_held.is_some() && self.gap != Some(self.next);
         if !gap {
             if self.last_news.elapsed() < self.silence {
                 return Ok(());
             }
             self.silence *= 2;
         }
-        self.gap = first_held.map(|_| self.next_seq);
+        self.gap = first_held.map(|_| self.next);
         self.last_news = Instant::now();
         self.repeats += 1;
         let until = first_held.unwrap_or(self.asked_until);
-        self.send(Demand { next_seq: self.next_seq, count: (until - self.next_seq) as u32 }, send)
+        self.send(self.next, until, send)
     }
 
-    fn send(&mut self, demand: Demand, mut send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
-        send(self.demands_sent, demand)?;
-        self.demands_sent += 1;
+    /// Asks for the own batches `from..until`: those whose numbers follow each other together.
+    fn send(&mut self, from: u64, until: u64, mut send: impl FnMut(u64, Demand) -> Result<()>) -> Result<()> {
+        let mut own = from;
+        while own < until {
+            let next_seq = self.seq(own);
+            let count = (1..until - own).find(|&n| self.seq(own + n) != next_seq + n).unwrap_or(until - own);
+            send(self.demands_sent, Demand { next_seq, count: count as u32 })?;
+            self.demands_sent += 1;
+            own += count;
+        }
         Ok(())
     }
 
@@ -119,7 +168,8 @@ impl<M: Message> Puller<M> {
             return Ok(());
         }
         if received.fin {
-            self.end = Some(self.end.unwrap_or(u64::MAX).min(received.seq));
+            let end = self.share.before(received.seq.saturating_sub(self.first));
+            self.end = Some(self.end.unwrap_or(u64::MAX).min(end));
             self.last_news = Instant::now();
             return Ok(());
         }
@@ -127,25 +177,21 @@ impl<M: Message> Puller<M> {
     }
 
     fn accept_with(&mut self, seq: u64, read: impl FnOnce() -> Result<M>) -> Result<()> {
-        if seq < self.next_seq || self.held.contains_key(&seq) {
-            return Ok(());
+        let own = seq.checked_sub(self.first).map(|batches| self.share.before(batches));
+        let Some(own) = own.filter(|own| *own >= self.next && !self.held.contains_key(own)) else { return Ok(()) };
+        if own >= self.next + self.window || self.seq(own) != seq {
+            let last = self.seq(self.next + self.window - 1);
+            bail!("input `{}` got batch {seq}, which was not asked for; wanted at most {last}", self.input);
         }
-        if seq >= self.next_seq + self.window {
-            bail!(
-                "input `{}` got batch {seq}, which was not asked for; wanted at most {}",
-                self.input,
-                self.next_seq + self.window - 1
-            );
-        }
-        self.held.insert(seq, read()?);
+        self.held.insert(own, read()?);
         (self.last_news, self.silence) = (Instant::now(), self.patience);
         Ok(())
     }
 
     /// Returns the next batch in order, if it is here.
     pub fn take(&mut self) -> Option<M> {
-        let batch = self.held.remove(&self.next_seq)?;
-        self.next_seq += 1;
+        let batch = self.held.remove(&self.next)?;
+        self.next += 1;
         Some(batch)
     }
 }
@@ -257,6 +303,26 @@ mod tests {
         assert_eq!(asked_again(&mut p), [(0, 1)]);
         wait(&mut p, PATIENCE);
         assert_eq!(asked_again(&mut p), [(0, 1)]);
+    }
+
+    /// Two that pull from one stage ask for each batch once, together for all, and neither for the other's.
+    #[test]
+    fn a_share_is_asked_for_and_taken_in_order() {
+        let share = Share { of: 6, first: 3, count: 3 };
+        let mut p = puller(10, 4).of_share(share);
+        assert_eq!(asked(&mut p), [(13, 3), (19, 1)]);
+        give(&mut p, 19);
+        assert_eq!(asked_again(&mut p), [(13, 3)]);
+        for (seq, next) in [(13, 14), (14, 15), (15, 19), (19, 20)] {
+            assert_eq!(p.next_seq(), seq);
+            give(&mut p, seq);
+            assert_eq!((p.take().unwrap().next_seq, p.next_seq()), (seq, next));
+        }
+        assert_eq!(asked(&mut p), [(20, 2), (25, 2)]);
+        assert!(p.accept_with(22, || Ok(Demand { next_seq: 22, count: 1 })).is_err(), "another's");
+        for (batches, own) in [(0, 0), (3, 0), (4, 1), (6, 3), (8, 3), (12, 6)] {
+            assert_eq!(share.before(batches), own, "of the first {batches}");
+        }
     }
 
     /// Taken for batch 0, a step would be trained on no rows.

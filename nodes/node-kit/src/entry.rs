@@ -70,7 +70,9 @@ fn connect_and_run<C: Config>(program: &str, run: fn(C, Node) -> Result<()>) -> 
     let (own, shared) = node.keys()?;
     let names: Vec<String> = own.keys().cloned().collect();
     let mut config = config::read::<C>(&names, |key| own.get(key).or_else(|| shared.get(key)).cloned())?;
-    record::enter(&config, Writer { name: &node.name(), program, start: &node.start() })?;
+    if C::recorded(&node)? {
+        record::enter(&config, Writer { name: &node.name(), program, start: &node.start() })?;
+    }
     config.fetch().map_err(Problems::from)?;
     run(config, node)
 }

@@ -18,7 +18,7 @@ pub mod record;
 pub mod testing;
 
 pub use config::Config;
-pub use demand::Puller;
+pub use demand::{Puller, Share};
 pub use entry::{About, main};
 pub use facts::Upstream;
 pub use follow::{CheckpointWork, follow};

@@ -123,6 +123,11 @@ impl Node {
         Ok((dataflow.own().remove(&self.id()).unwrap_or_default(), dataflow.shared()))
     }
 
+    /// Returns the ids of the nodes like this one, as [`Dataflow::alike`]. Errors if dora does not give the dataflow file.
+    pub fn alike(&self, input: &str) -> Result<Vec<String>> {
+        Ok(Dataflow::from(self.dora.dataflow_descriptor()?.clone()).alike(&self.id(), input))
+    }
+
     /// Returns dora's name for this start of the dataflow.
     pub fn start(&self) -> String {
         self.dora.dataflow_id().to_string()

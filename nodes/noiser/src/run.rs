@@ -1,44 +1,86 @@
-//! The noiser's loop: a demand is passed upstream; the batches that arrive are noised and sent downstream. It keeps
-//! no state.
+//! The noiser's loop: a demand is passed upstream; the batches that arrive are noised and sent downstream, to the rank
+//! that asked for them. All that it keeps is who asked.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use difflow_diffusion::BlockSizes;
 use difflow_node_kit::{Event, Node, Upstream};
 use difflow_plugin_host::{Kind, Record, Transforms};
+use difflow_schema::ports::{of_rank, rank_of};
 use difflow_schema::{BlockFacts, Component, Demand, Facts, Noised, Sequences};
 use eyre::Result;
 
 use crate::config::Config;
 use crate::noise::Noiser;
 
+/// Who asked for what.
+#[derive(Default)]
+struct Asked {
+    /// The ranks that have asked.
+    ranks: BTreeSet<usize>,
+    /// Whose each batch is that has not been sent yet.
+    batches: BTreeMap<u64, usize>,
+}
+
+impl Asked {
+    fn take_in(&mut self, rank: usize, demand: &Demand) {
+        self.ranks.insert(rank);
+        self.batches.extend((demand.next_seq..demand.next_seq + u64::from(demand.count)).map(|seq| (seq, rank)));
+    }
+
+    /// The outputs on which everybody hears: of rank 0 in any case, which begins the run.
+    fn outputs(&self) -> impl Iterator<Item = String> {
+        let others = self.ranks.iter().filter(|&&rank| rank > 0);
+        std::iter::once(0).chain(others.copied()).map(|rank| of_rank(NOISED, rank))
+    }
+}
+
+const NOISED: &str = "noised";
+const DEMAND: &str = "demand";
+
 /// Runs until nobody asks any more.
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     let own = facts(&config, &node.name())?;
     let mut noiser = Noiser::open(config)?;
     let (mut trainer, mut upstream) = (Upstream::default(), Upstream::default());
-    node.say("noised", &own)?;
+    let (mut asked, mut said) = (Asked::default(), own.clone());
+    node.say(NOISED, &own)?;
     let mut demands = 0;
     loop {
         match node.next(None)? {
-            Event::Message(message) if message.input == "demand" => {
-                if trainer.hear(&message)? {
-                    noiser.accumulation = trainer.facts().accumulation.unwrap_or(1).max(1);
-                }
-                node.send("demand", demands, &message.read::<Demand>()?)?;
-                demands += 1;
-            }
             Event::Message(message) => {
+                if let Some(rank) = rank_of(DEMAND, &message.input) {
+                    if trainer.hear(&message)? {
+                        noiser.accumulation = trainer.facts().accumulation.unwrap_or(1).max(1);
+                    }
+                    let demand: Demand = message.read()?;
+                    if !asked.ranks.contains(&rank) {
+                        node.say(&of_rank(NOISED, rank), &said)?;
+                    }
+                    asked.take_in(rank, &demand);
+                    node.send(DEMAND, demands, &demand)?;
+                    demands += 1;
+                    continue;
+                }
                 if upstream.hear(&message)? {
                     noiser.conversations = upstream.facts().conversations;
-                    node.say("noised", &with(upstream.facts(), &own))?;
+                    said = with(upstream.facts(), &own);
+                    for output in asked.outputs() {
+                        node.say(&output, &said)?;
+                    }
                 }
                 if message.prelude {
-                    node.send_prelude::<Noised>("noised")?;
+                    for output in asked.outputs() {
+                        node.send_prelude::<Noised>(&output)?;
+                    }
                 } else if message.fin {
-                    node.send_fin::<Noised>("noised", message.seq)?;
-                } else if demands > 0 {
-                    // One that came unasked is asked for again, by who says how many make a step.
+                    for output in asked.outputs() {
+                        node.send_fin::<Noised>(&output, message.seq)?;
+                    }
+                } else if let Some(rank) = asked.batches.remove(&message.seq) {
+                    // One that nobody waits for is passed over: it came a second time, or before the demand that says how many make a step.
                     let noised = noiser.noise(message.seq, message.read::<Sequences>()?)?;
-                    node.send("noised", message.seq, &noised)?;
+                    node.send(&of_rank(NOISED, rank), message.seq, &noised)?;
                 }
             }
             Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(()),
@@ -87,6 +129,7 @@ fn with(upstream: &Facts, own: &Facts) -> Facts {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use difflow_node_kit::testing::Heard;
+    use serde_json::json;
 
     use super::*;
 
@@ -106,6 +149,24 @@ mod tests {
         let noise = &all.plugins["noiser.NOISE_SCHEDULE"];
         assert_eq!((&noise["id"], &noise["config"]["power"]), (&"difflow.noise.polynomial".into(), &3.into()));
         assert_eq!((all.corpus.as_deref(), all.noise_schedule.unwrap().name.as_str()), (Some("c"), "polynomial"));
+    }
+
+    /// A batch on the output of another rank would be refused there, and missing here.
+    #[test]
+    fn each_rank_gets_what_it_asked_for() {
+        let ask = |seq: u64| json!([{"next_seq": seq, "count": 1}]);
+        let row = |token: u64| json!([{"tokens": [token, token], "documents": [0, 0], "maskable": [true, true]}]);
+        let tokens = |output: &str| {
+            let heard = Heard::default().message::<Demand>("demand", 0, ask(4)).unwrap();
+            let mut heard = heard.message::<Demand>("demand-1", 0, ask(5)).unwrap();
+            for seq in [5, 4, 6] {
+                heard = heard.message::<Sequences>("sequences", seq, row(seq as u64)).unwrap();
+            }
+            let (node, mut said) = heard.node().unwrap();
+            run(Config::default(), node).unwrap();
+            said.on(output).iter().map(|rows| rows[0]["tokens"][0].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((tokens("noised"), tokens("noised-1")), (vec![json!(4)], vec![json!(5)]));
     }
 
     /// The trainer writes its first checkpoint as soon as it hears what the batches are made from.

@@ -14,6 +14,30 @@ pub struct Port {
     pub message: &'static str,
     /// Inputs: true when the node cannot work without it.
     pub needed: bool,
+    /// True when there is one for each rank: `NAME` for the first, then `NAME-1`, `NAME-2`, ….
+    pub ranked: bool,
+}
+
+impl Port {
+    fn is(&self, name: &str) -> bool {
+        name == self.name || (self.ranked && name.strip_prefix(self.name).is_some_and(|rest| suffix(rest).is_some()))
+    }
+}
+
+/// The rank behind a port's name: 3 of `-3`.
+fn suffix(text: &str) -> Option<usize> {
+    let digits = text.strip_prefix('-')?;
+    digits.parse().ok().filter(|rank: &usize| *rank > 0 && rank.to_string() == digits)
+}
+
+/// Returns the name of a port that each rank has, for one of them.
+pub fn of_rank(name: &str, rank: usize) -> String {
+    if rank == 0 { name.to_owned() } else { format!("{name}-{rank}") }
+}
+
+/// Returns the rank of which `found` is port `name`.
+pub fn rank_of(name: &str, found: &str) -> Option<usize> {
+    if found == name { Some(0) } else { suffix(found.strip_prefix(name)?) }
 }
 
 /// The messages that are sent once and not requested again. Their inputs need `queue_policy: backpressure`: dora then sends them through
@@ -37,21 +61,25 @@ pub struct Ports {
 impl Ports {
     /// The input of that name.
     pub fn input(&self, name: &str) -> Option<&'static Port> {
-        self.inputs.iter().find(|port| port.name == name)
+        self.inputs.iter().find(|port| port.is(name))
     }
 
     /// The output of that name.
     pub fn output(&self, name: &str) -> Option<&'static Port> {
-        self.outputs.iter().find(|port| port.name == name)
+        self.outputs.iter().find(|port| port.is(name))
     }
 }
 
 const fn needed(name: &'static str, message: &'static str) -> Port {
-    Port { name, message, needed: true }
+    Port { name, message, needed: true, ranked: false }
 }
 
 const fn optional(name: &'static str, message: &'static str) -> Port {
-    Port { name, message, needed: false }
+    Port { name, message, needed: false, ranked: false }
+}
+
+const fn ranked(port: Port) -> Port {
+    Port { ranked: true, ..port }
 }
 
 /// Every program of difflow that is a node.
@@ -68,8 +96,8 @@ pub const PORTS: [Ports; 9] = [
     },
     Ports {
         program: "difflow-noiser",
-        inputs: &[needed("sequences", Sequences::NAME), needed("demand", Demand::NAME)],
-        outputs: &[optional("noised", Noised::NAME), optional("demand", Demand::NAME)],
+        inputs: &[needed("sequences", Sequences::NAME), ranked(needed("demand", Demand::NAME))],
+        outputs: &[ranked(optional("noised", Noised::NAME)), optional("demand", Demand::NAME)],
     },
     Ports {
         program: "difflow-trainer",
@@ -170,5 +198,17 @@ mod tests {
             }
         }
         assert_eq!(kinds().len(), 8);
+    }
+
+    #[test]
+    fn each_rank_has_a_port_of_its_own() {
+        let noiser = PORTS[2];
+        assert_eq!(noiser.output("noised-3").map(|port| port.message), Some(Noised::NAME));
+        for wrong in ["noised-0", "noised-03", "noised-", "noised-x", "noised1", "demand-1"] {
+            assert_eq!(noiser.output(wrong), None, "{wrong}");
+        }
+        assert!(noiser.input("demand-1").is_some() && noiser.input("sequences-1").is_none());
+        assert_eq!((of_rank("noised", 0), of_rank("noised", 2)), ("noised".to_owned(), "noised-2".to_owned()));
+        assert_eq!((rank_of("demand", "demand"), rank_of("demand", "demand-2")), (Some(0), Some(2)));
     }
 }

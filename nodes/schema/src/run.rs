@@ -40,6 +40,11 @@ impl RunDir {
         self.0.join("run.lock")
     }
 
+    /// Where rank 0 of several trainers waits for the others, until they have met.
+    pub fn ranks(&self) -> PathBuf {
+        self.root().join("ranks.json")
+    }
+
     /// Held by the trainer while it runs.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")

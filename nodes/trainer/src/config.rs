@@ -6,7 +6,7 @@ use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
 use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
-use difflow_node_kit::{Config as NodeConfig, Preset, Problem, RunKeys};
+use difflow_node_kit::{Config as NodeConfig, Node, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -156,7 +156,7 @@ pub struct Config {
     /// Optimizer steps of the run.
     #[schemars(range(min = 1))]
     pub steps: u64,
-    /// Micro-batches per optimizer step; t is stratified over all of them.
+    /// Micro-batches per optimizer step, of all ranks together; t is stratified over all of them.
     #[schemars(range(min = 1))]
     pub accumulation: u64,
     /// Peak learning rate.
@@ -212,9 +212,19 @@ pub struct Config {
     /// On a GPU: the most of its memory that this node takes, as a share.
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
     pub memory_fraction: f64,
-    /// Threads of the CPU; the same number gives the same weights.
+    /// Threads of the CPU, of each rank; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
+    /// For several ranks: `auto` where all are on one machine; else HOST:PORT, at which rank 0 waits for the others. It is neither encrypted
+    /// nor protected: for private networks.
+    #[schemars(extend("x-may-change" = true))]
+    pub rendezvous: String,
+    /// For several ranks: seconds until all have met.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-may-change" = true))]
+    pub join_timeout: f64,
+    /// For several ranks: seconds that one waits for another in a step, before the run ends; longer than a checkpoint takes.
+    #[schemars(extend("exclusiveMinimum" = 0, "x-may-change" = true))]
+    pub group_timeout: f64,
     /// How the checkpoints want to be decoded, as a JSON object of the sampler's decoding keys, such as {"DECODER": "speculative"}:
     /// `difflow sample` does so where nothing else is asked of it. It is written to generation_config.json.
     pub generation_config: String,
@@ -289,6 +299,9 @@ impl Default for Config {
             deterministic: false,
             memory_fraction: 1.0,
             threads: 2,
+            rendezvous: "auto".into(),
+            join_timeout: 300.0,
+            group_timeout: 120.0,
             generation_config: "{}".into(),
             checkpoint_every: 500,
             prefetch: 4,
@@ -435,6 +448,11 @@ impl NodeConfig for Config {
 
     fn gone(key: &str) -> Option<&'static str> {
         (key == "TOKENIZER").then_some("the tokenizer node has it, and says with its batches which one it is")
+    }
+
+    /// Ranks have the same keys: those of rank 0 are the run's.
+    fn recorded(node: &Node) -> eyre::Result<bool> {
+        Ok(node.alike("noised")?.first().is_none_or(|first| *first == node.id()))
     }
 
     fn fetch(&mut self) -> Result<(), Problem> {

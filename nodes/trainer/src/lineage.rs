@@ -84,6 +84,16 @@ impl Trained {
         Ok(())
     }
 
+    /// Digest of all batches so far.
+    pub fn chain(&self) -> &str {
+        &self.chain
+    }
+
+    /// Takes over what another process counted: all batches before `next_seq`, with this digest.
+    pub fn counted(&mut self, next_seq: u64, chain: String) {
+        (self.batches, self.chain) = (next_seq - self.first_seq, chain);
+    }
+
     /// The record of the checkpoint made now, but for its own name and its parent's. Counting begins anew.
     pub fn close(&mut self, step: u64) -> Link {
         let next_seq = self.first_seq + self.batches;

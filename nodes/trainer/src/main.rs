@@ -6,6 +6,7 @@ mod measured;
 mod origin;
 mod plugins;
 mod preview;
+mod ranks;
 mod record;
 mod run;
 mod save;

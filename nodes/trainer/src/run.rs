@@ -13,6 +13,7 @@ use crate::lineage::{Lineage, Trained};
 use crate::measured::measured;
 use crate::origin;
 use crate::preview::Previews;
+use crate::ranks::{self, End, Ranks};
 use crate::record::{self, Made};
 use crate::save::{self, Position};
 use crate::saver::Saver;
@@ -21,18 +22,14 @@ use crate::training::{self, Finished, Training};
 /// How the wait for a batch ended.
 enum Wait {
     Batch(Noised),
-    /// Stop now, with what is done.
-    Stop,
-    /// The data ended.
-    NoData,
-    /// Its sender ended before the data did: another node failed, or refused its configuration.
-    Gone,
+    /// There will be none.
+    Ended(End),
 }
 
 impl Wait {
     /// No batch comes any more.
     fn without(puller: &Puller<Noised>) -> Self {
-        if puller.ended() { Self::NoData } else { Self::Gone }
+        Self::Ended(if puller.ended() { End::NoData } else { End::Gone })
     }
 }
 
@@ -50,6 +47,7 @@ struct Unread {
 struct Trainer {
     config: Config,
     node: Node,
+    ranks: Ranks,
     dir: RunDir,
     training: Training,
     position: Position,
@@ -70,21 +68,30 @@ struct Trainer {
 pub fn run(config: Config, mut node: Node) -> Result<()> {
     difflow_model::set_num_threads(config.threads);
     let dir = config.run.dir();
-    let _lock = record::claim(&dir)?;
+    let place = ranks::place(&node)?;
+    let leads = place.rank == 0;
+    let _lock = leads.then(|| record::claim(&dir)).transpose()?;
     let made = Made::of(&config, &node.name(), &dir)?;
-    save::tidy(&dir)?;
-    let good = save::last_good(&dir)?;
+    let good = if leads {
+        save::tidy(&dir)?;
+        save::last_good(&dir)?
+    } else {
+        None
+    };
+    let Some(ranks) = Ranks::join(&config, &mut node, &dir, place)? else { return Ok(()) };
+    let good = ranks.begin(&config, &made, &dir, good)?;
     let position = good.as_ref().map(|good| good.position).unwrap_or_default();
     // t is stratified over the batches of a step: the noiser hears how many those are.
     node.say("demand", &Facts { accumulation: Some(config.accumulation), ..Facts::default() })?;
     let patience = Duration::from_secs_f64(config.patience_seconds);
-    let mut puller = Puller::<Noised>::new("noised", position.next_seq, config.prefetch, patience);
+    let mut puller =
+        Puller::<Noised>::new("noised", position.next_seq, config.prefetch, patience).of_share(ranks.share());
     let trains = position.step < config.steps;
     if trains {
         // The first batches are made while the model is read.
         puller.ask(&mut node)?;
     }
-    let (training, trained, last) = match good {
+    let (mut training, trained, last) = match good {
         Some(good) => {
             let path = dir.checkpoint(position.step);
             let trained = Trained::since(Lineage::read(&path)?, position.next_seq);
@@ -92,6 +99,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         }
         None => (training::begin(&config)?, Trained::nothing(), None),
     };
+    training.join(&ranks)?;
     let previews = Previews::new(&node)?;
     let saver = Saver::new(dir.clone(), made.plugins.clone(), None, last);
     let upstream = Upstream::default();
@@ -99,6 +107,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let mut trainer = Trainer {
         config,
         node,
+        ranks,
         dir,
         training,
         position,
@@ -144,8 +153,10 @@ impl Trainer {
     /// Compares the run with what it began with, and tells those who come after.
     fn enter(&mut self, made: &Made, trains: bool) -> Result<()> {
         let facts = self.upstream.facts().clone();
-        record::enter(&self.dir, made, trains.then_some(&facts))?;
-        record::started(&self.dir, self.position, self.saver.last())?;
+        if self.ranks.leads() {
+            record::enter(&self.dir, made, trains.then_some(&facts))?;
+            record::started(&self.dir, self.position, self.saver.last())?;
+        }
         if !trains {
             return Ok(());
         }
@@ -173,13 +184,13 @@ impl Trainer {
 
     fn train(&mut self, mut puller: Puller<Noised>) -> Result<()> {
         // The model before training, for the scores to begin with. The run does not depend on it.
-        if self.position.step > 0 && self.dir.checkpoint(0).exists() {
+        if self.ranks.leads() && self.position.step > 0 && self.dir.checkpoint(0).exists() {
             match Manifest::verify(&self.dir.checkpoint(0)) {
                 Ok(_) => self.announce(&save::describe(&self.dir, 0)?)?,
                 Err(error) => eprintln!("warning: checkpoint of step 0 is passed over: {error}"),
             }
         }
-        if self.dir.checkpoint(self.position.step).exists() {
+        if self.ranks.leads() && self.dir.checkpoint(self.position.step).exists() {
             self.announce(&save::describe(&self.dir, self.position.step)?)?
         } else {
             self.checkpoint()?
@@ -189,32 +200,23 @@ impl Trainer {
             std::thread::sleep(Duration::from_secs_f64(self.config.slow_down_seconds));
             // Counted when the step is done: what a stop leaves of it is in no checkpoint.
             let (mut trained, mut waited) = (self.trained.clone(), Duration::ZERO);
-            for micro in 0..self.config.accumulation {
-                let from = Instant::now();
-                let batch = match self.wait(&mut puller)? {
-                    Wait::Batch(batch) => batch,
-                    Wait::Stop => return self.finish(),
-                    Wait::NoData => {
-                        self.finish()?;
-                        eprintln!("warning: the data ended at step {} of {}", self.position.step, self.config.steps);
-                        return Ok(());
-                    }
-                    // The node that failed says why.
-                    Wait::Gone => return self.finish(),
-                };
-                waited += from.elapsed();
-                puller.ask(&mut self.node)?;
-                if micro == 0 {
-                    self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, &batch)?;
+            let ended = match self.ranks.group() {
+                None => self.one_by_one(&mut puller, &mut trained, &mut waited)?,
+                Some(_) => self.together(&mut puller, &mut trained, &mut waited)?,
+            };
+            if let Some(end) = ended {
+                self.finish()?;
+                // Of a node that failed, that node says why.
+                if end == End::NoData && self.ranks.leads() {
+                    eprintln!("warning: the data ended at step {} of {}", self.position.step, self.config.steps);
                 }
-                trained.count(puller.next_seq() - 1, &batch)?;
-                self.training.micro_step(&self.config, self.position.step, batch)?;
+                return Ok(());
             }
             let finished = self.training.finish(self.position.step)?;
             self.trained = trained;
             self.position.step += 1;
             self.position.tokens_seen += finished.tokens();
-            self.position.next_seq = puller.next_seq();
+            self.position.next_seq += self.config.accumulation;
             // The step before: a device has done that one by now, and works on this one while its numbers are sent.
             let before = self.unread.take();
             before.map_or(Ok(()), |before| self.report(before))?;
@@ -230,6 +232,63 @@ impl Trainer {
             }
         }
         self.finish()
+    }
+
+    /// The micro-steps of a step: batches are trained on as they come. Returns why no step is taken, if none is.
+    fn one_by_one(
+        &mut self,
+        puller: &mut Puller<Noised>,
+        trained: &mut Trained,
+        waited: &mut Duration,
+    ) -> Result<Option<End>> {
+        for micro in 0..self.config.accumulation {
+            let from = Instant::now();
+            let batch = match self.wait(puller)? {
+                Wait::Batch(batch) => batch,
+                Wait::Ended(end) => return Ok(Some(end)),
+            };
+            *waited += from.elapsed();
+            puller.ask(&mut self.node)?;
+            if micro == 0 {
+                self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, &batch)?;
+            }
+            trained.count(puller.next_seq() - 1, &batch)?;
+            self.training.micro_step(&self.config, self.position.step, batch)?;
+        }
+        Ok(None)
+    }
+
+    /// The same with other ranks, who are told first that all batches of this one are here: all take the step, or none.
+    fn together(
+        &mut self,
+        puller: &mut Puller<Noised>,
+        trained: &mut Trained,
+        waited: &mut Duration,
+    ) -> Result<Option<End>> {
+        let from = Instant::now();
+        let (mut batches, mut end) = (Vec::new(), None);
+        while end.is_none() && (batches.len() as u64) < self.ranks.share().count {
+            match self.wait(puller)? {
+                Wait::Batch(batch) => {
+                    batches.push(batch);
+                    puller.ask(&mut self.node)?;
+                }
+                Wait::Ended(own) => end = Some(own),
+            }
+        }
+        *waited += from.elapsed();
+        let end = self.ranks.agree(end)?;
+        if end.is_some() {
+            return Ok(end);
+        }
+        self.ranks.count(trained, self.position.next_seq, &batches)?;
+        if let Some(batch) = batches.first() {
+            self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, batch)?;
+        }
+        for batch in batches {
+            self.training.micro_step(&self.config, self.position.step, batch)?;
+        }
+        Ok(None)
     }
 
     /// Sends what has not been read yet.
@@ -268,7 +327,7 @@ impl Trainer {
                     }
                     puller.accept(&message)?;
                 }
-                Event::Stop { asked: true } => return Ok(Wait::Stop),
+                Event::Stop { asked: true } => return Ok(Wait::Ended(End::Stop)),
                 Event::Stop { asked: false } | Event::Failed { .. } => return Ok(Wait::without(puller)),
                 Event::Closed(input) if input == "noised" => {
                     return Ok(puller.take().map_or_else(|| Wait::without(puller), Wait::Batch));
@@ -279,7 +338,7 @@ impl Trainer {
                         return Ok(Wait::Batch(batch));
                     }
                     if puller.ended() {
-                        return Ok(Wait::NoData);
+                        return Ok(Wait::Ended(End::NoData));
                     }
                     puller.ask(&mut self.node)?;
                     puller.ask_again(&mut self.node)?;
@@ -294,6 +353,9 @@ impl Trainer {
 
     /// Begins a checkpoint. What is measured is how long training stands still for it.
     fn checkpoint(&mut self) -> Result<()> {
+        if !self.ranks.leads() {
+            return Ok(());
+        }
         let started = Instant::now();
         let before = self.saver.begin(&mut self.training, self.position, &mut self.trained)?;
         let stall = started.elapsed().as_secs_f64();
@@ -323,12 +385,18 @@ impl Trainer {
     }
 
     fn announce(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        if !self.ranks.leads() {
+            return Ok(());
+        }
         self.node.send("checkpoint", self.checkpoints_sent, checkpoint)?;
         self.checkpoints_sent += 1;
         Ok(())
     }
 
     fn measure(&mut self, metrics: Metrics) -> Result<()> {
+        if !self.ranks.leads() {
+            return Ok(());
+        }
         self.node.send("metrics", self.metrics_sent, &metrics)?;
         self.metrics_sent += 1;
         Ok(())

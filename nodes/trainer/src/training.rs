@@ -7,7 +7,7 @@ use difflow_model::{
     Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
     ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
 };
-use difflow_node_kit::{Problem, Problems};
+use difflow_node_kit::{Problem, Problems, Share};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
 use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
@@ -15,6 +15,7 @@ use eyre::{Context, Result, eyre};
 use crate::annealing;
 use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
+use crate::ranks::Ranks;
 use crate::save::ANNEALING_STATE;
 
 /// A learner and how it is led through the steps.
@@ -25,6 +26,8 @@ pub struct Training {
     pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
     under_way: Option<UnderWay>,
+    /// The number that this process's first micro-batch has in a step.
+    first: u64,
 }
 
 /// The optimizer step that micro-batches are being taken for.
@@ -169,10 +172,21 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
-    Ok(Training { learner, annealing, learning_rate, under_way: None })
+    Ok(Training { learner, annealing, learning_rate, under_way: None, first: 0 })
 }
 
 impl Training {
+    /// Trains with the other ranks.
+    ///
+    /// # Errors
+    /// Where that cannot be done.
+    pub fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        let Some(group) = ranks.group() else { return Ok(()) };
+        let Share { first, count, .. } = ranks.share();
+        self.first = first;
+        Ok(self.learner.join(group.clone(), count)?)
+    }
+
     /// Takes in what is said of the batches.
     ///
     /// # Errors
@@ -212,7 +226,7 @@ impl Training {
                 begun.insert(UnderWay { attn_mask_ratio, micro_batches: 0 })
             }
         };
-        let draw = step * config.accumulation + under_way.micro_batches;
+        let draw = step * config.accumulation + self.first + under_way.micro_batches;
         let ratio = under_way.attn_mask_ratio;
         let pattern = if ar {
             Pattern::Causal

@@ -44,6 +44,8 @@ pub struct NodeEntry {
     /// Declared outputs.
     pub outputs: Vec<(String, Mark)>,
     pub finish_grace: Option<f64>,
+    /// True when the file says on which machine it runs.
+    pub placed: bool,
 }
 
 /// An input.

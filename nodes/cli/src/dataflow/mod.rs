@@ -6,6 +6,7 @@ pub mod finding;
 mod modules;
 mod parts;
 pub mod programs;
+mod ranks;
 pub mod shape;
 pub mod tree;
 mod write;

@@ -121,6 +121,7 @@ impl Reader {
             inputs: node.get("inputs").map(|inputs| self.inputs(inputs, &name)).unwrap_or_default(),
             outputs: node.get("outputs").map(|outputs| self.outputs(outputs, &name)).unwrap_or_default(),
             finish_grace,
+            placed: node.get("deploy").is_some_and(|deploy| deploy.get("machine").is_some()),
             path,
             id: name,
         })

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::dataflow::assign::{self, Assignment};
 use crate::dataflow::finding::{Finding, Kind};
 use crate::dataflow::modules::Expander;
+use crate::dataflow::ranks;
 use crate::dataflow::write::write;
 use crate::dataflow::yaml::{Mark, Node, parse};
 
@@ -54,6 +55,15 @@ impl Tree {
             assignments.iter().filter_map(|assignment| assign::set(&mut self.root, assignment).err()).collect();
         self.changed |= !assignments.is_empty();
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+    }
+
+    /// Makes several ranks of the trainer: [`ranks::expand`].
+    ///
+    /// # Errors
+    /// Why that cannot be done.
+    pub fn expand_ranks(&mut self, ranks: usize, machines: &[String], folder: &Path) -> Result<(), String> {
+        self.changed |= ranks != 1 || !machines.is_empty();
+        ranks::expand(&mut self.root, ranks, machines, folder)
     }
 
     /// The text of a plain dataflow file that says the same.

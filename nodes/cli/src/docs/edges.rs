@@ -12,7 +12,8 @@ const HEAD: &str = "\
 What a node takes and gives. Every message is one Arrow struct array whose metadata has `seq` (its absolute number on the edge), `message` (its name and
 version) and `fin` (there is no batch `seq`: the data ended), and on the way of the data `facts`: JSON that says what the batch was made with (nodes/schema/src/facts.rs).
 Before its first batch the tokenizer sends a message without rows, marked `prelude`, for the facts alone. A program of your own on that way hands on both. Every receiver
-checks name, columns, types and lengths. Data is never pushed: downstream asks with `demand` for batches by number. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
+checks name, columns, types and lengths. Data is never pushed: downstream asks with `demand` for batches by number. Where several
+trainers train one model (docs/RANKS.md), the noiser has an input and an output for each: `demand-1` and `noised-1` beside `demand` and `noised`. dora's strict types know these messages from `types/difflow/v1.yml`; `difflow validate` checks them without anything written down.
 ";
 
 /// What the columns mean.

@@ -7,7 +7,7 @@ mod svg;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use difflow_schema::ports::TICK;
+use difflow_schema::ports::{TICK, rank_of};
 use eyre::{Context, Result, eyre};
 
 use crate::dataflow::{File, Names, Source, shape};
@@ -127,7 +127,7 @@ pub fn graph(file: &File) -> Graph {
                 }
                 Source::Dora | Source::Unreadable => continue,
             };
-            let demand = input.name == "demand";
+            let demand = rank_of("demand", &input.name).is_some();
             edges.push(Edge { from, to, output, input: input.name.clone(), message, demand });
         }
     }

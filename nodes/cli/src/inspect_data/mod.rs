@@ -52,7 +52,7 @@ impl DataArguments {
     /// When the file has no trainer, dora cannot be started, or the nodes leave nothing.
     pub fn run(self) -> Result<u8> {
         let file = &self.chosen.file;
-        let tree = match self.chosen.read()? {
+        let tree = match self.chosen.read(1, &[])? {
             Ok(tree) => tree,
             Err(code) => return Ok(code),
         };

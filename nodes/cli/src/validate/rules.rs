@@ -30,6 +30,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
     queues(file, nodes, findings);
     sent_once(file, findings);
     trainer(nodes, findings);
+    ranks(nodes, findings);
     blocks(nodes, findings);
     graces(nodes, findings);
     heldout(nodes, findings);
@@ -103,6 +104,7 @@ fn queues(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
         match &node.settings {
             Settings::Trainer(config) if node.read("PREFETCH") => {
                 let window = u64::from(config.prefetch);
+                let all = ranks_of(node, nodes).len() as u64;
                 let why = format!("PREFETCH {} of {}", config.prefetch, node.entry.id);
                 let Some(index) = input(node.entry, "noised") else { continue };
                 let noised = &node.entry.inputs[index];
@@ -111,7 +113,8 @@ fn queues(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
                 let Source::Node { id, .. } = &noised.source else { continue };
                 let Some(noiser) = file.node(id) else { continue };
                 if let Some(index) = input(noiser, "sequences") {
-                    fits(noiser, &noiser.inputs[index], window, &why);
+                    let why = if all > 1 { format!("PREFETCH {} of {all} ranks", config.prefetch) } else { why };
+                    fits(noiser, &noiser.inputs[index], window * all, &why);
                 }
             }
             Settings::Tokenizer(_) => {
@@ -189,6 +192,63 @@ fn trainer(nodes: &[Node], findings: &mut Vec<Finding>) {
             let allowed = "wanted: a multiple of CHECKPOINT_EVERY, or checkpoints are kept seldom or never";
             let (at, subject) = (keeper.place("KEEP_EVERY"), keeper.subject("KEEP_EVERY"));
             findings.push(Finding::error(Kind::Contradiction, at, subject, found, allowed).warning());
+        }
+    }
+}
+
+/// The trainers that get their batches from the noiser of this one, in the order of the file: the ranks.
+fn ranks_of<'a>(trainer: &Node, nodes: &'a [Node<'a>]) -> Vec<&'a Node<'a>> {
+    let from = |node: &Node| {
+        let noised = node.entry.inputs.iter().find(|input| input.name == "noised")?;
+        if let Source::Node { id, .. } = &noised.source { Some(id.clone()) } else { None }
+    };
+    let own = from(trainer);
+    let same = |node: &&Node| matches!(node.settings, Settings::Trainer(_)) && own.is_some() && from(node) == own;
+    nodes.iter().filter(same).collect()
+}
+
+/// Trainers of one noiser train one model: with the same keys, and each with its whole part of a step.
+fn ranks(nodes: &[Node], findings: &mut Vec<Finding>) {
+    for node in nodes {
+        let Settings::Trainer(first) = &node.settings else { continue };
+        let ranks = ranks_of(node, nodes);
+        if ranks.len() < 2 || ranks[0].entry.id != node.entry.id {
+            continue;
+        }
+        let count = ranks.len() as u64;
+        let allowed = difflow_model::allowed_ranks(first.accumulation);
+        let wrong = |node: &Node, key: &str, found: String, allowed: String| {
+            Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed)
+        };
+        if node.read("ACCUMULATION") && !allowed.contains(&count) {
+            let numbers: Vec<String> = allowed.iter().map(u64::to_string).collect();
+            let found = format!("{} on {count} ranks", first.accumulation);
+            let allowed = format!("wanted: as many ranks as one of {}", numbers.join(", "));
+            findings.push(wrong(node, "ACCUMULATION", found, allowed));
+        }
+        if first.arithmetic == difflow_trainer::config::ArithmeticKind::Torch {
+            findings.push(wrong(node, "ARITHMETIC", format!("torch on {count} ranks"), "wanted: difflow".to_owned()));
+        }
+        let values = node.values();
+        for rank in &ranks[1..] {
+            let own = rank.values();
+            let differs = own.as_object().into_iter().flatten().filter(|(key, value)| values[key.as_str()] != **value);
+            findings.extend(differs.map(|(key, value)| {
+                let found = format!("{value} for {}, {} for {}", rank.entry.id, values[key], node.entry.id);
+                wrong(rank, key, found, "wanted: one value for all ranks".to_owned())
+            }));
+        }
+        let cores = std::thread::available_parallelism().map_or(u64::MAX, |cores| cores.get() as u64);
+        let here = ranks.iter().filter(|rank| !rank.entry.placed).count() as u64;
+        if here * first.threads as u64 > cores {
+            let found = format!("{} on {here} ranks of this machine", first.threads);
+            let allowed = format!("wanted: together at most its {cores} cores, or each waits for the others");
+            findings.push(wrong(node, "THREADS", found, allowed).warning());
+        }
+        if ranks.iter().any(|rank| rank.entry.placed) && first.rendezvous == "auto" {
+            let found = "auto with ranks on named machines".to_owned();
+            let allowed = "wanted: HOST:PORT of the machine of rank 0, unless all of them are one".to_owned();
+            findings.push(wrong(node, "RENDEZVOUS", found, allowed).warning());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use difflow_node_kit::config::nearest;
-use difflow_schema::ports::{PORTS, TICK};
+use difflow_schema::ports::{PORTS, TICK, rank_of};
 
 use crate::dataflow::{File, Finding, Input, Kind, NodeEntry, Source};
 
@@ -101,24 +101,34 @@ fn edge(file: &File, node: &NodeEntry, input: &Input, findings: &mut Vec<Finding
     }
 }
 
-/// Demand must come from the node that gets the data, and from nobody else: an answer goes to who asked.
+/// Demand must come from the node that gets the data, and from nobody else: an answer goes to who asked. Where several nodes ask, each has
+/// an output of its own.
 fn demand(file: &File, node: &NodeEntry, findings: &mut Vec<Finding>) {
-    let Some(input) = node.inputs.iter().find(|input| input.name == DEMAND) else { return };
-    let (Some(_), Source::Node { id: asker, .. }) = (node.program, &input.source) else { return };
-    let takes = |other: &NodeEntry| {
-        let from =
-            |input: &Input| matches!(&input.source, Source::Node { id, output } if *id == node.id && output != DEMAND);
-        other.inputs.iter().any(from)
-    };
-    let takers: BTreeSet<&str> =
-        file.nodes.iter().filter(|other| takes(other)).map(|other| other.id.as_str()).collect();
-    let wrong = takers.iter().any(|taker| taker != asker);
-    if wrong && file.node(asker).is_some() {
-        let takers: Vec<&str> = takers.into_iter().collect();
-        let found = format!("demand from {asker}, while the data goes to {}", takers.join(" and "));
-        let allowed = "wanted: demand from the one node that gets the data";
-        let subject = format!("{}.inputs.{DEMAND}", node.id);
-        findings.push(Finding::error(Kind::Contradiction, input.source_at, subject, found, allowed));
+    let Some(program) = node.program else { return };
+    for input in &node.inputs {
+        let (Some(rank), Source::Node { id: asker, .. }) = (rank_of(DEMAND, &input.name), &input.source) else {
+            continue;
+        };
+        let own = |output: &str| {
+            let ranked = program.ports.outputs.iter().find(|port| port.ranked);
+            rank_of(DEMAND, output).is_none()
+                && ranked.is_none_or(|port| rank_of(port.name, output).is_none_or(|found| found == rank))
+        };
+        let takes = |other: &NodeEntry| {
+            let from =
+                |input: &Input| matches!(&input.source, Source::Node { id, output } if *id == node.id && own(output));
+            other.inputs.iter().any(from)
+        };
+        let takers: BTreeSet<&str> =
+            file.nodes.iter().filter(|other| takes(other)).map(|other| other.id.as_str()).collect();
+        let wrong = takers.iter().any(|taker| taker != asker);
+        if wrong && file.node(asker).is_some() {
+            let takers: Vec<&str> = takers.into_iter().collect();
+            let found = format!("demand from {asker}, while the data goes to {}", takers.join(" and "));
+            let allowed = "wanted: demand from the one node that gets the data";
+            let subject = format!("{}.inputs.{}", node.id, input.name);
+            findings.push(Finding::error(Kind::Contradiction, input.source_at, subject, found, allowed));
+        }
     }
 }
 
@@ -149,7 +159,7 @@ fn cycle(file: &File, findings: &mut Vec<Finding>) {
 }
 
 fn feeds(input: &Input, ids: &BTreeSet<&str>) -> bool {
-    matches!(&input.source, Source::Node { id, .. } if input.name != DEMAND && ids.contains(id.as_str()))
+    matches!(&input.source, Source::Node { id, .. } if rank_of(DEMAND, &input.name).is_none() && ids.contains(id.as_str()))
 }
 
 /// A node fed by a timer keeps dora's watchdog quiet; the monitor is that node.

@@ -1,0 +1,107 @@
+//! Two ranks of one thread against one process of two threads, which has the micro-batches of both: tokens a second, in alternation.
+//! A GPT-2 of 11.5 million parameters, 4 rows of 512 tokens a micro-batch.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use difflow_model::{
+    AdamW, Device, Group, Learner, Meeting, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Patience,
+    Pattern, Place,
+};
+
+const ROWS: usize = 4;
+const LENGTH: usize = 512;
+const WARM_UP: usize = 2;
+const STEPS: usize = 6;
+const ROUNDS: usize = 5;
+const SHAPE: &str = r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 1024, "vocab_size": 50257, "n_embd": 192,
+    "n_layer": 4, "n_head": 6, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true}"#;
+
+fn batch(number: u64, tokens: u64) -> MicroBatch {
+    let hash = |at: usize| (at as u64 + 10_000 * number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+    let ids = (0..ROWS * LENGTH).map(|at| (hash(at) % tokens) as u32).collect();
+    let mut batch = MicroBatch::clean(ROWS, LENGTH, ids);
+    batch.masked = (0..ROWS * LENGTH).map(|at| batch.maskable[at] && hash(at) % 2 == 0).collect();
+    batch
+}
+
+fn failed(e: impl std::fmt::Display) -> ModelError {
+    ModelError::Ranks(e.to_string())
+}
+
+/// One of the processes: prints the milliseconds of each step.
+fn rank(place: Place, meeting: Option<Meeting>, shape: &Path) -> Result<(), ModelError> {
+    difflow_model::set_num_threads(2 / place.size);
+    let mut model = Model::initialise(shape, 1, Device::Cpu)?;
+    let mask = model.add_mask_token(0)?;
+    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+    let mut learner = Learner::new(model, options, AdamW::default())?;
+    let own = 2 / place.size as u64;
+    if let Some(meeting) = meeting {
+        let patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(60) };
+        learner.join(Arc::new(Group::open(meeting, place, "bench", patience)?), own)?;
+    }
+    for step in 0..(WARM_UP + STEPS) as u64 {
+        let begin = Instant::now();
+        for number in 0..own {
+            let number = 2 * step + place.rank as u64 * own + number;
+            learner.micro_step(&batch(number, u64::from(mask)), &Pattern::Full)?;
+        }
+        learner.apply(1e-4)?;
+        if step >= WARM_UP as u64 {
+            println!("{}", begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(())
+}
+
+/// Tokens a second of so many processes: of the median step.
+fn measured(size: usize, shape: &Path) -> Result<f64, ModelError> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    drop(listener);
+    let start = |rank: usize| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env("DIFFLOW_BENCH_RANK", format!("{rank} {size} {address} {}", shape.display()));
+        command.stdout(Stdio::piped()).spawn()
+    };
+    let children = (0..size).map(start).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut times = Vec::new();
+    for child in children {
+        let text = child.wait_with_output().map_err(failed)?.stdout;
+        times = String::from_utf8_lossy(&text).lines().filter_map(|line| line.parse::<f64>().ok()).collect();
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times.get(STEPS / 2).ok_or_else(|| failed("a rank failed"))?;
+    Ok((2 * ROWS * LENGTH) as f64 / median * 1e3)
+}
+
+fn main() -> Result<ExitCode, ModelError> {
+    if let Ok(text) = std::env::var("DIFFLOW_BENCH_RANK") {
+        let words: Vec<&str> = text.splitn(4, ' ').collect();
+        let [rank_of, size, address, shape] = words[..] else { return Ok(ExitCode::FAILURE) };
+        let place = Place { rank: rank_of.parse().map_err(failed)?, size: size.parse().map_err(failed)? };
+        let address: SocketAddr = address.parse().map_err(failed)?;
+        let meeting = match place {
+            Place { size: 1, .. } => None,
+            Place { rank: 0, .. } => Some(Meeting::Listen(TcpListener::bind(address).map_err(failed)?)),
+            Place { .. } => Some(Meeting::Connect(address)),
+        };
+        rank(place, meeting, Path::new(shape))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folder = tempfile::tempdir().map_err(failed)?;
+    std::fs::write(folder.path().join("config.json"), SHAPE).map_err(failed)?;
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (one, two) = (measured(1, folder.path())?, measured(2, folder.path())?);
+        println!("one process of two threads {one:.0} tokens/s, two ranks of one thread {two:.0}: {:.3}", two / one);
+        ratios.push(two / one);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median of {ROUNDS}: {:.3}; {:.3} to {:.3}", ratios[ROUNDS / 2], ratios[0], ratios[ROUNDS - 1]);
+    Ok(ExitCode::SUCCESS)
+}

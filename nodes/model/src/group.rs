@@ -1,0 +1,283 @@
+//! Processes that train one model together ("ranks"), over libtorch's own c10d: they meet at an address, and then exchange tensors.
+//!
+//! Every call is one of all ranks: each of them makes the same calls in the same order. A rank that is lost makes the call of the others
+//! fail, at once where its connection breaks and else after the timeout; the group is of no use then. Nothing is added here, so the order
+//! of additions is the caller's.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::fmt::Write as _;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::IntoRawFd;
+use std::time::Duration;
+
+use tch::{Device, Tensor};
+
+use crate::error::ModelError;
+use crate::shim::checked;
+
+unsafe extern "C" {
+    fn difflow_group_open(
+        host: *const c_char,
+        port: u16,
+        listener: c_int,
+        own: *const c_char,
+        rank: c_int,
+        size: c_int,
+        join_ms: i64,
+        timeout_ms: i64,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_group_close(group: *mut c_void);
+    fn difflow_group_all_gather(
+        group: *mut c_void,
+        out: *mut c_void,
+        own: *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_group_all_to_all(
+        group: *mut c_void,
+        out: *mut c_void,
+        own: *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_group_broadcast(
+        group: *mut c_void,
+        tensor: *mut c_void,
+        root: c_int,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+}
+
+/// Where ranks meet.
+#[derive(Debug)]
+pub enum Meeting {
+    /// Of rank 0: the socket at which it waits for the others.
+    Listen(TcpListener),
+    /// Of the others: the address of that.
+    Connect(SocketAddr),
+}
+
+impl Meeting {
+    fn address(&self) -> std::io::Result<SocketAddr> {
+        match self {
+            Self::Listen(listener) => listener.local_addr(),
+            Self::Connect(address) => Ok(*address),
+        }
+    }
+}
+
+/// This process among the ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 0.
+    pub rank: usize,
+    /// How many there are.
+    pub size: usize,
+}
+
+/// How long a rank waits for others.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until all have come.
+    pub join: Duration,
+    /// In every exchange after that.
+    pub exchange: Duration,
+}
+
+/// A process, as far as another on the same machine can look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Process {
+    /// What it is called.
+    name: String,
+    id: u32,
+    /// The machine since it was started, and the name space of process ids.
+    machine: String,
+}
+
+/// Bytes of a [`Process`] as the ranks tell it to each other.
+const TOLD: usize = 256;
+
+impl Process {
+    fn own(name: &str) -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Self { name: name.to_owned(), id: std::process::id(), machine: format!("{} {}", boot.trim(), space.display()) }
+    }
+
+    fn told(&self) -> Vec<u8> {
+        let mut bytes = format!("{}\n{}\n{}", self.id, self.machine, self.name).into_bytes();
+        bytes.resize(TOLD, 0);
+        bytes
+    }
+
+    fn heard(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let mut lines = text.trim_end_matches(['\0', char::REPLACEMENT_CHARACTER]).splitn(3, '\n');
+        let (id, machine) = (lines.next()?.parse().ok()?, lines.next()?.to_owned());
+        Some(Self { name: lines.next()?.to_owned(), id, machine })
+    }
+
+    /// What has become of it, where that explains that it does not answer.
+    fn lost(&self) -> Option<&'static str> {
+        let stat = match std::fs::read_to_string(format!("/proc/{}/stat", self.id)) {
+            Ok(stat) => stat,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Some("has ended"),
+            Err(_) => return None,
+        };
+        // The state stands behind the name, which is in parentheses.
+        match stat.rsplit_once(") ")?.1.chars().next()? {
+            'Z' | 'X' => Some("has ended"),
+            'T' | 't' => Some("is stopped"),
+            _ => None,
+        }
+    }
+}
+
+/// The ranks, once all have met.
+#[derive(Debug)]
+pub struct Group {
+    raw: *mut c_void,
+    place: Place,
+    processes: Vec<Process>,
+    timeout: Duration,
+}
+
+// SAFETY: c10d queues what several threads ask of a backend; no thread owns it.
+unsafe impl Send for Group {}
+// SAFETY: as above.
+unsafe impl Sync for Group {}
+
+fn raw(tensor: &Tensor) -> *mut c_void {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+impl Group {
+    /// Waits until all ranks are there. `name` is what the others call this one when it is lost. Errors if not all come in time.
+    pub fn open(meeting: Meeting, place: Place, name: &str, patience: Patience) -> Result<Self, ModelError> {
+        let failed = |what: &str, e: &dyn std::fmt::Display| ModelError::Ranks(format!("{what}: {e}"));
+        let address = meeting.address().map_err(|e| failed("the address at which ranks meet", &e))?;
+        let own = own_address(address).map_err(|e| failed(&format!("no way to {address}"), &e))?;
+        let text = |text: String| CString::new(text).map_err(|e| ModelError::Torch(e.to_string()));
+        let (host, own) = (text(address.ip().to_string())?, text(own)?);
+        let listener = match meeting {
+            Meeting::Listen(listener) => listener.into_raw_fd(),
+            Meeting::Connect(_) => -1,
+        };
+        let (rank, size) = (place.rank as c_int, place.size as c_int);
+        let (join, exchange) = (patience.join.as_millis() as i64, patience.exchange.as_millis() as i64);
+        let mut out = std::ptr::null_mut();
+        // SAFETY: the texts live through the call, and the socket is handed over.
+        let opened = checked(|error, room| unsafe {
+            difflow_group_open(
+                host.as_ptr(),
+                address.port(),
+                listener,
+                own.as_ptr(),
+                rank,
+                size,
+                join,
+                exchange,
+                &raw mut out,
+                error,
+                room,
+            )
+        });
+        opened.map_err(|e| failed(&format!("rank {rank} of {size} cannot meet the others at {address}"), &e))?;
+        let mut group = Self { raw: out, place, processes: Vec::new(), timeout: patience.exchange };
+        let told = group.gather_bytes(&Process::own(name).told())?;
+        let processes: Option<Vec<Process>> = told.chunks(TOLD).map(Process::heard).collect();
+        group.processes = processes.ok_or_else(|| ModelError::Ranks("a rank does not say who it is".to_owned()))?;
+        Ok(group)
+    }
+
+    /// Returns which of the ranks this one is.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Returns the numbers of all ranks, in the order of the ranks. All give as many.
+    pub fn gather(&self, own: &[f64]) -> Result<Vec<f64>, ModelError> {
+        Ok(Vec::try_from(self.gathered(&Tensor::f_from_slice(own)?)?)?)
+    }
+
+    /// Returns the bytes of all ranks, in the order of the ranks. All give as many.
+    pub fn gather_bytes(&self, own: &[u8]) -> Result<Vec<u8>, ModelError> {
+        Ok(Vec::try_from(self.gathered(&Tensor::f_from_slice(own)?)?)?)
+    }
+
+    fn gathered(&self, own: &Tensor) -> Result<Tensor, ModelError> {
+        let all = Tensor::f_empty([own.size1()? * self.place.size as i64], (own.kind(), Device::Cpu))?;
+        // SAFETY: live contiguous tensors, that of the result as large as those of all ranks.
+        self.call(|e, n| unsafe { difflow_group_all_gather(self.raw, raw(&all), raw(own), e, n) })?;
+        Ok(all)
+    }
+
+    /// Returns the bytes of rank `root`; all give as many.
+    pub fn bytes_of(&self, root: usize, own: &[u8]) -> Result<Vec<u8>, ModelError> {
+        let mut tensor = Tensor::f_from_slice(own)?;
+        self.broadcast(&mut tensor, root)?;
+        Ok(Vec::try_from(tensor)?)
+    }
+
+    /// Everybody's flat fp32 (or byte) tensor becomes that of rank `root`.
+    pub(crate) fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<(), ModelError> {
+        // SAFETY: a live contiguous tensor, of one size in all ranks.
+        self.call(|e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
+    }
+
+    /// `out` gets this rank's part of the `own` of every rank, in the order of the ranks: flat tensors whose size is a multiple of the
+    /// number of ranks.
+    pub(crate) fn all_to_all(&self, out: &mut Tensor, own: &Tensor) -> Result<(), ModelError> {
+        // SAFETY: live contiguous tensors of one size.
+        self.call(|e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
+    }
+
+    /// An exchange; where it fails, the error says which ranks are lost.
+    fn call(&self, exchange: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
+        checked(exchange).map_err(|e| ModelError::Ranks(self.explained(&e)))
+    }
+
+    fn explained(&self, error: &ModelError) -> String {
+        let Place { rank, size } = self.place;
+        let own = self.processes.get(rank).map(|process| process.machine.as_str());
+        let mut text = String::new();
+        for (number, process) in self.processes.iter().enumerate().filter(|(number, _)| *number != rank) {
+            let same = own == Some(process.machine.as_str());
+            if let Some(how) = process.lost().filter(|_| same) {
+                let Process { name, id, .. } = process;
+                _ = write!(text, "rank {number} of {size} ({name}, process {id}) {how}; ");
+            } else if !same {
+                _ = write!(text, "rank {number} of {size} ({}) is on another machine: look there; ", process.name);
+            }
+        }
+        if text.is_empty() {
+            let seconds = self.timeout.as_secs_f64();
+            text = format!("another rank failed, or did not answer for {seconds} s; what it wrote says more; ");
+        }
+        format!("{text}start the run again, it goes on from the last checkpoint ({error})")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: made by `open`, closed once.
+        unsafe { difflow_group_close(self.raw) }
+    }
+}
+
+/// The address of this machine on the way to another; nothing is sent.
+fn own_address(other: SocketAddr) -> std::io::Result<String> {
+    let any: SocketAddr = if other.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(other)?;
+    Ok(socket.local_addr()?.ip().to_string())
+}
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

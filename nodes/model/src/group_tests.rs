@@ -1,0 +1,174 @@
+//! Real processes: a test starts its own program again, once a rank, with the part that it plays in the environment.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use super::*;
+use crate::batch::MicroBatch;
+use crate::host::copied;
+use crate::learner::{Applied, Learner};
+use crate::objective::{Normaliser, Objective, ObjectiveOptions};
+use crate::optimizer::{Muon, Optimizer};
+use crate::pattern::Pattern;
+use crate::small::{LLAMA, model};
+
+const PART: &str = "DIFFLOW_TEST_RANK";
+
+/// The rank, the number of ranks and the port, in a process that a test started as one.
+fn part() -> Option<(Place, u16)> {
+    let text = std::env::var(PART).ok()?;
+    let numbers: Vec<usize> = text.split(' ').map(|number| number.parse().unwrap()).collect();
+    Some((Place { rank: numbers[0], size: numbers[1] }, numbers[2] as u16))
+}
+
+fn patience(seconds: u64) -> Patience {
+    Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(seconds) }
+}
+
+/// This process's group, in a process that a test started.
+fn joined((place, port): (Place, u16), seconds: u64) -> Group {
+    let meeting = Meeting::Connect(([127, 0, 0, 1], port).into());
+    Group::open(meeting, place, &format!("rank-{}", place.rank), patience(seconds)).unwrap()
+}
+
+/// Starts ranks 1 … size − 1 of test `name`, and is rank 0.
+fn begun(name: &str, size: usize, seconds: u64) -> (Group, Vec<Child>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let start = |rank: usize| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([&format!("group::tests::{name}"), "--exact", "--nocapture", "--test-threads=1"]);
+        command.env(PART, format!("{rank} {size} {port}")).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let children = (1..size).map(start).collect();
+    let group = Group::open(Meeting::Listen(listener), Place { rank: 0, size }, "rank-0", patience(seconds)).unwrap();
+    (group, children)
+}
+
+fn all_well(children: Vec<Child>) {
+    for mut child in children {
+        assert!(child.wait().unwrap().success(), "another rank failed");
+    }
+}
+
+/// A broadcast that went the wrong way, or parts in another order, would train every rank on something else.
+#[test]
+fn every_exchange_brings_each_rank_what_is_its_own() {
+    let check = |group: &Group| {
+        let Place { rank, size } = group.place();
+        let numbers = group.gather(&[rank as f64, 0.5]).unwrap();
+        let wanted: Vec<f64> = (0..size).flat_map(|rank| [rank as f64, 0.5]).collect();
+        assert_eq!(numbers, wanted);
+        let bytes = group.bytes_of(1, &[rank as u8, 7]).unwrap();
+        assert_eq!(bytes, [1, 7]);
+        let own = Tensor::from_slice(&(0..2 * size).map(|at| (100 * rank + at) as f32).collect::<Vec<_>>());
+        let mut out = own.zeros_like();
+        group.all_to_all(&mut out, &own).unwrap();
+        let wanted = (0..size).flat_map(|other| [0, 1].map(|at| (100 * other + 2 * rank + at) as f32));
+        assert_eq!(Vec::<f32>::try_from(&out).unwrap(), wanted.collect::<Vec<_>>());
+        group.gather(&[0.0]).unwrap();
+    };
+    if let Some(part) = part() {
+        return check(&joined(part, 60));
+    }
+    let (group, children) = begun("every_exchange_brings_each_rank_what_is_its_own", 3, 60);
+    check(&group);
+    all_well(children);
+}
+
+/// What a person needs to know: which one, and that the run can go on.
+#[test]
+fn a_rank_that_was_killed_or_stopped_is_named() {
+    if let Some(part) = part() {
+        let group = joined(part, 600);
+        _ = group.gather(&[0.0]);
+        // Rank 1 waits for rank 2, and stays: it must not look lost itself.
+        if part.0.rank == 1 {
+            _ = group.gather(&[1.0]);
+        }
+        std::thread::sleep(Duration::from_secs(600));
+        return;
+    }
+    for (signal, seconds, how) in [(libc::SIGKILL, 600, "has ended"), (libc::SIGSTOP, 2, "is stopped")] {
+        let (group, mut children) = begun("a_rank_that_was_killed_or_stopped_is_named", 3, seconds);
+        group.gather(&[0.0]).unwrap();
+        let pid = children[1].id();
+        // SAFETY: kill takes two numbers; the child has not been waited for.
+        unsafe { libc::kill(pid as i32, signal) };
+        let error = group.gather(&[2.0]).unwrap_err().to_string();
+        assert!(error.contains(&format!("rank 2 of 3 (rank-2, process {pid}) {how}")), "{error}");
+        assert!(error.contains("last checkpoint") && error.lines().count() == 1, "{error}");
+        assert!(!error.contains("rank 1 of 3"), "{error}");
+        for child in &mut children {
+            _ = child.kill();
+            _ = child.wait();
+        }
+    }
+}
+
+/// Micro-batches of different sizes; the fourth carries no loss.
+fn batch(number: usize) -> MicroBatch {
+    let (rows, length) = (2 + number % 2, 14);
+    let hash = |i: usize| ((i + 100 * number) as u32).wrapping_mul(2_654_435_761) >> 12;
+    let mut batch = MicroBatch::clean(rows, length, (0..rows * length).map(|i| hash(i) % 37).collect());
+    batch.masked = (0..rows * length).map(|i| number != 3 && batch.maskable[i] && hash(i + 991) % 3 > 0).collect();
+    batch.weights = (0..rows).map(|row| 1.5 + row as f64).collect();
+    batch
+}
+
+/// The weights and what the updates did, after three updates by four micro-batches each, of which this rank has its part.
+fn trained(group: Option<Arc<Group>>, normaliser: Normaliser, optimizer: Optimizer) -> (Vec<Vec<f32>>, Vec<Applied>) {
+    crate::set_num_threads(1);
+    let mut model = model(LLAMA);
+    model.add_mask_token(7).unwrap();
+    let options =
+        ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
+    let mut learner = Learner::new(model, options, optimizer).unwrap();
+    learner.set_dropout(0.25, 3).unwrap();
+    let Place { rank, size } = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
+    let own = 4 / size;
+    if let Some(group) = group {
+        learner.join(group, own as u64).unwrap();
+    }
+    let mut applied = Vec::new();
+    for step in 0..3 {
+        for number in rank * own..(rank + 1) * own {
+            learner.micro_step(&batch(4 * step + number), &Pattern::Full).unwrap();
+        }
+        applied.push(learner.apply(1e-2).unwrap());
+    }
+    (learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect(), applied)
+}
+
+fn variants() -> [(Normaliser, Optimizer); 3] {
+    let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
+    [
+        (Normaliser::MaskableTokens, Optimizer::default()),
+        (Normaliser::MaskedTokens, Optimizer::default()),
+        (Normaliser::MaskableTokens, muon),
+    ]
+}
+
+/// The promise: whoever adds, in whatever part, the bytes are those of one process.
+#[test]
+fn two_and_four_ranks_train_the_bytes_of_one() {
+    if let Some(part) = part() {
+        let group = Arc::new(joined(part, 60));
+        for (normaliser, optimizer) in variants() {
+            trained(Some(group.clone()), normaliser, optimizer);
+        }
+        return;
+    }
+    let alone: Vec<_> = variants().map(|(normaliser, optimizer)| trained(None, normaliser, optimizer)).into();
+    for size in [2, 4] {
+        let (group, children) = begun("two_and_four_ranks_train_the_bytes_of_one", size, 60);
+        let group = Arc::new(group);
+        for ((normaliser, optimizer), alone) in variants().into_iter().zip(&alone) {
+            let (weights, applied) = trained(Some(group.clone()), normaliser, optimizer);
+            assert_eq!(applied, alone.1, "{size} ranks, {normaliser:?}");
+            assert!(weights == alone.0, "{size} ranks, {normaliser:?}, {optimizer:?}: other weights");
+        }
+        all_well(children);
+    }
+}

@@ -1,0 +1,284 @@
+//! Several trainers that train one model: the trainer nodes of a dataflow that get their batches from one noiser, in the order of the file.
+//! Rank 0 has the run; the others compute.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use difflow_model::{Device, Group, Meeting, Patience, Place, allowed_ranks};
+use difflow_node_kit::{Event, Node, Problem, Problems, Share, record};
+use difflow_schema::Noised;
+use difflow_schema::run::{Manifest, RunDir, bytes_sha256, write_atomically};
+use eyre::{Context, Result, bail, ensure, eyre};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ArithmeticKind, Config};
+use crate::lineage::Trained;
+use crate::record::Made;
+use crate::save::{Good, Position};
+
+/// The value of RENDEZVOUS with which ranks on one machine find each other.
+const AUTO: &str = "auto";
+/// How often a rank looks for the others.
+const LOOK: Duration = Duration::from_millis(100);
+/// Bytes in which rank 0 says where training begins.
+const BEGIN: usize = 512;
+
+/// Why no further step is taken. Of several reasons the last of these counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// The sender of the batches ended before the data did: another node failed, or refused its configuration.
+    Gone = 1,
+    /// The data ended.
+    NoData,
+    /// A person asked for it.
+    Stop,
+}
+
+/// This process among the ranks.
+pub struct Ranks {
+    place: Place,
+    /// None for a single one.
+    group: Option<Arc<Group>>,
+    accumulation: u64,
+}
+
+/// Where rank 0 waits for the others, in the run's folder.
+#[derive(Serialize, Deserialize)]
+struct Announced {
+    /// dora's name for the start of the dataflow: an older one's is passed over.
+    start: String,
+    address: SocketAddr,
+}
+
+/// Where training begins, for everybody.
+#[derive(Serialize, Deserialize)]
+struct Begin {
+    step: u64,
+    tokens_seen: u64,
+    next_seq: u64,
+    /// sha256 of the manifest of the checkpoint that it begins with.
+    sha256: Option<String>,
+}
+
+/// Which of the ranks a node is. Errors if dora does not give the dataflow file.
+pub fn place(node: &Node) -> Result<Place> {
+    let (ids, own) = (node.alike("noised")?, node.id());
+    Ok(Place { rank: ids.iter().position(|id| *id == own).unwrap_or(0), size: ids.len().max(1) })
+}
+
+impl Ranks {
+    /// Meets the others, where there are any. Returns `None` when the run ends before all are there.
+    ///
+    /// # Errors
+    /// [`Problems`] where so many ranks cannot train this; otherwise when they do not meet.
+    pub fn join(config: &Config, node: &mut Node, dir: &RunDir, place: Place) -> Result<Option<Self>> {
+        let accumulation = config.accumulation;
+        if place.size == 1 {
+            return Ok(Some(Self { place, group: None, accumulation }));
+        }
+        check(config, place.size as u64)?;
+        let began = Instant::now();
+        let patience = Patience {
+            join: Duration::from_secs_f64(config.join_timeout),
+            exchange: Duration::from_secs_f64(config.group_timeout),
+        };
+        let Some(meeting) = meeting(config, node, dir, place, patience.join)? else { return Ok(None) };
+        let (sender, opened) = mpsc::channel();
+        let name = node.id();
+        // On a thread of its own, so that the end of the run is heard meanwhile.
+        thread::spawn(move || _ = sender.send(Group::open(meeting, place, &name, patience)));
+        let group = loop {
+            match opened.recv_timeout(LOOK) {
+                Ok(group) => break group?,
+                Err(RecvTimeoutError::Timeout) if over(node)? => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the thread that joins the ranks panicked"),
+            }
+        };
+        let Place { rank, size } = place;
+        if rank == 0 {
+            _ = fs::remove_file(dir.ranks());
+            println!("{size} ranks after {:.1} s", began.elapsed().as_secs_f64());
+        }
+        Ok(Some(Self { place, group: Some(Arc::new(group)), accumulation }))
+    }
+
+    /// Whether this one has the run: its lock, its files, its metrics.
+    pub fn leads(&self) -> bool {
+        self.place.rank == 0
+    }
+
+    /// The others, where there are any.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
+    }
+
+    /// The micro-batches of a step that are this one's.
+    pub fn share(&self) -> Share {
+        let count = self.accumulation / self.place.size as u64;
+        Share { of: self.accumulation, first: self.place.rank as u64 * count, count }
+    }
+
+    /// Makes sure that all train the same, and returns the checkpoint that rank 0 begins with.
+    ///
+    /// # Errors
+    /// [`Problems`] with the key that is not the same; otherwise where this one does not see the checkpoint.
+    pub fn begin(&self, config: &Config, made: &Made, dir: &RunDir, good: Option<Good>) -> Result<Option<Good>> {
+        let Some(group) = &self.group else { return Ok(good) };
+        same_keys(group, config, made)?;
+        let begin = good.map(|Good { position: Position { step, tokens_seen, next_seq }, sha256 }| Begin {
+            step,
+            tokens_seen,
+            next_seq,
+            sha256: Some(sha256),
+        });
+        let begin = begin.unwrap_or(Begin { step: 0, tokens_seen: 0, next_seq: 0, sha256: None });
+        let mut text = serde_json::to_vec(&begin)?;
+        text.resize(BEGIN, b' ');
+        let Begin { step, tokens_seen, next_seq, sha256 } = serde_json::from_slice(&group.bytes_of(0, &text)?)?;
+        let Some(sha256) = sha256 else { return Ok(None) };
+        let path = dir.checkpoint(step);
+        let (_, found) = Manifest::read(&path)?;
+        ensure!(
+            found == sha256,
+            "{} is another checkpoint than that of rank 0; all ranks need one run folder, or copies of it",
+            path.display()
+        );
+        Ok(Some(Good { position: Position { step, tokens_seen, next_seq }, sha256 }))
+    }
+
+    /// Tells the others whether this one takes the next step, or why it does not. Returns what all do.
+    ///
+    /// # Errors
+    /// When another one is lost.
+    pub fn agree(&self, own: Option<End>) -> Result<Option<End>> {
+        let Some(group) = &self.group else { return Ok(own) };
+        let told = group.gather(&[own.map_or(0.0, |end| f64::from(end as u8))])?;
+        let all = [End::Gone, End::NoData, End::Stop];
+        Ok(all.into_iter().rev().find(|end| told.contains(&f64::from(*end as u8))))
+    }
+
+    /// Counts the step's batches from `first` on, of which `own` are this one's: each rank goes on with the digest of the one before it.
+    ///
+    /// # Errors
+    /// When another batch is due, or another rank is lost.
+    pub fn count(&self, trained: &mut Trained, first: u64, own: &[Noised]) -> Result<()> {
+        let (share, size) = (self.share(), self.place.size);
+        for rank in 0..size {
+            if rank == self.place.rank {
+                for (seq, batch) in (first + share.first..).zip(own) {
+                    trained.count(seq, batch)?;
+                }
+            }
+            if let Some(group) = &self.group {
+                let chain = String::from_utf8(group.bytes_of(rank, trained.chain().as_bytes())?)?;
+                trained.counted((rank as u64 + 1) * share.count + first, chain);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether so many ranks can train this.
+fn check(config: &Config, ranks: u64) -> Result<(), Problems> {
+    let allowed = allowed_ranks(config.accumulation);
+    let mut problems = Vec::new();
+    if !allowed.contains(&ranks) {
+        let numbers: Vec<String> = allowed.iter().map(u64::to_string).collect();
+        let found = format!("{} on {ranks} ranks", config.accumulation);
+        problems.push(Problem::new("ACCUMULATION", found, format!("allowed ranks: {}", numbers.join(", "))));
+    }
+    if config.arithmetic == ArithmeticKind::Torch {
+        problems.push(Problem::new("ARITHMETIC", "torch", "allowed with several ranks: difflow"));
+    }
+    match Device::open(&config.device) {
+        Ok(Device::Cpu) => {}
+        Ok(device) => problems.push(Problem::new("DEVICE", device, "allowed with several ranks: cpu, so far")),
+        Err(e) => problems.push(Problem::new("DEVICE", &config.device, e.to_string())),
+    }
+    Problems(problems).into_result()
+}
+
+/// Where the ranks meet. Returns `None` when the run ends before that is known.
+fn meeting(config: &Config, node: &mut Node, dir: &RunDir, place: Place, wait: Duration) -> Result<Option<Meeting>> {
+    let wrong = |e: &dyn std::fmt::Display| {
+        let allowed = format!("{e}; allowed: auto, or HOST:PORT of the machine of rank 0");
+        Problems::from(Problem::new("RENDEZVOUS", &config.rendezvous, allowed))
+    };
+    if config.rendezvous != AUTO {
+        let mut addresses = config.rendezvous.to_socket_addrs().map_err(|e| wrong(&e))?;
+        let address = addresses.next().ok_or_else(|| wrong(&"no such host"))?;
+        if place.rank > 0 {
+            return Ok(Some(Meeting::Connect(address)));
+        }
+        return Ok(Some(Meeting::Listen(TcpListener::bind(address).map_err(|e| wrong(&e))?)));
+    }
+    let (path, start) = (dir.ranks(), node.start());
+    if place.rank == 0 {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port on this machine")?;
+        let announced = Announced { start, address: listener.local_addr()? };
+        write_atomically(&path, &serde_json::to_vec(&announced)?).with_context(|| path.display().to_string())?;
+        return Ok(Some(Meeting::Listen(listener)));
+    }
+    let began = Instant::now();
+    while began.elapsed() < wait {
+        match fs::read(&path) {
+            Ok(text) => {
+                let announced: Announced = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+                // A rank 0 that was restarted announces another port.
+                if announced.start == start && TcpStream::connect_timeout(&announced.address, LOOK).is_ok() {
+                    return Ok(Some(Meeting::Connect(announced.address)));
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        }
+        if over(node)? {
+            return Ok(None);
+        }
+        thread::sleep(LOOK);
+    }
+    let seconds = wait.as_secs_f64();
+    Err(eyre!(
+        "rank 0 has not announced itself in {} for {seconds} s (JOIN_TIMEOUT); where ranks are on several machines, set RENDEZVOUS",
+        path.display()
+    ))
+}
+
+/// Whether the run ended. What comes in meanwhile was not asked for; it comes again.
+fn over(node: &mut Node) -> Result<bool> {
+    loop {
+        match node.next(Some(Duration::ZERO))? {
+            Event::Timeout => return Ok(false),
+            Event::Closed(_) | Event::Failed { .. } | Event::Stop { .. } => return Ok(true),
+            Event::Message(_) | Event::Tick => {}
+        }
+    }
+}
+
+/// Compares the keys that decide the weights, and the files of the base model.
+fn same_keys(group: &Group, config: &Config, made: &Made) -> Result<()> {
+    let keys = record::deciding(config);
+    let mut values: Vec<(&str, String)> =
+        keys.as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value.to_string())).collect();
+    let mut files: Vec<&str> = made.inputs.values().map(String::as_str).collect();
+    files.sort_unstable();
+    values.push(("BASE_MODEL", files.join(" ")));
+    let digests: Vec<u8> = values.iter().flat_map(|(_, value)| bytes_sha256(value.as_bytes()).into_bytes()).collect();
+    let all = group.gather_bytes(&digests)?;
+    let digest = digests.len() / values.len();
+    for (rank, other) in all.chunks(digests.len()).enumerate() {
+        let differs = other.chunks(digest).zip(all.chunks(digest)).position(|(own, first)| own != first);
+        if let Some((key, value)) = differs.and_then(|at| values.get(at)) {
+            let own = group.place().rank;
+            let allowed = format!("rank {rank} has another one than rank 0; wanted: one value for all ranks");
+            return Err(Problems::from(Problem::new(*key, format!("{value} in rank {own}"), allowed)).into());
+        }
+    }
+    Ok(())
+}
