@@ -387,13 +387,16 @@ fn a_gone_client_costs_nothing_and_too_many_are_told_to_come_again() {
     let long = json!({"prompt": "a [MASK:1200] b", "decoder": "first-hitting", "stream": true});
     let request = served.http.request("POST", "/v1/completions", Some(&long.to_string()));
     let mut streams = Vec::new();
-    for _ in 0..6 {
-        let mut stream = served.http.connect();
-        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
-        streams.push(stream);
-    }
-    while served.metric("difflow_writing") < 2.0 || served.metric("difflow_queue_depth") < 4.0 {
-        thread::sleep(Duration::from_millis(20));
+    // Two are written, and then four wait: at once some of the six would find the queue full.
+    for (count, name, value) in [(2, "difflow_writing", 2.0), (4, "difflow_queue_depth", 4.0)] {
+        for _ in 0..count {
+            let mut stream = served.http.connect();
+            std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+            streams.push(stream);
+        }
+        while served.metric(name) < value {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
     let full = served.http.post("/v1/completions", &json!({"prompt": "a"}));
     assert!(full.status == 429 && full.head.contains("retry-after: 1"), "{full:?}");
