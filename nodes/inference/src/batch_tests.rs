@@ -113,7 +113,7 @@ fn a_gap_is_measured_as_it_is_when_it_is_filled_and_the_search_can_be_ended() {
     }
     let found = batch.take_finished().remove(0).1;
     let mut ready = |_| Ok::<(), InferenceError>(());
-    let whole = session.write(&[text.clone()], &decoding, 1, &mut |_, _| {}, &mut ready).unwrap().remove(0);
+    let whole = session.write(std::slice::from_ref(&text), &decoding, 1, &mut |_, _| {}, &mut ready).unwrap().remove(0);
     assert_eq!((found.tokens, found.nfe + read), (whole.tokens, whole.nfe));
     let mut asked = 0;
     let ended = session.measured(&text, &decoding, &mut || {

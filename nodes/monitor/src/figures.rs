@@ -184,7 +184,7 @@ pub(crate) mod tests {
     #[test]
     fn a_model_trained_left_to_right_shows_its_own_loss() {
         let mut history = History::default();
-        [(0, 1.9), (50, 0.3)].map(|(step, loss)| history.add(&row("ar_loss", step, loss)));
+        [(0, 1.9), (50, 0.3)].into_iter().for_each(|(step, loss)| history.add(&row("ar_loss", step, loss)));
         let table = Figures::of(&history).table();
         assert_eq!(table, [["loss left to right, nats/token", "1.900", "0.300", ""].map(str::to_owned)]);
     }
