@@ -62,7 +62,11 @@ impl Tree {
     /// # Errors
     /// Why that cannot be done.
     pub fn expand_ranks(&mut self, ranks: usize, machines: &[String], folder: &Path) -> Result<(), String> {
-        self.changed |= ranks != 1 || !machines.is_empty();
+        // As the file is: its trainer may be behind a program of another name.
+        if ranks == 1 && machines.is_empty() {
+            return Ok(());
+        }
+        self.changed = true;
         ranks::expand(&mut self.root, ranks, machines, folder)
     }
 
