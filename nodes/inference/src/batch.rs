@@ -104,8 +104,18 @@ impl<'s> Batch<'s> {
                     Some(at) => at,
                     None => {
                         let filling = Filling::new(model, options.clone())?;
-                        self.fillings.push(Fillings { guidance, cached, filling });
-                        self.fillings.len() - 1
+                        let own = Fillings { guidance, cached, filling };
+                        // One that nobody uses gives way, or they would grow with the kinds of texts that ever came.
+                        match (0..self.fillings.len()).find(|&at| !self.fills(at)) {
+                            Some(idle) => {
+                                self.fillings[idle] = own;
+                                idle
+                            }
+                            None => {
+                                self.fillings.push(own);
+                                self.fillings.len() - 1
+                            }
+                        }
                     }
                 };
                 Place::Filling(at, self.fillings[at].filling.join_with(canvas.clone(), options)?)
@@ -130,6 +140,11 @@ impl<'s> Batch<'s> {
         self.next += 1;
         self.texts.insert(number, Text { place, canvas, read: 0, tokens: 0 });
         Ok(number)
+    }
+
+    /// Whether canvases `at` have a text, done or not.
+    fn fills(&self, at: usize) -> bool {
+        self.texts.values().any(|text| matches!(text.place, Place::Filling(own, _) if own == at))
     }
 
     /// Who writes a text, as [`Session::write`] decides it, and the canvas that it is written on.

@@ -86,6 +86,35 @@ fn a_text_among_others_with_other_options_is_the_text_alone() {
     compare(&tiny::block_session(BLOCKS, "4:3,row"), &[blocks[0].clone(), blocks[2].clone()], &both);
 }
 
+/// A client that asks with another guidance each time held on to more and more memory.
+#[test]
+fn what_is_kept_does_not_grow_with_the_kinds_of_texts_that_came() {
+    let session = tiny::session(true, 0.3);
+    let mut batch = Batch::new(&session);
+    let guided = |kind: u64| Decoding { guidance: 0.1 * kind as f64, steps: 3, ..Decoding::default() };
+    let mut alive = batch.join(&text(0), &Decoding { steps: 50, ..guided(0) }).unwrap();
+    for kind in 1..9 {
+        let number = batch.join(&text(kind), &guided(kind)).unwrap();
+        if kind % 2 == 0 {
+            batch.cancel(number);
+            continue;
+        }
+        let alone =
+            session.write(&[text(kind)], &guided(kind), 1, &mut |_, _| {}, &mut |_| Ok::<(), InferenceError>(()));
+        let mut finished = Vec::new();
+        while finished.is_empty() {
+            batch.step().unwrap();
+            finished = batch.take_finished();
+            if finished.iter().any(|(done, _)| *done == alive) {
+                finished.retain(|(done, _)| *done != alive);
+                alive = batch.join(&text(0), &Decoding { steps: 50, ..guided(0) }).unwrap();
+            }
+        }
+        assert_eq!((finished[0].0, &finished[0].1.tokens), (number, &alone.unwrap()[0].tokens));
+    }
+    assert!(batch.fillings.len() <= 2, "{} of which one is used", batch.fillings.len());
+}
+
 #[test]
 fn what_a_model_cannot_write_does_not_join_and_disturbs_nobody() {
     let session = tiny::session(false, 0.3);
