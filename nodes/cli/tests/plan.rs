@@ -32,7 +32,7 @@ struct Setup {
 
 const SETUPS: [Setup; 3] = [
     Setup {
-        file: "data/experiments/diffugpt-s.yml",
+        file: "data/experiments/paper-diffugpt-s.yml",
         parameters: 124_439_808,
         mask_rows: 0,
         steps: 1_000_000,
@@ -45,7 +45,7 @@ const SETUPS: [Setup; 3] = [
         passes: 3.0,
     },
     Setup {
-        file: "data/experiments/diffugpt-m.yml",
+        file: "data/experiments/paper-diffugpt-m.yml",
         parameters: 354_823_168,
         mask_rows: 1,
         steps: 160_000,
@@ -58,7 +58,7 @@ const SETUPS: [Setup; 3] = [
         passes: 3.0,
     },
     Setup {
-        file: "data/experiments/diffullama-7b.yml",
+        file: "data/experiments/paper-diffullama-7b.yml",
         parameters: 6_738_415_616,
         mask_rows: 0,
         steps: 2070,

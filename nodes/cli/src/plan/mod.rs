@@ -22,7 +22,7 @@ use crate::validate::{self, EXIT_CONFIG, Environment, enter_folder};
 pub const EXAMPLES: &str = "\
 Examples:
   difflow plan                                    plan dataflow.yml of this folder
-  difflow plan data/experiments/diffugpt-s.yml    the paper's small model; its shape is in data/experiments/shapes/
+  difflow plan data/experiments/paper-diffugpt-s.yml    the paper's small model; its shape is in data/experiments/shapes/
   difflow plan my.yml --no-calibration            without the few seconds of measuring
   difflow plan my.yml --machine h100              time on an H100, as measured for docs/RESULTS.md
   difflow plan my.yml --flops-per-second 200e12   time on another machine
