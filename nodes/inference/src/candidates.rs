@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use difflow_diffusion::keyed;
-use difflow_model::{Blocks, Context, Continued, MicroBatch, Objective, ObjectiveOptions, Pattern};
+use difflow_model::{Context, MicroBatch, Objective, ObjectiveOptions, Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::error::InferenceError;
@@ -104,7 +104,7 @@ impl Scorer {
     }
 
     /// A draw of measured tokens that lie in these blocks.
-    fn noised(&self, question: u64, draw: u32, tokens: usize, blocks: &[Range<usize>]) -> Noised {
+    pub(crate) fn noised(&self, question: u64, draw: u32, tokens: usize, blocks: &[Range<usize>]) -> Noised {
         let place = self.place(question, draw);
         let mut rng = keyed::rng(self.seed, &self.stage("masks"), question, u64::from(draw));
         let numbers: Vec<f64> = (0..tokens).map(|_| keyed::uniform(&mut rng)).collect();
@@ -176,9 +176,9 @@ fn quantile(freedom: f64) -> f64 {
     terms.iter().zip(1..).fold(z, |sum, (term, power)| sum + term / freedom.powi(power))
 }
 
-struct Noised {
-    masked: Vec<bool>,
-    weights: Vec<f64>,
+pub(crate) struct Noised {
+    pub masked: Vec<bool>,
+    pub weights: Vec<f64>,
 }
 
 /// A row to be computed: a document with some of its measured tokens masked.
@@ -240,6 +240,9 @@ impl Session {
         if scorer.scoring == Scoring::Exact {
             return self.exact(questions, batching, go_on);
         }
+        if let Some(blocks) = self.blocks() {
+            return self.by_blocks(questions, blocks, (scorer, draws), batching, go_on);
+        }
         let documents: Vec<(u64, &Document)> =
             questions.iter().flat_map(|one| one.candidates.iter().map(move |document| (one.id, document))).collect();
         let (rows, uses) = self.rows(&documents, scorer, draws);
@@ -289,7 +292,7 @@ impl Session {
     }
 
     /// The measured tokens of a document by the blocks in which they are, counted from the first measured one.
-    fn blocks_of(&self, document: &Document) -> Vec<Range<usize>> {
+    pub(crate) fn blocks_of(&self, document: &Document) -> Vec<Range<usize>> {
         let (given, end) = (document.given, document.tokens.len());
         let size = self.blocks().map_or(end, |blocks| blocks.size).max(1);
         let mut blocks = Vec::new();
@@ -309,10 +312,7 @@ impl Session {
         batching: Batching,
         go_on: &mut GoOn<E>,
     ) -> Result<Vec<f64>, E> {
-        let full = Objective::Diffusion { shift: self.shift() };
-        // The clean text costs nothing, so nothing is asked of it here.
-        let objective = self.blocks().map_or(full, |blocks| Objective::Block(Blocks { ar_weight: 0.0, ..blocks }));
-        let options = ObjectiveOptions::recommended(objective);
+        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: self.shift() });
         let (mut sums, mut done) = (vec![0.0; rows.len()], 0);
         for batch in batching.of(rows.len(), |row| documents[rows[row].document].1.tokens.len()) {
             go_on(Progress { done, of: rows.len() })?;
@@ -333,46 +333,6 @@ impl Session {
             done += batch.len();
         }
         Ok(sums)
-    }
-
-    /// −ln p of each candidate, which share the work of what is given where that is the same.
-    fn exact<E: From<InferenceError>>(
-        &self,
-        questions: &[Question],
-        batching: Batching,
-        go_on: &mut GoOn<E>,
-    ) -> Result<Vec<Vec<Vec<f64>>>, E> {
-        let mut all: Vec<Vec<Vec<f64>>> = questions.iter().map(|one| vec![vec![0.0]; one.candidates.len()]).collect();
-        // A text, and which candidates its continuations are.
-        let (mut texts, mut places) = (Vec::<Continued>::new(), Vec::<Vec<(usize, usize)>>::new());
-        for (number, question) in questions.iter().enumerate() {
-            let first = texts.len();
-            for (candidate, document) in question.candidates.iter().enumerate() {
-                let (prompt, rest) = document.tokens.split_at(document.given);
-                let known = texts[first..].iter().position(|text| text.prompt == prompt).map(|at| first + at);
-                let at = known.unwrap_or_else(|| {
-                    texts.push(Continued { prompt: prompt.to_vec(), continuations: Vec::new() });
-                    places.push(Vec::new());
-                    texts.len() - 1
-                });
-                texts[at].continuations.push(rest.to_vec());
-                places[at].push((number, candidate));
-            }
-        }
-        let longest = |text: &Continued| text.continuations.iter().map(Vec::len).max().unwrap_or(0);
-        let mut done = 0;
-        for batch in batching.of(texts.len(), |at| texts[at].prompt.len() + longest(&texts[at])) {
-            go_on(Progress { done, of: texts.len() })?;
-            let own: Vec<Continued> = batch.iter().map(|&at| texts[at].clone()).collect();
-            let nats = self.model().continuation_nats(&own).map_err(InferenceError::from)?;
-            for (&at, nats) in batch.iter().zip(nats) {
-                for (&(question, candidate), nats) in places[at].iter().zip(nats) {
-                    all[question][candidate] = vec![nats];
-                }
-            }
-            done += batch.len();
-        }
-        Ok(all)
     }
 }
 

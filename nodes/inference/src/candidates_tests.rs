@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use difflow_model::Context;
+use difflow_model::{Blocks, Context};
 
 use super::*;
 use crate::tiny;

@@ -64,6 +64,7 @@ mod measure;
 mod parts;
 mod progress;
 mod session;
+mod shared_prompts;
 mod task;
 #[doc(hidden)]
 pub mod tiny;

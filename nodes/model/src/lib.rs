@@ -7,7 +7,7 @@
 //! | load, make, save | [`Model::load`], [`Model::load_with_recipe`], [`Model::load_torch`], [`Loader`], [`Model::initialise`], [`Model::add_mask_token`], [`Model::save`] |
 //! | train | [`Learner::new`], [`Learner::micro_step`], [`Learner::apply`], [`Learner::save`], [`Learner::snapshot`], [`Learner::load_optimizer`] |
 //! | train without waiting for the device | [`Learner::start_micro_step`], [`Learner::start_update`], [`Learner::read`] |
-//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::continuation_nats`], [`Model::perplexity`], [`Model::logits`] |
+//! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::continuation_nats`], [`Model::noised_continuation_nats`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases, block by block too), [`Writing`] (prompts), [`Speculating`] (prompts, with drafts): join, watch and cancel between forwards |
 //! | inspect | [`Summary::read`], [`Memory::of_training`] |
@@ -77,6 +77,7 @@ mod many;
 mod mask_token;
 mod model;
 mod network;
+mod noised_continuations;
 mod objective;
 mod optimizer;
 mod parameter;
@@ -122,6 +123,7 @@ pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
 pub use loss::{RowSums, StepSums};
 pub use model::Model;
+pub use noised_continuations::{NoisedContinuation, NoisedContinued};
 pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, ObjectiveOptions};
 pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,6 +11,9 @@ use serde_json::Value;
 use crate::facts::TokenizerFacts;
 use crate::lock::{self, LockError};
 use crate::run::{RunDir, write_atomically};
+
+/// How long a node waits for others to have written their parts: each has to reach the disk, which other work may keep busy.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What run.json holds. Every node writes its own part; fields that this version does not know are kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,7 +94,7 @@ impl Record {
         change: impl FnOnce(&mut Self) -> Result<R, E>,
     ) -> Result<Result<R, E>, RecordError> {
         fs::create_dir_all(dir.root())?;
-        let _lock = lock::take(&dir.record_lock(), lock::PATIENCE)?;
+        let _lock = lock::take(&dir.record_lock(), PATIENCE)?;
         let mut record = Self::read(dir)?.unwrap_or_default();
         let result = change(&mut record);
         if result.is_ok() {
