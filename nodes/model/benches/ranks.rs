@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use difflow_model::{
     AdamW, Device, Group, Learner, Meeting, MicroBatch, Model, ModelError, Objective, ObjectiveOptions, Patience,
-    Pattern, Place,
+    Pattern, Place, Sharding,
 };
 
 const ROWS: usize = 4;
@@ -42,7 +42,7 @@ fn rank(place: Place, meeting: Option<Meeting>, shape: &Path) -> Result<(), Mode
     let own = 2 / place.size as u64;
     if let Some(meeting) = meeting {
         let patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(60) };
-        learner.join(Arc::new(Group::open(meeting, place, "bench", patience)?), own)?;
+        learner.join(Arc::new(Group::open(meeting, place, "bench", patience)?), own, Sharding::None)?;
     }
     for step in 0..(WARM_UP + STEPS) as u64 {
         let begin = Instant::now();

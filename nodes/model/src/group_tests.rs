@@ -9,8 +9,9 @@ use crate::batch::MicroBatch;
 use crate::host::copied;
 use crate::learner::{Applied, Learner};
 use crate::objective::{Normaliser, Objective, ObjectiveOptions};
-use crate::optimizer::{Muon, Optimizer};
+use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::Pattern;
+use crate::ranks::Sharding;
 use crate::small::{LLAMA, model};
 
 const PART: &str = "DIFFLOW_TEST_RANK";
@@ -118,7 +119,11 @@ fn batch(number: usize) -> MicroBatch {
 }
 
 /// The weights and what the updates did, after three updates by four micro-batches each, of which this rank has its part.
-fn trained(group: Option<Arc<Group>>, normaliser: Normaliser, optimizer: Optimizer) -> (Vec<Vec<f32>>, Vec<Applied>) {
+fn trained(
+    group: Option<Arc<Group>>,
+    (normaliser, optimizer): (Normaliser, Optimizer),
+    sharding: Sharding,
+) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
     crate::set_num_threads(1);
     let mut model = model(LLAMA);
     model.add_mask_token(7).unwrap();
@@ -129,7 +134,7 @@ fn trained(group: Option<Arc<Group>>, normaliser: Normaliser, optimizer: Optimiz
     let Place { rank, size } = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
     let own = 4 / size;
     if let Some(group) = group {
-        learner.join(group, own as u64).unwrap();
+        learner.join(group, own as u64, sharding).unwrap();
     }
     let mut applied = Vec::new();
     for step in 0..3 {
@@ -138,36 +143,49 @@ fn trained(group: Option<Arc<Group>>, normaliser: Normaliser, optimizer: Optimiz
         }
         applied.push(learner.apply(1e-2).unwrap());
     }
-    (learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect(), applied)
+    let weights = learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect();
+    learner.collect().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let files = if rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
+    (weights, applied, files.into_iter().map(|file| file.sha256).collect())
 }
 
-fn variants() -> [(Normaliser, Optimizer); 3] {
+fn variants() -> [(Normaliser, Optimizer); 5] {
     let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
+    let bf16 = Optimizer { state: StateKind::Bf16, ..Optimizer::default() };
     [
+        (Normaliser::MaskableTokens, bf16),
+        (Normaliser::MaskableTokens, Optimizer { state: StateKind::Bf16, ..muon }),
         (Normaliser::MaskableTokens, Optimizer::default()),
         (Normaliser::MaskedTokens, Optimizer::default()),
         (Normaliser::MaskableTokens, muon),
     ]
 }
 
-/// The promise: whoever adds, in whatever part, the bytes are those of one process.
+/// The promise: whoever adds, in whatever part, and whoever updates, the bytes are those of one process, checkpoints included.
 #[test]
 fn two_and_four_ranks_train_the_bytes_of_one() {
+    let shardings = [Sharding::None, Sharding::Optimizer];
     if let Some(part) = part() {
         let group = Arc::new(joined(part, 60));
-        for (normaliser, optimizer) in variants() {
-            trained(Some(group.clone()), normaliser, optimizer);
+        for variant in variants() {
+            for sharding in shardings {
+                trained(Some(group.clone()), variant, sharding);
+            }
         }
         return;
     }
-    let alone: Vec<_> = variants().map(|(normaliser, optimizer)| trained(None, normaliser, optimizer)).into();
+    let alone = variants().map(|variant| trained(None, variant, Sharding::None));
     for size in [2, 4] {
         let (group, children) = begun("two_and_four_ranks_train_the_bytes_of_one", size, 60);
         let group = Arc::new(group);
-        for ((normaliser, optimizer), alone) in variants().into_iter().zip(&alone) {
-            let (weights, applied) = trained(Some(group.clone()), normaliser, optimizer);
-            assert_eq!(applied, alone.1, "{size} ranks, {normaliser:?}");
-            assert!(weights == alone.0, "{size} ranks, {normaliser:?}, {optimizer:?}: other weights");
+        for (variant, alone) in variants().into_iter().zip(&alone) {
+            for sharding in shardings {
+                let (weights, applied, files) = trained(Some(group.clone()), variant, sharding);
+                assert_eq!(applied, alone.1, "{size} ranks, {sharding:?}, {variant:?}");
+                assert!(weights == alone.0, "{size} ranks, {sharding:?}, {variant:?}: other weights");
+                assert_eq!(files, alone.2, "{size} ranks, {sharding:?}, {variant:?}: other files");
+            }
         }
         all_well(children);
     }

@@ -19,10 +19,10 @@ use crate::host::copied;
 use crate::loss::{Divisor, Lesson, Losses, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
-use crate::optimizer::{Optimizer, OptimizerState};
+use crate::optimizer::{Kept, Optimizer, OptimizerState};
 use crate::parameter::Parameter;
 use crate::pattern::Pattern;
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Sharding};
 use crate::reducer::{Alone, Reducer, Totals};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
@@ -60,6 +60,10 @@ pub struct Learner {
     /// Key of dropout's random numbers.
     dropout_seed: u64,
     reducer: Box<dyn Reducer>,
+    /// Number of this process among those that train the model.
+    rank: usize,
+    /// The optimizer's whole state, where a checkpoint is about to be made of the pieces of several processes.
+    collected: Option<Vec<Kept>>,
     sums: Sums,
     /// Updates are computed by operations of the device, without waiting for it.
     on_device: bool,
@@ -120,18 +124,57 @@ impl Learner {
         let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
         let (average, alignment, dropout_seed, sums) = (None, None, 0, Sums::nothing());
         let on_device = torch && optimizer.is_fused();
-        Ok(Self { model, options, arithmetic, optimizer, average, alignment, dropout_seed, reducer, sums, on_device })
+        let (rank, collected) = (0, None);
+        Ok(Self {
+            model,
+            options,
+            arithmetic,
+            optimizer,
+            average,
+            alignment,
+            dropout_seed,
+            reducer,
+            rank,
+            collected,
+            sums,
+            on_device,
+        })
     }
 
     /// Joins other processes that train the same model; each has so many micro-batches of every update.
     ///
     /// # Errors
     /// Where updates are computed by the device's own operations: on a GPU, and without difflow's kernels.
-    pub fn join(&mut self, group: Arc<Group>, micro_batches: u64) -> Result<(), ModelError> {
+    pub fn join(&mut self, group: Arc<Group>, micro_batches: u64, sharding: Sharding) -> Result<(), ModelError> {
         if self.on_device {
             return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
         }
-        self.reducer = Box::new(Ranks::new(group, micro_batches, &self.model.parameters));
+        let (parameters, settings) = (&self.model.parameters, self.optimizer.settings);
+        self.rank = group.place().rank;
+        let ranks = Ranks::new(group, micro_batches, sharding, parameters, |parameter| settings.needs_whole(parameter));
+        if let Some(pieces) = ranks.pieces() {
+            self.optimizer.keep(pieces, parameters)?;
+        }
+        self.reducer = Box::new(ranks);
+        Ok(())
+    }
+
+    /// Bytes of the optimizer's state that this process keeps.
+    pub fn state_bytes(&self) -> u64 {
+        self.optimizer.bytes()
+    }
+
+    /// Before a checkpoint: where ranks keep pieces of the optimizer's state, all of it comes to rank 0, and stays there
+    /// until the next micro-step. All ranks call it; nothing happens where each keeps everything.
+    ///
+    /// # Errors
+    /// When a rank is lost, or there is no memory for it.
+    pub fn collect(&mut self) -> Result<(), ModelError> {
+        if self.reducer.pieces().is_some() {
+            let (parameters, leads) = (&self.model.parameters, self.rank == 0);
+            let all = self.optimizer.collected(parameters, self.reducer.as_ref(), self.rank, leads)?;
+            self.collected = leads.then_some(all);
+        }
         Ok(())
     }
 
@@ -187,6 +230,7 @@ impl Learner {
 
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
         let number = self.sums.totals.len() as u64;
+        self.collected = None;
         if number > 0 {
             // Not left there for the next one's to be added to: the order of additions must not depend on who has which micro-batch.
             let gradients = self.take_gradients()?;
@@ -242,12 +286,19 @@ impl Learner {
         if self.on_device {
             return self.start_on_device(lr, totals, factor, losses);
         }
-        let grad_norm = factor * self.optimizer.grad_norm(&self.model.parameters)?;
+        let share = self.reducer.share(&self.model.parameters)?;
+        let grad_norm = factor
+            * match &share {
+                Some(share) => share.norm,
+                None => self.optimizer.grad_norm(&self.model.parameters)?,
+            };
         let finite = finite && grad_norm.is_finite();
         let clip = self.optimizer.settings.adamw.clip.filter(|&clip| grad_norm > clip);
         if finite {
             let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + CLIP_EPS));
-            self.optimizer.update(&mut self.model.parameters, lr, scale)?;
+            let gradients = share.as_ref().map(|share| share.gradients.as_slice());
+            self.optimizer.update(&mut self.model.parameters, lr, scale, gradients)?;
+            self.reducer.spread(&mut self.model.parameters)?;
             if let Some(average) = &mut self.average {
                 average.add(&self.model.parameters)?;
             }
@@ -342,7 +393,8 @@ impl Learner {
     }
 
     fn content(&self, dir: &Path) -> Result<Snapshot, ModelError> {
-        let optimizer = self.optimizer.content(&self.model.parameters, self.average.is_some())?;
+        let (collected, weights) = (self.collected.as_deref(), self.average.is_some());
+        let optimizer = self.optimizer.content(&self.model.parameters, weights, collected)?;
         let model = match &self.average {
             None => self.model.content(dir, |_, parameter| parameter.tensor.shallow_clone())?,
             Some(average) => self.model.content(dir, |at, _| average.values[at].shallow_clone())?,

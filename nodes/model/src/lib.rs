@@ -92,6 +92,7 @@ mod released;
 mod rope;
 mod self_test;
 mod shared;
+mod shares;
 mod shim;
 #[cfg(test)]
 mod small;
@@ -128,7 +129,7 @@ pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, Obj
 pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};
 pub use profile::Profile;
-pub use ranks::allowed_ranks;
+pub use ranks::{Sharding, allowed_ranks};
 pub use recipe::RECIPE_FILE;
 pub use reducer::Totals;
 pub use rope::{Rope, RopeScaling};

@@ -1,9 +1,12 @@
 //! What several processes that train one model exchange in a step. The sums of a step go through it between the last
 //! micro-step and the update; a single process has nothing to exchange.
 
+use tch::Tensor;
+
 use crate::error::ModelError;
 use crate::loss::StepSums;
 use crate::parameter::Parameter;
+use crate::shares::Piece;
 
 /// What the micro-steps of an update add up to: in this process, and after [`Reducer::add`] in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -87,6 +90,39 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// micro-batch that this process has. In a process whose micro-batches carried no loss, and of parameters that are not trained, the
     /// gradients are undefined.
     fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
+
+    /// What this process updates, where that is not everything; `None` where the parameters have the gradients.
+    fn share(&self, _: &[Parameter]) -> Result<Option<Share>, ModelError> {
+        Ok(None)
+    }
+
+    /// Gives the weights that this process has updated to the others, and takes theirs.
+    fn spread(&mut self, _: &mut [Parameter]) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Which elements this process updates, where it is not all of them.
+    fn pieces(&self) -> Option<&[Piece]> {
+        None
+    }
+
+    /// Shows what each process keeps of its pieces to all. `tensors` gives those of a process's piece, flat, with room for what is another
+    /// one's.
+    fn collect(
+        &self,
+        _tensors: &mut dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError>,
+    ) -> Result<(), ModelError> {
+        Ok(())
+    }
+}
+
+/// The gradients that a process updates by.
+#[derive(Debug)]
+pub(crate) struct Share {
+    /// Of the gradients of all processes, as one process computes it.
+    pub norm: f64,
+    /// Of each piece, flat; undefined where no process has one.
+    pub gradients: Vec<Tensor>,
 }
 
 /// One process.

@@ -50,6 +50,17 @@ pub enum ArithmeticKind {
     Torch,
 }
 
+/// What each of several ranks keeps of what the optimizer needs.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShardingKind {
+    /// Everything.
+    #[default]
+    None,
+    /// The optimizer's state of its share of the parameters (ZeRO-1); rank 0 has all of it while a checkpoint is written.
+    Optimizer,
+}
+
 /// What turns gradients into updates.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -215,6 +226,9 @@ pub struct Config {
     /// Threads of the CPU, of each rank; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
+    /// For several ranks: what each keeps of the optimizer's state. The bytes of the result are the same.
+    #[schemars(extend("x-may-change" = true))]
+    pub sharding: ShardingKind,
     /// For several ranks: `auto` where all are on one machine; else HOST:PORT, at which rank 0 waits for the others. It is neither encrypted
     /// nor protected: for private networks.
     #[schemars(extend("x-may-change" = true))]
@@ -299,6 +313,7 @@ impl Default for Config {
             deterministic: false,
             memory_fraction: 1.0,
             threads: 2,
+            sharding: ShardingKind::default(),
             rendezvous: "auto".into(),
             join_timeout: 300.0,
             group_timeout: 120.0,

@@ -269,6 +269,8 @@ fn same_keys(group: &Group, config: &Config, made: &Made) -> Result<()> {
     let mut files: Vec<&str> = made.inputs.values().map(String::as_str).collect();
     files.sort_unstable();
     values.push(("BASE_MODEL", files.join(" ")));
+    // It decides no weights, but who tells what to whom.
+    values.push(("SHARDING", serde_json::to_string(&config.sharding)?));
     let digests: Vec<u8> = values.iter().flat_map(|(_, value)| bytes_sha256(value.as_bytes()).into_bytes()).collect();
     let all = group.gather_bytes(&digests)?;
     let digest = digests.len() / values.len();

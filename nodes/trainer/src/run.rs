@@ -57,6 +57,8 @@ struct Trainer {
     upstream: Upstream,
     /// The last step, while a device may still be working on it.
     unread: Option<Unread>,
+    /// The step of the last checkpoint that was there, or has been begun: all ranks know it.
+    saved: Option<u64>,
     /// Steps in a row whose loss or gradient was not a number.
     bad_steps: u64,
     /// Messages sent so far on the pushed outputs.
@@ -80,6 +82,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     };
     let Some(ranks) = Ranks::join(&config, &mut node, &dir, place)? else { return Ok(()) };
     let good = ranks.begin(&config, &made, &dir, good)?;
+    let saved = good.as_ref().map(|good| good.position.step);
     let position = good.as_ref().map(|good| good.position).unwrap_or_default();
     // t is stratified over the batches of a step: the noiser hears how many those are.
     node.say("demand", &Facts { accumulation: Some(config.accumulation), ..Facts::default() })?;
@@ -99,7 +102,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         }
         None => (training::begin(&config)?, Trained::nothing(), None),
     };
-    training.join(&ranks)?;
+    training.join(&config, &ranks)?;
     let previews = Previews::new(&node)?;
     let saver = Saver::new(dir.clone(), made.plugins.clone(), None, last);
     let upstream = Upstream::default();
@@ -116,6 +119,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         previews,
         upstream,
         unread: None,
+        saved,
         bad_steps: 0,
         checkpoints_sent,
         metrics_sent,
@@ -190,10 +194,10 @@ impl Trainer {
                 Err(error) => eprintln!("warning: checkpoint of step 0 is passed over: {error}"),
             }
         }
-        if self.ranks.leads() && self.dir.checkpoint(self.position.step).exists() {
-            self.announce(&save::describe(&self.dir, self.position.step)?)?
-        } else {
-            self.checkpoint()?
+        if self.saved != Some(self.position.step) {
+            self.checkpoint()?;
+        } else if self.ranks.leads() {
+            self.announce(&save::describe(&self.dir, self.position.step)?)?;
         }
         while self.position.step < self.config.steps {
             let started = Instant::now();
@@ -353,10 +357,12 @@ impl Trainer {
 
     /// Begins a checkpoint. What is measured is how long training stands still for it.
     fn checkpoint(&mut self) -> Result<()> {
+        self.saved = Some(self.position.step);
+        let started = Instant::now();
+        self.training.learner.collect()?;
         if !self.ranks.leads() {
             return Ok(());
         }
-        let started = Instant::now();
         let before = self.saver.begin(&mut self.training, self.position, &mut self.trained)?;
         let stall = started.elapsed().as_secs_f64();
         before.map_or(Ok(()), |checkpoint| self.announce(&checkpoint))?;
@@ -370,7 +376,7 @@ impl Trainer {
     fn finish(&mut self) -> Result<()> {
         self.report_all()?;
         self.wait_for_checkpoint()?;
-        if !self.dir.checkpoint(self.position.step).exists() {
+        if self.saved != Some(self.position.step) {
             self.checkpoint()?;
         }
         self.wait_for_checkpoint()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use difflow_model::{
     Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
-    ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
+    ObjectiveOptions, Pattern, Precision, Sharding, TorchPlugin, Unread,
 };
 use difflow_node_kit::{Problem, Problems, Share};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -13,7 +13,7 @@ use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind};
+use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind, ShardingKind};
 use crate::preset::MaskToken;
 use crate::ranks::Ranks;
 use crate::save::ANNEALING_STATE;
@@ -180,11 +180,21 @@ impl Training {
     ///
     /// # Errors
     /// Where that cannot be done.
-    pub fn join(&mut self, ranks: &Ranks) -> Result<()> {
+    pub fn join(&mut self, config: &Config, ranks: &Ranks) -> Result<()> {
         let Some(group) = ranks.group() else { return Ok(()) };
         let Share { first, count, .. } = ranks.share();
         self.first = first;
-        Ok(self.learner.join(group.clone(), count)?)
+        let sharding = match config.sharding {
+            ShardingKind::None => Sharding::None,
+            ShardingKind::Optimizer => Sharding::Optimizer,
+        };
+        let all = self.learner.state_bytes();
+        self.learner.join(group.clone(), count, sharding)?;
+        if ranks.leads() && sharding != Sharding::None {
+            let share = 100.0 * self.learner.state_bytes() as f64 / all.max(1) as f64;
+            println!("rank 0 keeps {share:.0} % of the optimizer's state");
+        }
+        Ok(())
     }
 
     /// Takes in what is said of the batches.

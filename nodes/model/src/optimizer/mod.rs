@@ -6,6 +6,7 @@ mod muon;
 mod state;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use tch::{Kind, Tensor};
@@ -20,6 +21,8 @@ use crate::host::values;
 use crate::many::{self, Flags, Trained};
 use crate::optimizer::state::Noise;
 use crate::parameter::Parameter;
+use crate::reducer::Reducer;
+use crate::shares::{Piece, Squares};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
 
@@ -82,35 +85,119 @@ impl Moments {
     }
 }
 
-/// Moments of every parameter.
+/// The numbers kept of a parameter, or of a piece of one.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Number of the parameter among all.
+    parameter: usize,
+    /// Its number among those that are trained, which keys the draws.
+    trained: usize,
+    /// The elements, flat in the moments; `None`: all of them, in the parameter's shape.
+    range: Option<Range<usize>>,
+    moments: Moments,
+}
+
+/// What the optimizer keeps from update to update.
 #[derive(Debug)]
 pub(crate) struct OptimizerState {
     pub settings: Optimizer,
     /// Updates done.
     pub step: u64,
     /// Of the trained parameters, in their order.
-    moments: Vec<Moments>,
+    kept: Vec<Kept>,
     /// The updates done, on the device, which knows first whether one was skipped.
     counter: Option<Tensor>,
 }
 
-/// Those that have moments.
-fn trained(parameters: &[Parameter]) -> impl Iterator<Item = &Parameter> {
-    parameters.iter().filter(|parameter| parameter.trainable)
+/// Those that have moments, with their numbers among all.
+fn trained(parameters: &[Parameter]) -> impl Iterator<Item = (usize, &Parameter)> {
+    parameters.iter().enumerate().filter(|(_, parameter)| parameter.trainable)
+}
+
+impl Optimizer {
+    /// Whether a parameter is updated as a whole.
+    pub(crate) fn needs_whole(&self, parameter: &Parameter) -> bool {
+        self.muon.is_some() && parameter.leaf.matrices.is_some()
+    }
+
+    /// Moments of a parameter before its first update, in this size.
+    fn begun(&self, parameter: &Parameter, size: &[i64]) -> Result<Moments, ModelError> {
+        let zeros = || Tensor::f_zeros(size, (self.state.torch(), parameter.tensor.device()));
+        if self.needs_whole(parameter) {
+            return Ok(Moments::Muon { momentum: zeros()? });
+        }
+        Ok(Moments::AdamW { first: zeros()?, second: zeros()? })
+    }
+
+    /// Those of all trained parameters.
+    fn all_begun(&self, parameters: &[Parameter]) -> Result<Vec<Kept>, ModelError> {
+        let begun = |(number, (parameter, of)): (usize, (usize, &Parameter))| {
+            let moments = self.begun(of, &of.tensor.size())?;
+            Ok(Kept { parameter, trained: number, range: None, moments })
+        };
+        trained(parameters).enumerate().map(begun).collect()
+    }
 }
 
 impl OptimizerState {
     pub fn new(settings: Optimizer, parameters: &[Parameter]) -> Result<Self, ModelError> {
-        let begun = |parameter: &Parameter| -> Result<Moments, ModelError> {
-            let tensor = &parameter.tensor;
-            let zeros = || Tensor::f_zeros(tensor.size(), (settings.state.torch(), tensor.device()));
-            Ok(match settings.muon {
-                Some(_) if parameter.leaf.matrices.is_some() => Moments::Muon { momentum: zeros()? },
-                _ => Moments::AdamW { first: zeros()?, second: zeros()? },
-            })
-        };
-        let moments = trained(parameters).map(begun).collect::<Result<_, ModelError>>()?;
-        Ok(Self { settings, step: 0, moments, counter: None })
+        let kept = settings.all_begun(parameters)?;
+        Ok(Self { settings, step: 0, kept, counter: None })
+    }
+
+    /// Bytes of the moments that are kept.
+    pub fn bytes(&self) -> u64 {
+        let numbers = |kept: &Kept| kept.moments.named().iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>();
+        self.settings.state.bytes() * self.kept.iter().map(numbers).sum::<u64>()
+    }
+
+    /// Keeps the moments of these pieces only.
+    pub fn keep(&mut self, pieces: &[Piece], parameters: &[Parameter]) -> Result<(), ModelError> {
+        let all = std::mem::take(&mut self.kept);
+        for Piece { parameter, range } in pieces {
+            let Some(of) = all.iter().find(|kept| kept.parameter == *parameter) else { continue };
+            let moments = self.settings.begun(&parameters[*parameter], &[range.len() as i64])?;
+            for ((_, mut to), (_, from)) in moments.named().into_iter().map(owned).zip(of.moments.named()) {
+                to.f_copy_(&flat(from, Some(range))?)?;
+            }
+            self.kept.push(Kept { parameter: *parameter, trained: of.trained, range: Some(range.clone()), moments });
+        }
+        Ok(())
+    }
+
+    /// Where the processes keep pieces: shows this one's to all, and returns the moments of all parameters if `take` is set. A call of all
+    /// processes.
+    pub fn collected(
+        &self,
+        parameters: &[Parameter],
+        reducer: &dyn Reducer,
+        rank: usize,
+        take: bool,
+    ) -> Result<Vec<Kept>, ModelError> {
+        let all = if take { self.settings.all_begun(parameters)? } else { Vec::new() };
+        let mut own = self.kept.iter();
+        reducer.collect(&mut |of, piece| {
+            let shown = if of == rank { own.next() } else { None };
+            let whole = all.iter().find(|kept| kept.parameter == piece.parameter);
+            let room = match (whole, shown) {
+                (Some(whole), _) => {
+                    let moments = whole.moments.named().into_iter();
+                    moments.map(|(_, tensor)| flat(tensor, Some(&piece.range))).collect::<Result<Vec<_>, _>>()?
+                }
+                (None, Some(kept)) => kept.moments.named().into_iter().map(|one| owned(one).1).collect(),
+                (None, None) => {
+                    let passing = self.settings.begun(&parameters[piece.parameter], &[piece.range.len() as i64])?;
+                    passing.named().into_iter().map(|one| owned(one).1).collect()
+                }
+            };
+            if let (Some(_), Some(kept)) = (whole, shown) {
+                for (place, (_, moment)) in room.iter().zip(kept.moments.named()) {
+                    place.shallow_clone().f_copy_(moment)?;
+                }
+            }
+            Ok(room)
+        })?;
+        Ok(all)
     }
 
     /// Global norm of the gradients (‖·‖₂ over all parameters). NaN or infinite when a gradient is.
@@ -119,27 +206,44 @@ impl OptimizerState {
         let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
         let here: Option<Vec<&[f32]>> = gradients.iter().map(values).collect();
         match here {
-            Some(here) => Ok(here.into_iter().map(squares).sum::<f64>().sqrt()),
+            Some(here) => {
+                let squares = here.into_iter().map(|values| {
+                    let mut squares = Squares::default();
+                    let rest = squares.add(values);
+                    squares.end(rest)
+                });
+                Ok(squares.sum::<f64>().sqrt())
+            }
             // Read back once for all.
             None => Ok(many::norm(&gradients)?.f_double_value(&[])?),
         }
     }
 
-    /// One update from gradients multiplied by `scale`.
-    pub fn update(&mut self, parameters: &mut [Parameter], lr: f64, scale: f64) -> Result<(), ModelError> {
+    /// One update from gradients multiplied by `scale`: those that the parameters have, or those of what is kept, flat.
+    pub fn update(
+        &mut self,
+        parameters: &mut [Parameter],
+        lr: f64,
+        scale: f64,
+        gradients: Option<&[Tensor]>,
+    ) -> Result<(), ModelError> {
         self.step += 1;
         let Optimizer { adamw, muon, .. } = self.settings;
         let corrections = (1.0 - adamw.beta1.powf(self.step as f64), 1.0 - adamw.beta2.powf(self.step as f64));
         let (step, root) = (lr / corrections.0, 1.0 / corrections.1.sqrt());
-        let trained = parameters.iter_mut().filter(|parameter| parameter.trainable);
-        for (number, (parameter, moments)) in trained.zip(&mut self.moments).enumerate() {
-            let grad = parameter.tensor.f_grad()?;
+        for (at, Kept { parameter, trained, range, moments }) in self.kept.iter_mut().enumerate() {
+            let parameter = &parameters[*parameter];
+            let grad = match gradients {
+                Some(gradients) => gradients[at].shallow_clone(),
+                None => parameter.tensor.f_grad()?,
+            };
             if !grad.defined() {
                 continue;
             }
             let decay = if parameter.is_matrix() { 1.0 - lr * adamw.weight_decay } else { 1.0 };
-            let noise = Noise { step: self.step, parameter: number as u64 };
-            let mut weight = parameter.tensor.f_detach()?;
+            let first = range.as_ref().map_or(0, |range| range.start as u64);
+            let noise = Noise { step: self.step, parameter: *trained as u64, first };
+            let mut weight = flat(&parameter.tensor.f_detach()?, range.as_ref())?;
             match moments {
                 Moments::AdamW { first, second } => {
                     let rate = adamw::Rate { settings: adamw, decay, step, root, scale };
@@ -147,7 +251,9 @@ impl OptimizerState {
                 }
                 Moments::Muon { momentum } => {
                     let rate = muon::Rate { settings: muon.unwrap_or_default(), decay, lr, scale };
-                    rate.apply(parameter, &mut weight, &grad, momentum, noise)?;
+                    let size = parameter.tensor.size();
+                    let (mut weight, grad) = (weight.f_view(size.as_slice())?, grad.f_view(size.as_slice())?);
+                    rate.apply(parameter, &mut weight, &grad, &mut momentum.f_view(size.as_slice())?, noise)?;
                 }
             }
         }
@@ -178,7 +284,8 @@ impl OptimizerState {
         };
         let step = done.f_add_scalar(1.0)?;
         let (mut matrices, mut others) = (Trained::default(), Trained::default());
-        for (parameter, moments) in trained(parameters).zip(&self.moments) {
+        for Kept { parameter, moments, .. } in &self.kept {
+            let parameter = &parameters[*parameter];
             let gradient = parameter.tensor.f_grad()?;
             let Moments::AdamW { first, second } = moments else {
                 return Err(ModelError::Torch("a fused update of parameters that AdamW does not train".to_owned()));
@@ -199,7 +306,7 @@ impl OptimizerState {
     }
 
     /// What the file holds of one parameter: the moments and, where the model's file has something else, the weights.
-    fn kept<'a>(
+    fn saved<'a>(
         &self,
         parameter: &'a Parameter,
         moments: &'a Moments,
@@ -210,11 +317,25 @@ impl OptimizerState {
         moments.named().into_iter().map(move |(name, tensor)| (name, tensor, kind)).chain(weight)
     }
 
-    /// What its file holds: the moments, named after the files' tensors, the step and, if asked, the weights.
-    pub fn content(&self, parameters: &[Parameter], weights: bool) -> Result<TensorFile, ModelError> {
+    /// What its file holds: the moments (of all parameters, where others keep some), named after the files' tensors, the step and, if asked,
+    /// the weights.
+    pub fn content(
+        &self,
+        parameters: &[Parameter],
+        weights: bool,
+        collected: Option<&[Kept]>,
+    ) -> Result<TensorFile, ModelError> {
         let mut tensors = BTreeMap::new();
-        for (parameter, moments) in trained(parameters).zip(&self.moments) {
-            for (moment, tensor, kind) in self.kept(parameter, moments, weights) {
+        let all = collected.unwrap_or(&self.kept);
+        if let Some(piece) = all.iter().find(|kept| kept.range.is_some()) {
+            let name = &parameters[piece.parameter].leaf.parts[0].name;
+            return Err(ModelError::Ranks(format!(
+                "the moments of `{name}` are kept by several ranks, and were not collected"
+            )));
+        }
+        for Kept { parameter, moments, .. } in all {
+            let parameter = &parameters[*parameter];
+            for (moment, tensor, kind) in self.saved(parameter, moments, weights) {
                 for (part, view) in parameter.split(tensor)? {
                     tensors.insert(format!("{moment}.{}", part.name), (view, kind));
                 }
@@ -241,14 +362,25 @@ impl OptimizerState {
         let step = files.note("step").and_then(|step| step.parse().ok());
         let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
         let mut used = 0;
-        for (parameter, moments) in trained(parameters).zip(&self.moments) {
-            for (moment, tensor, _) in self.kept(parameter, moments, weights) {
+        for (number, parameter) in trained(parameters) {
+            let own: Vec<&Kept> = self.kept.iter().filter(|kept| kept.parameter == number).collect();
+            let direct = own.first().filter(|kept| kept.range.is_none()).map(|kept| &kept.moments);
+            // Where pieces are kept, one whole parameter at a time is read.
+            let size = parameter.tensor.size();
+            let passing = if direct.is_none() { Some(self.settings.begun(parameter, &size)?) } else { None };
+            let Some(whole) = direct.or(passing.as_ref()) else { continue };
+            for (moment, tensor, _) in self.saved(parameter, whole, weights) {
                 for (part, mut view) in parameter.split(&tensor.f_detach()?)? {
                     let name = format!("{moment}.{}", part.name);
                     let found = files.get(&name, &part.shape)?;
                     let found = found.ok_or_else(|| wrong(format!("tensor `{name}` is missing")))?;
                     view.f_copy_(&found)?;
                     used += 1;
+                }
+            }
+            for kept in own.iter().filter(|kept| kept.range.is_some()) {
+                for ((_, mut to), (_, from)) in kept.moments.named().into_iter().map(owned).zip(whole.named()) {
+                    to.f_copy_(&flat(from, kept.range.as_ref())?)?;
                 }
             }
         }
@@ -261,15 +393,13 @@ impl OptimizerState {
     }
 }
 
-/// Σ x² in f64 over sixteen lanes: a fixed order of additions, whatever the number of threads.
-fn squares(values: &[f32]) -> f64 {
-    let mut lanes = [0f64; 16];
-    let chunks = values.chunks_exact(16);
-    let rest: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(x) * f64::from(x);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
+/// An element of a moment by its name, with a handle of its own.
+fn owned((name, tensor): (&'static str, &Tensor)) -> (&'static str, Tensor) {
+    (name, tensor.shallow_clone())
+}
+
+/// Elements of a tensor as they lie in memory; the tensor itself where none are said.
+fn flat(tensor: &Tensor, range: Option<&Range<usize>>) -> Result<Tensor, ModelError> {
+    let Some(range) = range else { return Ok(tensor.shallow_clone()) };
+    Ok(tensor.f_view(-1)?.f_narrow(0, range.start as i64, range.len() as i64)?)
 }

@@ -40,12 +40,24 @@ impl StateKind {
 pub(super) struct Noise {
     pub step: u64,
     pub parameter: u64,
+    /// The parameter's element that comes first.
+    pub first: u64,
+}
+
+/// What the elements of a tensor draw.
+#[derive(Clone, Copy)]
+pub(super) struct Draw {
+    /// A number below 2¹⁶ for the tensor.
+    value: i64,
+    /// The parameter's element that comes first.
+    first: i64,
 }
 
 impl Noise {
-    /// A number below 2¹⁶ for one of its tensors.
-    pub fn of(self, tensor: &str) -> i64 {
-        (keyed::rng(0, tensor, self.step, self.parameter).next_u64() >> 48) as i64
+    /// That of one of its tensors.
+    pub fn of(self, tensor: &str) -> Draw {
+        let value = (keyed::rng(0, tensor, self.step, self.parameter).next_u64() >> 48) as i64;
+        Draw { value, first: self.first as i64 }
     }
 }
 
@@ -55,15 +67,18 @@ pub(super) fn fp32(state: &Tensor) -> Result<Tensor, ModelError> {
 }
 
 /// Stores what [`fp32`] gave and was computed with.
-pub(super) fn store(state: &mut Tensor, values: &Tensor, draw: i64) -> Result<(), ModelError> {
+pub(super) fn store(state: &mut Tensor, values: &Tensor, draw: Draw) -> Result<(), ModelError> {
     if state.kind() == Kind::Float {
         return Ok(());
     }
     // The upper half of an fp32 number is a bf16 number; a lower half drawn evenly and added carries with the probability wanted. One draw
     // serves a tensor: its elements are moved on by different amounts, and each is even over the steps.
     let lower = (1i64 << 16) - 1;
-    let place = Tensor::f_arange(values.numel() as i64, (Kind::Int, values.device()))?.f_bitwise_and_(lower)?;
-    let noise = place.f_mul_scalar(GOLDEN)?.f_add_scalar_(draw)?.f_bitwise_and_(lower)?.f_view_as(values)?;
+    // Only the lower bits of an element's place count.
+    let first = draw.first & lower;
+    let place = Tensor::f_arange_start(first, first + values.numel() as i64, (Kind::Int, values.device()))?;
+    let place = place.f_bitwise_and(lower)?;
+    let noise = place.f_mul_scalar(GOLDEN)?.f_add_scalar_(draw.value)?.f_bitwise_and_(lower)?.f_view_as(values)?;
     let bits = values.f_contiguous()?.f_view_dtype(Kind::Int)?.f_add(&noise)?.f_bitwise_and_(!lower)?;
     state.f_copy_(&bits.f_view_dtype(Kind::Float)?)?;
     Ok(())
@@ -83,7 +98,7 @@ mod tests {
         let mut state = Tensor::ones([64, 64], (Kind::BFloat16, tch::Device::Cpu));
         for step in 0..1000 {
             let values = fp32(&state).unwrap() * 0.999;
-            store(&mut state, &values, Noise { step, parameter: 3 }.of("v")).unwrap();
+            store(&mut state, &values, Noise { step, parameter: 3, first: 0 }.of("v")).unwrap();
         }
         let mean = state.to_kind(Kind::Float).mean(Kind::Float).double_value(&[]);
         assert!((mean / 0.999f64.powi(1000) - 1.0).abs() < 0.01, "{mean}");
@@ -94,7 +109,7 @@ mod tests {
         let exact = Tensor::from_slice(&[0f32, -0.0, 1.5, -2.25, 1e-30]).to_kind(Kind::BFloat16);
         let round = |values: &Tensor, parameter| {
             let mut state = values.zeros_like().to_kind(Kind::BFloat16);
-            store(&mut state, values, Noise { step: 1, parameter }.of("m")).unwrap();
+            store(&mut state, values, Noise { step: 1, parameter, first: 0 }.of("m")).unwrap();
             state
         };
         assert_eq!(round(&exact.to_kind(Kind::Float), 0), exact);
