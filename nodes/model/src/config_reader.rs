@@ -258,11 +258,18 @@ mod tests {
         ModelConfig::from_json(&text, Path::new("m/config.json")).map_err(|e| e.to_string())
     }
 
+    /// Mixtures of experts and models of more than text are not computed.
     #[test]
     fn unknown_architecture_is_named_with_what_is_allowed() {
-        let text = r#"{"architectures":["MambaForCausalLM"]}"#;
-        let error = ModelConfig::from_json(text, Path::new("m/config.json")).unwrap_err().to_string();
-        assert!(error.contains("m/config.json") && error.contains("Mamba") && error.contains("LlamaForCausalLM"));
+        for name in ["MambaForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM", "Gemma3ForConditionalGeneration"]
+        {
+            let text = format!(r#"{{"architectures":["{name}"]}}"#);
+            let error = ModelConfig::from_json(&text, Path::new("m/config.json")).unwrap_err().to_string();
+            assert!(
+                error.contains("m/config.json") && error.contains(name) && error.contains("Gemma3ForCausalLM"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -146,8 +146,8 @@ mod tests {
     use crate::kernel::ASKED;
     use crate::pattern::Context;
     use crate::{
-        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Objective, ObjectiveKind, ObjectiveOptions, PADDING,
-        Pattern, small,
+        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveKind, ObjectiveOptions,
+        PADDING, Pattern, small,
     };
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -228,7 +228,10 @@ mod tests {
                     own.set_arithmetic(Arithmetic { kernels, ..own.arithmetic() });
                     own
                 };
-                let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+                let options = ObjectiveOptions {
+                    normaliser: Normaliser::MaskedTokens,
+                    ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true })
+                };
                 let mut learner = Learner::new(own(), options, AdamW::default()).unwrap();
                 let positions = learner.micro_step(&batch, &Pattern::Full).unwrap().positions as f64;
                 let slopes: Vec<tch::Tensor> =
@@ -245,7 +248,7 @@ mod tests {
                 let step = 1e-3 * moved(0.0) / norm;
                 let found = (moved(step) - moved(-step)) / (2.0 * step);
                 let factor = found / norm;
-                assert!((factor - 1.0).abs() < 2e-2, "{name}, kernels {kernels}: {factor}");
+                assert!((factor - 1.0).abs() < 3e-3, "{name}, kernels {kernels}: {factor}");
             }
         }
     }

@@ -130,6 +130,17 @@ impl RopeKeys {
 
     /// Adds the keys of `transformers` 4 to a config.json that has only those of 5, which reads both.
     pub fn complete(&self, map: &mut Map<String, Value>) {
+        self.complete_old(map);
+        // The length that LongRoPE goes by is looked for beside the object.
+        let scaling = map.get("rope_scaling").and_then(Value::as_object);
+        let kind = scaling.and_then(|scaling| scaling.get("rope_type").or(scaling.get("type")));
+        let original = scaling.and_then(|scaling| scaling.get(ORIGINAL)).cloned();
+        if let Some(original) = original.filter(|_| kind.and_then(Value::as_str) == Some("longrope")) {
+            map.entry(ORIGINAL).or_insert(original);
+        }
+    }
+
+    fn complete_old(&self, map: &mut Map<String, Value>) {
         let Some(Value::Object(new)) = map.get("rope_parameters").cloned() else { return };
         let part = |kind: &str| new.get(kind).and_then(Value::as_object);
         let (global, local) = match self.local {
@@ -151,6 +162,18 @@ impl RopeKeys {
         let kind = global.get("rope_type").or(global.get("type")).and_then(Value::as_str);
         if kind.is_some_and(|kind| kind != "default") {
             let mut scaling = global;
+            if self.only_long.is_some() {
+                // Of such a family version 4 takes these three keys and no other. What has a factor of its own it cannot read, and 5, which
+                // prefers the older object, must not lose it.
+                if ["factor", "attention_factor"]
+                    .iter()
+                    .any(|key| scaling.get(*key).is_some_and(|value| !value.is_null()))
+                {
+                    return;
+                }
+                scaling.retain(|key, _| ["short_factor", "long_factor"].contains(&key.as_str()));
+                scaling.insert("type".to_owned(), json!("longrope"));
+            }
             scaling.retain(|key, _| !["rope_theta", "partial_rotary_factor"].contains(&key.as_str()));
             add("rope_scaling", Some(&json!(scaling)));
         }

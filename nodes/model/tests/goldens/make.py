@@ -37,6 +37,12 @@ def longrope(count, **more):
             "long_factor": [1.5 + 0.7 * i for i in range(count)], **more}
 
 
+def su(count):
+    """The same as Phi-3's files spell it."""
+    scaling = longrope(count)
+    return {"type": scaling.pop("rope_type"), **scaling}
+
+
 NEOX = dict(architectures=["GPTNeoXForCausalLM"], model_type="gpt_neox", vocab_size=37, hidden_size=24, intermediate_size=21,
             num_hidden_layers=2, num_attention_heads=3, max_position_embeddings=64, layer_norm_eps=1e-5)
 STABLE = like("stablelm", "StableLm", num_attention_heads=3, num_key_value_heads=3, intermediate_size=21, layer_norm_eps=1e-5,
@@ -61,9 +67,11 @@ NEW = {
     "gpt-neox tied, whole heads turned, scaled": {**NEOX, "tie_word_embeddings": True, "rope_parameters": {
         "rope_type": "linear", "factor": 3.0, "rope_theta": 300.0, "partial_rotary_factor": 1.0}},
     "phi-3 longrope, short, partial": {**PHI3, "hidden_size": 40, "head_dim": 10, "partial_rotary_factor": 0.65,
-                                       "original_max_position_embeddings": 32, "rope_scaling": longrope(3)},
+                                       "original_max_position_embeddings": 32, "rope_scaling": su(3)},
     "phi-3 longrope, long, partial, a window": {**PHI3, "hidden_size": 40, "head_dim": 10, "partial_rotary_factor": 0.65, "sliding_window": 6,
-                                                "original_max_position_embeddings": 8, "rope_scaling": longrope(3)},
+                                                "original_max_position_embeddings": 8, "rope_scaling": su(3)},
+    "phi-3 longrope as transformers 5 spells it": {**PHI3, "original_max_position_embeddings": 8, "rope_parameters":
+                                                   longrope(3, rope_theta=900.0, original_max_position_embeddings=8)},
     "phi-3 longrope with its own factor": {**PHI3, "original_max_position_embeddings": 8, "tie_word_embeddings": True,
                                            "rope_scaling": longrope(3, attention_factor=1.3)},
     "olmo 2 one kv head, biases": {**OLMO2, "num_key_value_heads": 1, "attention_bias": True, "rope_theta": 500.0},
@@ -117,7 +125,7 @@ CASES = {
     "gpt2, scores by layer": {**GPT2, "scale_attn_by_inverse_layer_idx": True},
     "gpt2, scores as they are": {**GPT2, "scale_attn_weights": False},
     "gpt2, scores by layer only": {**GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
-    "llama longrope": llama(max_position_embeddings=32, rope_scaling=longrope(3, original_max_position_embeddings=16)),
+    "llama longrope": llama(max_position_embeddings=32, rope_scaling=longrope(3, factor=2.0, original_max_position_embeddings=16)),
     **NEW,
 }
 

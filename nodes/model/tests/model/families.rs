@@ -8,9 +8,10 @@ use std::process::Command;
 use difflow_model::{Arithmetic, Device, Model, ModelError, Pattern};
 use difflow_tests::skip;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::goldens::{numbers, relative, write_weights};
-use crate::support::config_dir;
+use crate::support::{OTHERS, config_dir, model, read};
 
 /// What difflow makes of a model.
 enum Outcome {
@@ -100,5 +101,22 @@ fn every_family_option_and_field_gives_the_logits_of_transformers_or_is_refused_
     println!("equal: {equal:?}\nrefused: {refused:#?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
     let total: usize = equal.values().sum();
-    assert!(cases == 44 && total > 200, "{cases} models, {total} equal");
+    assert!(cases == 45 && total > 200, "{cases} models, {total} equal");
+}
+
+/// Pythia's files say `embed_out`; a program that writes its modules by their names of today says `lm_head`.
+#[test]
+fn the_head_of_gpt_neox_is_read_by_both_of_its_names() {
+    let dir = TempDir::new().unwrap();
+    let own = model(OTHERS[0], false);
+    own.save(dir.path()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let bytes = read(&path);
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert!(tensors.names().iter().any(|name| *name == "embed_out.weight"));
+    let renamed = tensors.tensors().into_iter().map(|(name, view)| (name.replace("embed_out", "lm_head"), view));
+    std::fs::write(&path, safetensors::serialize(renamed, None).unwrap()).unwrap();
+    let again = Model::load(dir.path(), Device::Cpu).unwrap();
+    let logits = |model: &Model| model.logits(&[3, 9, 27], &Pattern::Full).unwrap();
+    assert_eq!(logits(&again), logits(&own));
 }

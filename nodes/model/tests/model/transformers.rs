@@ -28,7 +28,9 @@ fn read_by_transformers(dirs: &[TempDir], ids: &[u32]) -> Option<Vec<Value>> {
 fn models() -> Vec<(String, String)> {
     let golden: Value = serde_json::from_str(include_str!("../goldens/transformers.json")).unwrap();
     let plain = [LLAMA, GPT2, QWEN3].map(|json| serde_json::from_str(json).unwrap());
-    let cases = golden["cases"].as_array().unwrap().iter().filter(|case| case.get("recipe").is_none());
+    // Version 4 does not load the one that is left out.
+    let left = |case: &&Value| case.get("recipe").is_none() && case["title"] != "phi-3 longrope with its own factor";
+    let cases = golden["cases"].as_array().unwrap().iter().filter(left);
     let models = plain.into_iter().chain(cases.map(|case| case["config"].clone()));
     let class = |config: &Value| config["architectures"][0].as_str().unwrap().to_owned();
     models.map(|config: Value| (config.to_string(), class(&config))).collect()
