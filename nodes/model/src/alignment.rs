@@ -88,7 +88,7 @@ impl Alignment {
     fn states(&self, pairs: &Pairs, batch: &MicroBatch, document_attention: bool) -> Result<Vec<Tensor>, ModelError> {
         let (base, how, pattern) = (&self.base, self.base.arithmetic, Pattern::Causal);
         let input = Input::new(batch, batch.tokens.clone(), &pattern, document_attention);
-        let attention = Attention::new(&pattern, input.layout, &base.windows(), base.decoder.target(how))?;
+        let attention = Attention::new(&pattern, input.layout, &base.config.windows(), base.decoder.target(how))?;
         let mut states = Vec::with_capacity(base.config.layers);
         let _ = base.decoder.layers(&base.ids(&input.tokens, input.layout.rows)?, &attention, how, &mut |layer| {
             states.push(layer.f_index_select(0, &pairs.base)?.f_to_kind(Kind::Float)?);
@@ -145,7 +145,7 @@ mod tests {
         let states = |model: &Model, tokens: &[u32], pattern: &Pattern| {
             let input = Input::new(&batch, tokens.to_vec(), pattern, true);
             let attention =
-                Attention::new(pattern, input.layout, &model.windows(), model.decoder.target(model.arithmetic))
+                Attention::new(pattern, input.layout, &model.config.windows(), model.decoder.target(model.arithmetic))
                     .unwrap();
             let ids = model.ids(&input.tokens, 2).unwrap();
             copied(&model.decoder.hidden(&ids, &attention, model.arithmetic, false).unwrap()).unwrap()

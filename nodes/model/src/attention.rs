@@ -36,10 +36,10 @@ impl Kernel {
         }
         let documents = visibility.documents().filter(|_| target.documents);
         Ok(match (visibility.named(), documents) {
-            (Some(Named::Causal), _) => Self::Causal,
+            (Some(Named::Causal), _) if !target.explicit => Self::Causal,
             (Some(Named::Full), _) => Self::Full,
-            (None, Some((named, all))) => Self::Documents(Documents::new(all, named == Named::Causal, target.device)?),
-            (None, None) => Self::Bias(additive(&visibility.tensor(target.device)?, target.kind)?),
+            (_, Some((named, all))) => Self::Documents(Documents::new(all, named == Named::Causal, target.device)?),
+            (_, None) => Self::Bias(additive(&visibility.tensor(target.device)?, target.kind)?),
         })
     }
 
@@ -64,6 +64,8 @@ pub(crate) struct Target {
     pub fused: bool,
     /// Whether documents may be told to a kernel instead of by a bias.
     pub documents: bool,
+    /// Whether everything but full attention is to be a bias.
+    pub explicit: bool,
 }
 
 /// Position ids of a row of the input, the same for all rows.

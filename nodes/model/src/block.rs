@@ -2,26 +2,30 @@
 
 use tch::Tensor;
 
-use crate::config::{ModelConfig, NormKind};
+use crate::config::{HeadNorm, Layer, ModelConfig, NormKind, Norms, Residual};
 use crate::error::ModelError;
 use crate::family::Names;
-use crate::layers::{FeedForward, Linear, Norm};
+use crate::layers::{FeedForward, HeadNorms, Linear, Norm};
 use crate::parameter::{Init, Leaf, Matrices};
 use crate::weight::Weight;
 
 /// Gives the tensor of a leaf; called once per leaf in a fixed order.
 pub(crate) type Take<'a> = dyn FnMut(Leaf) -> Result<Tensor, ModelError> + 'a;
 
-/// Attention and feed-forward, each behind its norm.
+/// Attention and feed-forward, and the norms before and behind them.
 #[derive(Debug)]
 pub(crate) struct Block {
-    pub attention_norm: Norm,
+    /// What its attention has of its own.
+    pub layer: Layer,
+    pub attention_norm: Option<Norm>,
     pub qkv: Linear,
-    /// RMS norms over each head of queries and keys.
-    pub head_norms: Option<(Norm, Norm)>,
+    /// Norms of queries and keys.
+    pub head_norms: Option<HeadNorms>,
     pub output: Linear,
-    pub feed_forward_norm: Norm,
+    pub attention_after: Option<Norm>,
+    pub feed_forward_norm: Option<Norm>,
     pub feed_forward: FeedForward,
+    pub feed_forward_after: Option<Norm>,
 }
 
 impl Block {
@@ -37,13 +41,17 @@ impl Block {
 
     /// The same tensors.
     pub fn share(&self) -> Self {
+        let norm = |norm: &Option<Norm>| norm.as_ref().map(Norm::share);
         Self {
-            attention_norm: self.attention_norm.share(),
+            layer: self.layer,
+            attention_norm: norm(&self.attention_norm),
             qkv: self.qkv.share(),
-            head_norms: self.head_norms.as_ref().map(|(q, k)| (q.share(), k.share())),
+            head_norms: self.head_norms.as_ref().map(HeadNorms::share),
             output: self.output.share(),
-            feed_forward_norm: self.feed_forward_norm.share(),
+            attention_after: norm(&self.attention_after),
+            feed_forward_norm: norm(&self.feed_forward_norm),
             feed_forward: self.feed_forward.share(),
+            feed_forward_after: norm(&self.feed_forward_after),
         }
     }
 }
@@ -58,20 +66,34 @@ pub(crate) struct Parts<'a, 't> {
 impl Parts<'_, '_> {
     /// A norm over the hidden size.
     pub fn norm(&mut self, name: &str) -> Result<Norm, ModelError> {
-        let shape = vec![self.config.hidden_size as i64];
-        let weight = (self.take)(Leaf::new(Init::One, [(format!("{name}.weight"), shape.clone())]))?;
+        let (shape, gain) = (vec![self.config.hidden_size as i64], self.gain());
+        let weight = (self.take)(Leaf::new(gain, [(format!("{name}.weight"), shape.clone())]))?;
         let bias = match self.config.norm {
             NormKind::Rms => None,
             NormKind::Layer => Some((self.take)(Leaf::new(Init::Zero, [(format!("{name}.bias"), shape)]))?),
         };
-        Ok(Norm { kind: self.config.norm, weight, bias, eps: self.config.norm_eps })
+        let (kind, eps, offset) = (self.config.norm, self.config.norm_eps, self.config.norm_offset);
+        Ok(Norm { kind, weight, bias, eps, offset })
     }
 
-    /// A norm over each head of queries or keys.
-    fn head_norm(&mut self, name: &str) -> Result<Norm, ModelError> {
-        let part = (format!("{name}.weight"), vec![self.config.head_dim as i64]);
-        let weight = (self.take)(Leaf::new(Init::One, [part]))?;
-        Ok(Norm { kind: NormKind::Rms, weight, bias: None, eps: self.config.norm_eps })
+    /// What a norm's weight begins with.
+    fn gain(&self) -> Init {
+        if self.config.norm_offset { Init::Zero } else { Init::One }
+    }
+
+    /// A norm of `heads` heads of queries or keys.
+    fn head_norm(&mut self, over: HeadNorm, name: &str, heads: usize) -> Result<Norm, ModelError> {
+        let d = self.config.head_dim;
+        let part = |name: &str, size: usize| (format!("{name}.weight"), vec![size as i64]);
+        let parts = match over {
+            HeadNorm::Shared => vec![part(name, d)],
+            HeadNorm::Whole => vec![part(name, heads * d)],
+            HeadNorm::Each => (0..heads).map(|head| part(&name.replace("{head}", &head.to_string()), d)).collect(),
+        };
+        let leaf = Leaf::new(self.gain(), parts);
+        let weight = (self.take)(leaf)?;
+        let kind = if over == HeadNorm::Each { NormKind::Layer } else { NormKind::Rms };
+        Ok(Norm { kind, weight, bias: None, eps: self.config.norm_eps, offset: self.config.norm_offset })
     }
 
     /// A matrix from `input` columns to those of all parts, each of which is a tensor of the files. `sizes` are the columns of the
@@ -100,25 +122,56 @@ impl Parts<'_, '_> {
         let at = |part: &str| names.of_layer(layer, part);
         let (d, f) = (config.hidden_size as i64, config.intermediate_size as i64);
         let (q, kv) = ((config.heads * config.head_dim) as i64, (config.kv_heads * config.head_dim) as i64);
-        let attention_norm = self.norm(&at(names.attention_norm))?;
+        let (before, after) = (config.norms != Norms::After, config.norms != Norms::Before);
+        let attention_norm = self.norm_if(before, &at(names.attention_norm))?;
         let qkv = match names.qkv {
             [one] => vec![(at(one), q + 2 * kv)],
             three => three.iter().zip([q, kv, kv]).map(|(name, out)| (at(name), out)).collect(),
         };
-        let qkv = self.linear(Init::Normal, d, &qkv, &[q, kv, kv], config.qkv_bias)?;
-        let head_norms = if config.qk_norm {
-            Some((self.head_norm(&at(names.q_norm))?, self.head_norm(&at(names.k_norm))?))
-        } else {
-            None
+        // Head by head they are no matrices of their own.
+        let sizes: &[i64] = if names.qkv_by_head { &[q + 2 * kv] } else { &[q, kv, kv] };
+        let qkv = self.linear(Init::Normal, d, &qkv, sizes, config.qkv_bias)?;
+        let head_norms = match config.qk_norm {
+            None => None,
+            Some(over) => {
+                let q = self.head_norm(over, &at(names.q_norm), config.heads)?;
+                let k = self.head_norm(over, &at(names.k_norm), config.kv_heads)?;
+                Some(HeadNorms { over, q, k })
+            }
         };
         let output = self.linear(Init::Residual, q, &[(at(names.output), d)], &[d], config.attention_output_bias)?;
-        let feed_forward_norm = self.norm(&at(names.feed_forward_norm))?;
-        let (gate, up) = ((at(names.gate), f), (at(names.up), f));
-        let inner = if config.gated { vec![gate, up] } else { vec![up] };
-        let up = self.linear(Init::Normal, d, &inner, &vec![f; inner.len()], config.mlp_bias)?;
+        let attention_after = self.norm_if(after, &at(names.attention_after))?;
+        let own = before && config.residual != Residual::ParallelOneNorm;
+        let feed_forward_norm = self.norm_if(own, &at(names.feed_forward_norm))?;
+        let feed_forward = self.feed_forward(layer, d, f)?;
+        let feed_forward_after = self.norm_if(after, &at(names.feed_forward_after))?;
+        Ok(Block {
+            layer: config.each[layer],
+            attention_norm,
+            qkv,
+            head_norms,
+            output,
+            attention_after,
+            feed_forward_norm,
+            feed_forward,
+            feed_forward_after,
+        })
+    }
+
+    fn norm_if(&mut self, there: bool, name: &str) -> Result<Option<Norm>, ModelError> {
+        if there { self.norm(name).map(Some) } else { Ok(None) }
+    }
+
+    fn feed_forward(&mut self, layer: usize, d: i64, f: i64) -> Result<FeedForward, ModelError> {
+        let (config, names) = (self.config, self.names);
+        let at = |part: &str| names.of_layer(layer, part);
+        let (inner, sizes) = match (config.gated, names.inner) {
+            (true, [one]) => (vec![(at(one), 2 * f)], vec![f, f]),
+            (true, both) => (both.iter().map(|name| (at(name), f)).collect(), vec![f, f]),
+            (false, names) => (names.last().map(|name| (at(name), f)).into_iter().collect(), vec![f]),
+        };
+        let up = self.linear(Init::Normal, d, &inner, &sizes, config.mlp_bias)?;
         let down = self.linear(Init::Residual, f, &[(at(names.down), d)], &[d], config.mlp_bias)?;
-        let feed_forward =
-            if config.gated { FeedForward::Gated { gate_up: up, down } } else { FeedForward::Plain { up, down } };
-        Ok(Block { attention_norm, qkv, head_norms, output, feed_forward_norm, feed_forward })
+        Ok(if config.gated { FeedForward::Gated { gate_up: up, down } } else { FeedForward::Plain { up, down } })
     }
 }

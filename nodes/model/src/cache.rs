@@ -138,7 +138,7 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Adds positions of a lane that has none yet. `seen` says what a position attends to, `wanted` which of them are asked for,
+    /// Adds positions of a lane that has none yet. `seen` says what a position attends to where there is no window, `wanted` which of them are asked for,
     /// in order.
     pub fn add(
         &mut self,
@@ -168,8 +168,8 @@ pub(crate) struct Padded {
     pub gather: Tensor,
     /// Cached rows of the lanes, `[lanes · capacity]`.
     pub rows: Tensor,
-    /// `[lanes, 1, Q, capacity]`.
-    pub bias: Tensor,
+    /// `[lanes, 1, Q, capacity]`, for each window that a layer has.
+    pub biases: Vec<(Option<usize>, Tensor)>,
     pub size: (i64, i64),
 }
 
@@ -179,12 +179,12 @@ impl Padded {
         queries: &[i64],
         widths: impl Fn(&Lane) -> Range<usize>,
         shape: &Shape,
+        windows: &[Option<usize>],
         (kind, device): (Kind, Device),
     ) -> Result<Self, ModelError> {
         let lanes: Vec<Range<usize>> = active.lanes.iter().map(widths).collect();
         let widest = lanes.iter().map(Range::len).max().unwrap_or(0);
         let (mut spread, mut gather, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut visible = vec![false; lanes.len() * widest * shape.capacity];
         for (number, lane) in lanes.iter().enumerate() {
             let of = active.places[active.lanes[number].places.start].lane;
             rows.extend((0..shape.capacity).map(|at| (of * shape.capacity + at) as i64));
@@ -193,9 +193,6 @@ impl Padded {
                 let query = lane.clone().nth(column).unwrap_or(lane.start);
                 let place = queries.get(query).copied().unwrap_or(0);
                 spread.push(place);
-                let at = (number * widest + column) * shape.capacity;
-                let seen = active.places[place as usize].seen.clone();
-                visible[at + seen.start..at + seen.end].fill(true);
                 if column < lane.len() {
                     gather.push((number * widest + column) as i64);
                 }
@@ -205,15 +202,32 @@ impl Padded {
             active.places.iter().map(|place| (place.lane * shape.capacity + place.position) as i64).collect();
         let index = |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_to_device(device)?);
         let size = (lanes.len() as i64, widest as i64);
-        let visible = Tensor::f_from_slice(&visible)?.f_view((size.0, 1, size.1, shape.capacity as i64))?;
-        let bias = additive(&visible.f_to_device(device)?, kind)?;
+        let mut biases: Vec<(Option<usize>, Tensor)> = Vec::new();
+        for &window in windows {
+            if biases.iter().any(|(known, _)| *known == window) {
+                continue;
+            }
+            let mut visible = vec![false; spread.len() * shape.capacity];
+            for (&place, row) in spread.iter().zip(visible.chunks_mut(shape.capacity)) {
+                row[active.places[place as usize].seen(window)].fill(true);
+            }
+            let visible = Tensor::f_from_slice(&visible)?.f_view((size.0, 1, size.1, shape.capacity as i64))?;
+            biases.push((window, additive(&visible.f_to_device(device)?, kind)?));
+        }
         Ok(Self {
             slots: index(&slots)?,
             spread: index(&spread)?,
             gather: index(&gather)?,
             rows: index(&rows)?,
-            bias,
+            biases,
             size,
         })
+    }
+
+    /// The bias of a window. Errors if it was made without.
+    pub fn bias(&self, window: Option<usize>) -> Result<Tensor, ModelError> {
+        let found = self.biases.iter().find(|(known, _)| *known == window);
+        let missing = || ModelError::Torch(format!("no bias was made for the window {window:?}"));
+        Ok(found.ok_or_else(missing)?.1.shallow_clone())
     }
 }

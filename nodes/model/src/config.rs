@@ -1,15 +1,18 @@
 //! The definition of a model: the part of Hugging Face's `config.json` that determines tensors and arithmetic.
 //!
-//! Related models differ only by flags (biases, q/k norm, tying), so one decoder serves all of them. Keys that
-//! difflow does not use are kept and written back, because `transformers` reads them.
+//! Models differ by few options (where norms stand, biases, windows, scales), so one decoder serves all of them; a family's
+//! file in `family/` says how its config.json spells them. Keys that difflow does not use are kept and written back, because
+//! `transformers` reads them.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::config_reader::{Reader, Windows, model_type};
+use crate::config_reader::Reader;
 use crate::config_unsupported;
 use crate::error::ModelError;
+pub use crate::family::Family;
+use crate::family::{self, Table};
 use crate::objective::{Blocks, Objective, ObjectiveKind};
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::released;
@@ -18,8 +21,8 @@ use crate::rope::Rope;
 /// Where positions come from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
-    /// Rotary embedding of queries and keys (LLaMA and relatives).
-    Rotary(Rope),
+    /// Rotary embeddings of queries and keys; layers say which ([`Layer::rope`]). Most models have one.
+    Rotary(Vec<Rope>),
     /// A learned table of `max_positions` rows added to the token embeddings (GPT-2).
     Learned,
 }
@@ -46,15 +49,48 @@ pub enum Activation {
     Relu,
 }
 
-/// Naming and storage of the weights.
+/// Where the norms of a block stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// `model.layers.N.self_attn.q_proj.weight` `[out, in]`, gated feed-forward.
-    Llama,
-    /// `transformer.h.N.attn.c_attn.weight` `[in, out]` (Conv1D), plain feed-forward.
-    Gpt2,
-    /// What a plug-in's torch model makes of it.
-    Foreign,
+pub enum Norms {
+    /// Before attention and feed-forward.
+    Before,
+    /// Behind them, before they are added to the residual stream (OLMo 2).
+    After,
+    /// Before and behind (Gemma 2 and 3).
+    Both,
+}
+
+/// What the feed-forward half of a block reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residual {
+    /// The residual stream with attention's result.
+    Sequential,
+    /// The block's input, behind a norm of its own.
+    Parallel,
+    /// The block's input, behind attention's norm.
+    ParallelOneNorm,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// RMS norm over each head, with one weight for all of them (Qwen3, Gemma 3).
+    Shared,
+    /// RMS norm over all heads together (OLMo 2).
+    Whole,
+    /// Layer norm over each head without a bias, with a weight for each head (StableLM).
+    Each,
+}
+
+/// What distinguishes the attention of one layer from that of another.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Layer {
+    /// Attention reaches back this many tokens, the current one included. What lies to the right is not narrowed.
+    pub window: Option<usize>,
+    /// Which of the rotary embeddings turns queries and keys; `None`: they have no positions.
+    pub rope: Option<usize>,
+    /// Queries · keys are multiplied by this; `None`: by 1 / √`head_dim`.
+    pub scale: Option<f64>,
 }
 
 /// What marks a model as a diffusion language model: the `difflow` object of config.json.
@@ -111,8 +147,14 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Longest sequence the model was trained for; a hard limit for learned positions only.
     pub max_positions: usize,
+    /// What each layer's attention has of its own.
+    pub each: Vec<Layer>,
     pub norm: NormKind,
     pub norm_eps: f64,
+    /// RMS norms multiply by 1 + weight (Gemma).
+    pub norm_offset: bool,
+    pub norms: Norms,
+    pub residual: Residual,
     pub positions: Positions,
     pub activation: Activation,
     /// The output head is the embedding matrix.
@@ -122,11 +164,17 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// The feed-forward block has a gate: down(act(gate(x)) ⊙ up(x)), else down(act(up(x))).
     pub gated: bool,
-    /// RMS norm over each head of queries and keys (Qwen3).
-    pub qk_norm: bool,
-    /// Attention reaches back this many tokens, the current one included, in every layer (Mistral). What lies to the right is
-    /// not narrowed.
-    pub sliding_window: Option<usize>,
+    pub qk_norm: Option<HeadNorm>,
+    /// Scores s of attention become c · tanh(s / c) before anything is hidden.
+    pub attention_softcap: Option<f64>,
+    /// Logits likewise.
+    pub logit_softcap: Option<f64>,
+    /// Embeddings are multiplied by this.
+    pub embedding_scale: f64,
+    /// What a half of a block adds to the residual stream is multiplied by this.
+    pub residual_scale: f64,
+    /// Logits are multiplied by this, before a softcap.
+    pub logit_scale: f64,
     pub bos_token_id: Option<u32>,
     /// Every id that ends a text (some models have several).
     pub eos_token_ids: Vec<u32>,
@@ -139,7 +187,7 @@ pub struct ModelConfig {
     pub adapted: Option<Adapted>,
     pub(crate) recipe: Option<Recipe>,
     pub(crate) torch_model: Option<TorchMark>,
-    source: Map<String, Value>,
+    pub(crate) source: Map<String, Value>,
 }
 
 impl ModelConfig {
@@ -172,13 +220,12 @@ impl ModelConfig {
         if let Some(recipe) = &recipe {
             spelled.insert("architectures".into(), json!([recipe.base]));
         }
-        let r = Reader { map: &spelled, file: path };
+        let mut r = Reader::new(&spelled, path);
+        r.variant = recipe.is_some();
         if let Some(mark) = r.torch_model()? {
             return Self::of_plugin(&r, mark);
         }
-        let architecture = r.architecture()?;
-        let gpt2 = architecture.starts_with("GPT2");
-        config_unsupported::check(&r)?;
+        let (table, architecture) = family::find(&r)?;
         let (vocab_size, initializer_range) = (r.size("vocab_size")?, r.number_or("initializer_range", 0.02)?);
         let adapted = r.adapted(vocab_size)?;
         // A model that was trained to see both sides is no base to be adapted, and has no next-token logits.
@@ -189,13 +236,10 @@ impl ModelConfig {
         )?;
         let (bos_token_id, eos_token_ids) = (r.token("bos_token_id")?, r.tokens("eos_token_id")?);
         let shared = Shared { architecture, vocab_size, initializer_range, adapted, bos_token_id, eos_token_ids };
-        let config = if gpt2 { Self::gpt2(&r, shared)? } else { Self::llama(&r, shared, recipe.is_some())? };
+        let config = (table.read)(&r, shared.start(table.family))?;
+        // What the family's file has read is computed.
+        config_unsupported::check(&r)?;
         r.require(config.heads % config.kv_heads == 0, "num_key_value_heads", "a divisor of num_attention_heads")?;
-        r.require(
-            config.head_dim % 2 == 0 || config.positions == Positions::Learned,
-            "head_dim",
-            "an even number (rotary embedding turns pairs)",
-        )?;
         Ok(Self { source, recipe, ..config })
     }
 
@@ -205,7 +249,7 @@ impl ModelConfig {
         let text = std::fs::read_to_string(&path).map_err(ModelError::read(&path))?;
         let source: Map<String, Value> =
             serde_json::from_str(&text).map_err(|source| ModelError::Json { path: path.clone(), source })?;
-        Self::of_plugin(&Reader { map: &source, file: &path }, mark)
+        Self::of_plugin(&Reader::new(&source, &path), mark)
     }
 
     fn of_plugin(r: &Reader, mark: TorchMark) -> Result<Self, ModelError> {
@@ -219,13 +263,12 @@ impl ModelConfig {
             None => r.size_opt("n_positions")?,
         };
         Ok(Self {
-            family: Family::Foreign,
             // How positions enter is the plug-in's; what its config.json says is the longest sequence is held to.
             max_positions: longest.unwrap_or(u32::MAX as usize),
             positions: Positions::Learned,
             torch_model: Some(mark),
             source: r.map.clone(),
-            ..shared.start()
+            ..shared.start(Family::Foreign)
         })
     }
 
@@ -234,97 +277,17 @@ impl ModelConfig {
         self.source.extend(written);
     }
 
-    /// With `recipe`, the base of a variant.
-    fn llama(r: &Reader, shared: Shared, recipe: bool) -> Result<Self, ModelError> {
-        let (hidden_size, heads) = (r.size("hidden_size")?, r.size("num_attention_heads")?);
-        let head_dim = match r.size_opt("head_dim")? {
-            Some(found) => found,
-            None => {
-                r.require(hidden_size % heads == 0, "num_attention_heads", "a divisor of hidden_size")?;
-                hidden_size / heads
-            }
-        };
-        let (qwen2, qwen3) = (shared.architecture.starts_with("Qwen2"), shared.architecture.starts_with("Qwen3"));
-        let attention_bias = r.flag("attention_bias")?.unwrap_or(false);
-        let mistral = shared.architecture.starts_with("Mistral");
-        // What `transformers` takes where the key is left out; scalings of the rotary embedding go by it.
-        let usual = if mistral {
-            131_072
-        } else if qwen2 || qwen3 {
-            32_768
-        } else {
-            2048
-        };
-        let max_positions = r.size_opt("max_position_embeddings")?.unwrap_or(usual);
-        let layers = r.size("num_hidden_layers")?;
-        let windows = if mistral {
-            Windows::EveryLayer { usual: Some(4096) }
-        } else if qwen2 || qwen3 {
-            Windows::Chosen
-        } else if recipe {
-            // Families near LLaMA have a window in every layer where their config.json names one.
-            Windows::EveryLayer { usual: None }
-        } else {
-            Windows::None
-        };
-        let window = r.window(windows, layers)?;
-        Ok(Self {
-            family: Family::Llama,
-            hidden_size,
-            intermediate_size: r.size("intermediate_size")?,
-            layers,
-            heads,
-            kv_heads: r.size_opt("num_key_value_heads")?.unwrap_or(heads),
-            head_dim,
-            max_positions,
-            norm: if r.choice("norm", "rms", "layer")? { NormKind::Layer } else { NormKind::Rms },
-            norm_eps: r.number_or("rms_norm_eps", 1e-6)?,
-            positions: Positions::Rotary(r.rope(max_positions)?),
-            activation: r.activation("hidden_act", "silu")?,
-            tied: r.flag("tie_word_embeddings")?.unwrap_or(false),
-            qkv_bias: r.flag("qkv_bias")?.unwrap_or(qwen2 || attention_bias),
-            attention_output_bias: r.flag("attention_output_bias")?.unwrap_or(attention_bias && !qwen2),
-            mlp_bias: r.flag("mlp_bias")?.unwrap_or(false),
-            gated: !r.choice("mlp", "gated", "plain")?,
-            qk_norm: r.flag("qk_norm")?.unwrap_or(qwen3),
-            sliding_window: window,
-            ..shared.start()
-        })
-    }
-
-    fn gpt2(r: &Reader, shared: Shared) -> Result<Self, ModelError> {
-        let (hidden_size, heads) = (r.size("n_embd")?, r.size("n_head")?);
-        // `transformers` takes these names for the same things, and of two the last.
-        for (other, own) in GPT2_ALIASES {
-            let (found, said) = (r.size_opt(other)?, r.size_opt(own)?);
-            r.require(found.is_none() || found == said, other, &format!("what `{own}` says"))?;
+    /// How far back attention reaches in each layer. A plug-in's layers, which are its own, count as one.
+    pub fn windows(&self) -> Vec<Option<usize>> {
+        match self.family {
+            Family::Foreign => vec![None],
+            _ => self.each.iter().map(|layer| layer.window).collect(),
         }
-        r.require(hidden_size % heads == 0, "n_head", "a divisor of n_embd")?;
-        Ok(Self {
-            family: Family::Gpt2,
-            hidden_size,
-            intermediate_size: r.size_opt("n_inner")?.unwrap_or(4 * hidden_size),
-            layers: r.size("n_layer")?,
-            heads,
-            kv_heads: heads,
-            head_dim: hidden_size / heads,
-            max_positions: r.size_opt("n_positions")?.unwrap_or(1024),
-            norm: NormKind::Layer,
-            norm_eps: r.number_or("layer_norm_epsilon", 1e-5)?,
-            positions: Positions::Learned,
-            activation: r.activation("activation_function", "gelu_new")?,
-            trained_dropout: r.share_or("resid_pdrop", 0.1)?,
-            tied: r.flag("tie_word_embeddings")?.unwrap_or(true),
-            qkv_bias: true,
-            attention_output_bias: true,
-            mlp_bias: true,
-            ..shared.start()
-        })
     }
 
-    /// The first position that `position` attends to.
-    pub(crate) fn reach(&self, position: usize) -> usize {
-        self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))
+    /// Whether blocks are what most models have: norms before both halves, one half after the other, nothing scaled.
+    pub(crate) fn has_plain_blocks(&self) -> bool {
+        self.norms == Norms::Before && self.residual == Residual::Sequential && self.residual_scale == 1.0
     }
 
     /// The mask token, or the error that says how to get one.
@@ -342,13 +305,18 @@ impl ModelConfig {
             None => {
                 map.insert("architectures".into(), json!([self.architecture]));
                 // Without it `transformers` does not know what it reads.
-                map.entry("model_type").or_insert_with(|| json!(model_type(&self.architecture)));
+                let Table { model_type, layout, .. } = self.family.table();
+                map.entry("model_type").or_insert_with(|| json!(model_type));
+                layout.complete(&mut map);
                 "vocab_size"
             }
         };
         map.insert(vocab_size.into(), json!(self.vocab_size));
-        let key = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        map.insert(key.into(), json!(dtype));
+        // `transformers` 4 knows the first, 5 both.
+        map.insert("torch_dtype".into(), json!(dtype));
+        if let Some(own) = map.get_mut("dtype") {
+            *own = json!(dtype);
+        }
         if let Some(adapted) = &self.adapted {
             let mut marks = map.get("difflow").and_then(Value::as_object).cloned().unwrap_or_default();
             marks.insert("mask_token_id".into(), json!(adapted.mask_token_id));
@@ -372,15 +340,7 @@ impl ModelConfig {
     }
 }
 
-/// Keys that `transformers` reads as GPT-2's own.
-const GPT2_ALIASES: [(&str, &str); 4] = [
-    ("hidden_size", "n_embd"),
-    ("num_attention_heads", "n_head"),
-    ("num_hidden_layers", "n_layer"),
-    ("max_position_embeddings", "n_positions"),
-];
-
-/// The keys that both families spell alike.
+/// The keys that all families spell alike.
 struct Shared {
     architecture: String,
     vocab_size: usize,
@@ -392,9 +352,9 @@ struct Shared {
 
 impl Shared {
     /// A configuration with the shared keys set and everything else empty, for `..` in a struct literal.
-    fn start(self) -> ModelConfig {
+    fn start(self, family: Family) -> ModelConfig {
         ModelConfig {
-            family: Family::Llama,
+            family,
             architecture: self.architecture,
             vocab_size: self.vocab_size,
             hidden_size: 0,
@@ -404,8 +364,12 @@ impl Shared {
             kv_heads: 0,
             head_dim: 0,
             max_positions: 0,
+            each: Vec::new(),
             norm: NormKind::Rms,
             norm_eps: 0.0,
+            norm_offset: false,
+            norms: Norms::Before,
+            residual: Residual::Sequential,
             positions: Positions::Learned,
             activation: Activation::Silu,
             tied: false,
@@ -413,8 +377,12 @@ impl Shared {
             attention_output_bias: false,
             mlp_bias: false,
             gated: false,
-            qk_norm: false,
-            sliding_window: None,
+            qk_norm: None,
+            attention_softcap: None,
+            logit_softcap: None,
+            embedding_scale: 1.0,
+            residual_scale: 1.0,
+            logit_scale: 1.0,
             bos_token_id: self.bos_token_id,
             eos_token_ids: self.eos_token_ids,
             initializer_range: self.initializer_range,

@@ -1,5 +1,7 @@
 //! Typed access to the keys of a config.json, with errors that give file, key, found and expected value.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -7,46 +9,42 @@ use serde_json::{Map, Value};
 use crate::config::{Activation, Adapted, TorchMark};
 use crate::error::ModelError;
 use crate::objective::{Blocks, ObjectiveKind};
-use crate::rope::{Rope, RopeScaling};
 
-const ARCHITECTURES: [(&str, &str); 6] = [
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-    ("gpt2", "GPT2LMHeadModel"),
-    ("gpt2", "GPT2Model"),
-];
-
-/// `transformers`' short name of a class.
-pub(crate) fn model_type(architecture: &str) -> &'static str {
-    ARCHITECTURES.iter().find(|(_, class)| *class == architecture).map_or("", |(model_type, _)| model_type)
-}
-
-/// Which layers of a family have a sliding window.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Windows {
-    /// None, whatever `sliding_window` says.
-    None,
-    /// Every one; without the key the `usual`, null for none.
-    EveryLayer { usual: Option<usize> },
-    /// With `use_sliding_window` those that `layer_types` names, without this key those from `max_window_layers` on.
-    Chosen,
-}
+/// The most layers of a model: more are a damaged file.
+const LAYERS: usize = 10_000;
 
 pub(crate) struct Reader<'a> {
     pub map: &'a Map<String, Value>,
     pub file: &'a Path,
+    /// What is read is a variant that a recipe describes.
+    pub variant: bool,
+    /// Keys that were asked for.
+    seen: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(map: &'a Map<String, Value>, file: &'a Path) -> Self {
+        Self { map, file, variant: false, seen: RefCell::default() }
+    }
 }
 
 impl Reader<'_> {
-    fn wrong(&self, key: &str, wanted: &str) -> ModelError {
+    pub fn wrong(&self, key: &str, wanted: &str) -> ModelError {
         let found = self.map.get(key).map_or("nothing".to_owned(), Value::to_string);
         ModelError::Config { file: self.file.to_owned(), key: key.to_owned(), found, wanted: wanted.to_owned() }
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    /// The value of a key; null is none.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        if !self.seen.borrow().contains(key) {
+            self.seen.borrow_mut().insert(key.to_owned());
+        }
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether somebody has asked for a key.
+    pub fn has_seen(&self, key: &str) -> bool {
+        self.seen.borrow().contains(key)
     }
 
     pub fn require(&self, holds: bool, key: &str, wanted: &str) -> Result<(), ModelError> {
@@ -66,6 +64,28 @@ impl Reader<'_> {
                 _ => Err(self.wrong(key, "a positive integer below a billion")),
             },
         }
+    }
+
+    /// A size that null turns off; without the key the `usual` one.
+    pub fn size_or_none(&self, key: &str, usual: Option<usize>) -> Result<Option<usize>, ModelError> {
+        let usual = if self.map.contains_key(key) { None } else { usual };
+        Ok(self.size_opt(key)?.or(usual))
+    }
+
+    /// Of a soft cap the same.
+    pub fn cap(&self, key: &str, usual: Option<f64>) -> Result<Option<f64>, ModelError> {
+        match self.get(key) {
+            Some(_) => self.number_or(key, 1.0).map(Some),
+            None if self.map.contains_key(key) => Ok(None),
+            None => Ok(usual),
+        }
+    }
+
+    /// The number of layers.
+    pub fn layers(&self, key: &str) -> Result<usize, ModelError> {
+        let layers = self.size(key)?;
+        self.require(layers <= LAYERS, key, &format!("at most {LAYERS}"))?;
+        Ok(layers)
     }
 
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
@@ -113,77 +133,67 @@ impl Reader<'_> {
         }
     }
 
-    /// The class name, from `architectures` or `model_type`.
-    pub fn architecture(&self) -> Result<String, ModelError> {
-        let allowed = ARCHITECTURES.map(|(_, name)| name);
-        let wanted = format!("one of {}", allowed.join(", "));
-        if let Some(list) = self.get("architectures") {
-            let name = list.get(0).and_then(Value::as_str).unwrap_or_default();
-            // The bare GPT-2 class holds the same tensors; what is written back has an output head.
-            let name = if name == "GPT2Model" { "GPT2LMHeadModel" } else { name };
-            self.require(allowed.contains(&name), "architectures", &wanted)?;
-            return Ok(name.to_owned());
-        }
-        let kind = self.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let known = ARCHITECTURES.iter().find(|(model_type, _)| *model_type == kind);
-        known.map(|(_, name)| (*name).to_owned()).ok_or_else(|| self.wrong("architectures", &wanted))
-    }
-
-    pub fn activation(&self, key: &str, default: &str) -> Result<Activation, ModelError> {
-        match self.get(key).map_or(Some(default), Value::as_str) {
-            Some("silu" | "swish") => Ok(Activation::Silu),
-            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
-            Some("gelu") => Ok(Activation::Gelu),
-            Some("relu") => Ok(Activation::Relu),
-            _ => Err(self.wrong(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
+    pub fn activation(&self, key: &str, usual: Activation) -> Result<Activation, ModelError> {
+        match self.get(key).map(Value::as_str) {
+            None => Ok(usual),
+            Some(Some("silu" | "swish")) => Ok(Activation::Silu),
+            Some(Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast")) => Ok(Activation::GeluTanh),
+            Some(Some("gelu")) => Ok(Activation::Gelu),
+            Some(Some("relu")) => Ok(Activation::Relu),
+            Some(_) => Err(self.wrong(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
         }
     }
 
-    /// The sliding window of every layer. Errors if only some layers have one.
-    pub fn window(&self, windows: Windows, layers: usize) -> Result<Option<usize>, ModelError> {
-        let named = match self.get("layer_types") {
-            None => None,
-            Some(value) => {
-                let wanted = format!("{layers} of full_attention or sliding_attention");
-                let sliding = |kind: &Value| match kind.as_str() {
-                    Some("full_attention") => Some(false),
-                    Some("sliding_attention") => Some(true),
-                    _ => None,
-                };
-                let kinds = value.as_array().filter(|kinds| kinds.len() == layers);
-                let kinds = kinds.and_then(|kinds| kinds.iter().map(sliding).collect::<Option<Vec<bool>>>());
-                Some(kinds.ok_or_else(|| self.wrong("layer_types", &wanted))?)
-            }
+    /// `layer_types`: for each layer whether its attention has a window.
+    pub fn layer_types(&self, layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
+        let Some(value) = self.get("layer_types") else { return Ok(None) };
+        let sliding = |kind: &Value| match kind.as_str() {
+            Some("full_attention") => Some(false),
+            Some("sliding_attention") => Some(true),
+            _ => None,
         };
-        let (window, sliding) = match windows {
-            Windows::None => (None, named),
-            Windows::EveryLayer { usual } => {
-                let used = self.flag("use_sliding_window")?.unwrap_or(true);
-                let usual = if self.map.contains_key("sliding_window") { None } else { usual };
-                (self.size_opt("sliding_window")?.or(usual).filter(|_| used), named)
-            }
-            Windows::Chosen => {
-                let used = self.flag("use_sliding_window")?.unwrap_or(false);
-                let usual = if self.map.contains_key("sliding_window") { None } else { Some(4096) };
-                let window = self.size_opt("sliding_window")?.or(usual).filter(|_| used);
-                let from = self.count_or("max_window_layers", 28)?;
-                let by_number = (0..layers).map(|layer| window.is_some() && layer >= from).collect();
-                (window, Some(named.unwrap_or(by_number)))
-            }
-        };
-        let Some(sliding) = sliding else { return Ok(window) };
-        let key = if self.get("layer_types").is_some() { "layer_types" } else { "max_window_layers" };
-        if sliding.iter().all(|&one| !one) && (window.is_none() || matches!(windows, Windows::Chosen)) {
-            return Ok(None);
+        let kinds = value.as_array().filter(|kinds| kinds.len() == layers);
+        let kinds = kinds.and_then(|kinds| kinds.iter().map(sliding).collect::<Option<Vec<bool>>>());
+        let wanted = format!("{layers} of full_attention or sliding_attention");
+        kinds.map(Some).ok_or_else(|| self.wrong("layer_types", &wanted))
+    }
+
+    /// The window of each layer. Errors if a layer is to have one and there is none.
+    pub fn windows(&self, sliding: &[bool], window: Option<usize>) -> Result<Vec<Option<usize>>, ModelError> {
+        let holds = window.is_some() || !sliding.contains(&true);
+        self.require(holds, "sliding_window", "a number of tokens, for the layers with sliding attention")?;
+        Ok(sliding.iter().map(|sliding| window.filter(|_| *sliding)).collect())
+    }
+
+    /// The window that all layers have: `sliding_window`, without the key the `usual`, null for none.
+    pub fn window_of_all(&self, layers: usize, usual: Option<usize>) -> Result<Vec<Option<usize>>, ModelError> {
+        let used = self.flag("use_sliding_window")?.unwrap_or(true);
+        let window = self.size_or_none("sliding_window", usual)?.filter(|_| used);
+        if let Some(kinds) = self.layer_types(layers)? {
+            let wanted = "the same for all layers, with a `sliding_window` if it is sliding attention";
+            self.require(kinds.iter().all(|sliding| *sliding == window.is_some()), "layer_types", wanted)?;
         }
-        let wanted = "the same for all layers, with a `sliding_window` if it is sliding attention (a window in some layers only \
-                      is not computed)";
-        self.require(window.is_some() && sliding.iter().all(|&one| one), key, wanted)?;
-        Ok(window)
+        Ok(vec![window; layers])
+    }
+
+    /// None, whatever `sliding_window` says.
+    pub fn no_windows(&self, layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
+        let kinds = self.layer_types(layers)?.unwrap_or_default();
+        self.require(!kinds.contains(&true), "layer_types", "full_attention in all layers")?;
+        Ok(vec![None; layers])
+    }
+
+    /// A list with a 1 or a 0 for each layer, or more of them.
+    pub fn marks(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let mark = |value: &Value| value.as_bool().or(value.as_u64().filter(|mark| *mark < 2).map(|mark| mark == 1));
+        let marks = value.as_array().filter(|marks| marks.len() >= layers);
+        let marks = marks.and_then(|marks| marks.iter().take(layers).map(mark).collect::<Option<Vec<bool>>>());
+        marks.map(Some).ok_or_else(|| self.wrong(key, &format!("a list of 0 and 1, {layers} or more")))
     }
 
     /// A count, which may be 0.
-    fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         let found = self.get(key).map_or(Some(default as u64), Value::as_u64);
         found.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number from 0 on"))
     }
@@ -202,7 +212,7 @@ impl Reader<'_> {
             None => None,
             Some(value) => Some(value.as_object().ok_or_else(|| self.wrong("difflow", "an object"))?),
         };
-        let inner = marks.map(|map| Reader { map, file: self.file });
+        let inner = marks.map(|map| Reader::new(map, self.file));
         let mask = match &inner {
             Some(r) => r.token("mask_token_id")?,
             None => self.token("mask_token_id")?,
@@ -230,68 +240,6 @@ impl Reader<'_> {
         let wanted = "an object with `size` (1 or more), `context` (block or causal) and `ar_weight` (0 or more)";
         Ok(Blocks { shift, ..blocks.ok_or_else(|| self.wrong("block", wanted))? })
     }
-
-    /// `rope_theta` and `rope_scaling`, or the newer `rope_parameters` that holds both.
-    pub fn rope(&self, max_positions: usize) -> Result<Rope, ModelError> {
-        let object = |key: &str| match self.get(key) {
-            None => Ok(None),
-            Some(value) => value.as_object().map(Some).ok_or_else(|| self.wrong(key, "an object")),
-        };
-        let empty = Map::new();
-        let (key, map) = match (object("rope_parameters")?, object("rope_scaling")?) {
-            (Some(map), _) => ("rope_parameters", map),
-            (None, Some(map)) => ("rope_scaling", map),
-            (None, None) => ("rope_scaling", &empty),
-        };
-        let r = Reader { map, file: self.file };
-        let theta = r.number_or("rope_theta", self.number_or("rope_theta", 10000.0)?)?;
-        let partial = self.number_or("partial_rotary_factor", r.number_or("partial_rotary_factor", 1.0)?)?;
-        self.require(partial == 1.0, "partial_rotary_factor", "1")?;
-        let kind = r.get("rope_type").or(r.get("type")).map_or(Some("default"), Value::as_str);
-        let need = |key: &str| match r.get(key) {
-            Some(_) => r.number_or(key, 1.0),
-            None => Err(r.wrong(key, "a number above 0")),
-        };
-        let original = r.size_opt("original_max_position_embeddings")?;
-        let scaling = match kind {
-            Some("default") => None,
-            Some("linear") => Some(RopeScaling::Linear { factor: need("factor")? }),
-            Some("dynamic") => {
-                Some(RopeScaling::Dynamic { factor: need("factor")?, original: original.unwrap_or(max_positions) })
-            }
-            Some("llama3") => Some(RopeScaling::Llama3 {
-                factor: need("factor")?,
-                low_freq_factor: need("low_freq_factor")?,
-                high_freq_factor: need("high_freq_factor")?,
-                original: original.ok_or_else(|| r.wrong("original_max_position_embeddings", "a positive integer"))?,
-            }),
-            Some("yarn") => Some(r.yarn(need("factor")?, original, max_positions)?),
-            _ => {
-                let wanted = "a rope_type of default, linear, dynamic, llama3 or yarn";
-                return Err(self.wrong(key, wanted));
-            }
-        };
-        Ok(Rope { theta, scaling })
-    }
-
-    fn yarn(&self, factor: f64, original: Option<usize>, max_positions: usize) -> Result<RopeScaling, ModelError> {
-        let temperature = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-        let attention_factor = match (self.get("mscale"), self.get("mscale_all_dim")) {
-            _ if self.get("attention_factor").is_some() => self.number_or("attention_factor", 1.0)?,
-            (Some(_), Some(_)) => {
-                temperature(self.number_or("mscale", 1.0)?) / temperature(self.number_or("mscale_all_dim", 1.0)?)
-            }
-            _ => temperature(1.0),
-        };
-        Ok(RopeScaling::Yarn {
-            factor,
-            beta_fast: self.number_or("beta_fast", 32.0)?,
-            beta_slow: self.number_or("beta_slow", 1.0)?,
-            original: original.unwrap_or(max_positions),
-            attention_factor,
-            truncate: self.flag("truncate")?.unwrap_or(true),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -299,7 +247,7 @@ impl Reader<'_> {
 mod tests {
     use std::path::Path;
 
-    use crate::config::{ModelConfig, Positions};
+    use crate::config::{HeadNorm, ModelConfig, Positions};
     use crate::rope::RopeScaling;
 
     fn read(extra: &str) -> Result<ModelConfig, String> {
@@ -310,17 +258,24 @@ mod tests {
         ModelConfig::from_json(&text, Path::new("m/config.json")).map_err(|e| e.to_string())
     }
 
+    /// Mixtures of experts and models of more than text are not computed.
     #[test]
     fn unknown_architecture_is_named_with_what_is_allowed() {
-        let text = r#"{"architectures":["MambaForCausalLM"]}"#;
-        let error = ModelConfig::from_json(text, Path::new("m/config.json")).unwrap_err().to_string();
-        assert!(error.contains("m/config.json") && error.contains("Mamba") && error.contains("LlamaForCausalLM"));
+        for name in ["MambaForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM", "Gemma3ForConditionalGeneration"]
+        {
+            let text = format!(r#"{{"architectures":["{name}"]}}"#);
+            let error = ModelConfig::from_json(&text, Path::new("m/config.json")).unwrap_err().to_string();
+            assert!(
+                error.contains("m/config.json") && error.contains(name) && error.contains("Gemma3ForCausalLM"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
     fn scalings_are_read_in_both_spellings() {
         let scaling = |extra: &str| match read(extra).unwrap().positions {
-            Positions::Rotary(rope) => rope.scaling,
+            Positions::Rotary(ropes) => ropes[0].scaling.clone(),
             Positions::Learned => None,
         };
         assert_eq!(scaling(""), None);
@@ -353,7 +308,7 @@ mod tests {
         };
         assert!(!of("LlamaForCausalLM").qkv_bias);
         let qwen2 = of("Qwen2ForCausalLM");
-        assert!(qwen2.qkv_bias && !qwen2.attention_output_bias && !qwen2.qk_norm);
-        assert!(of("Qwen3ForCausalLM").qk_norm);
+        assert!(qwen2.qkv_bias && !qwen2.attention_output_bias && qwen2.qk_norm.is_none());
+        assert_eq!(of("Qwen3ForCausalLM").qk_norm, Some(HeadNorm::Shared));
     }
 }

@@ -2,7 +2,7 @@
 //! other than what difflow does is an error: otherwise the logits would silently differ from those of `transformers`.
 //!
 //! The list contains the keys of the supported families and, because recipes describe variants of them, of closely
-//! related families. A key that is neither listed here nor read anywhere is accepted: it cannot be checked, and most
+//! related families. A key that the family's file has read is computed, and not looked at here. A key that is neither listed here nor read anywhere is accepted: it cannot be checked, and most
 //! are harmless (token ids, dropout, dtypes, caches, generation options, names). Whatever changes the shapes of
 //! tensors needs no entry, because an extra tensor or one of another shape is an error.
 
@@ -20,13 +20,14 @@ enum Neutral {
     AtMost(f64),
 }
 
-const KEYS: [(&str, Neutral); 26] = [
+const KEYS: [(&str, Neutral); 27] = [
     // GPT-2.
     ("scale_attn_weights", Neutral::Flag(true)),
     ("scale_attn_by_inverse_layer_idx", Neutral::Flag(false)),
     ("reorder_and_upcast_attn", Neutral::Flag(false)),
     ("add_cross_attention", Neutral::Flag(false)),
     // Of any family.
+    ("use_bidirectional_attention", Neutral::Flag(false)),
     ("quantization_config", Neutral::Nothing),
     ("attn_logit_softcapping", Neutral::Nothing),
     ("final_logit_softcapping", Neutral::Nothing),
@@ -53,7 +54,7 @@ const KEYS: [(&str, Neutral); 26] = [
 
 /// Errors if a key asks for something that difflow does not compute.
 pub(crate) fn check(r: &Reader) -> Result<(), ModelError> {
-    for (key, neutral) in KEYS {
+    for (key, neutral) in KEYS.into_iter().filter(|(key, _)| !r.has_seen(key)) {
         let Some(value) = r.map.get(key).filter(|value| !value.is_null()) else { continue };
         let (holds, allowed) = match neutral {
             Neutral::Nothing => (false, "null or nothing".to_owned()),

@@ -18,7 +18,8 @@ pub struct Continued {
 
 impl Model {
     /// Returns −ln p(continuation | prompt) of each continuation of each prompt, in nats, under causal attention; all prompts share one
-    /// forward, and so do their first continuations, their second ones, and so on. Errors if one does not fit the model.
+    /// forward (unless their rotary embeddings go by the lengths of the texts), and so do their first continuations, their second ones, and
+    /// so on. Errors if one does not fit the model.
     pub fn continuation_nats(&self, texts: &[Continued]) -> Result<Vec<Vec<f64>>, ModelError> {
         for text in texts {
             self.check_prompt(&text.prompt, 0)?;
@@ -35,11 +36,22 @@ impl Model {
             let longest = text.continuations.iter().map(Vec::len).max().unwrap_or(0);
             text.prompt.len() + longest.saturating_sub(1)
         };
+        let groups = self.rotary_groups(texts.iter().map(room));
+        if groups.len() > 1 {
+            for (_, places) in groups {
+                let own: Vec<Continued> = places.iter().map(|&place| texts[place].clone()).collect();
+                for (place, found) in places.into_iter().zip(self.continuation_nats(&own)?) {
+                    nats[place] = found;
+                }
+            }
+            return Ok(nats);
+        }
+        let rotary_length = groups.first().and_then(|(length, _)| *length);
         let size = (texts.len(), texts.iter().map(room).max().unwrap_or(0));
         tch::no_grad(|| {
             let mut cache = self.decoder.cache(&self.config, size, true, self.arithmetic)?;
-            let seen = |at: usize| self.config.reach(at)..at + 1;
-            let mut active = Active::default();
+            let seen = |at: usize| 0..at + 1;
+            let mut active = Active { rotary_length, ..Active::default() };
             for (lane, text) in texts.iter().enumerate() {
                 let last = text.prompt.len() - 1;
                 active.add(lane, text.prompt.iter().copied().enumerate(), seen, std::iter::once(last));
@@ -48,7 +60,8 @@ impl Model {
             for round in 0..rounds {
                 // The first token is predicted by the prompt's last position, each other one by the token before it. What an earlier
                 // continuation left in the cache is written over before it is seen.
-                let (mut active, mut first, mut places, mut targets) = (Active::default(), vec![], vec![], vec![]);
+                let mut active = Active { rotary_length, ..Active::default() };
+                let (mut first, mut places, mut targets) = (vec![], vec![], vec![]);
                 let (mut later_places, mut later) = (Vec::new(), Vec::new());
                 for (lane, text) in texts.iter().enumerate() {
                     let Some(continuation) = text.continuations.get(round) else { continue };

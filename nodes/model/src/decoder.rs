@@ -10,11 +10,12 @@ use tch::{Device, Kind, Tensor};
 use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Kernel, LayerAttention, Target};
 use crate::block::{Block, Parts, Take};
-use crate::config::{ModelConfig, Positions};
+use crate::config::{Layer, ModelConfig, Positions, Residual};
 use crate::cuda;
 use crate::error::ModelError;
 use crate::fused;
-use crate::kernel::attention::{Plan, Shape};
+use crate::head;
+use crate::kernel::attention::{Plan, Scores, Shape, Tables};
 use crate::layers::{Linear, Norm};
 use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
@@ -34,14 +35,15 @@ pub(crate) struct Decoder {
     norm: Norm,
     /// `[V, D]`; that of the embedding when tied.
     head: Weight,
-    rotary: Mutex<Option<Rotary>>,
+    /// Of each rotary embedding the tables of the last length.
+    rotary: Mutex<Vec<Rotary>>,
 }
 
-/// Cosines and sines of one sequence length, `[L, head_dim / 2]`: for the kernels, and on the device.
+/// Cosines and sines of one sequence length, `[L, size / 2]`: for the kernels, and on the device.
 #[derive(Debug)]
 pub(crate) struct Rotary {
     length: usize,
-    pub host: Arc<(Vec<f32>, Vec<f32>)>,
+    pub host: Arc<Tables>,
     cos: Tensor,
     sin: Tensor,
 }
@@ -71,7 +73,7 @@ impl Decoder {
         } else {
             (parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?.into()
         };
-        let rotary = Mutex::new(None);
+        let rotary = Mutex::new(Vec::new());
         Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary })
     }
 
@@ -84,7 +86,7 @@ impl Decoder {
             blocks: Vec::new(),
             norm: self.norm.share(),
             head: self.head.share(),
-            rotary: Mutex::new(self.kept_rotary().as_ref().map(Rotary::share)),
+            rotary: Mutex::new(self.kept_rotary().iter().map(Rotary::share).collect()),
         }
     }
 
@@ -92,14 +94,17 @@ impl Decoder {
     pub fn target(&self, how: Arithmetic) -> Target {
         // Our own kernel does not drop anything.
         let (kind, device, whole) = (how.kind(), self.device(), how.dropout == 0.0);
-        let documents = cuda::kernels(device, how).is_some() && whole && self.config.head_dim.is_multiple_of(8);
-        Target { kind, device, fused: how.kernels && whole, documents }
+        let capped = self.config.attention_softcap.is_some();
+        let usual = !capped && self.config.each.iter().all(|layer| layer.scale.is_none());
+        let documents =
+            cuda::kernels(device, how).is_some() && whole && usual && self.config.head_dim.is_multiple_of(8);
+        Target { kind, device, fused: how.kernels && whole, documents, explicit: capped }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
     pub fn hidden(&self, tokens: &Tensor, attention: &Attention, how: Arithmetic) -> Result<Tensor, ModelError> {
         let adapted = self.blocks.iter().flat_map(Block::maps).any(|map| map.adapter.is_some());
-        if !how.kernels && how.dropout == 0.0 && !how.recompute && !adapted {
+        if !how.kernels && how.dropout == 0.0 && !how.recompute && !adapted && self.config.has_plain_blocks() {
             return self.hidden_joined(tokens, attention, how, cuda::kernels(self.device(), how).as_ref());
         }
         self.layers(tokens, attention, how, &mut |_| Ok(()))
@@ -143,28 +148,33 @@ impl Decoder {
                 let c = &self.config;
                 let (rows, length) = (rows as usize, length as usize);
                 let shape = Shape { rows, length, heads: c.heads, kv_heads: c.kv_heads, head_dim: c.head_dim };
-                let rotary = self.with_rotary(span, |rotary| Ok(rotary.host.clone()))?;
+                let rotary = self.with_rotary(block.layer, span, |rotary| Ok(rotary.host.clone()))?;
                 let (visibility, positions) = (visibility.clone(), attention.positions.clone());
-                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, visibility, positions, rotary })?
+                let scores = self.scores(block.layer);
+                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, scores, visibility, positions, rotary })?
             }
             kernel => {
-                let rotary = self.rotary_tables(span, attention.index.as_ref())?;
+                let rotary = self.rotary_tables(block.layer, span, attention.index.as_ref())?;
                 let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref(), how)?;
-                self.attend(&q, &k, &v, kernel, how)?
+                self.attend(block.layer, (&q, &k, &v), kernel, how)?
             }
         };
         self.finish(block, x, &attended, how)
     }
 
-    /// The last norm, on rows that will meet the output head.
+    /// The last norm, on rows that will meet the output head, and the scale of the logits.
     pub fn normed(&self, rows: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        self.norm.apply(rows, how)
+        scaled(self.norm.apply(rows, how)?, self.config.logit_scale)
     }
 
     /// Logits `[n, V]` (fp32) of normed rows.
     pub fn logits(&self, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         let head = self.head.of(how)?;
-        Ok(normed.f_to_kind(how.kind())?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?)
+        let mut logits = normed.f_to_kind(how.kind())?.f_linear(&head, None::<Tensor>)?.f_to_kind(Kind::Float)?;
+        if let Some(cap) = self.config.logit_softcap {
+            let _ = head::soft_cap(&mut logits, cap)?;
+        }
+        Ok(logits)
     }
 
     /// `[V, D]`.
@@ -195,7 +205,8 @@ impl Decoder {
     pub(crate) fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let (rows, length) = tokens.size2()?;
         let width = self.config.hidden_size as i64;
-        let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
+        let mut x =
+            scaled(Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?, self.config.embedding_scale)?;
         if let Some(table) = &self.position_table {
             x = match positions {
                 None => x.f_add(&table.f_narrow(0, 0, length)?)?,
@@ -207,22 +218,24 @@ impl Decoder {
 
     /// Queries, keys and values `[B·L, (H + 2·Hkv)·d]`, heads normed where the model does that.
     pub(crate) fn project(&self, block: &Block, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        self.projected(block, &block.attention_norm.apply(x, how)?, how)
+        match &block.attention_norm {
+            None => self.projected(block, x, how),
+            Some(norm) => self.projected(block, &norm.apply(x, how)?, how),
+        }
     }
 
     /// As [`Decoder::project`], of rows that the block's norm has seen.
     pub(crate) fn projected(&self, block: &Block, normed: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let qkv = block.qkv.apply(normed, how)?;
-        let Some((q_norm, k_norm)) = &block.head_norms else { return Ok(qkv) };
+        let mut qkv = block.qkv.apply(normed, how)?;
         let (h, kv, d) = (self.config.heads as i64, self.config.kv_heads as i64, self.config.head_dim as i64);
+        if self.config.family.names().qkv_by_head {
+            qkv = qkv.f_view((-1, h, 3, d))?.f_transpose(1, 2)?.f_reshape([-1, 3 * h * d])?;
+        }
+        let Some(norms) = &block.head_norms else { return Ok(qkv) };
         // One split, not three views: their gradients are written once, not each into zeros.
         let split = qkv.f_view((-1, h + 2 * kv, d))?.f_split_with_sizes([h, kv, kv], 1)?;
-        let normed = |norm: &Norm, heads: &Tensor| {
-            let heads = heads.f_to_kind(Kind::Float)?.f_contiguous()?;
-            Ok::<_, ModelError>(norm.apply(&heads, how)?.f_to_kind(how.kind())?)
-        };
-        let parts = [normed(q_norm, &split[0])?, normed(k_norm, &split[1])?, split[2].shallow_clone()];
-        Ok(Tensor::f_cat(&parts, 1)?.f_view((-1, (h + 2 * kv) * d))?)
+        let (q, k) = (norms.apply(&norms.q, &split[0], how)?, norms.apply(&norms.k, &split[1], how)?);
+        Ok(Tensor::f_cat(&[q, k, split[2].shallow_clone()], 1)?.f_view((-1, (h + 2 * kv) * d))?)
     }
 
     /// Queries `[B, H, L, d]`, keys and values `[B, Hkv, L, d]`, positions turned in.
@@ -246,18 +259,27 @@ impl Decoder {
         Ok((of_heads(&turned[0])?, of_heads(&turned[1])?, of_heads(&parts[1])?))
     }
 
-    /// Attention of `[B, H, n, d]` over `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
+    /// How a layer's scores come about.
+    pub(crate) fn scores(&self, layer: Layer) -> Scores {
+        let scale = match layer.scale {
+            None => 1.0 / (self.config.head_dim as f32).sqrt(),
+            Some(scale) => scale as f32,
+        };
+        Scores { scale, cap: self.config.attention_softcap.map(|cap| cap as f32) }
+    }
+
+    /// Attention of queries `[B, H, n, d]` over keys and values `[B, Hkv, m, d]`, as rows `[B·n, H·d]`.
     pub(crate) fn attend(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        layer: Layer,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
         kernel: &Kernel,
         how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
         let (rows, h, new, d) = q.size4()?;
+        let capped = self.config.attention_softcap;
         // GPU kernels read a key for all query heads of its group; on the CPU the copies are what torch itself would make.
-        let on_device = q.device() != Device::Cpu;
+        let on_device = q.device() != Device::Cpu && capped.is_none();
         let (k, v) = if on_device { (k.shallow_clone(), v.shallow_clone()) } else { (grouped(k, h)?, grouped(v, h)?) };
         let in_groups = k.size()[1] != h;
         // Said explicitly each time: a fused call without a bias may otherwise turn causal, and a flash path ignore the bias.
@@ -272,10 +294,26 @@ impl Decoder {
             }
             Kernel::Fused(_) => return Err(ModelError::Torch("a CPU kernel's plan reached torch".to_owned())),
         };
-        let out = Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, None, in_groups)?;
+        let out = match capped {
+            None => {
+                Tensor::f_scaled_dot_product_attention(q, &k, &v, bias, how.dropout, causal, layer.scale, in_groups)?
+            }
+            Some(_) if causal => return Err(ModelError::Torch("a soft cap without a bias".to_owned())),
+            Some(cap) => {
+                let scale = layer.scale.unwrap_or(1.0 / (d as f64).sqrt());
+                let scores = q.f_matmul(&k.f_transpose(2, 3)?)?.f_mul_scalar(scale / cap)?.f_tanh()?;
+                let mut scores = scores.f_mul_scalar(cap)?;
+                if let Some(bias) = bias {
+                    scores = scores.f_add(bias)?;
+                }
+                let shares = scores.f_softmax(-1, Kind::Float)?.f_to_kind(v.kind())?;
+                dropped(shares, how)?.f_matmul(&v)?
+            }
+        };
         Ok(out.f_transpose(1, 2)?.f_reshape([rows * new, h * d])?)
     }
 
+    /// What a block makes of its input and of its attention's result.
     pub(crate) fn finish(
         &self,
         block: &Block,
@@ -283,20 +321,46 @@ impl Decoder {
         attended: &Tensor,
         how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
-        let x = x.f_add(&dropped(block.output.apply(attended, how)?, how)?)?;
-        let normed = block.feed_forward_norm.apply(&x, how)?;
-        let fed = block.feed_forward.apply(&normed, self.config.activation, how)?;
-        Ok(x.f_add(&dropped(fed, how)?)?)
+        let attended = self.branch(block.output.apply(attended, how)?, block.attention_after.as_ref(), how)?;
+        let feed = |from: &Tensor| -> Result<Tensor, ModelError> {
+            // With one norm for both halves, attention's.
+            let norm = match self.config.residual {
+                Residual::ParallelOneNorm => &block.attention_norm,
+                _ => &block.feed_forward_norm,
+            };
+            let fed = match norm {
+                None => block.feed_forward.apply(from, self.config.activation, how)?,
+                Some(norm) => block.feed_forward.apply(&norm.apply(from, how)?, self.config.activation, how)?,
+            };
+            self.branch(fed, block.feed_forward_after.as_ref(), how)
+        };
+        match self.config.residual {
+            Residual::Sequential => {
+                let x = x.f_add(&attended)?;
+                Ok(x.f_add(&feed(&x)?)?)
+            }
+            Residual::Parallel | Residual::ParallelOneNorm => Ok(x.f_add(&attended)?.f_add(&feed(x)?)?),
+        }
     }
 
-    /// Cosines and sines: `[L, 1, d/2]` for positions `0..length`, or `[B, n, 1, d/2]` for given positions.
+    /// What a half of a block adds to the residual stream.
+    fn branch(&self, result: Tensor, after: Option<&Norm>, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let result = match after {
+            None => result,
+            Some(norm) => norm.apply(&result.f_to_kind(Kind::Float)?.f_contiguous()?, how)?,
+        };
+        dropped(scaled(result, self.config.residual_scale)?, how)
+    }
+
+    /// Cosines and sines of a layer's embedding: `[L, 1, size/2]` for positions `0..length`, or `[B, n, 1, size/2]` for given positions.
     pub(crate) fn rotary_tables(
         &self,
+        layer: Layer,
         length: usize,
         positions: Option<&Tensor>,
     ) -> Result<Option<(Tensor, Tensor)>, ModelError> {
-        let half = self.config.head_dim as i64 / 2;
-        self.with_rotary(length, |rotary| {
+        self.with_rotary(layer, length, |rotary| {
+            let half = rotary.cos.size()[1];
             let pick = |table: &Tensor| match positions {
                 None => table.f_view((length as i64, 1, half)),
                 Some(positions) => {
@@ -308,25 +372,47 @@ impl Decoder {
         })
     }
 
-    /// The tables of a length, kept for the next call of the same length. `None` for a model without rotary embedding.
+    /// What `take` gives for each rotary embedding of the model.
+    pub(crate) fn rotaries<T>(
+        &self,
+        take: impl Fn(Layer) -> Result<Option<T>, ModelError>,
+    ) -> Result<Vec<T>, ModelError> {
+        let count = match &self.config.positions {
+            Positions::Rotary(ropes) => ropes.len(),
+            Positions::Learned => 0,
+        };
+        (0..count).filter_map(|rope| take(Layer { rope: Some(rope), ..Layer::default() }).transpose()).collect()
+    }
+
+    /// Whether a layer's rotary embedding, where it has one, turns all dimensions of a head.
+    pub(crate) fn turns_whole_heads(&self, layer: Layer) -> bool {
+        match (&self.config.positions, layer.rope) {
+            (Positions::Rotary(ropes), Some(rope)) => ropes[rope].size == self.config.head_dim,
+            _ => true,
+        }
+    }
+
+    /// The tables of a length of a layer's rotary embedding, kept for the next call of the same length. `None` for a layer without one.
     pub(crate) fn with_rotary<T>(
         &self,
+        layer: Layer,
         length: usize,
         take: impl FnOnce(&Rotary) -> Result<T, ModelError>,
     ) -> Result<Option<T>, ModelError> {
-        let Positions::Rotary(rope) = &self.config.positions else { return Ok(None) };
+        let (Positions::Rotary(ropes), Some(rope)) = (&self.config.positions, layer.rope) else { return Ok(None) };
         let mut kept = self.kept_rotary();
-        let tables = match kept.take() {
-            Some(found) if found.length == length => found,
-            _ => Rotary::new(rope, self.config.head_dim, length, self.device())?,
-        };
-        Ok(Some(take(kept.insert(tables))?))
+        if kept.first().is_none_or(|found| found.length != length) {
+            let made = ropes.iter().map(|rope| Rotary::new(rope, length, self.device()));
+            *kept = made.collect::<Result<_, _>>()?;
+        }
+        let missing = || ModelError::Torch(format!("no rotary embedding {rope}"));
+        Ok(Some(take(kept.get(rope).ok_or_else(missing)?)?))
     }
 }
 
 impl Decoder {
     /// The tables of the last length; whole whoever panicked while holding them, for they are replaced as a whole.
-    fn kept_rotary(&self) -> MutexGuard<'_, Option<Rotary>> {
+    fn kept_rotary(&self) -> MutexGuard<'_, Vec<Rotary>> {
         self.rotary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -348,7 +434,7 @@ fn sync_apart_from_tensors(decoder: &Decoder) {
 const _: fn(&Decoder) = sync_apart_from_tensors;
 
 impl Rotary {
-    /// Cosines and sines on the device, `[L, d/2]`.
+    /// Cosines and sines on the device, `[L, size/2]`.
     pub fn tables(&self) -> (&Tensor, &Tensor) {
         (&self.cos, &self.sin)
     }
@@ -359,12 +445,13 @@ impl Rotary {
         Self { length: self.length, host: self.host.clone(), cos, sin }
     }
 
-    fn new(rope: &Rope, head_dim: usize, length: usize, device: Device) -> Result<Self, ModelError> {
-        let (cos, sin) = rope.tables(head_dim, length);
+    fn new(rope: &Rope, length: usize, device: Device) -> Result<Self, ModelError> {
+        let (cos, sin) = rope.tables(length);
+        let half = rope.size / 2;
         let table = |values: &[f32]| -> Result<Tensor, ModelError> {
-            Ok(Tensor::f_from_slice(values)?.f_view((length as i64, head_dim as i64 / 2))?.f_to_device(device)?)
+            Ok(Tensor::f_from_slice(values)?.f_view((length as i64, half as i64))?.f_to_device(device)?)
         };
-        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)?, host: Arc::new((cos, sin)) })
+        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)?, host: Arc::new(Tables { half, cos, sin }) })
     }
 }
 
@@ -373,13 +460,26 @@ fn dropped(x: Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
     Ok(if how.dropout > 0.0 { x.f_dropout(how.dropout, true)? } else { x })
 }
 
-/// Rotates the pairs (i, i + d/2) of `[B, L, n, d]`: the layout of Hugging Face weights.
+/// A tensor times a number; without an operation where that is 1.
+fn scaled(x: Tensor, scale: f64) -> Result<Tensor, ModelError> {
+    if scale == 1.0 { Ok(x) } else { Ok(x.f_mul_scalar(scale)?) }
+}
+
+/// Rotates the pairs (i, i + s/2) of the first s dimensions of `[B, L, n, d]`, for tables `[…, s/2]`: the layout of Hugging Face weights.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, ModelError> {
-    let halves = x.f_split(x.size4()?.3 / 2, 3)?;
-    let (a, b) = (&halves[0], &halves[1]);
+    let (size, half) = (x.size4()?.3, cos.size().last().copied().unwrap_or(0));
+    let parts = match size - 2 * half {
+        0 => x.f_split(half, 3)?,
+        rest => x.f_split_with_sizes([half, half, rest], 3)?,
+    };
+    let (a, b) = (&parts[0], &parts[1]);
     let first = a.f_mul(cos)?.f_sub(&b.f_mul(sin)?)?;
     let second = b.f_mul(cos)?.f_add(&a.f_mul(sin)?)?;
-    Ok(Tensor::f_cat(&[first, second], 3)?)
+    let mut turned = vec![first, second];
+    if let Some(rest) = parts.get(2) {
+        turned.push(rest.f_to_kind(turned[0].kind())?);
+    }
+    Ok(Tensor::f_cat(&turned, 3)?)
 }
 
 /// Repeats each key or value head for the query heads of its group: `[B, Hkv, L, d]` → `[B, H, L, d]`.

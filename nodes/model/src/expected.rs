@@ -23,10 +23,22 @@ impl Model {
         if longest < 2 {
             return Ok(vec![Vec::new(); texts.len()]);
         }
-        let (mut active, mut targets) = (Active::default(), Vec::<u32>::new());
+        let groups = self.rotary_groups(texts.iter().map(|text| text.len().saturating_sub(1)));
+        if groups.len() > 1 {
+            let mut found = vec![Vec::new(); texts.len()];
+            for (_, places) in groups {
+                let own: Vec<Vec<u32>> = places.iter().map(|&place| texts[place].clone()).collect();
+                for (place, expected) in places.into_iter().zip(self.expected(&own, best)?) {
+                    found[place] = expected;
+                }
+            }
+            return Ok(found);
+        }
+        let rotary_length = groups.first().and_then(|(length, _)| *length);
+        let (mut active, mut targets) = (Active { rotary_length, ..Active::default() }, Vec::<u32>::new());
         for (lane, text) in texts.iter().enumerate() {
             let read = text.len() - 1;
-            active.add(lane, text[..read].iter().copied().enumerate(), |at| self.config.reach(at)..at + 1, 0..read);
+            active.add(lane, text[..read].iter().copied().enumerate(), |at| 0..at + 1, 0..read);
             targets.extend_from_slice(&text[1..]);
         }
         let (mut found, losses) = tch::no_grad(|| {

@@ -29,7 +29,7 @@ impl Foreign {
     }
 
     pub fn target(&self) -> Target {
-        Target { kind: self.kind, device: self.device.torch(), fused: false, documents: false }
+        Target { kind: self.kind, device: self.device.torch(), fused: false, documents: false, explicit: false }
     }
 
     /// The parameters that are trained, sharing memory with the plug-in.

@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
+use crate::head;
 use crate::host::{blank, read, write};
 use crate::kernel::attention::{self, Plan};
 use crate::kernel::pointwise;
@@ -64,14 +65,15 @@ pub(crate) fn attend(qkv: &Tensor, plan: Plan) -> Result<Tensor, ModelError> {
 }
 
 /// Σ scale · cross-entropy of normed rows `[N, D]` (fp32, CPU) through the head `[V, D]`, as one number with gradients, and the
-/// cross-entropy of each row in nats. Logits exist for `chunk` rows at a time, and gradients are computed on the way; matrix
-/// products are in `kind`.
+/// cross-entropy of each row in nats. Logits are capped at `cap`. They exist for `chunk` rows at a time, and gradients are computed on
+/// the way; matrix products are in `kind`.
 pub(crate) fn head_loss(
     rows: &Tensor,
     head: &Tensor,
     targets: &[i64],
     scale: Option<&[f32]>,
     (chunk, kind): (usize, Kind),
+    cap: Option<f64>,
 ) -> Result<(Tensor, Vec<f32>), ModelError> {
     let count = targets.len();
     let (plain_rows, plain_head) = (rows.f_detach()?.f_to_kind(kind)?, head.f_detach()?.f_to_kind(kind)?);
@@ -90,6 +92,7 @@ pub(crate) fn head_loss(
             let part = plain_rows.f_narrow(0, from, part_count)?;
             let mut logits = room.f_narrow(0, 0, part_count)?;
             multiply(&mut logits, &part, &plain_head.f_transpose(0, 1)?)?;
+            let steep = cap.map(|cap| head::soft_cap(&mut logits, cap)).transpose()?;
             let range = start..start + length;
             let part_scale = scale.map(|scale| &scale[range.clone()]);
             // SAFETY: a part of `room`, which was made here; no other part is read or written meanwhile.
@@ -99,6 +102,9 @@ pub(crate) fn head_loss(
                 continue;
             }
             // The kernel has turned the logits into their gradient.
+            if let Some(steep) = &steep {
+                let _ = logits.f_mul_(steep)?;
+            }
             let slope = logits.f_to_kind(kind)?;
             multiply(&mut rows_gradient.f_narrow(0, from, part_count)?, &slope, &plain_head)?;
             let Some(sum) = &mut head_gradient else { continue };
@@ -140,8 +146,8 @@ mod tests {
     use crate::kernel::ASKED;
     use crate::pattern::Context;
     use crate::{
-        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Objective, ObjectiveKind, ObjectiveOptions, PADDING,
-        Pattern, small,
+        AdamW, Arithmetic, Blocks, Learner, MicroBatch, Model, Normaliser, Objective, ObjectiveKind, ObjectiveOptions,
+        PADDING, Pattern, small,
     };
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -197,6 +203,56 @@ mod tests {
         compare(&[(LLAMA, 4, 8), (LLAMA, 6, 16), (LLAMA, 2, 10), (LLAMA, 2, 24), (GPT2, 2, 12), (GPT2, 2, 64)]);
     }
 
+    /// Parts of heads turned, soft caps, scales, norms everywhere, halves side by side, windows and embeddings by layer.
+    #[test]
+    fn kernels_equal_torch_operations_in_every_family() {
+        let _alone = LEVEL.lock().unwrap();
+        compare(&small::FAMILIES.map(|(_, json)| (json, 0, 0)));
+        for level in [1, 2] {
+            ASKED.store(level, Ordering::Relaxed);
+            let (_, gemma2) = small::FAMILIES[3];
+            compare(&[(gemma2, 0, 0)]);
+        }
+        ASKED.store(0, Ordering::Relaxed);
+    }
+
+    /// What no formula of ours is asked: how the loss changes when all weights go a little along their gradient.
+    #[test]
+    fn gradients_are_the_slope_of_the_loss_in_every_family() {
+        crate::set_num_threads(1);
+        for (name, json) in small::FAMILIES {
+            for kernels in [true, false] {
+                let batch = batch(3, 40);
+                let own = || {
+                    let mut own = model(json, 0, 0);
+                    own.set_arithmetic(Arithmetic { kernels, ..own.arithmetic() });
+                    own
+                };
+                let options = ObjectiveOptions {
+                    normaliser: Normaliser::MaskedTokens,
+                    ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true })
+                };
+                let mut learner = Learner::new(own(), options, AdamW::default()).unwrap();
+                let positions = learner.micro_step(&batch, &Pattern::Full).unwrap().positions as f64;
+                let slopes: Vec<tch::Tensor> =
+                    learner.model().parameters.iter().map(|parameter| parameter.tensor.grad()).collect();
+                let norm: f64 = slopes.iter().map(|g| g.square().sum(tch::Kind::Double).double_value(&[])).sum();
+                let moved = |step: f64| {
+                    let own = own();
+                    for (parameter, slope) in own.parameters.iter().zip(&slopes) {
+                        tch::no_grad(|| _ = parameter.tensor.shallow_clone().f_add_(&(slope * step)).unwrap());
+                    }
+                    own.nelbo_sums(&batch, &Pattern::Full, options).unwrap().weighted / positions
+                };
+                // The loss moves by about a thousandth of itself.
+                let step = 1e-3 * moved(0.0) / norm;
+                let found = (moved(step) - moved(-step)) / (2.0 * step);
+                let factor = found / norm;
+                assert!((factor - 1.0).abs() < 3e-3, "{name}, kernels {kernels}: {factor}");
+            }
+        }
+    }
+
     /// The same for machines without AVX-512, and without AVX2.
     #[test]
     fn kernels_equal_torch_operations_on_lesser_machines() {
@@ -223,7 +279,8 @@ mod tests {
                     plain.set_arithmetic(Arithmetic { kernels: false, ..plain.arithmetic() });
                     let (wanted, wanted_slopes) = slopes(plain, &batch, pattern, crossing);
                     let (found, found_slopes) = slopes(model(json, heads, dim), &batch, pattern, crossing);
-                    let what = format!("{heads} heads of {dim}, {pattern:?}, length {length}, crossing {crossing}");
+                    let what =
+                        format!("{json}, {heads} heads of {dim}, {pattern:?}, length {length}, crossing {crossing}");
                     // Sums in another order have other last bits: equal ones would be torch's operations twice.
                     assert!(found_slopes != wanted_slopes, "{what}: the kernels did not run");
                     for (a, b) in wanted.iter().zip(&found) {

@@ -10,13 +10,13 @@ use crate::shim::attach;
 use crate::weight::Weight;
 
 /// Σ scale · cross-entropy of normed rows `[N, D]` through the head `[V, D]`: a number without value that has the gradients, and the
-/// cross-entropy of each row in nats, fp32 `[N]`. Without a scale nothing has gradients.
+/// cross-entropy of each row in nats, fp32 `[N]`. Logits are capped at `cap`. Without a scale nothing has gradients.
 pub(crate) fn loss(
     rows: &Tensor,
     head: &Weight,
     target: &Tensor,
     scale: Option<&Tensor>,
-    chunk: usize,
+    (chunk, cap): (usize, Option<f64>),
     how: Arithmetic,
 ) -> Result<(Tensor, Tensor), ModelError> {
     let (count, kind, vocabulary) = (target.size1()?, how.kind(), head.master.size()[0]);
@@ -28,7 +28,8 @@ pub(crate) fn loss(
         for start in (0..count).step_by(chunk) {
             let length = (chunk as i64).min(count - start);
             let part = x.f_narrow(0, start, length)?;
-            let logits = part.f_mm(&weights.f_tr()?)?;
+            let mut logits = part.f_mm(&weights.f_tr()?)?;
+            let steep = cap.map(|cap| soft_cap(&mut logits, cap)).transpose()?;
             let wanted = target.f_narrow(0, start, length)?;
             let scale = scale.map(|scale| scale.f_narrow(0, start, length)).transpose()?;
             let fast = cuda::cross_entropy(&logits, vocabulary, &wanted, scale.as_ref(), kernels.as_ref())?;
@@ -37,7 +38,10 @@ pub(crate) fn loss(
                 None => cross_entropy(logits, vocabulary, &wanted.f_unsqueeze(1)?, scale.as_ref())?,
             };
             losses.push(loss);
-            let Some(slope) = slope else { continue };
+            let Some(mut slope) = slope else { continue };
+            if let Some(steep) = &steep {
+                let _ = slope.f_mul_(steep)?;
+            }
             slopes.push(slope.f_mm(&weights)?);
             if !head.master.requires_grad() {
                 continue;
@@ -60,6 +64,14 @@ pub(crate) fn loss(
             Ok(vec![Some(rows_gradient), head_gradient])
         })?;
     Ok((total, losses))
+}
+
+/// Logits x become cap · tanh(x / cap). Returns the slope of that, 1 − tanh².
+pub(crate) fn soft_cap(logits: &mut Tensor, cap: f64) -> Result<Tensor, ModelError> {
+    let _ = logits.f_mul_scalar_(1.0 / cap)?.f_tanh_()?;
+    let slope = logits.f_square()?.f_neg()?.f_add_scalar(1.0)?;
+    let _ = logits.f_mul_scalar_(cap)?;
+    Ok(slope)
 }
 
 /// The cross-entropy `[n]` of logits `[n, V or more]` of which the first `vocabulary` count, and its gradient times `scale`, in the

@@ -1,13 +1,16 @@
 //! A forward over some positions of some sequences, with the others taken from the cache.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use crate::arithmetic::Arithmetic;
 use crate::cache::{Active, Cache, Padded, Storage};
+use crate::config::Layer;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::host::{blank, read, write};
-use crate::kernel::attention::Rotary;
+use crate::kernel::attention::Tables;
 use crate::kernel::cached::{self, Shape, Slab, Work};
 
 impl Decoder {
@@ -31,15 +34,18 @@ impl Decoder {
                 plan.narrow(active, cache, self, how)?;
             }
             let attended = match (&plan, &mut cache.storage) {
-                (Plan::Host { rotary, queries, lanes }, Storage::Host(slabs)) => {
+                (Plan::Host { rotaries, queries, lanes }, Storage::Host(slabs)) => {
                     let slab = layer % slabs.len();
-                    let work = Work { places: &active.places, queries, lanes, rotary };
+                    let rotary = &block.layer.rope.and_then(|rope| rotaries.get(rope).cloned());
+                    let (scores, window) = (self.scores(block.layer), block.layer.window);
+                    let work = Work { places: &active.places, queries, lanes, rotary, scores, window };
                     host(cache.shape, work, &mut slabs[slab], &qkv)?
                 }
-                (Plan::Torch { rotary, padded }, Storage::Torch(layers)) => {
+                (Plan::Torch { rotaries, padded }, Storage::Torch(layers)) => {
                     let (keys, values) = &layers[layer % layers.len()];
-                    let (q, k, v) = self.heads(&qkv, (1, count), rotary.as_ref(), how)?;
-                    self.padded(padded, &cache.shape, (q, k, v), (keys, values), how)?
+                    let rotary = block.layer.rope.and_then(|rope| rotaries.get(rope));
+                    let (q, k, v) = self.heads(&qkv, (1, count), rotary, how)?;
+                    self.padded(block.layer, padded, &cache.shape, (q, k, v), (keys, values), how)?
                 }
                 _ => return Err(ModelError::Torch("a cache was made for another device".to_owned())),
             };
@@ -50,6 +56,7 @@ impl Decoder {
 
     fn padded(
         &self,
+        layer: Layer,
         padded: &Padded,
         shape: &Shape,
         (q, k, v): (Tensor, Tensor, Tensor),
@@ -66,16 +73,16 @@ impl Decoder {
             let rows = x.f_index_select(0, &padded.rows)?;
             Ok(rows.f_view((lanes, shape.capacity as i64, kv, d))?.f_transpose(1, 2)?)
         };
-        let bias = crate::attention::Kernel::Bias(padded.bias.shallow_clone());
-        let attended = self.attend(&query, &cached(keys)?, &cached(values)?, &bias, how)?;
+        let bias = crate::attention::Kernel::Bias(padded.bias(layer.window)?);
+        let attended = self.attend(layer, (&query, &cached(keys)?, &cached(values)?), &bias, how)?;
         Ok(attended.f_index_select(0, &padded.gather)?)
     }
 }
 
-/// What is the same for all blocks of a forward.
+/// What is the same for all blocks of a forward; of each rotary embedding the tables.
 enum Plan<'a> {
-    Host { rotary: Rotary, queries: &'a [i64], lanes: Vec<cached::Lane> },
-    Torch { rotary: Option<(Tensor, Tensor)>, padded: Padded },
+    Host { rotaries: Vec<Arc<Tables>>, queries: &'a [i64], lanes: Vec<cached::Lane> },
+    Torch { rotaries: Vec<(Tensor, Tensor)>, padded: Padded },
 }
 
 impl<'a> Plan<'a> {
@@ -92,13 +99,16 @@ impl<'a> Plan<'a> {
         Ok(match &cache.storage {
             Storage::Host(_) => {
                 let whole = |lane: &cached::Lane| cached::Lane { queries: lane.places.clone(), ..lane.clone() };
-                let rotary = decoder.with_rotary(length, |rotary| Ok(rotary.host.clone()))?;
-                Self::Host { rotary, queries: all, lanes: active.lanes.iter().map(whole).collect() }
+                let tables = |layer| decoder.with_rotary(layer, length, |rotary| Ok(rotary.host.clone()));
+                let rotaries = decoder.rotaries(tables)?;
+                Self::Host { rotaries, queries: all, lanes: active.lanes.iter().map(whole).collect() }
             }
             Storage::Torch(_) | Storage::Texts(_) => {
                 let target = (how.kind(), decoder.device());
-                let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, target)?;
-                Self::Torch { rotary: decoder.rotary_tables(length, Some(positions))?, padded }
+                let windows = decoder.config.windows();
+                let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, &windows, target)?;
+                let rotaries = decoder.rotaries(|layer| decoder.rotary_tables(layer, length, Some(positions)))?;
+                Self::Torch { rotaries, padded }
             }
         })
     }
@@ -118,7 +128,11 @@ impl<'a> Plan<'a> {
             }
             Self::Torch { padded, .. } => {
                 let target = (how.kind(), decoder.device());
-                *padded = Padded::new(active, &active.wanted, |lane| lane.queries.clone(), &cache.shape, target)?;
+                // Only the last block is still to come.
+                let windows = decoder.config.windows();
+                let last = &windows[windows.len().saturating_sub(1)..];
+                let queries = |lane: &cached::Lane| lane.queries.clone();
+                *padded = Padded::new(active, &active.wanted, queries, &cache.shape, last, target)?;
             }
         }
         Ok(())
@@ -165,7 +179,7 @@ mod tests {
         let config = model.config();
         let seen = |length: usize| {
             let causal = *pattern == Pattern::Causal;
-            move |at: usize| config.reach(at)..if causal { at + 1 } else { length }
+            move |at: usize| 0..if causal { at + 1 } else { length }
         };
         let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target(model.arithmetic)).unwrap();
         for (number, part) in parts.iter().enumerate() {
@@ -183,14 +197,16 @@ mod tests {
             for &length in &lengths {
                 let layout = Layout::row(length);
                 let attention =
-                    Attention::new(pattern, layout, &model.windows(), model.decoder.target(model.arithmetic)).unwrap();
+                    Attention::new(pattern, layout, &model.config.windows(), model.decoder.target(model.arithmetic))
+                        .unwrap();
                 let ids = model.ids(&tokens(length), 1).unwrap();
                 let whole = copied(&model.decoder.hidden(&ids, &attention, model.arithmetic, false).unwrap()).unwrap();
                 let width = model.config().hidden_size;
                 for at in (part.start.min(length)..part.end.min(length)).filter(|at| at % 3 == 0) {
                     let (a, b) = (&whole[at * width..(at + 1) * width], &found[row * width..(row + 1) * width]);
                     let gap = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    assert!(gap < 1e-4, "part {number}, position {at} of {length}: {gap}");
+                    let scale = a.iter().fold(1f32, |most, a| most.max(a.abs()));
+                    assert!(gap < 1e-4 * scale, "{config:?}, part {number}, position {at} of {length}: {gap}");
                     row += 1;
                 }
             }
@@ -206,7 +222,8 @@ mod tests {
         let mistral = LLAMA
             .replace("LlamaForCausalLM", "MistralForCausalLM")
             .replace("\"head_dim\"", "\"sliding_window\":5,\"head_dim\"");
-        for json in [LLAMA, GPT2, &mistral] {
+        let families = small::FAMILIES.map(|(_, json)| json);
+        for json in [LLAMA, GPT2, &mistral].into_iter().chain(families) {
             for fused in [true, false] {
                 let model = model(json, fused);
                 tch::no_grad(|| {

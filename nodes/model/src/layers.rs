@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::adapter::LowRank;
 use crate::arithmetic::Arithmetic;
-use crate::config::{Activation, NormKind};
+use crate::config::{Activation, HeadNorm, NormKind};
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::is_plain;
@@ -62,29 +62,66 @@ pub(crate) struct Norm {
     pub weight: Tensor,
     pub bias: Option<Tensor>,
     pub eps: f64,
+    /// Values are multiplied by 1 + weight.
+    pub offset: bool,
 }
 
 impl Norm {
     /// The same tensors.
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { kind: self.kind, weight: self.weight.shallow_clone(), bias, eps: self.eps }
+        Self { weight: self.weight.shallow_clone(), bias, ..*self }
+    }
+
+    /// What values are multiplied by.
+    pub fn gain(&self) -> Result<Tensor, ModelError> {
+        if self.offset { Ok(self.weight.f_add_scalar(1.0)?) } else { Ok(self.weight.shallow_clone()) }
     }
 
     pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         if how.kernels && self.kind == NormKind::Rms && is_plain(x) {
-            return fused::rms_norm(x, &self.weight, self.eps);
+            return fused::rms_norm(x, &self.gain()?, self.eps);
         }
         self.plain(x)
     }
 
     /// By torch's operations.
     pub fn plain(&self, x: &Tensor) -> Result<Tensor, ModelError> {
-        let shape = self.weight.size();
+        let (shape, gain) = (self.weight.size(), self.gain()?);
         Ok(match self.kind {
-            NormKind::Layer => x.f_layer_norm(&shape, Some(&self.weight), self.bias.as_ref(), self.eps, true)?,
-            NormKind::Rms => x.f_rms_norm(&shape, Some(&self.weight), self.eps)?,
+            NormKind::Layer => x.f_layer_norm(&shape, Some(&gain), self.bias.as_ref(), self.eps, true)?,
+            NormKind::Rms => x.f_rms_norm(&shape, Some(&gain), self.eps)?,
         })
+    }
+}
+
+/// Norms of queries and keys.
+#[derive(Debug)]
+pub(crate) struct HeadNorms {
+    pub over: HeadNorm,
+    pub q: Norm,
+    pub k: Norm,
+}
+
+impl HeadNorms {
+    /// The same tensors.
+    pub fn share(&self) -> Self {
+        Self { over: self.over, q: self.q.share(), k: self.k.share() }
+    }
+
+    /// Queries or keys `[N, heads, d]` by their norm, in the kind of the arithmetic.
+    pub fn apply(&self, norm: &Norm, heads: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let heads = heads.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let (_, count, size) = heads.size3()?;
+        let normed = match self.over {
+            HeadNorm::Shared => norm.apply(&heads, how)?,
+            HeadNorm::Whole => norm.apply(&heads.f_view((-1, count * size))?, how)?.f_view((-1, count, size))?,
+            HeadNorm::Each => {
+                let plain = heads.f_layer_norm([size], None::<Tensor>, None::<Tensor>, norm.eps, true)?;
+                plain.f_mul(&norm.gain()?.f_view((count, size))?)?
+            }
+        };
+        Ok(normed.f_to_kind(how.kind())?)
     }
 }
 

@@ -90,6 +90,7 @@ mod recompute;
 mod reducer;
 mod released;
 mod rope;
+mod rope_keys;
 mod self_test;
 mod shared;
 mod shares;
@@ -108,7 +109,7 @@ mod weight;
 pub use adapter::{AdapterConfig, Targets};
 pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
-pub use config::{Activation, Adapted, Family, ModelConfig, NormKind, Positions};
+pub use config::{Activation, Adapted, Family, HeadNorm, Layer, ModelConfig, NormKind, Norms, Positions, Residual};
 pub use continuations::Continued;
 pub use decode::{
     Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, GoOn,

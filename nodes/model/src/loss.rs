@@ -331,7 +331,7 @@ impl Model {
 
     /// Hidden states before the last norm, `[B·L, D]`, of an input.
     fn hidden(&self, input: &Input, pattern: &Pattern, how: Arithmetic, train: bool) -> Result<Tensor, ModelError> {
-        let attention = Attention::new(pattern, input.layout, &self.windows(), self.decoder.target(how))?;
+        let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
         self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train)
     }
 
@@ -352,7 +352,7 @@ impl Model {
         how: Arithmetic,
         layers: &mut Vec<Tensor>,
     ) -> Result<Tensor, ModelError> {
-        let attention = Attention::new(pattern, input.layout, &self.windows(), self.decoder.target(how))?;
+        let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
         let ids = self.ids(&input.tokens, input.layout.rows)?;
         self.decoder.layers(&ids, &attention, how, &mut |layer| {
             layers.push(layer.shallow_clone());
@@ -383,8 +383,8 @@ impl Model {
         let decoder = self.decoder.own();
         if let Some(decoder) = decoder.filter(|_| how.kernels) {
             let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
-            let (total, losses) =
-                fused::head_loss(&normed, head, &selection.target, scale.as_deref(), (chunk, how.kind()))?;
+            let (sizes, cap) = ((chunk, how.kind()), self.config.logit_softcap);
+            let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), sizes, cap)?;
             if scale.is_some() {
                 backward(total)?;
             }
@@ -395,7 +395,8 @@ impl Model {
         let scale = scale.map(|scale| upload(&scale, device)).transpose()?;
         if let Some(decoder) = decoder {
             let normed = decoder.normed(rows, how)?;
-            let (total, losses) = head::loss(&normed, decoder.head(), &target, scale.as_ref(), chunk, how)?;
+            let (total, losses) =
+                head::loss(&normed, decoder.head(), &target, scale.as_ref(), (chunk, self.config.logit_softcap), how)?;
             if scale.is_some() {
                 backward(total)?;
             }

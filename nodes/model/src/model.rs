@@ -1,6 +1,6 @@
 //! A model: configuration, weights and the files that go with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use crate::config::{Adapted, ModelConfig, Positions};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
-use crate::family::without_base;
+use crate::family::{Names, without_base};
 use crate::host::copied;
 use crate::input::Layout;
 use crate::later::upload;
@@ -95,10 +95,10 @@ impl Model {
     }
 
     fn load_as(config: ModelConfig, dir: &Path, device: Device) -> Result<Self, ModelError> {
-        let files = TensorFiles::open_model(dir)?;
+        let (files, names) = (TensorFiles::open_model(dir)?, config.family.names());
         let model = Self::build(config, dir, device, &mut |_, leaf| {
             // Before anything is allocated: config.json may claim any size, but the file has the tensors that it has.
-            let found = leaf.parts.iter().map(|part| find(&files, &part.name, &part.shape));
+            let found = leaf.parts.iter().map(|part| find(&files, names, &part.name, &part.shape));
             let found = found.collect::<Result<Vec<_>, _>>()?;
             let whole = Tensor::f_empty(leaf.shape(), (Kind::Float, tch::Device::Cpu))?;
             let (mut start, mut stored) = (0, Vec::with_capacity(leaf.parts.len()));
@@ -151,17 +151,17 @@ impl Model {
 
     /// Tensors that nothing reads are an error, except buffers that old files carry and a tied head that equals the embedding.
     fn refuse_extras(&self, files: &TensorFiles) -> Result<(), ModelError> {
-        let known: Vec<&str> =
-            self.parameters.iter().flat_map(|p| &p.leaf.parts).map(|part| part.name.as_str()).collect();
         let (mut extra, names) = (Vec::new(), self.config.family.names());
+        let parts = self.parameters.iter().flat_map(|p| &p.leaf.parts);
+        let known: BTreeSet<String> = parts.flat_map(|part| spellings(names, &part.name)).collect();
         for name in files.names() {
             let buffer = names.buffers.iter().any(|ending| name.ends_with(ending));
-            if buffer || known.iter().any(|k| *k == name || without_base(k) == name) {
+            if buffer || known.contains(name) {
                 continue;
             }
             let head = format!("{}.weight", names.head);
             let head = self.config.recipe.as_ref().map_or_else(|| head.clone(), |recipe| recipe.name(&head));
-            if self.config.tied && name == head {
+            if self.config.tied && spellings(names, &head).iter().any(|spelling| spelling == name) {
                 let embedding = &self.parameters[0].tensor.f_to_device(tch::Device::Cpu)?;
                 let same = match files.get(name, &embedding.size())? {
                     Some(head) => head.f_to_kind(Kind::Float)?.f_equal(embedding)?,
@@ -330,16 +330,10 @@ impl Model {
         MicroBatch::clean(1, tokens.len(), tokens.to_vec()).check(self.config.vocab_size, self.longest())?;
         tch::no_grad(|| {
             let (layout, how) = (Layout::row(tokens.len()), self.arithmetic);
-            let attention = Attention::new(pattern, layout, &self.windows(), self.decoder.target(how))?;
+            let attention = Attention::new(pattern, layout, &self.config.windows(), self.decoder.target(how))?;
             let hidden = self.decoder.hidden(&self.ids(tokens, 1)?, &attention, how, false)?;
             copied(&self.decoder.logits(&self.decoder.normed(&hidden, how)?, how)?)
         })
-    }
-
-    /// How far back sliding-window attention reaches in each layer, the position itself included.
-    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
-        // A plug-in's layers are its own.
-        vec![self.config.sliding_window; self.config.layers.max(1)]
     }
 
     /// The hard limit on sequence length, where there is one.
@@ -372,9 +366,18 @@ pub(crate) fn companions(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>, ModelE
     Ok(companions)
 }
 
-fn find(files: &TensorFiles, name: &str, wanted: &[i64]) -> Result<Tensor, ModelError> {
-    for name in [name, without_base(name)] {
-        if let Some(tensor) = files.get(name, wanted)? {
+/// The names that files may have for a tensor.
+fn spellings(names: &Names, name: &str) -> [String; 3] {
+    let alias = match name.strip_prefix(names.head) {
+        Some(rest) => format!("{}{rest}", names.head_alias),
+        None => name.to_owned(),
+    };
+    [name.to_owned(), without_base(name).to_owned(), alias]
+}
+
+fn find(files: &TensorFiles, names: &Names, name: &str, wanted: &[i64]) -> Result<Tensor, ModelError> {
+    for name in spellings(names, name) {
+        if let Some(tensor) = files.get(&name, wanted)? {
             return Ok(tensor);
         }
     }

@@ -71,6 +71,11 @@ impl Leaf {
         Self { vocabulary: true, ..Self::new(Init::Normal, [(name, shape)]) }
     }
 
+    /// How many values it has.
+    pub fn values(&self) -> u64 {
+        self.shape().iter().fold(1, |values: u64, &size| values.saturating_mul(size as u64))
+    }
+
     /// Shape of the stacked parts.
     pub fn shape(&self) -> Vec<i64> {
         let mut shape = self.parts[0].shape.clone();

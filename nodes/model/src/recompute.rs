@@ -66,7 +66,7 @@ mod tests {
             grow();
         }
         let (ids, target) = (model.ids(&[5, 9, 1, 30, 2], 1).unwrap(), model.decoder.target(how));
-        let attention = Attention::new(&Pattern::Full, Layout::row(5), &model.windows(), target).unwrap();
+        let attention = Attention::new(&Pattern::Full, Layout::row(5), &model.config.windows(), target).unwrap();
         let hidden = model.decoder.hidden(&ids, &attention, how, true).unwrap();
         if change == Change::BeforeBackward {
             grow();

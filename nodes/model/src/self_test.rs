@@ -33,7 +33,7 @@ impl Compared {
     }
 }
 
-const MODELS: [(&str, &str); 3] = [
+const MODELS: [(&str, &str); 5] = [
     (
         "LayerNorm, learned positions, biases",
         r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":301,"n_embd":128,"n_layer":2,"n_head":2,"n_positions":128,
@@ -50,6 +50,17 @@ const MODELS: [(&str, &str); 3] = [
         r#"{"architectures":["Qwen3ForCausalLM"],"model_type":"qwen3","vocab_size":301,"hidden_size":128,
             "intermediate_size":160,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":64,
             "max_position_embeddings":128,"initializer_range":0.1,"tie_word_embeddings":false}"#,
+    ),
+    (
+        "halves side by side, a quarter of each head turned",
+        r#"{"architectures":["GPTNeoXForCausalLM"],"vocab_size":301,"hidden_size":128,"intermediate_size":160,
+            "num_hidden_layers":2,"num_attention_heads":4,"max_position_embeddings":128,"initializer_range":0.1}"#,
+    ),
+    (
+        "norms everywhere, soft caps, windows by layer",
+        r#"{"architectures":["Gemma2ForCausalLM"],"vocab_size":301,"hidden_size":128,"intermediate_size":160,
+            "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":32,"sliding_window":24,
+            "query_pre_attn_scalar":32,"max_position_embeddings":128,"initializer_range":0.1}"#,
     ),
 ];
 
@@ -160,7 +171,7 @@ mod tests {
     fn the_cpu_passes_its_own_test() {
         crate::set_num_threads(1);
         let found = self_test(Device::Cpu).unwrap();
-        assert_eq!(found.len(), 3 * 7 * 2);
+        assert_eq!(found.len(), 5 * 7 * 2);
         for compared in &found {
             assert!(compared.holds(), "{compared:?}");
             assert_eq!(compared.gradient == 0.0, compared.what.ends_with("Fp32"), "{compared:?}");

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::config::{ModelConfig, NormKind, Positions};
+use tch::Tensor;
+
+use crate::config::ModelConfig;
+use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::loss::chunk_elements;
 use crate::optimizer::Optimizer;
+use crate::parameter::Leaf;
 use crate::tensor_files::TensorFiles;
 
 /// A model folder in numbers.
@@ -37,31 +41,25 @@ impl Summary {
 }
 
 impl ModelConfig {
+    /// The leaves of a model of this shape, in order.
+    pub(crate) fn leaves(&self) -> Vec<Leaf> {
+        let mut leaves = Vec::new();
+        // The decoder is asked what it needs; it gets no tensors, and nobody keeps it.
+        let _ = Decoder::new(self, &mut |leaf| {
+            leaves.push(leaf);
+            Ok(Tensor::new())
+        });
+        leaves
+    }
+
     /// Values of all parameters, a tied head counted once: what [`Summary::read`] counts in a model's files, from its shape alone.
     pub fn parameter_count(&self) -> u64 {
-        let size = |n: usize| n as u64;
-        let (v, d, f) = (size(self.vocab_size), size(self.hidden_size), size(self.intermediate_size));
-        let (attended, kept) = (size(self.heads * self.head_dim), size(2 * self.kv_heads * self.head_dim));
-        let norm = if self.norm == NormKind::Layer { 2 * d } else { d };
-        let positions = if self.positions == Positions::Learned { size(self.max_positions) * d } else { 0 };
-        let embeddings = v * d * if self.tied { 1 } else { 2 } + positions;
-        let qkv = d * (attended + kept) + if self.qkv_bias { attended + kept } else { 0 };
-        let output = attended * d + if self.attention_output_bias { d } else { 0 };
-        let inner = if self.gated { 2 } else { 1 };
-        let mlp = (inner + 1) * d * f + if self.mlp_bias { inner * f + d } else { 0 };
-        let heads_norm = if self.qk_norm { 2 * size(self.head_dim) } else { 0 };
-        embeddings + size(self.layers) * (qkv + output + mlp + 2 * norm + heads_norm) + norm
+        self.leaves().iter().map(Leaf::values).sum()
     }
-}
 
-impl ModelConfig {
     /// Values of the hidden matrices, which are those of the blocks.
     pub fn hidden_matrix_count(&self) -> u64 {
-        let size = |n: usize| n as u64;
-        let (d, f) = (size(self.hidden_size), size(self.intermediate_size));
-        let (attended, kept) = (size(self.heads * self.head_dim), size(2 * self.kv_heads * self.head_dim));
-        let inner = if self.gated { 2 } else { 1 };
-        size(self.layers) * (d * (2 * attended + kept) + (inner + 1) * d * f)
+        self.leaves().iter().filter(|leaf| leaf.matrices.is_some()).map(Leaf::values).sum()
     }
 }
 

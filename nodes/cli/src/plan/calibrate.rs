@@ -87,7 +87,13 @@ fn relative(text: &str) -> Result<String> {
     let set = |config: &mut Value, name: &str, value: u64| config[name] = json!(value);
     if let Some((layers, name)) = number(&config, ["n_layer", "num_hidden_layers"]) {
         set(&mut config, &name, layers.min(LAYERS));
+        if let Some(kinds) = config.get_mut("layer_types").and_then(Value::as_array_mut) {
+            kinds.truncate(LAYERS as usize);
+        }
     }
+    // Scalings have lists of the size of a head, and cost nothing.
+    remove(&mut config, "rope_scaling");
+    remove(&mut config, "rope_parameters");
     if let Some((vocabulary, name)) = number(&config, ["vocab_size", "vocab_size"]) {
         set(&mut config, &name, vocabulary.min(VOCABULARY));
     }

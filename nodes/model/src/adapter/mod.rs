@@ -17,7 +17,7 @@ use crate::error::ModelError;
 use crate::layers::Linear;
 use crate::model::{Model, companions};
 use crate::network::Network;
-use crate::parameter::{Init, Leaf, Parameter};
+use crate::parameter::{Init, Leaf, Parameter, Part};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
 
@@ -270,22 +270,15 @@ impl Model {
 impl AdapterConfig {
     /// Values that are trained beside a model of this shape: A and B of every matrix that is targeted, and what is kept whole.
     pub fn parameter_count(&self, model: &ModelConfig) -> u64 {
-        let (d, f) = (model.hidden_size as u64, model.intermediate_size as u64);
-        let (q, kv) = ((model.heads * model.head_dim) as u64, (model.kv_heads * model.head_dim) as u64);
-        let names = model.family.names();
-        let mut matrices = match names.qkv {
-            [one] => vec![(*one, d, q + 2 * kv)],
-            three => three.iter().zip([q, kv, kv]).map(|(name, out)| (*name, d, out)).collect(),
+        let trained = |leaf: &Leaf| -> u64 {
+            let of_part = |part: &Part| match leaf.matrices {
+                Some(_) if self.changes(module(&part.name)) => self.r as u64 * part.shape.iter().sum::<i64>() as u64,
+                None if leaf.vocabulary && self.keeps(module(&part.name)) => leaf.values(),
+                _ => 0,
+            };
+            leaf.parts.iter().map(of_part).sum()
         };
-        matrices.extend([(names.output, q, d), (names.up, d, f), (names.down, f, d)]);
-        if model.gated {
-            matrices.push((names.gate, d, f));
-        }
-        let changed = matrices.iter().filter(|(name, ..)| self.changes(&names.of_layer(0, name)));
-        let low: u64 = changed.map(|(_, inputs, outputs)| self.r as u64 * (inputs + outputs)).sum();
-        let whole = [(names.embedding, true), (names.head, !model.tied)];
-        let whole = whole.iter().filter(|(name, own)| *own && self.keeps(name)).count() as u64;
-        model.layers as u64 * low + whole * model.vocab_size as u64 * d
+        model.leaves().iter().map(trained).sum()
     }
 
     /// Last parts of the names of the modules with a row for each token: what an adapter keeps whole where a mask token was added, whose
@@ -312,7 +305,7 @@ fn targets(map: &Linear, parameters: &[Parameter]) -> Result<Vec<Target>, ModelE
     let parameter =
         parameters.iter().find(same).ok_or_else(|| ModelError::Torch("a map without its parameter".to_owned()))?;
     let mut start = 0;
-    let target = |part: &crate::parameter::Part| {
+    let target = |part: &Part| {
         let (rows, columns) = (part.shape[0], part.shape[1]);
         let (outputs, inputs) = if map.in_first { (columns, rows) } else { (rows, columns) };
         start += outputs;

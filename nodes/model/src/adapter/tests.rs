@@ -9,7 +9,7 @@ use crate::learner::Learner;
 use crate::objective::{Objective, ObjectiveOptions};
 use crate::optimizer::AdamW;
 use crate::pattern::Pattern;
-use crate::small::{LLAMA, model};
+use crate::small::{FAMILIES, LLAMA, model};
 
 const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":16,"n_layer":2,"n_head":4,
     "n_positions":64,"initializer_range":0.3,"bos_token_id":1,"eos_token_id":2}"#;
@@ -23,13 +23,25 @@ fn names(names: &[&str]) -> Targets {
 }
 
 /// The targets of each test: all, some of a map's matrices, and those of GPT-2.
-fn cases() -> [(&'static str, Targets); 4] {
-    [
+fn cases() -> Vec<(&'static str, Targets)> {
+    let own: [&[&str]; 8] = [
+        &["query_key_value", "attention.dense", "dense_h_to_4h"],
+        &["qkv_proj", "gate_up_proj"],
+        &["q_proj", "o_proj"],
+        &["k_proj", "down_proj"],
+        &["v_proj", "gate_proj"],
+        &["q_proj", "v_proj"],
+        &["o_proj"],
+        &["up_proj"],
+    ];
+    let families = FAMILIES.iter().zip(own).map(|((_, json), own)| (*json, names(own)));
+    let old = [
         (LLAMA, Targets::Word("all-linear".into())),
         (LLAMA, names(&["q_proj", "v_proj", "down_proj"])),
         (LLAMA, names(&["k_proj", "up_proj"])),
         (GPT2, names(&["c_attn", "c_fc", "attn.c_proj"])),
-    ]
+    ];
+    old.into_iter().chain(families).collect()
 }
 
 fn batch() -> MicroBatch {
@@ -120,7 +132,16 @@ fn only_the_adapter_is_trained() {
 #[test]
 fn what_is_trained_is_counted_from_the_shape() {
     for (json, targets) in cases() {
-        for whole in [None, Some(vec!["embed_tokens".to_owned(), "wte".to_owned(), "lm_head".to_owned()])] {
+        for whole in [
+            None,
+            Some(vec![
+                "embed_tokens".to_owned(),
+                "wte".to_owned(),
+                "embed_in".to_owned(),
+                "lm_head".to_owned(),
+                "embed_out".to_owned(),
+            ]),
+        ] {
             let config = AdapterConfig { modules_to_save: whole, ..config(targets.clone()) };
             let mut own = model(json);
             own.add_mask_token(7).unwrap();

@@ -17,7 +17,7 @@ use crate::error::ModelError;
 use crate::layers::{FeedForward, Linear};
 
 impl Decoder {
-    /// As [`Decoder::hidden`].
+    /// As [`Decoder::hidden`], for a model that has plain blocks.
     pub(crate) fn hidden_joined(
         &self,
         tokens: &Tensor,
@@ -30,10 +30,13 @@ impl Decoder {
         let mut branch: Option<Branch> = None;
         for (layer, block) in self.blocks.iter().enumerate() {
             let attention = attention.layer(layer)?;
-            let (sum, normed) = add_norm(&x, branch.as_ref(), &block.attention_norm, how.kind(), kernels)?;
+            let missing = || ModelError::Torch("a joined block without norms before its halves".to_owned());
+            let attention_norm = block.attention_norm.as_ref().ok_or_else(missing)?;
+            let feed_forward_norm = block.feed_forward_norm.as_ref().ok_or_else(missing)?;
+            let (sum, normed) = add_norm(&x, branch.as_ref(), attention_norm, how.kind(), kernels)?;
             let attended = self.attended(block, &normed, size, &attention, how, kernels)?;
             let first = product(&block.output, &attended, how)?;
-            let (sum, normed) = add_norm(&sum, Some(&first), &block.feed_forward_norm, how.kind(), kernels)?;
+            let (sum, normed) = add_norm(&sum, Some(&first), feed_forward_norm, how.kind(), kernels)?;
             branch = Some(self.fed(block, &normed, how, kernels)?);
             x = sum;
         }
@@ -56,20 +59,22 @@ impl Decoder {
         let span = attention.positions.span(size.1 as usize);
         let (heads, kv) = (c.heads as i64, c.kv_heads as i64);
         let turn = |qkv: &Tensor, kernels: &Arc<Kernels>| {
-            self.with_rotary(span, |rotary| {
+            self.with_rotary(block.layer, span, |rotary| {
                 let (cos, sin) = rotary.tables();
                 let (index, length, turned) = (attention.index.as_ref(), size.1, heads + kv);
                 let turn = Turn { cos, sin, index, length, heads: heads + 2 * kv, turned, size: c.head_dim as i64 };
                 rotate(qkv.shallow_clone(), &turn, kernels)
             })
         };
-        let turned = match kernels.filter(|_| qkv.is_contiguous()) {
+        let whole = self.turns_whole_heads(block.layer);
+        let turned = match kernels.filter(|_| qkv.is_contiguous() && whole) {
             Some(kernels) => turn(&qkv, kernels)?,
             None => None,
         };
-        let rotary = if turned.is_some() { None } else { self.rotary_tables(span, attention.index.as_ref())? };
+        let rotary =
+            if turned.is_some() { None } else { self.rotary_tables(block.layer, span, attention.index.as_ref())? };
         let (q, k, v) = self.heads(turned.as_ref().unwrap_or(&qkv), size, rotary.as_ref(), how)?;
-        self.attend(&q, &k, &v, &attention.kernel, how)
+        self.attend(block.layer, (&q, &k, &v), &attention.kernel, how)
     }
 
     fn fed<'a>(

@@ -51,11 +51,12 @@ pub(crate) fn add_norm(
     let name = if layer { c"add_layer_norm" } else { c"add_rms_norm" };
     let threads = width.div_ceil(VALUES).next_multiple_of(32);
     let branch_rows = branch.map(|branch| branch.rows.f_contiguous()).transpose()?;
+    let gain = norm.gain()?;
     let arguments = [
         Argument::Memory(x),
         branch_rows.as_ref().into(),
         bias.into(),
-        Argument::Memory(&norm.weight),
+        Argument::Memory(&gain),
         norm.bias.as_ref().into(),
         Argument::Memory(&sum),
         Argument::Memory(&normed),
@@ -66,10 +67,10 @@ pub(crate) fn add_norm(
     // SAFETY: as the kernel declares them; all rows are `width` wide and contiguous.
     unsafe { kernels.launch(name, Grid { x: rows as usize, y: 1, threads }, &arguments)? };
     let rows_of_branch = branch.map_or(&none, |branch| &branch.rows);
-    let inputs = [x, rows_of_branch, bias.unwrap_or(&none), &norm.weight, norm.bias.as_ref().unwrap_or(&none)];
+    let inputs = [x, rows_of_branch, bias.unwrap_or(&none), &gain, norm.bias.as_ref().unwrap_or(&none)];
     let there: Vec<bool> = inputs.iter().map(|input| input.defined()).collect();
     let defined: Vec<&Tensor> = inputs.into_iter().filter(|input| input.defined()).collect();
-    let (saved, weight, kernels) = (sum.f_detach()?, norm.weight.f_detach()?, kernels.clone());
+    let (saved, weight, kernels) = (sum.f_detach()?, gain.f_detach()?, kernels.clone());
     let backward = move |gradients: &[Option<Tensor>]| -> Result<Vec<Option<Tensor>>, ModelError> {
         let of_sum = gradients[0].as_ref().map(Tensor::f_contiguous).transpose()?;
         let of_normed = match &gradients[1] {

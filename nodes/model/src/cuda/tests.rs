@@ -270,7 +270,7 @@ fn joined_blocks_compute_what_blocks_compute() {
             let decoder = model.decoder.own().unwrap();
             let ids = model.ids(&(0..30).map(|id| id * 5 % 37).collect::<Vec<_>>(), 2).unwrap();
             let layout = crate::input::Layout { rows: 2, ..crate::input::Layout::row(15) };
-            let attention = Attention::new(&PATTERN, layout, &model.windows(), decoder.target(how)).unwrap();
+            let attention = Attention::new(&PATTERN, layout, &model.config.windows(), decoder.target(how)).unwrap();
             let hidden = if joined {
                 decoder.hidden_joined(&ids, &attention, how, None).unwrap()
             } else {

@@ -5,7 +5,7 @@ use difflow_diffusion::keyed;
 use std::sync::Arc;
 
 use crate::cache::{Active, Cache};
-use crate::decode::choose::{Ask, Draw};
+use crate::decode::choose::{Ask, Choice, Draw};
 use crate::decode::draw::Sampling;
 use crate::decode::lanes::Lanes;
 use crate::decode::options::Score;
@@ -80,6 +80,16 @@ impl Text {
         self.stopped || self.new_tokens() >= self.options.max_new_tokens
     }
 
+    /// The most positions that are read of it.
+    fn reach(&self) -> usize {
+        self.prompt + self.options.max_new_tokens.saturating_sub(1)
+    }
+
+    /// Whether it goes on, in the forward of a rotary length.
+    fn shares(&self, model: &Model, length: Option<usize>) -> bool {
+        !self.ended() && model.rotary_length(self.reach()) == length
+    }
+
     fn generated(&self) -> Generated {
         let tokens = self.tokens[self.prompt..].to_vec();
         Generated { tokens, stopped: self.stopped, nfe: self.new_tokens() as u32 }
@@ -124,19 +134,41 @@ impl<'m> Writing<'m> {
     /// One forward and one token for every text that has not ended; returns the tokens in the order the texts joined, none when all
     /// have ended. Errors if the forward fails; the texts are then of no more use.
     pub fn step(&mut self) -> Result<Vec<Written>, ModelError> {
-        if self.going() == 0 {
-            return Ok(Vec::new());
+        let mut written = Vec::new();
+        for length in self.rotary_lengths() {
+            let choices = self.choices(length)?;
+            let Self { model, texts, .. } = self;
+            let going = texts.iter_mut().filter(|(_, _, text)| text.shares(model, length));
+            for ((_, id, text), choice) in going.zip(choices) {
+                text.tokens.push(choice.token);
+                text.stopped = text.options.stop.contains(&choice.token);
+                written.push(Written { id, token: choice.token });
+            }
         }
+        written.sort_by_key(|one| one.id);
+        Ok(written)
+    }
+
+    /// The rotary lengths of the texts that have not ended: each has a forward of its own.
+    fn rotary_lengths(&self) -> Vec<Option<usize>> {
+        let going = self.texts.iter().filter(|(_, _, text)| !text.ended());
+        let mut lengths: Vec<_> = going.map(|(_, _, text)| self.model.rotary_length(text.reach())).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        lengths
+    }
+
+    /// The next token of each text with a rotary length, by lane.
+    fn choices(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
         let Self { model, texts, cache, .. } = self;
-        let reach = |text: &Text| text.prompt + text.options.max_new_tokens.saturating_sub(1);
-        let capacity = texts.iter().map(|(_, _, text)| reach(text)).max().unwrap_or(0);
+        let capacity = texts.iter().map(|(_, _, text)| text.reach()).max().unwrap_or(0);
         let cache = model.room(cache, (texts.count(), capacity), true)?;
-        let mut active = Active::default();
+        let mut active = Active { rotary_length: length, ..Active::default() };
         let (mut drawn, mut draws) = (Vec::new(), Vec::new());
-        for (lane, _, text) in texts.iter().filter(|(_, _, text)| !text.ended()) {
+        for (lane, _, text) in texts.iter().filter(|(_, _, text)| text.shares(model, length)) {
             let (step, last) = (text.new_tokens(), text.tokens.len() - 1);
             let new = if step == 0 { 0..text.tokens.len() } else { last..last + 1 };
-            let seen = |at: usize| model.config.reach(at)..at + 1;
+            let seen = |at: usize| 0..at + 1;
             active.add(lane, new.map(|at| (at, text.tokens[at])), seen, std::iter::once(last));
             let Generation { sampling, seed, .. } = &*text.options;
             let uniform = keyed::uniform(&mut keyed::rng(*seed, "generate", step as u64, text.key));
@@ -144,23 +176,14 @@ impl<'m> Writing<'m> {
             drawn.push((uniform, if penalised { different(&text.tokens) } else { Vec::new() }));
             draws.push(Draw { sampling: *sampling, score: Score::Probability });
         }
-        let choices = tch::no_grad(|| {
+        tch::no_grad(|| {
             let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
             let mut asks = Vec::with_capacity(drawn.len());
             for (row, (uniform, present)) in drawn.iter().enumerate() {
                 asks.push(Ask { row, unguided: row, uniform: *uniform, present, before: None });
             }
             model.choose(&hidden, &asks, &draws, 0.0)
-        })?;
-        let mut written = Vec::with_capacity(choices.len());
-        let going = texts.iter_mut().filter(|(_, _, text)| !text.ended());
-        for ((_, id, text), choice) in going.zip(choices) {
-            text.tokens.push(choice.token);
-            text.stopped = text.options.stop.contains(&choice.token);
-            written.push(Written { id, token: choice.token });
-        }
-        written.sort_by_key(|one| one.id);
-        Ok(written)
+        })
     }
 
     /// Takes the texts that have ended, with their ids, in the order they joined.

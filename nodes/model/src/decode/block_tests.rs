@@ -29,7 +29,7 @@ fn logits(model: &Model, noised: &[u32], clean: &[u32], pattern: &Pattern) -> Ve
     tch::no_grad(|| {
         let how = model.arithmetic();
         let layout = Layout { copies: Copies::NoisedAndClean, ..Layout::row(clean.len()) };
-        let attention = Attention::new(pattern, layout, &model.windows(), model.decoder.target(how)).unwrap();
+        let attention = Attention::new(pattern, layout, &model.config.windows(), model.decoder.target(how)).unwrap();
         let ids = model.ids(&[noised, clean].concat(), 1).unwrap();
         let hidden = model.decoder.hidden(&ids, &attention, how, false).unwrap();
         copied(&model.decoder.logits(&model.decoder.normed(&hidden, how).unwrap(), how).unwrap()).unwrap()

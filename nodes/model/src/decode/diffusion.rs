@@ -1,5 +1,6 @@
 //! Fills the masked positions of canvases with a diffusion model, one forward after another.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,7 +14,6 @@ use crate::decode::row::{Candidate, Row};
 use crate::decode::watch::{Watch, Watched};
 use crate::error::ModelError;
 use crate::model::Model;
-use crate::rope::{Rope, RopeScaling};
 
 /// Canvases on their way: each [`Filling::step`] is one forward for all of them, and between forwards canvases join, are looked at,
 /// and leave.
@@ -176,7 +176,7 @@ impl<'m> Filling<'m> {
                 let start = active.wanted.len();
                 let tokens = positions.clone().map(|at| (at, row.token(at, given)));
                 let places = wanted.iter().map(|candidate| candidate.position - back);
-                active.add(lane, tokens, |at| model.config.reach(at)..row.sees(at, options), places);
+                active.add(lane, tokens, |at| 0..row.sees(at, options), places);
                 start
             };
             let start = add(sides * lane, true);
@@ -237,15 +237,23 @@ impl Model {
         Ok(filling.take_finished().into_iter().map(|(_, decoded)| decoded).collect())
     }
 
-    /// The length that the rotary embedding of a sequence goes by, where it goes by one (dynamic scaling). Sequences with different
-    /// ones do not share a forward, or what one becomes would depend on the longest beside it.
+    /// The length that the rotary embedding of a sequence goes by, where it goes by one (dynamic and long scaling). Sequences with
+    /// different ones do not share a forward, or what one becomes would depend on the longest beside it.
     pub(crate) fn rotary_length(&self, length: usize) -> Option<usize> {
         match &self.config.positions {
-            Positions::Rotary(Rope { scaling: Some(RopeScaling::Dynamic { original, .. }), .. }) => {
-                Some(length.max(*original))
-            }
-            _ => None,
+            // Of several embeddings one at most goes by the length.
+            Positions::Rotary(ropes) => ropes.iter().filter_map(|rope| rope.length_class(length)).max(),
+            Positions::Learned => None,
         }
+    }
+
+    /// The places of texts that may share a forward, by the length that the rotary embedding of each goes by.
+    pub(crate) fn rotary_groups(&self, lengths: impl Iterator<Item = usize>) -> Vec<(Option<usize>, Vec<usize>)> {
+        let mut groups = BTreeMap::<Option<usize>, Vec<usize>>::new();
+        for (place, length) in lengths.enumerate() {
+            groups.entry(self.rotary_length(length)).or_default().push(place);
+        }
+        groups.into_iter().collect()
     }
 
     /// A cache with room for `size` = (lanes, positions of each), made or made larger as needed.

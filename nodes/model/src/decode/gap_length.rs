@@ -186,7 +186,7 @@ impl<'m> Search<'m> {
             let length = link.tokens.len();
             let tokens = link.tokens.iter().copied().enumerate();
             let wanted = std::iter::once(link.position - back);
-            active.add(lane, tokens, |at| model.config.reach(at)..length, wanted);
+            active.add(lane, tokens, |_| 0..length, wanted);
         }
         tch::no_grad(|| {
             let mut cache = model.decoder.cache(&model.config, (links.len(), capacity), false, model.arithmetic)?;

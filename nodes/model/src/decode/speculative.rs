@@ -297,7 +297,7 @@ impl<'m> Speculating<'m> {
             let noised = text.noised();
             let known: Vec<u32> = text.tokens.iter().copied().chain(text.drafts.iter().map(|d| d.token)).collect();
             let tokens = (text.read..noised.end).map(|at| (at, known.get(at).copied().unwrap_or(*mask)));
-            let seen = |at: usize| model.config.reach(at)..if at < noised.start { at + 1 } else { noised.end };
+            let seen = |at: usize| 0..if at < noised.start { at + 1 } else { noised.end };
             let back = usize::from(options.shift);
             let drafted = (noised.start + 1).min(noised.end)..noised.end;
             let places = (text.tokens.len() - 1..noised.start).chain(drafted.clone().map(|at| at - back));

@@ -48,6 +48,7 @@ impl Shape {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub shape: Shape,
+    pub scores: Scores,
     pub visibility: Arc<Visibility>,
     pub positions: Positions,
     pub rotary: Rotary,
@@ -65,8 +66,45 @@ impl Plan {
     }
 }
 
-/// Cosines and sines of the position ids, `[span, d/2]`, or `None` without rotary embedding.
-pub(crate) type Rotary = Option<Arc<(Vec<f32>, Vec<f32>)>>;
+/// What becomes of query · key before anything is hidden.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scores {
+    /// It is multiplied by this,
+    pub scale: f32,
+    /// and then s becomes cap · tanh(s / cap).
+    pub cap: Option<f32>,
+}
+
+impl Scores {
+    /// Caps scores that were scaled.
+    ///
+    /// # Safety
+    /// The tiles are whole vectors inside `scores`; and the instruction set.
+    #[inline(always)]
+    pub(super) unsafe fn cap<S: Simd>(self, tiles: &[Range<usize>], scores: &mut [f32]) {
+        let Some(cap) = self.cap else { return };
+        for tile in tiles {
+            for j in tile.clone().step_by(S::LANES) {
+                // SAFETY: the caller's.
+                unsafe {
+                    let at = scores.as_mut_ptr().add(j);
+                    S::load(at).mul(S::splat(1.0 / cap)).tanh().mul(S::splat(cap)).store(at);
+                }
+            }
+        }
+    }
+}
+
+/// Cosines and sines of the position ids, `[span, half]` each: the pairs (i, i + half) of a head are turned, what is behind them is not.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub half: usize,
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}
+
+/// `None` without rotary embedding.
+pub(crate) type Rotary = Option<Arc<Tables>>;
 
 /// Attention output `[B·L, H·d]` and log-sums `[B, H, L]`, both written in full.
 pub(crate) fn forward(plan: &Plan, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) -> Result<(), ModelError> {
@@ -134,6 +172,8 @@ struct Scratch {
     /// `[BLOCK, L]`.
     scores: Vec<f32>,
     slopes: Vec<f32>,
+    /// `[L]`, of one query: the slope of its soft cap.
+    steep: Vec<f32>,
 }
 
 impl Scratch {
@@ -152,23 +192,25 @@ impl Scratch {
             product: vec![0.0; block],
             scores: vec![0.0; BLOCK * shape.padded_length()],
             slopes: if_backward(BLOCK * shape.padded_length()),
+            steep: if_backward(shape.padded_length()),
         }
     }
 }
 
-/// Turns the pairs (i, i + d/2) of one head by the position's angles, times `scale`; `back` turns the other way.
+/// Turns the pairs of one head by the position's angles, times `scale`; `back` turns the other way.
 #[inline(always)]
 pub(super) fn turn(rotary: &Rotary, position: usize, from: &[f32], to: &mut [f32], scale: f32, back: bool) {
     let Some(tables) = rotary else {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
         return;
     };
-    let half = from.len() / 2;
-    let cos = &tables.0[position * half..(position + 1) * half];
-    let sin = &tables.1[position * half..(position + 1) * half];
+    let half = tables.half;
+    let cos = &tables.cos[position * half..(position + 1) * half];
+    let sin = &tables.sin[position * half..(position + 1) * half];
     let sign = if back { -scale } else { scale };
-    let (a, b) = from.split_at(half);
-    let (to_a, to_b) = to.split_at_mut(half);
+    to[2 * half..].iter_mut().zip(&from[2 * half..]).for_each(|(to, from)| *to = from * scale);
+    let (a, b) = from[..2 * half].split_at(half);
+    let (to_a, to_b) = to[..2 * half].split_at_mut(half);
     for i in 0..half {
         to_a[i] = a[i] * cos[i] * scale - b[i] * sin[i] * sign;
         to_b[i] = b[i] * cos[i] * scale + a[i] * sin[i] * sign;
@@ -266,7 +308,7 @@ unsafe fn forward_task(
     dispatch! { forward_task<S>(plan: &Plan, row: usize, kv: usize, qkv: &[f32], out: Out, log_sums: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
-        let scale = 1.0 / (d as f32).sqrt();
+        let scale = plan.scores.scale;
         let mut turned = vec![0f32; d];
         for j in 0..shape.length {
             let key = head(&shape, qkv, row, j, shape.heads + kv);
@@ -295,6 +337,7 @@ unsafe fn forward_task(
                     let scores = &mut scratch.scores[(i - start) * length..(i - start + 1) * length];
                     // SAFETY: as above; the caller's for the log-sum.
                     unsafe {
+                        plan.scores.cap::<S>(tiles, scores);
                         hide::<S>(plan, row, i, tiles, scores);
                         let (sum, log_sum) = softmax::<S>(scores, tiles);
                         sums[i - start] = sum;
@@ -346,6 +389,21 @@ pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32], tiles: &[Range<usize>]
     }
 }
 
+/// The slope of capped scores, 1 − (s / cap)².
+///
+/// # Safety
+/// The tiles are whole vectors inside both arrays; and the instruction set.
+#[inline(always)]
+unsafe fn steep<S: Simd>(tiles: &[Range<usize>], scores: &[f32], cap: f32, to: &mut [f32]) {
+    for j in tiles.iter().flat_map(|tile| tile.clone().step_by(S::LANES)) {
+        // SAFETY: the caller's.
+        unsafe {
+            let share = S::load(scores.as_ptr().add(j)).mul(S::splat(1.0 / cap));
+            S::splat(1.0).sub(share.mul(share)).store(to.as_mut_ptr().add(j));
+        }
+    }
+}
+
 /// One row of the batch and one key head with its group.
 ///
 /// # Safety
@@ -354,7 +412,7 @@ unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradie
     dispatch! { backward_task<S>(plan: &Plan, row: usize, kv: usize, saved: Saved, gradient: Out, scratch: &mut Scratch) {
         let shape = plan.shape;
         let (dim, length, d) = (shape.padded_dim(), shape.padded_length(), shape.head_dim);
-        let scale = 1.0 / (d as f32).sqrt();
+        let scale = plan.scores.scale;
         for j in 0..shape.length {
             let down = &mut scratch.keys_down[j * dim..j * dim + d];
             turn(&plan.rotary, plan.positions.of(j), head(&shape, saved.qkv, row, j, shape.heads + kv), down, 1.0, false);
@@ -401,6 +459,10 @@ unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradie
                     }
                     // SAFETY: as above.
                     unsafe {
+                        plan.scores.cap::<S>(tiles, scores);
+                        if let Some(cap) = plan.scores.cap {
+                            steep::<S>(tiles, scores, cap, &mut scratch.steep);
+                        }
                         hide::<S>(plan, row, i, tiles, scores);
                         let log_sum = S::splat(saved.log_sums[(row * shape.heads + h) * shape.length + i]);
                         let delta = S::splat(deltas[i - start]);
@@ -410,6 +472,12 @@ unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradie
                                 let p = S::load(p_at).sub(log_sum).exp();
                                 p.store(p_at);
                                 p.mul(S::load(s_at).sub(delta)).store(s_at);
+                            }
+                        }
+                        if plan.scores.cap.is_some() {
+                            for j in tiles.iter().flat_map(|tile| tile.clone().step_by(S::LANES)) {
+                                let s_at = slopes.as_mut_ptr().add(j);
+                                S::load(s_at).mul(S::load(scratch.steep.as_ptr().add(j))).store(s_at);
                             }
                         }
                     }

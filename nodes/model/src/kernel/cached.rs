@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::error::ModelError;
-use crate::kernel::attention::{Rotary, softmax, turn};
+use crate::kernel::attention::{Rotary, Scores, softmax, turn};
 use crate::kernel::gemm::{Size, Strided, gemm};
 use crate::kernel::{Out, dispatch};
 use crate::shim::parallel;
@@ -82,8 +82,16 @@ impl Slab {
 pub(crate) struct Place {
     pub lane: usize,
     pub position: usize,
-    /// The positions of its lane that it attends to; not empty.
+    /// The positions of its lane that it attends to where there is no window; not empty.
     pub seen: Range<usize>,
+}
+
+impl Place {
+    /// What it attends to through a window.
+    pub fn seen(&self, window: Option<usize>) -> Range<usize> {
+        let oldest = window.map_or(0, |window| (self.position + 1).saturating_sub(window));
+        self.seen.start.max(oldest)..self.seen.end
+    }
 }
 
 /// The positions of one lane: parts of the places and of the queries.
@@ -101,6 +109,8 @@ pub(crate) struct Work<'a> {
     pub queries: &'a [i64],
     pub lanes: &'a [Lane],
     pub rotary: &'a Rotary,
+    pub scores: Scores,
+    pub window: Option<usize>,
 }
 
 /// Writes the keys and values of the places of a projection `[N, (H + 2·Hkv)·d]` into the slab, and the attention of the
@@ -178,7 +188,7 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
             values[at * dim..at * dim + d].copy_from_slice(task.head(number, shape.heads + shape.kv_heads + kv));
         }
         let (group, queries) = (shape.heads / shape.kv_heads, lane.queries.len());
-        let scale = 1.0 / (d as f32).sqrt();
+        let scale = work.scores.scale;
         let total = group * queries;
         let room = total.min(BLOCK).next_multiple_of(8);
         scratch.queries.resize(room * dim, 0.0);
@@ -194,8 +204,9 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
                 let place = work.queries[query] as usize;
                 let to = &mut scratch.queries[(r - from) * dim..(r - from) * dim + d];
                 turn(work.rotary, work.places[place].position, task.head(place, h), to, scale, false);
-                low = low.min(work.places[place].seen.start);
-                high = high.max(work.places[place].seen.end);
+                let seen = work.places[place].seen(work.window);
+                low = low.min(seen.start);
+                high = high.max(seen.end);
             }
             let columns = low / 16 * 16..high.next_multiple_of(16);
             let rows = block.len().next_multiple_of(8);
@@ -208,8 +219,10 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
             }
             let mut sums = [1f32; BLOCK];
             for r in block.clone() {
-                let seen = work.places[work.queries[pair(r).0] as usize].seen.clone();
+                let seen = work.places[work.queries[pair(r).0] as usize].seen(work.window);
                 let scores = &mut scratch.scores[(r - from) * length..(r - from + 1) * length];
+                // SAFETY: as above.
+                unsafe { work.scores.cap::<S>(std::slice::from_ref(&columns), scores) };
                 scores[columns.start..seen.start].fill(f32::NEG_INFINITY);
                 scores[seen.end..columns.end].fill(f32::NEG_INFINITY);
                 // SAFETY: as above.

@@ -37,6 +37,26 @@ pub(crate) trait Simd: Copy {
         }
     }
 
+    /// tanh x to some ulp: a series of x / 32, doubled five times.
+    #[inline(always)]
+    unsafe fn tanh(self) -> Self {
+        // SAFETY: as the trait asks of every caller.
+        unsafe {
+            // Beyond it tanh is 1. The bound comes first, so that NaN stays NaN.
+            let (bound, zero) = (Self::splat(-9.2), Self::splat(0.0));
+            let x = zero.sub(bound.max(zero.sub(bound.max(self)))).mul(Self::splat(1.0 / 32.0));
+            let (square, mut series) = (x.mul(x), Self::splat(TANH[0]));
+            for c in &TANH[1..] {
+                series = series.fma(square, Self::splat(*c));
+            }
+            let mut t = series.mul(square).fma(x, x);
+            for _ in 0..5 {
+                t = t.add(t).div(t.fma(t, Self::splat(1.0)));
+            }
+            t
+        }
+    }
+
     /// Sum of the lanes, halves first: the same order on every machine with the same lanes.
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
@@ -75,6 +95,8 @@ const LN2_HIGH: f32 = 0.693_359_4;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 const TAYLOR: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 const LOWEST: f32 = -87.0;
+// tanh x = x + x³ · these in x², the last first.
+const TANH: [f32; 5] = [-8.863_235_5e-3, 2.186_948_8e-2, -5.396_825_4e-2, 1.333_333_3e-1, -3.333_333_3e-1];
 #[cfg(target_arch = "x86_64")]
 const HIGHEST: f32 = 88.0;
 

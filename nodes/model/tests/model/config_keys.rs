@@ -68,7 +68,7 @@ fn read(architecture: &str, extra: &Value) -> Result<ModelConfig, ModelError> {
 
 #[test]
 fn windows_are_those_of_the_family() {
-    let window = |architecture: &str, extra: Value| read(architecture, &extra).unwrap().sliding_window;
+    let window = |architecture: &str, extra: Value| read(architecture, &extra).unwrap().windows()[1];
     let (qwen2, mistral) = ("Qwen2ForCausalLM", "MistralForCausalLM");
     // Left out, Mistral's is 4096; null is none.
     assert_eq!(window(mistral, json!({})), Some(4096));
@@ -83,13 +83,12 @@ fn windows_are_those_of_the_family() {
 }
 
 #[test]
-fn a_window_in_some_layers_only_is_refused_with_key_found_and_allowed() {
+fn layers_have_windows_of_their_own_and_other_kinds_are_refused() {
     let mixed = json!({"sliding_window": 9, "use_sliding_window": true, "max_window_layers": 1});
-    let error = read("Qwen2ForCausalLM", &mixed).unwrap_err().to_string();
-    assert!(
-        ["m/config.json", "max_window_layers", "1", "all layers"].iter().all(|part| error.contains(part)),
-        "{error}"
-    );
+    assert_eq!(read("Qwen2ForCausalLM", &mixed).unwrap().windows(), [None, Some(9)]);
+    let without = json!({"sliding_window": null, "use_sliding_window": true, "layer_types": ["sliding_attention", "full_attention"]});
+    let error = read("Qwen3ForCausalLM", &without).unwrap_err().to_string();
+    assert!(["sliding_window", "null", "a number of tokens"].iter().all(|part| error.contains(part)), "{error}");
     let odd = json!({"layer_types": ["chunked_attention", "full_attention"]});
     let error = read("LlamaForCausalLM", &odd).unwrap_err().to_string();
     assert!(

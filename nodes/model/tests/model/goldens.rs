@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use difflow_model::{Device, Model, Pattern, RECIPE_FILE};
+use difflow_model::{Arithmetic, Device, Model, Pattern, RECIPE_FILE};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::Value;
 
@@ -39,6 +39,14 @@ pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect()
 }
 
+/// The largest distance, as a share of the largest of the wanted numbers.
+pub fn relative(found: &[f32], wanted: &[f64]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let gap =
+        found.iter().zip(wanted).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, |a, b| if a >= b { a } else { b });
+    gap / wanted.iter().fold(0.0, |most: f64, b| most.max(b.abs()))
+}
+
 #[test]
 fn logits_equal_those_of_transformers() {
     let golden: Value = serde_json::from_str(include_str!("../goldens/transformers.json")).unwrap();
@@ -51,16 +59,21 @@ fn logits_equal_those_of_transformers() {
             std::fs::write(dir.path().join(RECIPE_FILE), recipe.to_string()).unwrap();
         }
         write_weights(dir.path(), &case["tensors"]);
-        let model = Model::load(dir.path(), Device::Cpu).unwrap();
-        for (key, pattern) in [("causal", Pattern::Causal), ("full", Pattern::Full)] {
-            let logits = model.logits(&ids, &pattern).unwrap();
-            let rows = kept.iter().flat_map(|&at| logits[at * 37..(at + 1) * 37].to_vec());
-            let wanted = case[key].as_array().unwrap().iter().flat_map(numbers);
-            let gap = rows.zip(wanted).map(|(a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
-            worst.push((gap, format!("{} {key}", case["title"])));
+        let mut model = Model::load(dir.path(), Device::Cpu).unwrap();
+        let values = |shape: &Value| numbers(shape).iter().product::<f64>() as u64;
+        let count: u64 = case["tensors"].as_object().unwrap().values().map(values).sum();
+        assert_eq!(model.config().parameter_count(), count, "{}: counted from the shape", case["title"]);
+        for kernels in [true, false] {
+            model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
+            for (key, pattern) in [("causal", Pattern::Causal), ("full", Pattern::Full)] {
+                let logits = model.logits(&ids, &pattern).unwrap();
+                let rows: Vec<f32> = kept.iter().flat_map(|&at| logits[at * 37..(at + 1) * 37].to_vec()).collect();
+                let wanted: Vec<f64> = case[key].as_array().unwrap().iter().flat_map(numbers).collect();
+                worst.push((relative(&rows, &wanted), format!("{} {key}, kernels {kernels}", case["title"])));
+            }
         }
     }
-    assert_eq!(worst.len(), 34);
-    let wrong: Vec<_> = worst.iter().filter(|(gap, _)| gap.is_nan() || *gap > 1e-4).collect();
+    assert_eq!(worst.len(), 4 * 47);
+    let wrong: Vec<_> = worst.iter().filter(|(gap, _)| gap.is_nan() || *gap > 2e-5).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -9,6 +9,7 @@ mod config_keys;
 mod decoding;
 mod distribution;
 mod dtypes;
+mod families;
 mod files;
 mod gaps;
 mod goldens;

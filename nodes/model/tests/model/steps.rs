@@ -8,7 +8,7 @@ use difflow_model::{
     Reveals, Sampling, Score, Writing,
 };
 
-use crate::support::{GPT2, LLAMA, model, tokens};
+use crate::support::{GPT2, LLAMA, OTHERS, model, tokens};
 
 /// Frequencies that depend on the length, from 8 positions on.
 const DYNAMIC: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":16,"intermediate_size":24,
@@ -44,7 +44,8 @@ fn course(decoded: &Decoded) -> (Vec<u32>, u32, Vec<[u32; 3]>) {
 /// lanes and in positions, while others are on their way.
 #[test]
 fn a_canvas_becomes_the_same_alone_among_others_and_joining_late() {
-    for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (DYNAMIC, true)] {
+    let others = OTHERS.into_iter().flat_map(|json| [(json, true), (json, false)]);
+    for (json, kernels) in [(LLAMA, true), (LLAMA, false), (GPT2, true), (DYNAMIC, true)].into_iter().chain(others) {
         let mut model = model(json, true);
         model.set_arithmetic(Arithmetic { kernels, ..model.arithmetic() });
         for options in ways() {

@@ -16,6 +16,22 @@ pub const QWEN3: &str = r#"{"architectures":["Qwen3ForCausalLM"],"vocab_size":37
     "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"max_position_embeddings":64,
     "initializer_range":0.3,"attention_bias":true}"#;
 
+/// Models of families with windows, embeddings and scales of their own in some layers, and LongRoPE that changes at 16 tokens.
+pub const OTHERS: [&str; 4] = [
+    r#"{"architectures":["GPTNeoXForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":2,
+        "num_attention_heads":3,"max_position_embeddings":64,"initializer_range":0.3,"rotary_pct":0.5}"#,
+    r#"{"architectures":["Phi3ForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":2,
+        "num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,"initializer_range":0.3,
+        "original_max_position_embeddings":16,
+        "rope_scaling":{"type":"longrope","short_factor":[1.0,1.3,1.7],"long_factor":[2.0,3.0,4.0]}}"#,
+    r#"{"architectures":["Gemma2ForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":3,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":10,"max_position_embeddings":64,"initializer_range":0.3,
+        "query_pre_attn_scalar":7,"sliding_window":5,"attn_logit_softcapping":1.5,"final_logit_softcapping":3.0}"#,
+    r#"{"architectures":["Gemma3ForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":3,
+        "num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"max_position_embeddings":64,"initializer_range":0.3,
+        "query_pre_attn_scalar":7,"sliding_window":6,"sliding_window_pattern":2,"rope_local_base_freq":50.0}"#,
+];
+
 /// A directory with only a config.json.
 pub fn config_dir(json: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
