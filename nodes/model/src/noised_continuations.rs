@@ -58,6 +58,14 @@ impl UnderWay<'_> {
     }
 }
 
+/// How texts are read.
+#[derive(Clone, Copy)]
+struct How {
+    blocks: Blocks,
+    /// As in [`Active`].
+    rotary_length: Option<usize>,
+}
+
 /// By continuation, draw and token.
 type Costs = Vec<Vec<Vec<f64>>>;
 
@@ -81,14 +89,26 @@ impl Model {
             }
         }
         let longest = |text: &NoisedContinued| text.continuations.iter().map(|one| one.tokens.len()).max().unwrap_or(0);
-        let room = texts.iter().map(|text| text.prompt.len() + longest(text)).max().unwrap_or(0);
+        let room = |text: &NoisedContinued| text.prompt.len() + longest(text);
         let nothing = |one: &NoisedContinuation| vec![vec![0.0; one.tokens.len()]; one.draws.len()];
         let mut all: Vec<Costs> = texts.iter().map(|text| text.continuations.iter().map(nothing).collect()).collect();
+        let groups = self.rotary_groups(texts.iter().map(room));
+        if groups.len() > 1 {
+            for (_, places) in groups {
+                let own: Vec<NoisedContinued> = places.iter().map(|&place| texts[place].clone()).collect();
+                for (place, found) in places.into_iter().zip(self.noised_continuation_nats(&own, blocks)?) {
+                    all[place] = found;
+                }
+            }
+            return Ok(all);
+        }
+        let how = How { blocks, rotary_length: groups.first().and_then(|(length, _)| *length) };
+        let size = (texts.len(), texts.iter().map(room).max().unwrap_or(0));
         tch::no_grad(|| {
-            let mut cache = self.decoder.cache(&self.config, (texts.len(), room), true, self.arithmetic)?;
-            let prompts = self.read_prompts(texts, blocks, &mut cache)?;
+            let mut cache = self.decoder.cache(&self.config, size, true, self.arithmetic)?;
+            let prompts = self.read_prompts(texts, how, &mut cache)?;
             for round in 0..texts.iter().map(|text| text.continuations.len()).max().unwrap_or(0) {
-                self.measure_round(texts, round, blocks, &prompts, &mut cache, &mut all)?;
+                self.measure_round(texts, round, how, &prompts, &mut cache, &mut all)?;
             }
             Ok(all)
         })
@@ -98,16 +118,16 @@ impl Model {
     fn read_prompts(
         &self,
         texts: &[NoisedContinued],
-        blocks: Blocks,
+        How { blocks, rotary_length }: How,
         cache: &mut Cache,
     ) -> Result<Option<(Tensor, BTreeMap<usize, i64>)>, ModelError> {
-        let (mut active, mut ends) = (Active::default(), BTreeMap::new());
+        let (mut active, mut ends) = (Active { rotary_length, ..Active::default() }, BTreeMap::new());
         for (lane, text) in texts.iter().enumerate() {
             let whole = first_block(text.prompt.len(), blocks);
             if whole > 0 {
                 ends.insert(lane, ends.len() as i64);
                 let tokens = text.prompt[..whole].iter().copied().enumerate();
-                active.add(lane, tokens, |at| self.clean_sees(at, whole, blocks), std::iter::once(whole - 1));
+                active.add(lane, tokens, |at| clean_sees(at, whole, blocks), std::iter::once(whole - 1));
             }
         }
         if ends.is_empty() {
@@ -116,26 +136,18 @@ impl Model {
         Ok(Some((self.decoder.partial(&active, cache, self.arithmetic)?, ends)))
     }
 
-    /// What a clean token attends to, in a text of `end` tokens.
-    fn clean_sees(&self, at: usize, end: usize, blocks: Blocks) -> Range<usize> {
-        let until = match blocks.context {
-            Context::Causal => at + 1,
-            Context::Block => (first_block(at, blocks) + blocks.size.max(1)).min(end),
-        };
-        self.config.reach(at)..until
-    }
-
     /// Measures the continuations with this number.
     fn measure_round(
         &self,
         texts: &[NoisedContinued],
         round: usize,
-        blocks: Blocks,
+        how: How,
         prompts: &Option<(Tensor, BTreeMap<usize, i64>)>,
         cache: &mut Cache,
         all: &mut [Costs],
     ) -> Result<(), ModelError> {
-        let (mut under_way, mut active) = (Vec::new(), Active::default());
+        let How { blocks, rotary_length } = how;
+        let (mut under_way, mut active) = (Vec::new(), Active { rotary_length, ..Active::default() });
         let (mut states, mut from_prompts) = (Vec::new(), 0);
         if let Some((rows, _)) = prompts {
             from_prompts = rows.size()[0];
@@ -158,7 +170,7 @@ impl Model {
                     one.before.insert(*start, from_prompts + (active.wanted.len() + number) as i64);
                 }
                 let tokens = (first..last).map(|at| (at, one.token(at)));
-                active.add(lane, tokens, |at| self.clean_sees(at, last, blocks), starts.iter().map(|start| start - 1));
+                active.add(lane, tokens, |at| clean_sees(at, last, blocks), starts.iter().map(|start| start - 1));
             }
             under_way.push(one);
         }
@@ -167,7 +179,7 @@ impl Model {
         }
         let clean = if states.is_empty() { None } else { Some(Tensor::f_cat(&states, 0)?) };
         while under_way.iter().any(|one| !one.todo.is_empty()) {
-            self.measure_blocks(&mut under_way, round, blocks, &clean, cache, all)?;
+            self.measure_blocks(&mut under_way, round, how, &clean, cache, all)?;
         }
         Ok(())
     }
@@ -177,13 +189,13 @@ impl Model {
         &self,
         under_way: &mut [UnderWay],
         round: usize,
-        blocks: Blocks,
+        How { blocks, rotary_length }: How,
         clean: &Option<Tensor>,
         cache: &mut Cache,
         all: &mut [Costs],
     ) -> Result<(), ModelError> {
         let mask = self.config.mask_token_id()?;
-        let mut active = Active::default();
+        let mut active = Active { rotary_length, ..Active::default() };
         // Where the cost of a row goes: lane, token, and the draws.
         let (mut uses, mut targets) = (Vec::new(), Vec::new());
         let (mut clean_uses, mut clean_rows, mut clean_targets) = (Vec::new(), Vec::new(), Vec::new());
@@ -209,8 +221,8 @@ impl Model {
             }
             if !wanted.is_empty() {
                 let back = usize::from(blocks.shift);
-                let (seen, end) = (|at: usize| self.config.reach(at), block.end);
-                active.add(one.lane, tokens, |at| seen(at)..end, wanted.iter().map(|at| at - back));
+                let end = block.end;
+                active.add(one.lane, tokens, |_| 0..end, wanted.iter().map(|at| at - back));
             }
         }
         let mut rows = Vec::new();
@@ -233,6 +245,15 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// What a clean token attends to, in a text of `end` tokens.
+fn clean_sees(at: usize, end: usize, blocks: Blocks) -> Range<usize> {
+    let until = match blocks.context {
+        Context::Causal => at + 1,
+        Context::Block => (first_block(at, blocks) + blocks.size.max(1)).min(end),
+    };
+    0..until
 }
 
 /// Where the block of a position begins.
