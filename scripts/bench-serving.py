@@ -5,10 +5,16 @@
 
 Each figure is the middle of --rounds; behind it stand the smallest and the largest. The loop needs torch, transformers, fastapi and uvicorn
 (run this script with a Python that has them); without, it is left out.
+
+    scripts/bench-serving.py --load 8601 --pid PID [--clients 200] [--minutes 10]
+
+asks a server that runs already, with so many clients at once, and says what the answers were, how long they took, and how much memory the
+server had in each tenth of the time. It fails on any answer but 200 and 429.
 """
 
-import argparse, http.client, json, os, pathlib, re, signal, statistics, subprocess, sys, threading, time
+import argparse, collections, http.client, json, os, pathlib, re, signal, statistics, subprocess, sys, threading, time
 
+START_SECONDS = 600
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOOP = """
 import sys, threading
@@ -79,7 +85,9 @@ def difflow(model, threads):
 def loop(model, threads):
     port = 18642
     process = subprocess.Popen([sys.executable, "-c", LOOP, model, str(port), str(threads)])
-    for _ in range(600):
+    # On a busy machine the imports alone take minutes.
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         try:
             ask(port, {"prompt": "a", "max_tokens": 2, "seed": 0, "temperature": 1.0})
             return process, port
@@ -87,7 +95,8 @@ def loop(model, threads):
             if process.poll() is not None:
                 return None
             time.sleep(0.2)
-    sys.exit("the loop does not serve")
+    process.kill()
+    sys.exit(f"the loop does not serve after {START_SECONDS} seconds")
 
 
 def measure(name, server, body, rounds, requests):
@@ -98,7 +107,7 @@ def measure(name, server, body, rounds, requests):
     rows = {}
     for _ in range(rounds):
         for at_once in (1, 8, 32):
-            rows.setdefault(at_once, []).append(rate(port, body, at_once, max(requests, at_once)))
+            rows.setdefault(at_once, []).append(rate(port, body, at_once, max(requests, 4 * at_once)))
     process.send_signal(signal.SIGTERM)
     process.wait()
     one = statistics.median(rows[1])
@@ -108,6 +117,64 @@ def measure(name, server, body, rounds, requests):
     return rows
 
 
+def resident(pid):
+    """MiB of memory that a process has."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+
+
+def load(port, pid, clients, minutes):
+    """Answers, latencies and memory under load. Every third client streams."""
+    lock, seconds, told, wrong, tokens = threading.Lock(), [], collections.Counter(), collections.Counter(), []
+    end = time.monotonic() + 60 * minutes
+
+    def one(connection, number, seed):
+        body = {"prompt": "A day at", "max_tokens": 96, "temperature": 0.8, "seed": seed, "user": str(number), "stream": number % 3 == 0,
+                "stream_options": {"include_usage": True}}
+        started = time.monotonic()
+        connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        data = answer.read().decode()
+        if answer.status == 200:
+            last = data if not body["stream"] else data.split("data: ")[-2]
+            count = json.loads(last)["usage"]["completion_tokens"]
+        with lock:
+            told[answer.status] += 1
+            if answer.status == 200:
+                seconds.append(time.monotonic() - started)
+                tokens.append(count)
+        if answer.status == 429:
+            time.sleep(int(answer.getheader("Retry-After")))
+
+    def work(number):
+        connection, seed = http.client.HTTPConnection("127.0.0.1", port, timeout=600), number
+        while time.monotonic() < end:
+            try:
+                one(connection, number, seed)
+            except Exception as e:
+                with lock:
+                    wrong[repr(e)] += 1
+                connection.close()
+                time.sleep(1)
+            seed += clients
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
+    started = time.monotonic()
+    [thread.start() for thread in threads]
+    memory = []
+    while time.monotonic() < end:
+        time.sleep(6 * minutes)
+        memory.append(resident(pid) if pid else 0)
+        print(f"{time.monotonic() - started:>6.0f} s  {len(seconds)} answers, {memory[-1]:.0f} MiB", flush=True)
+    [thread.join() for thread in threads]
+    spent = time.monotonic() - started
+    seconds.sort()
+    at = lambda share: seconds[min(int(share * len(seconds)), len(seconds) - 1)]
+    print(f"{clients} clients, {spent:.0f} s: answers {dict(told)}, failures {dict(wrong)}")
+    print(f"latency p50 {at(0.5):.2f} s, p99 {at(0.99):.2f} s, longest {seconds[-1]:.2f} s; {sum(tokens) / spent:.0f} tokens/s")
+    sys.exit(bool(wrong) or bool(set(told) - {200, 429}))
+
+
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for kind in ("ar", "full", "block"):
@@ -115,7 +182,13 @@ def main():
     parse.add_argument("--threads", type=int, default=os.cpu_count())
     parse.add_argument("--rounds", type=int, default=3)
     parse.add_argument("--requests", type=int, default=32)
+    parse.add_argument("--load", type=int, metavar="PORT", help="ask the server on this port with many clients")
+    parse.add_argument("--pid", type=int, help="with --load: the server's process, whose memory is read")
+    parse.add_argument("--clients", type=int, default=200)
+    parse.add_argument("--minutes", type=float, default=10)
     options = parse.parse_args()
+    if options.load:
+        load(options.load, options.pid, options.clients, options.minutes)
     prompt = "A day at"
     body = {"prompt": prompt, "max_tokens": 96, "temperature": 0.8}
     if options.ar:

@@ -5,6 +5,7 @@ use std::path::Path;
 use difflow_schema::run::bytes_sha256;
 use difflow_schema::{Conversation, ExampleFacts};
 use difflow_text::{ChatError, ChatTemplate, ChatTokens, ChatWords, Rendered};
+use jiff::civil::Date;
 use serde_json::Value;
 
 use crate::error::InferenceError;
@@ -49,12 +50,27 @@ impl Session {
         }))
     }
 
+    /// As [`Session::chat`], and a model that was not finetuned here is asked by the template that it came with; `None` where it has none
+    /// either. Errors as [`Session::chat`], or if that template cannot be read.
+    pub fn chat_or_own_template(&self) -> Result<Option<Chat>, InferenceError> {
+        if let Some(chat) = self.chat()? {
+            return Ok(Some(chat));
+        }
+        let wrong = |e: ChatError| InferenceError::unfit("chat template", e, "one that can be read");
+        let Some(mut template) = ChatTemplate::of_model(self.folder(), day(TRAINED_ON)?).map_err(wrong)? else {
+            return Ok(None);
+        };
+        let words = self.words();
+        template.name_ends(words.name(words.bos), words.name(words.eos));
+        let (words, eos) = (words.for_chat(), words.eos);
+        Ok(Some(Chat { template: Some(template), separator: String::new(), words, eos, ends: true, fill: None }))
+    }
+
     /// The template with this sha256, from wherever it may be.
     fn chat_template(&self, facts: &ExampleFacts, sha256: &str) -> Result<ChatTemplate, InferenceError> {
         let wrong =
             |e: ChatError| InferenceError::unfit("chat template", e, "the one that the model was finetuned with");
-        let today = facts.template_date.as_deref().unwrap_or(TRAINED_ON).parse();
-        let today = today.map_err(|e| InferenceError::unfit("chat template", e, "a date in origin.json"))?;
+        let today = day(facts.template_date.as_deref().unwrap_or(TRAINED_ON))?;
         let base = self.facts().base_model.as_deref().map(Path::new);
         let words = self.words();
         let mut found = Vec::new();
@@ -83,8 +99,12 @@ impl Session {
     }
 }
 
-/// TEMPLATE_DATE of runs that did not record it.
+/// TEMPLATE_DATE of runs that did not record it. An answer must not depend on the day it is given.
 const TRAINED_ON: &str = "2024-07-26";
+
+fn day(date: &str) -> Result<Date, InferenceError> {
+    date.parse().map_err(|e| InferenceError::unfit("chat template", e, "a date in origin.json"))
+}
 
 impl Chat {
     /// Returns the token ids that ask for an answer to messages (objects with `role` and `content`, the last not the assistant's). Errors

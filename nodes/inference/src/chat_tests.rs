@@ -88,3 +88,19 @@ fn several_turns_need_a_template_and_plain_documents_have_no_chat() {
     assert!(error.contains("3 messages") && error.contains("without a chat template"), "{error}");
     assert!(tiny::session(true, 0.3).chat().unwrap().is_none());
 }
+
+#[test]
+fn a_model_that_was_not_finetuned_here_is_asked_by_its_own_template_and_one_that_was_as_it_was_taught() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write_model(dir.path(), true, 0.3);
+    let messages = [json!({"role": "user", "content": "ab"})];
+    let open = || Session::open(dir.path(), &tiny::opening()).unwrap();
+    assert!(open().chat_or_own_template().unwrap().is_none());
+    std::fs::write(dir.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    let question = open().chat_or_own_template().unwrap().unwrap().question(&messages).unwrap();
+    assert_eq!(read(&question), "u ab. a ");
+    assert!(open().chat().unwrap().is_none());
+    tiny::write_origin(dir.path(), None, |origin| origin.examples = Some(facts(None, "eos-once", None)));
+    let question = open().chat_or_own_template().unwrap().unwrap().question(&messages).unwrap();
+    assert_eq!(read(&question), "<bos>ab?");
+}

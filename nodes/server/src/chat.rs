@@ -1,4 +1,4 @@
-//! Conversations, as the model's own chat template writes them.
+//! Conversations, asked as the model was taught.
 
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::fields::{Chat, Content, Fields, Message, neutral, stops};
 use crate::model::Loaded;
-use crate::plan::{Delivery, Plan, continued, count, how};
+use crate::plan::{BEST, Delivery, Plan, continued, count, how};
 
 /// Errors with the field that is wrong, or if the model has no chat template.
 pub fn plan(model: Arc<Loaded>, fields: Fields<Chat>) -> Result<Plan, ApiError> {
     let Fields { own, decoding, seed } = fields;
     let n = count(own.n)?;
-    neutral("logprobs", !own.logprobs.unwrap_or(false), "false")?;
-    neutral("top_logprobs", own.top_logprobs.unwrap_or(0) == 0, "0")?;
+    let logprobs = own.logprobs.unwrap_or(false).then(|| own.top_logprobs.unwrap_or(0));
+    neutral("top_logprobs", logprobs.unwrap_or(0) <= BEST, "0 to 20")?;
+    neutral("top_logprobs", logprobs.is_some() || own.top_logprobs.unwrap_or(0) == 0, "0 without logprobs")?;
     neutral("frequency_penalty", own.frequency_penalty.unwrap_or(0.0) == 0.0, "0")?;
     neutral("logit_bias", own.logit_bias.as_ref().is_none_or(serde_json::Map::is_empty), "{}")?;
     neutral("tools", own.tools.as_ref().is_none_or(Vec::is_empty), "[]")?;
@@ -26,13 +27,12 @@ pub fn plan(model: Arc<Loaded>, fields: Fields<Chat>) -> Result<Plan, ApiError> 
     let messages = own.messages.filter(|messages| !messages.is_empty());
     let messages =
         messages.ok_or_else(|| ApiError::field("messages", "`messages` is missing: a list with role and content"))?;
-    let template = model.chat.as_ref().ok_or_else(|| {
+    let chat = model.chat.as_ref().ok_or_else(|| {
         ApiError::field("messages", "this model has no chat template: it continues texts, see /v1/completions")
     })?;
     let messages: Vec<Value> = messages.iter().map(message).collect::<Result<_, _>>()?;
     let wrong = |message: String| ApiError::field("messages", message);
-    let text = template.render(&messages, true).map_err(|e| wrong(e.to_string()))?.text;
-    let tokens = model.chat_words.prompt(&text, true).map_err(|e| wrong(e.to_string()))?;
+    let tokens = chat.question(&messages).map_err(|e| wrong(e.to_string()))?;
     if tokens.is_empty() {
         return Err(wrong("the chat template makes an empty text of it".into()));
     }
@@ -42,7 +42,7 @@ pub fn plan(model: Arc<Loaded>, fields: Fields<Chat>) -> Result<Plan, ApiError> 
         return Err(ApiError { param: Some("messages".into()), ..ApiError::too_long(total, model.longest) });
     }
     let room = model.session.room_behind(tokens.len()).unwrap_or(DEFAULT_LENGTH).min(model.longest - tokens.len());
-    let choice = continued(&model, tokens, text, true, wanted.unwrap_or(room))?;
+    let choice = continued(&model, tokens, String::new(), true, wanted.unwrap_or(room))?;
     let stream = own.stream.unwrap_or(false);
     let canvas = own.stream_canvas.unwrap_or(false);
     neutral("stream_canvas", stream || !canvas, "false without stream")?;
@@ -51,7 +51,7 @@ pub fn plan(model: Arc<Loaded>, fields: Fields<Chat>) -> Result<Plan, ApiError> 
         stops: stops(own.stop)?,
         delivery: Delivery { stream, canvas, usage: own.stream_options.unwrap_or_default().include_usage },
         echo: false,
-        logprobs: None,
+        logprobs,
         ignored: if own.presence_penalty.unwrap_or(0.0) == 0.0 { vec![] } else { vec!["presence_penalty"] },
         user: own.user,
         prompt_tokens: 0,

@@ -74,9 +74,9 @@ pub struct Chat {
     pub stream_canvas: Option<bool>,
     /// Who asks.
     pub user: Option<String>,
-    /// Only false.
+    /// Gives each token of an answer its log-probability; in a stream with the last piece.
     pub logprobs: Option<bool>,
-    /// Only 0.
+    /// With `logprobs`: so many of the most probable tokens, 0 to 20.
     pub top_logprobs: Option<usize>,
     /// Accepted, without effect; an answer's header `x-difflow-ignored` says so.
     pub presence_penalty: Option<f64>,

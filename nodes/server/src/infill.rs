@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Finished, Text};
 use crate::error::ApiError;
 use crate::fields::{Fields, Infill, neutral, stops};
 use crate::model::Loaded;
 use crate::plan::{Delivery, Plan, around, how};
+use crate::running::{Finished, Text};
 use crate::writer::Finish;
 
 /// What is asked: a text, or nothing but whether somebody is there.
@@ -90,7 +90,7 @@ pub fn answer(finished: Option<Finished>, wanted: Option<&[String]>, millisecond
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::answer::Usage;
+    use crate::frame::Usage;
 
     /// llama.vim reads flat keys, and asks for nothing when it starts.
     #[test]

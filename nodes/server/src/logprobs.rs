@@ -49,6 +49,24 @@ pub fn of(
     json!({"tokens": names, "token_logprobs": logs, "top_logprobs": tops, "text_offset": offsets})
 }
 
+/// The same as chats have them: one entry a token.
+pub fn chat(completion: &Value) -> Value {
+    let list = |name: &str| completion[name].as_array().map_or(&[][..], Vec::as_slice);
+    if completion.is_null() {
+        return Value::Null;
+    }
+    let one = |token: &str, log: &Value| json!({"token": token, "logprob": log, "bytes": token.as_bytes()});
+    let content = list("tokens").iter().zip(list("token_logprobs")).zip(list("top_logprobs"));
+    let content = content.map(|((token, log), top)| {
+        let mut entry = one(token.as_str().unwrap_or_default(), log);
+        let mut best: Vec<(&String, &Value)> = top.as_object().into_iter().flatten().collect();
+        best.sort_by(|a, b| b.1.as_f64().unwrap_or(f64::MIN).total_cmp(&a.1.as_f64().unwrap_or(f64::MIN)));
+        entry["top_logprobs"] = best.into_iter().map(|(token, log)| one(token, log)).collect();
+        entry
+    });
+    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+}
+
 /// JSON has no infinity.
 fn finite(log: Option<f64>) -> Value {
     log.map_or(Value::Null, |log| json!(log.max(-9999.0)))

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::StatusCode;
-use difflow_inference::{Decoder, InferenceError, ModelError, Opening, Session};
-use difflow_text::{ChatTemplate, ChatWords};
-use jiff::civil::Date;
+use difflow_inference::{Chat, Decoder, InferenceError, ModelError, Opening, Session};
+use difflow_text::ChatWords;
 
 use crate::error::ApiError;
 
 /// An open model with what is known of it.
 pub struct Loaded {
     pub session: Session,
-    pub chat: Option<ChatTemplate>,
-    /// The tokenizer for the texts of conversations.
-    pub chat_words: ChatWords,
+    /// How it is asked to answer; `None` where it only continues texts.
+    pub chat: Option<Chat>,
+    /// The tokenizer for texts in which what looks like a special token is one.
+    pub special: ChatWords,
     /// Most tokens of a text.
     pub longest: usize,
     /// Whether it is a model that reads from left to right, alone or beside its other ways.
@@ -34,18 +34,14 @@ impl Loaded {
         most: Option<usize>,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let session = Session::open(checkpoint, opening)?;
-        let mut chat = ChatTemplate::of_model(session.folder(), DAY)?;
-        if let Some(chat) = &mut chat {
-            let words = session.words();
-            chat.name_ends(words.name(words.bos), words.name(words.eos));
-        }
+        let chat = session.chat_or_own_template()?;
+        let special = session.words().for_chat();
         let trained = session.config().max_positions.max(session.sequence_length());
         let longest = most.unwrap_or(trained).min(session.longest().unwrap_or(usize::MAX));
         // A canvas model can be read so, but has not learned to.
         let learned = session.left_to_right() || session.blocks().is_some();
         let reads_on = learned && session.decoder(Decoder::Ar).is_ok();
-        let chat_words = session.words().for_chat();
-        Ok(Self { session, chat, chat_words, longest, reads_on, tokens: Mutex::default() })
+        Ok(Self { session, chat, special, longest, reads_on, tokens: Mutex::default() })
     }
 
     /// A token as it is written in the middle of a text; nothing where the tokenizer has none.
@@ -78,6 +74,3 @@ impl Loaded {
         }
     }
 }
-
-/// What a chat template that asks for today's date gets: an answer must not depend on the day. Training's default is the same.
-const DAY: Date = jiff::civil::date(2024, 7, 26);

@@ -17,7 +17,7 @@ const MOST: usize = 128;
 /// Texts of a request.
 const TEXTS: usize = 2048;
 /// Most probable tokens that are told.
-const BEST: usize = 20;
+pub const BEST: usize = 20;
 
 /// What a request asks for.
 pub struct Plan {
@@ -137,7 +137,6 @@ pub fn completion(model: Arc<Loaded>, fields: Fields<Completion>) -> Result<Plan
     let stream = own.stream.unwrap_or(false);
     if let Some(best) = logprobs {
         neutral("logprobs", best <= BEST, "0 to 20")?;
-        neutral("logprobs", !stream, "none, with stream")?;
         neutral("echo", !echo || model.reads_on, "false with logprobs: this model does not read from left to right")?;
         let ends = prompts.iter().all(|choice| matches!(choice.place, Place::From(_)));
         neutral("logprobs", ends, "none, with gaps or a suffix")?;

@@ -16,12 +16,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::answer::{Form, Running, answer, json_answer, seconds_since_1970};
+use crate::answer::{answer, json_answer};
 use crate::error::ApiError;
 use crate::fields::{Chat, Completion, Detokenize, Fields, Infill, Tokenize, read};
+use crate::frame::{Form, seconds_since_1970};
 use crate::infill::Asked;
 use crate::model::Loaded;
 use crate::plan::Plan;
+use crate::running::Running;
 use crate::server::Shared;
 use crate::{chat, infill, openapi, page, plan, tokens};
 

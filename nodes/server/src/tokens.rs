@@ -18,7 +18,7 @@ pub fn tokenize(model: &Loaded, fields: Tokenize) -> Result<Value, ApiError> {
     // A tokenizer whose file calls no token special still has these two.
     match [words.bos, words.eos].into_iter().find(|&id| words.name(id).as_deref() == Some(&text)) {
         Some(id) => tokens.push(id),
-        None => tokens.extend(model.chat_words.prompt(&text, true).map_err(wrong)?),
+        None => tokens.extend(model.special.prompt(&text, true).map_err(wrong)?),
     }
     Ok(json!({"count": tokens.len(), "max_model_len": model.longest, "tokens": tokens}))
 }

@@ -66,16 +66,17 @@ fn a_server_that_others_can_reach_does_not_start_without_a_token() {
     assert!(start(&[], "").contains("/nowhere"));
 }
 
-/// HTTP, JSON, UTF-8, sizes and numbers, from a fixed seed: nothing panics, what is wrong gets a 4xx, and the server still writes.
+/// `DIFFLOW_MALFORMED` of them, HTTP, JSON, UTF-8, sizes and numbers, from a fixed seed: nothing panics, what is wrong gets a 4xx, and the server still writes.
 #[test]
-fn three_thousand_malformed_requests_are_refused_and_harm_nobody() {
+fn malformed_requests_are_refused_and_harm_nobody() {
+    let count = std::env::var("DIFFLOW_MALFORMED").map_or(3000, |count| count.parse().unwrap());
     let served = Served::blocks(&["--timeout", "5"]);
     let mut random = Random::new(18);
     let good = json!({"prompt": "a day", "seed": 7, "max_tokens": 8});
     let wanted = served.http.post("/v1/completions", &good).json()["choices"].clone();
     let before = served.memory();
     let mut codes = std::collections::BTreeMap::<u16, usize>::new();
-    for _ in 0..3000 {
+    for _ in 0..count {
         let request = hostile(&served.http, &mut random);
         let mut stream = served.http.connect();
         _ = stream.write_all(&request);
@@ -91,7 +92,7 @@ fn three_thousand_malformed_requests_are_refused_and_harm_nobody() {
         }
         assert!(!answer.body.contains("secret-place"), "{answer:?}");
     }
-    assert!(codes.get(&400).copied().unwrap_or(0) > 1000 && codes.len() >= 5, "{codes:?}");
+    assert!(codes.get(&400).copied().unwrap_or(0) > count / 3 && codes.len() >= 5, "{codes:?}");
     assert_eq!(served.http.post("/v1/completions", &good).json()["choices"], wanted);
     let grown = served.memory().saturating_sub(before);
     assert!(grown < 128 << 20, "memory grew by {grown} bytes");

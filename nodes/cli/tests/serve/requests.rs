@@ -448,3 +448,51 @@ fn a_server_that_is_asked_to_end_delivers_its_last_answers() {
     assert!(status.success() && said.iter().any(|line| line.starts_with("ending")), "{said:?}");
     assert!(!said.iter().any(|line| line.contains("panicked")), "{said:?}");
 }
+
+/// A stream has the log-probabilities of the whole answer, with the last piece of each text; a chat has the same figures in its own form.
+#[test]
+fn streams_and_chats_have_the_log_probabilities_of_whole_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    difflow_inference::tiny::write_model(folder.path(), false, 0.3);
+    std::fs::write(folder.path().join("chat_template.jinja"), "{{ bos_token }}{{ messages[0]['content'] }}").unwrap();
+    let served = Served::start(folder.path(), &[]);
+    let pieces = |path: &str, body: &Value| -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let events = served.http.post(path, &body).events("message");
+        events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect()
+    };
+    let ask = json!({"prompt": "a day", "max_tokens": 9, "seed": 4, "n": 2, "logprobs": 2});
+    let whole = ok(served.http.post("/v1/completions", &ask));
+    let told = pieces("/v1/completions", &ask);
+    for number in 0..2 {
+        let mine = told.iter().filter(|one| one["choices"][0]["index"] == number);
+        let (mut text, mut logprobs) = (String::new(), Vec::new());
+        for one in mine {
+            text += one["choices"][0]["text"].as_str().unwrap();
+            logprobs.extend(Some(&one["choices"][0]["logprobs"]).filter(|found| !found.is_null()));
+        }
+        let choice = &whole["choices"][number];
+        assert_eq!((text.as_str(), &logprobs[..]), (choice["text"].as_str().unwrap(), &[&choice["logprobs"]][..]));
+        assert!(
+            choice["logprobs"]["token_logprobs"].as_array().unwrap().iter().all(|log| log.as_f64().unwrap() <= 0.0)
+        );
+    }
+    let chat = json!({
+        "messages": [{"role": "user", "content": "a day"}], "max_tokens": 9, "temperature": 0, "logprobs": true, "top_logprobs": 2
+    });
+    let answer = ok(served.http.post("/v1/chat/completions", &chat));
+    let content = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let text: String = content.iter().map(|one| one["token"].as_str().unwrap()).collect();
+    assert_eq!(text, answer["choices"][0]["message"]["content"].as_str().unwrap());
+    for one in content {
+        // Greedily, a token is the most probable one.
+        let tops = one["top_logprobs"].as_array().unwrap();
+        assert_eq!((&tops[0]["token"], &tops[0]["logprob"]), (&one["token"], &one["logprob"]));
+        assert!(tops.len() == 2 && tops[0]["logprob"].as_f64() >= tops[1]["logprob"].as_f64(), "{tops:?}");
+    }
+    let told = pieces("/v1/chat/completions", &chat);
+    assert_eq!(told.last().unwrap()["choices"][0]["logprobs"], answer["choices"][0]["logprobs"]);
+    let wrong = json!({"messages": chat["messages"], "top_logprobs": 2});
+    assert_eq!(served.http.post("/v1/chat/completions", &wrong).json()["error"]["param"], "top_logprobs");
+}
