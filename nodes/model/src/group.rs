@@ -5,7 +5,6 @@
 //! of additions is the caller's.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::IntoRawFd;
 use std::time::Duration;
@@ -97,6 +96,8 @@ struct Process {
     id: u32,
     /// The machine since it was started, and the name space of process ids.
     machine: String,
+    /// What the machine is called.
+    host: String,
 }
 
 /// Bytes of a [`Process`] as the ranks tell it to each other.
@@ -106,20 +107,26 @@ impl Process {
     fn own(name: &str) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let space = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        Self { name: name.to_owned(), id: std::process::id(), machine: format!("{} {}", boot.trim(), space.display()) }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self {
+            name: name.to_owned(),
+            id: std::process::id(),
+            machine: format!("{} {}", boot.trim(), space.display()),
+            host: host.trim().to_owned(),
+        }
     }
 
     fn told(&self) -> Vec<u8> {
-        let mut bytes = format!("{}\n{}\n{}", self.id, self.machine, self.name).into_bytes();
+        let mut bytes = format!("{}\n{}\n{}\n{}", self.id, self.machine, self.host, self.name).into_bytes();
         bytes.resize(TOLD, 0);
         bytes
     }
 
     fn heard(bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
-        let mut lines = text.trim_end_matches(['\0', char::REPLACEMENT_CHARACTER]).splitn(3, '\n');
-        let (id, machine) = (lines.next()?.parse().ok()?, lines.next()?.to_owned());
-        Some(Self { name: lines.next()?.to_owned(), id, machine })
+        let mut lines = text.trim_end_matches(['\0', char::REPLACEMENT_CHARACTER]).splitn(4, '\n');
+        let (id, machine, host) = (lines.next()?.parse().ok()?, lines.next()?.to_owned(), lines.next()?.to_owned());
+        Some(Self { name: lines.next()?.to_owned(), id, machine, host })
     }
 
     /// What has become of it, where that explains that it does not answer.
@@ -245,19 +252,24 @@ impl Group {
     fn explained(&self, error: &ModelError) -> String {
         let Place { rank, size } = self.place;
         let own = self.processes.get(rank).map(|process| process.machine.as_str());
-        let mut text = String::new();
-        for (number, process) in self.processes.iter().enumerate().filter(|(number, _)| *number != rank) {
-            let same = own == Some(process.machine.as_str());
-            if let Some(how) = process.lost().filter(|_| same) {
-                let Process { name, id, .. } = process;
-                _ = write!(text, "rank {number} of {size} ({name}, process {id}) {how}; ");
-            } else if !same {
-                _ = write!(text, "rank {number} of {size} ({}) is on another machine: look there; ", process.name);
-            }
-        }
+        let others = || self.processes.iter().enumerate().filter(|(number, _)| *number != rank);
+        let called = |number: usize, Process { name, id, host, .. }: &Process| {
+            format!("rank {number} of {size} ({name}, process {id} on {host})")
+        };
+        let lost = |(number, process): (usize, &Process)| {
+            let how = process.lost().filter(|_| own == Some(process.machine.as_str()))?;
+            Some(format!("{} {how}; ", called(number, process)))
+        };
+        let mut text: String = others().filter_map(lost).collect();
         if text.is_empty() {
             let seconds = self.timeout.as_secs_f64();
-            text = format!("another rank failed, or did not answer for {seconds} s; what it wrote says more; ");
+            let names: Vec<String> = others().map(|(number, process)| called(number, process)).collect();
+            let which = if names.len() == 1 { "" } else { "one of " };
+            text = format!(
+                "{which}{} failed, or did not answer for {seconds} s; what it wrote says more, and so may the network between the \
+                 machines; ",
+                names.join(", ")
+            );
         }
         format!("{text}start the run again, it goes on from the last checkpoint ({error})")
     }
