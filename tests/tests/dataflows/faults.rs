@@ -25,6 +25,25 @@ enum Fault {
     KillAll,
     /// One process stands still for so long.
     Pause(Duration),
+    /// One of the trainers is killed. Each start has another number of them, which keep more or less of the optimizer's state.
+    KillRank,
+}
+
+impl Fault {
+    /// Micro-batches of a step: for ranks, as many as there may be of them.
+    fn accumulation(self, random: &mut Random) -> usize {
+        if matches!(self, Self::KillRank) { 4 } else { 1 + random.below(3) }
+    }
+
+    /// How the dataflow is started the next time.
+    fn next(self, dataflow: Dataflow, random: &mut Random) -> Dataflow {
+        if !matches!(self, Self::KillRank) {
+            return dataflow;
+        }
+        let (ranks, sharding) = ([1, 2, 4][random.below(3)], ["none", "optimizer"][random.below(2)]);
+        println!("{ranks} ranks, SHARDING {sharding}");
+        dataflow.set("trainer", "SHARDING", sharding).set("trainer", "GROUP_TIMEOUT", 60).on_ranks(ranks)
+    }
 }
 
 fn seed() -> u64 {
@@ -66,12 +85,13 @@ fn endure(fault: Fault, count: usize, dataflow: fn(u64) -> Dataflow) {
     let mut random = Random::new(seed);
     let (mut faults, mut runs) = (0, 0);
     while faults < count {
-        let (accumulation, ema) = (1 + random.below(3), [0.0, 0.9][random.below(2)]);
+        let (accumulation, ema) = (fault.accumulation(&mut random), [0.0, 0.9][random.below(2)]);
         let new = || dataflow(STEPS).set("", "ACCUMULATION", accumulation).set("trainer", "EMA_DECAY", ema);
-        let (whole, broken) = (new(), new().set("trainer", "SLOW_DOWN_SECONDS", 0.1));
+        let (whole, mut broken) = (new(), new().set("trainer", "SLOW_DOWN_SECONDS", 0.1));
         whole.run().well();
         runs += 1;
         loop {
+            broken = fault.next(broken, &mut random);
             let mut life = Life::begin(&broken);
             let moment = random.unit() * HORIZON;
             let struck = faults < count && life.until(|life| life.age() >= moment && life.processes().len() > 2);
@@ -97,9 +117,12 @@ fn endure(fault: Fault, count: usize, dataflow: fn(u64) -> Dataflow) {
 /// Does it; says to whom.
 fn strike(fault: Fault, life: &mut Life, random: &mut Random) -> String {
     let mut processes = life.processes();
+    if matches!(fault, Fault::KillRank) && processes.iter().any(|process| process.node() == Some("trainer")) {
+        processes.retain(|process| process.node() == Some("trainer"));
+    }
     let one: Process = processes[random.below(processes.len())].clone();
     match fault {
-        Fault::KillOne => {
+        Fault::KillOne | Fault::KillRank => {
             one.signal(libc::SIGKILL);
             format!("{} killed", one.name)
         }
@@ -160,6 +183,12 @@ fn a_process_that_stands_still_only_delays_the_run() {
 #[ignore = "minutes: scripts/faults.sh"]
 fn long_form_of_killed_processes() {
     endure(Fault::KillOne, count("DIFFLOW_KILLS", 30), default_shortened);
+}
+
+#[test]
+#[ignore = "minutes: scripts/faults.sh"]
+fn long_form_of_killed_ranks() {
+    endure(Fault::KillRank, count("DIFFLOW_KILLS_RANKS", 30), default_shortened);
 }
 
 #[test]
