@@ -147,7 +147,7 @@ fn the_clock_on_the_wall_decides_nothing() {
         "nodes/monitor/src/origin.rs",
         "nodes/monitor/src/report.rs",
         "nodes/monitor/src/tensorboard.rs",
-        "nodes/server/src/answer.rs",
+        "nodes/server/src/frame.rs",
         "nodes/trainer/src/record.rs",
     ];
     assert_eq!(found, BTreeSet::from(labels.map(|path| root().join(path))));

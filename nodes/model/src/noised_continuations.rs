@@ -40,6 +40,13 @@ struct Masked {
     draws: Vec<usize>,
 }
 
+/// The last hidden states of the prompts' whole blocks.
+struct Prompts {
+    rows: Tensor,
+    /// Which row is a lane's.
+    ends: BTreeMap<usize, i64>,
+}
+
 /// A continuation in its lane of the cache, on which its blocks are still to be measured, the last one first.
 struct UnderWay<'a> {
     lane: usize,
@@ -114,13 +121,13 @@ impl Model {
         })
     }
 
-    /// Reads the whole blocks of the prompts. Returns the hidden states of their last positions, a row each, zeros where there is none.
+    /// Reads the whole blocks of the prompts.
     fn read_prompts(
         &self,
         texts: &[NoisedContinued],
         How { blocks, rotary_length }: How,
         cache: &mut Cache,
-    ) -> Result<Option<(Tensor, BTreeMap<usize, i64>)>, ModelError> {
+    ) -> Result<Option<Prompts>, ModelError> {
         let (mut active, mut ends) = (Active { rotary_length, ..Active::default() }, BTreeMap::new());
         for (lane, text) in texts.iter().enumerate() {
             let whole = first_block(text.prompt.len(), blocks);
@@ -133,7 +140,7 @@ impl Model {
         if ends.is_empty() {
             return Ok(None);
         }
-        Ok(Some((self.decoder.partial(&active, cache, self.arithmetic)?, ends)))
+        Ok(Some(Prompts { rows: self.decoder.partial(&active, cache, self.arithmetic)?, ends }))
     }
 
     /// Measures the continuations with this number.
@@ -142,14 +149,14 @@ impl Model {
         texts: &[NoisedContinued],
         round: usize,
         how: How,
-        prompts: &Option<(Tensor, BTreeMap<usize, i64>)>,
+        prompts: &Option<Prompts>,
         cache: &mut Cache,
         all: &mut [Costs],
     ) -> Result<(), ModelError> {
         let How { blocks, rotary_length } = how;
         let (mut under_way, mut active) = (Vec::new(), Active { rotary_length, ..Active::default() });
         let (mut states, mut from_prompts) = (Vec::new(), 0);
-        if let Some((rows, _)) = prompts {
+        if let Some(Prompts { rows, .. }) = prompts {
             from_prompts = rows.size()[0];
             states.push(rows.shallow_clone());
         }
@@ -159,7 +166,7 @@ impl Model {
             let todo = by_block(prompt.len(), continuation, blocks);
             let mut one = UnderWay { lane, prompt, continuation, todo, before: BTreeMap::new() };
             let first = first_block(prompt.len(), blocks);
-            if let Some(row) = prompts.as_ref().and_then(|(_, ends)| ends.get(&lane)) {
+            if let Some(row) = prompts.as_ref().and_then(|prompts| prompts.ends.get(&lane)) {
                 one.before.insert(first, *row);
             }
             // The clean text of the last block is seen by nobody. What an earlier continuation left behind the prompt is written over.
@@ -212,12 +219,10 @@ impl Model {
                 uses.push((one.lane, at - from, draws.clone()));
                 targets.push(i64::from(one.token(at)));
             }
-            if hidden(start) && from_clean(start) {
-                if let Some(row) = one.before.get(&start) {
-                    clean_rows.push(*row);
-                    clean_targets.push(i64::from(one.token(start)));
-                    clean_uses.push((one.lane, start - from, draws));
-                }
+            if let Some(row) = one.before.get(&start).filter(|_| hidden(start) && from_clean(start)) {
+                clean_rows.push(*row);
+                clean_targets.push(i64::from(one.token(start)));
+                clean_uses.push((one.lane, start - from, draws));
             }
             if !wanted.is_empty() {
                 let back = usize::from(blocks.shift);
@@ -294,7 +299,7 @@ mod tests {
     }
 
     fn continuation(key: u32, length: usize) -> NoisedContinuation {
-        let masked = |draw: u32, at: u32| (at * 7 + draw * 11 + key * 13) % (2 + draw % 3) == 0;
+        let masked = |draw: u32, at: u32| (at * 7 + draw * 11 + key * 13).is_multiple_of(2 + draw % 3);
         // The last draw masks as the one before it, to be shared; the first but one masks nothing.
         let draws = [1u32, 2, 3, 4, 4].map(|draw| (0..length as u32).map(|at| draw != 2 && masked(draw, at)).collect());
         NoisedContinuation { tokens: tokens(key, length), draws: draws.into() }

@@ -15,7 +15,7 @@ use crate::error::ModelError;
 use crate::group::{Group, Place};
 use crate::host::values;
 use crate::parameter::Parameter;
-use crate::reducer::{Reducer, Share, Totals};
+use crate::reducer::{Reducer, Share, TensorsOf, Totals};
 use crate::shares::{Piece, Shares, Squares};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::sum::Tree;
@@ -279,10 +279,7 @@ impl Reducer for Ranks {
         (self.sharding != Sharding::None).then(|| self.shares.of(self.group.place().rank))
     }
 
-    fn collect(
-        &self,
-        tensors: &mut dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError>,
-    ) -> Result<(), ModelError> {
+    fn collect(&self, tensors: &mut TensorsOf) -> Result<(), ModelError> {
         for rank in 0..self.group.place().size {
             for piece in self.shares.of(rank) {
                 for mut tensor in tensors(rank, piece)? {

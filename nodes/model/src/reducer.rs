@@ -108,13 +108,13 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
 
     /// Shows what each process keeps of its pieces to all. `tensors` gives those of a process's piece, flat, with room for what is another
     /// one's.
-    fn collect(
-        &self,
-        _tensors: &mut dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError>,
-    ) -> Result<(), ModelError> {
+    fn collect(&self, _tensors: &mut TensorsOf) -> Result<(), ModelError> {
         Ok(())
     }
 }
+
+/// The tensors of a process's piece, flat.
+pub(crate) type TensorsOf<'a> = dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError> + 'a;
 
 /// The gradients that a process updates by.
 #[derive(Debug)]

@@ -154,7 +154,7 @@ mod tests {
             RopeScaling::Long { short: vec![1.0, 1.5], long: vec![2.0, 5.0], original: 10, attention_factor: 1.1 };
         let rope = Rope { theta: 100.0, size: 4, scaling: Some(scaling) };
         for (length, wanted) in [(3, [1.0, 0.1 / 1.5]), (10, [1.0, 0.1 / 1.5]), (11, [0.5, 0.02]), (33, [0.5, 0.02])] {
-            let class = rope.length_class(length).unwrap();
+            let class = rope.length_class(length).unwrap_or(0);
             assert!(class >= length, "{class} {length}");
             for found in [rope.frequencies(length), rope.frequencies(class)] {
                 assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-15), "{length}: {found:?}");
