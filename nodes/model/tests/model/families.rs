@@ -113,7 +113,7 @@ fn the_head_of_gpt_neox_is_read_by_both_of_its_names() {
     let path = dir.path().join("model.safetensors");
     let bytes = read(&path);
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    assert!(tensors.names().iter().any(|name| *name == "embed_out.weight"));
+    assert!(tensors.names().contains(&"embed_out.weight"));
     let renamed = tensors.tensors().into_iter().map(|(name, view)| (name.replace("embed_out", "lm_head"), view));
     std::fs::write(&path, safetensors::serialize(renamed, None).unwrap()).unwrap();
     let again = Model::load(dir.path(), Device::Cpu).unwrap();
