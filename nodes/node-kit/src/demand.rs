@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use difflow_schema::{Demand, Message};
-use eyre::{Result, bail};
+use eyre::Result;
 
 use crate::{Node, Received};
 
@@ -161,8 +161,8 @@ impl<M: Message> Puller<M> {
         Ok(())
     }
 
-    /// Keeps a received batch. One that was taken before or is already held is ignored, and so is a prelude. Errors if
-    /// the content is not message `M`, or the batch was never requested.
+    /// Keeps a received batch. One that was taken before or is already held is ignored, and so are a prelude and, with a
+    /// warning, one that was never requested. Errors if the content is not message `M`.
     pub fn accept(&mut self, received: &Received) -> Result<()> {
         if received.prelude {
             return Ok(());
@@ -181,7 +181,13 @@ impl<M: Message> Puller<M> {
         let Some(own) = own.filter(|own| *own >= self.next && !self.held.contains_key(own)) else { return Ok(()) };
         if own >= self.next + self.window || self.seq(own) != seq {
             let last = self.seq(self.next + self.window - 1);
-            bail!("input `{}` got batch {seq}, which was not asked for; wanted at most {last}", self.input);
+            // Seen once in many days, on a starved machine: dora gave a message of another input. It is of no use here, and whoever
+            // misses it asks again.
+            eprintln!(
+                "warning: input `{}` got batch {seq}, which was not asked for; wanted at most {last}; it is left out",
+                self.input
+            );
+            return Ok(());
         }
         self.held.insert(own, read()?);
         (self.last_news, self.silence) = (Instant::now(), self.patience);
@@ -319,7 +325,7 @@ mod tests {
             assert_eq!((p.take().unwrap().next_seq, p.next_seq()), (seq, next));
         }
         assert_eq!(asked(&mut p), [(20, 2), (25, 2)]);
-        assert!(p.accept_with(22, || Ok(Demand { next_seq: 22, count: 1 })).is_err(), "another's");
+        p.accept_with(22, || unreachable!("another's")).unwrap();
         for (batches, own) in [(0, 0), (3, 0), (4, 1), (6, 3), (8, 3), (12, 6)] {
             assert_eq!(share.before(batches), own, "of the first {batches}");
         }
@@ -339,9 +345,10 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_nobody_asked_for_is_an_error() {
+    fn a_batch_that_nobody_asked_for_is_left_out() {
         let mut p = puller(0, 2);
         asked(&mut p);
-        assert!(p.accept_with(2, || Ok(Demand { next_seq: 2, count: 1 })).is_err());
+        p.accept_with(2, || unreachable!("it was not asked for")).unwrap();
+        assert!(p.take().is_none());
     }
 }
