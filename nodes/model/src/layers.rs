@@ -43,6 +43,15 @@ impl Linear {
     pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
         let (x, weight) = (x.f_to_kind(how.kind())?, self.weight.of(how)?);
         let bias = self.bias.as_ref().map(|bias| bias.of(how)).transpose()?;
+        if let Some(change) = self.adapter.as_ref().filter(|change| {
+            how.kernels
+                && how.kind() == Kind::Float
+                && how.adapter_dropout == 0.0
+                && !weight.requires_grad()
+                && change.fits_into_weight(&x)
+        }) {
+            return change.multiply(&x, &weight, bias.as_ref(), self.in_first);
+        }
         let y = match (self.in_first, bias) {
             (false, bias) => x.f_linear(&weight, bias)?,
             (true, Some(bias)) => bias.f_addmm(&x, &weight)?,

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::arithmetic::Arithmetic;
 use crate::error::ModelError;
+use crate::shim::attach;
 
 /// The change of a map, or of some of the matrices that it stands for: queries, keys and values are one map here and three in the files.
 #[derive(Debug)]
@@ -48,9 +49,71 @@ impl LowRank {
             0.0 => x.shallow_clone(),
             share => x.f_dropout(share, true)?,
         };
-        let down: Vec<Tensor> = self.pieces.iter().map(|piece| piece.a.shallow_clone()).collect();
-        let low = x.f_linear(&Tensor::f_cat(&down, 0)?.f_to_kind(how.kind())?, None::<Tensor>)?;
+        let low = x.f_linear(&self.down()?.f_to_kind(how.kind())?, None::<Tensor>)?;
         Ok(y.f_addmm(&low, &self.up()?.f_to_kind(how.kind())?.f_transpose(0, 1)?)?)
+    }
+
+    /// Whether the rows `x` `[N, in]` are cheaper multiplied by the sum of the matrices than by each for itself.
+    pub fn fits_into_weight(&self, x: &Tensor) -> bool {
+        let (rows, inputs) = (x.size()[0], x.size()[1]);
+        rows * (inputs + self.outputs) >= inputs * self.outputs
+    }
+
+    /// x·(W + scale · B A) (+ b) for rows `x` `[N, in]` in fp32, where weight and bias are not trained: one product of the size of the
+    /// model's own in each direction, and for A and B products with as many columns as their rank. The sum is made twice rather than kept,
+    /// so that only one exists at a time. Does not drop anything.
+    pub fn multiply(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        in_first: bool,
+    ) -> Result<Tensor, ModelError> {
+        let (down, up) = tch::no_grad(|| Ok::<_, ModelError>((self.down()?, self.up()?)))?;
+        let weight = weight.f_detach()?;
+        let sum = move |weight: &Tensor, down: &Tensor, up: &Tensor| -> Result<Tensor, ModelError> {
+            // `[in, out]`.
+            if in_first {
+                Ok(weight.f_addmm(&down.f_transpose(0, 1)?, &up.f_transpose(0, 1)?)?)
+            } else {
+                Ok(weight.f_addmm(up, down)?.f_transpose(0, 1)?)
+            }
+        };
+        let y = tch::no_grad(|| {
+            let sum = sum(&weight, &down, &up)?;
+            Ok::<_, ModelError>(match bias {
+                None => x.f_mm(&sum)?,
+                Some(bias) => bias.f_addmm(x, &sum)?,
+            })
+        })?;
+        let inputs: Vec<&Tensor> =
+            std::iter::once(x).chain(self.pieces.iter().flat_map(|piece| [&piece.a, &piece.b])).collect();
+        let (saved, onward, pieces) = (x.f_detach()?, x.requires_grad(), self.share().pieces);
+        attach(y, &inputs, move |gradient| {
+            let onward =
+                if onward { Some(gradient.f_mm(&sum(&weight, &down, &up)?.f_transpose(0, 1)?)?) } else { None };
+            let low = saved.f_mm(&down.f_transpose(0, 1)?)?;
+            let down_gradient = up.f_transpose(0, 1)?.f_mm(&gradient.f_transpose(0, 1)?)?.f_mm(&saved)?;
+            let mut gradients = vec![onward];
+            let mut first = 0;
+            for Piece { a, b, scale, start } in &pieces {
+                let (rank, length) = (a.size()[0], b.size()[0]);
+                let (low, gradient) = (low.f_narrow(1, first, rank)?, gradient.f_narrow(1, *start, length)?);
+                let b = low.f_transpose(0, 1)?.f_mm(&gradient)?.f_mul_scalar(*scale)?;
+                gradients.extend([
+                    Some(down_gradient.f_narrow(0, first, rank)?),
+                    Some(b.f_transpose(0, 1)?.f_contiguous()?),
+                ]);
+                first += rank;
+            }
+            Ok(gradients)
+        })
+    }
+
+    /// All A as one matrix `[Σ r, in]`.
+    fn down(&self) -> Result<Tensor, ModelError> {
+        let all: Vec<Tensor> = self.pieces.iter().map(|piece| piece.a.shallow_clone()).collect();
+        Ok(Tensor::f_cat(&all, 0)?)
     }
 
     /// All B · scale as one matrix `[outputs, Σ r]`, zero where a piece does not reach.

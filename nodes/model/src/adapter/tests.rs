@@ -199,6 +199,32 @@ fn gradients_are_those_of_the_product() {
     }
 }
 
+/// Many rows are multiplied by the sum of the matrices, few by each for itself, and torch's operations always by each: all the same.
+#[test]
+fn the_sum_of_the_matrices_gives_what_each_for_itself_gives() {
+    for (json, targets) in cases() {
+        let learner = trained(json, &config(targets.clone()));
+        let dir = tempfile::tempdir().unwrap();
+        learner.save(dir.path()).unwrap();
+        let gradients = |kernels: bool| {
+            let mut own = model(json);
+            own.arithmetic.kernels = kernels;
+            own.add_mask_token(7).unwrap();
+            own.load_adapter(dir.path(), dir.path()).unwrap();
+            let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+            let mut learner = Learner::new(own, options, AdamW::default()).unwrap();
+            let loss = learner.micro_step(&batch(), &Pattern::Full).unwrap().weighted;
+            (loss, learner.gradients().unwrap())
+        };
+        let ((sum_loss, sums), (each_loss, each)) = (gradients(true), gradients(false));
+        assert!((sum_loss - each_loss).abs() < 1e-5 * each_loss.abs(), "{targets:?}: {sum_loss} and {each_loss}");
+        for ((name, sum), (_, each)) in sums.iter().zip(&each) {
+            let size = each.iter().fold(0f32, |size, x| size.max(x.abs()));
+            assert!(gap(sum, each) <= 1e-4 * size, "{targets:?}, {name}: {} of {size}", gap(sum, each));
+        }
+    }
+}
+
 /// What is kept whole is trained, saved and read beside the low-rank changes.
 #[test]
 fn embeddings_may_be_trained_whole() {
