@@ -205,8 +205,8 @@ impl Decoder {
     pub(crate) fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let (rows, length) = tokens.size2()?;
         let width = self.config.hidden_size as i64;
-        let mut x =
-            scaled(Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?, self.config.embedding_scale)?;
+        let found = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?.f_to_kind(Kind::Float)?;
+        let mut x = scaled(found, self.config.embedding_scale)?;
         if let Some(table) = &self.position_table {
             x = match positions {
                 None => x.f_add(&table.f_narrow(0, 0, length)?)?,

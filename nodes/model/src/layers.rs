@@ -8,6 +8,7 @@ use crate::config::{Activation, HeadNorm, NormKind};
 use crate::error::ModelError;
 use crate::fused;
 use crate::host::is_plain;
+use crate::shim::attach;
 use crate::weight::Weight;
 
 /// y = x·W (+ b), on rows `[N, in]`.
@@ -41,26 +42,43 @@ impl Linear {
 
     /// fp32 master weights are cast when the arithmetic is bf16, unless they are kept rounded.
     pub fn apply(&self, x: &Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let (x, weight) = (x.f_to_kind(how.kind())?, self.weight.of(how)?);
+        let (x, fp32) = (x.f_to_kind(how.kind())?, how.kind() == Kind::Float);
         let bias = self.bias.as_ref().map(|bias| bias.of(how)).transpose()?;
-        if let Some(change) = self.adapter.as_ref().filter(|change| {
-            how.kernels
-                && how.kind() == Kind::Float
-                && how.adapter_dropout == 0.0
-                && !weight.requires_grad()
-                && change.fits_into_weight(&x)
-        }) {
-            return change.multiply(&x, &weight, bias.as_ref(), self.in_first);
+        let (master, still) = (&self.weight.master, !self.weight.master.requires_grad());
+        let fits = |change: &&LowRank| {
+            how.kernels && fp32 && still && how.adapter_dropout == 0.0 && change.fits_into_weight(&x)
+        };
+        if let Some(change) = self.adapter.as_ref().filter(fits) {
+            return change.multiply(&x, master, bias.as_ref(), self.in_first);
         }
-        let y = match (self.in_first, bias) {
-            (false, bias) => x.f_linear(&weight, bias)?,
-            (true, Some(bias)) => bias.f_addmm(&x, &weight)?,
-            (true, None) => x.f_mm(&weight)?,
+        let y = if fp32 && master.kind() != Kind::Float {
+            self.widened(&x, bias.as_ref())?
+        } else {
+            self.product(&x, &self.weight.of(how)?, bias.as_ref())?
         };
         match &self.adapter {
             None => Ok(y),
             Some(change) => change.add(&y, &x, how),
         }
+    }
+
+    fn product(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        Ok(match (self.in_first, bias) {
+            (false, bias) => x.f_linear(weight, bias)?,
+            (true, Some(bias)) => bias.f_addmm(x, weight)?,
+            (true, None) => x.f_mm(weight)?,
+        })
+    }
+
+    /// The product in fp32 with a weight in bf16 that is not trained. The weight in fp32 is made twice rather than kept.
+    fn widened(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        let master = self.weight.master.f_detach()?;
+        let y = tch::no_grad(|| self.product(x, &master.f_to_kind(Kind::Float)?, bias))?;
+        let in_first = self.in_first;
+        attach(y, &[x], move |gradient| {
+            let weight = master.f_to_kind(Kind::Float)?;
+            Ok(vec![Some(gradient.f_mm(&if in_first { weight.f_transpose(0, 1)? } else { weight })?)])
+        })
     }
 }
 

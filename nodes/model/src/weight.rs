@@ -14,7 +14,7 @@ const ALIGNED: i64 = 64;
 /// Values of a leaf of the model.
 #[derive(Debug)]
 pub(crate) struct Weight {
-    /// fp32.
+    /// fp32; bf16 where it is not trained and [`crate::Model::round_base`] was asked for.
     pub master: Tensor,
     /// bf16, and perhaps with rows of zeros at the end.
     rounded: Option<Tensor>,
@@ -45,6 +45,9 @@ impl Weight {
     fn round_to(&mut self, multiple: i64) -> Result<(), ModelError> {
         let mut size = self.master.size();
         size[0] = (size[0] + multiple - 1) / multiple * multiple;
+        if self.master.kind() == Kind::BFloat16 && size == self.master.size() {
+            return Ok(());
+        }
         let rounded = Tensor::f_zeros(&size, (Kind::BFloat16, self.master.device()))?;
         rounded.f_narrow(0, 0, self.master.size()[0])?.f_copy_(&self.master.f_detach()?)?;
         self.rounded = Some(rounded);

@@ -142,6 +142,9 @@ pub struct Config {
     /// Modules that are trained and saved whole beside the adapter, by the ends of their names with commas between them, such as
     /// `embed_tokens,lm_head`. Where the mask token is added, those with a row for each token are among them in any case.
     pub lora_whole: String,
+    /// How the matrices of BASE_MODEL that are not trained are kept beside an adapter. bf16 takes half the memory, and those that are bf16
+    /// in the files lose nothing; others are rounded for the training only. Later programs read the base model's files as they are.
+    pub lora_base: PrecisionKind,
     /// true: attention stays inside a document. Not set: true by recommended, false by parity.
     pub document_attention: Option<bool>,
     /// Which positions count as masked.
@@ -282,6 +285,7 @@ impl Default for Config {
             lora_targets: "all-linear".into(),
             lora_dropout: 0.0,
             lora_whole: String::new(),
+            lora_base: PrecisionKind::default(),
             document_attention: None,
             masked_positions: MaskedPositions::default(),
             mask_token: "preset".into(),
@@ -415,6 +419,10 @@ impl NodeConfig for Config {
         if self.lora_rank > 0 && self.from_scratch {
             let allowed = "allowed: 0 with FROM_SCRATCH: true: an adapter changes a base model";
             problems.push(Problem::new("LORA_RANK", self.lora_rank, allowed));
+        }
+        if self.lora_base == PrecisionKind::Bf16 && self.lora_rank == 0 {
+            let allowed = "allowed: fp32 with LORA_RANK: 0: without an adapter all matrices are trained";
+            problems.push(Problem::new("LORA_BASE", "bf16", allowed));
         }
         if let Some(alpha) = self.lora_alpha.filter(|alpha| !(*alpha > 0.0 && alpha.is_finite())) {
             problems.push(Problem::new("LORA_ALPHA", alpha, "allowed: a number above 0"));

@@ -142,6 +142,9 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     let (own, before) = (config.arithmetic == ArithmeticKind::Difflow, model.arithmetic());
     let (kernels, device_kernels) = (before.kernels && own, before.device_kernels && own);
     model.set_arithmetic(Arithmetic { precision, recompute, kernels, device_kernels, ..before });
+    if config.lora_base == PrecisionKind::Bf16 {
+        model.round_base()?;
+    }
     let (choices, dropout) = (config.choices(), config.dropout_for(model.config()));
     let objective = match config.objective {
         ObjectiveKind::Diffusion => Objective::Diffusion { shift: config.shift },

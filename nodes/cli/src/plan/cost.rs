@@ -135,8 +135,9 @@ impl Cost {
             let rows = if adapter.keeps_head(base) { mask_rows * hidden_size } else { 0 };
             adapter.parameter_count(base) + rows
         });
-        if adapter.is_some() {
-            memory.parameters = 4 * parameters + 4 * trained + optimizer.state_bytes(base, trained);
+        if let Some(adapter) = &adapter {
+            let halved = if t.lora_base == PrecisionKind::Bf16 { 2 * adapter.still_count(base) } else { 0 };
+            memory.parameters = 4 * parameters - halved + 4 * trained + optimizer.state_bytes(base, trained);
         }
         let average_bytes = if t.ema_decay > 0.0 { 4 * trained } else { 0 };
         let frozen_bytes = if t.align_weight > 0.0 { 4 * base_parameters } else { 0 };
@@ -290,6 +291,10 @@ mod tests {
         let trained = 12 * 8 * 16 * 768;
         assert_eq!(less.checkpoint_bytes, 12 * trained);
         assert_eq!(less.memory.parameters, 4 * 124_439_808 + 12 * trained);
+        // In bf16 the matrices, with tokens' and positions' rows, take half of it.
+        adapted.trainer.lora_base = PrecisionKind::Bf16;
+        let matrices = 12 * 12 * 768 * 768 + (50_257 + 1024) * 768;
+        assert_eq!(less.memory.parameters - Cost::of(&adapted, &base).memory.parameters, 2 * matrices);
     }
 
     #[test]

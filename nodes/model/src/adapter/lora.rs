@@ -59,7 +59,7 @@ impl LowRank {
         rows * (inputs + self.outputs) >= inputs * self.outputs
     }
 
-    /// x·(W + scale · B A) (+ b) for rows `x` `[N, in]` in fp32, where weight and bias are not trained: one product of the size of the
+    /// x·(W + scale · B A) (+ b) for rows `x` `[N, in]` in fp32, where weight, perhaps in bf16, and bias are not trained: one product of the size of the
     /// model's own in each direction, and for A and B products with as many columns as their rank. The sum is made twice rather than kept,
     /// so that only one exists at a time. Does not drop anything.
     pub fn multiply(
@@ -72,6 +72,7 @@ impl LowRank {
         let (down, up) = tch::no_grad(|| Ok::<_, ModelError>((self.down()?, self.up()?)))?;
         let weight = weight.f_detach()?;
         let sum = move |weight: &Tensor, down: &Tensor, up: &Tensor| -> Result<Tensor, ModelError> {
+            let weight = weight.f_to_kind(Kind::Float)?;
             // `[in, out]`.
             if in_first {
                 Ok(weight.f_addmm(&down.f_transpose(0, 1)?, &up.f_transpose(0, 1)?)?)

@@ -137,6 +137,23 @@ impl Model {
         Ok(())
     }
 
+    /// Keeps the matrices that are not trained in bf16 from now on: half the memory, and values that were bf16 in the files lose nothing.
+    /// Products in fp32 make an fp32 copy of one matrix at a time.
+    ///
+    /// # Errors
+    /// What torch says.
+    pub fn round_base(&mut self) -> Result<(), ModelError> {
+        let still = |parameter: &&mut Parameter| !parameter.trainable && parameter.is_matrix();
+        tch::no_grad(|| {
+            for parameter in self.parameters.iter_mut().filter(still) {
+                let rounded = parameter.tensor.f_to_kind(Kind::BFloat16)?;
+                // In place: the decoder has the same tensor.
+                parameter.tensor.f_set_data(&rounded)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Takes the mask token and the marks of a configuration with the same shape.
     fn adapt(&mut self, wanted: ModelConfig) -> Result<(), ModelError> {
         let Some(adapted) = wanted.adapted else { return Ok(()) };
@@ -279,6 +296,13 @@ impl AdapterConfig {
             leaf.parts.iter().map(of_part).sum()
         };
         model.leaves().iter().map(trained).sum()
+    }
+
+    /// Values of the matrices of a model of this shape that stay as they are.
+    pub fn still_count(&self, model: &ModelConfig) -> u64 {
+        let kept = |leaf: &&Leaf| leaf.parts.iter().all(|part| self.keeps(module(&part.name)));
+        let matrix = |leaf: &&Leaf| leaf.parts[0].shape.len() >= 2;
+        model.leaves().iter().filter(|leaf| matrix(leaf) && !kept(leaf)).map(Leaf::values).sum()
     }
 
     /// Last parts of the names of the modules with a row for each token: what an adapter keeps whole where a mask token was added, whose

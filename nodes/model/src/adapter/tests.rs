@@ -225,6 +225,58 @@ fn the_sum_of_the_matrices_gives_what_each_for_itself_gives() {
     }
 }
 
+/// A base in bf16 computes what one in fp32 with the same rounded values computes, to the bit, and so it trains; with everything that the
+/// products do: sums of matrices, dropout, torch's operations, bf16, recomputing.
+#[test]
+fn a_base_in_bf16_is_the_same_model_with_rounded_matrices() {
+    let start = |json: &str, targets: &Targets, how: fn(&mut Model), dropout: f64| {
+        let mut own = model(json);
+        own.add_mask_token(7).unwrap();
+        for parameter in own.parameters.iter_mut().filter(|parameter| parameter.is_matrix()) {
+            let rounded = parameter.tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            tch::no_grad(|| parameter.tensor.copy_(&rounded));
+        }
+        own.add_adapter(&AdapterConfig { lora_dropout: dropout, ..config(targets.clone()) }, 1).unwrap();
+        how(&mut own);
+        own
+    };
+    let ways: [(fn(&mut Model), f64); 5] = [
+        (|_| (), 0.0),
+        (|_| (), 0.3),
+        (|model| model.arithmetic.kernels = false, 0.0),
+        (|model| model.arithmetic.precision = crate::Precision::Bf16, 0.0),
+        (|model| model.arithmetic.recompute = true, 0.0),
+    ];
+    for (json, targets) in cases() {
+        for (way, (how, dropout)) in ways.iter().enumerate() {
+            let trained = |halved: bool| {
+                let mut own = start(json, &targets, *how, *dropout);
+                if halved {
+                    own.round_base().unwrap();
+                    for parameter in &own.parameters {
+                        let matrix = parameter.is_matrix() && !parameter.trainable;
+                        assert_eq!(
+                            parameter.tensor.kind() == Kind::BFloat16,
+                            matrix,
+                            "{}",
+                            parameter.leaf.parts[0].name
+                        );
+                    }
+                }
+                let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+                let mut learner = Learner::new(own, options, AdamW::default()).unwrap();
+                let mut losses = Vec::new();
+                for _ in 0..3 {
+                    losses.push(learner.micro_step(&batch(), &Pattern::Full).unwrap().weighted);
+                    learner.apply(1e-2).unwrap();
+                }
+                (losses, logits(learner.model()))
+            };
+            assert_eq!(trained(true), trained(false), "{targets:?}, way {way}");
+        }
+    }
+}
+
 /// What is kept whole is trained, saved and read beside the low-rank changes.
 #[test]
 fn embeddings_may_be_trained_whole() {
