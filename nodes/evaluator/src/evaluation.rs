@@ -47,6 +47,11 @@ impl Evaluation {
         Ok(evaluation)
     }
 
+    /// The most of the time that this takes while the run trains.
+    pub fn share(&self) -> f64 {
+        self.config.compute.share()
+    }
+
     /// Scores a checkpoint; `go_on` is asked before every batch. Errors if the checkpoint cannot be loaded, the run has no held-out
     /// documents, or with the error of `go_on`.
     pub fn score(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Scores> {

@@ -40,6 +40,10 @@ impl CheckpointWork for Scoring {
         Ok(scores)
     }
 
+    fn share(&self) -> f64 {
+        self.evaluation.share()
+    }
+
     fn tell(&self, node: &mut Node, seq: u64, scores: &Scores) -> Result<()> {
         node.send("scores", seq, &scores.message())
     }

@@ -16,6 +16,10 @@ pub struct Compute {
     /// On a GPU: the most of its memory that this node takes, as a share. Leave the trainer what it needs (`difflow plan`).
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
     pub memory_fraction: f64,
+    /// While the run trains, the most of the time that this node computes, as a share; it rests in between its batches. Not set: 0.25 on a
+    /// GPU, which divides its time evenly among programs, and 1 on the CPU, where THREADS says how much this node takes.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
+    pub time_share: Option<f64>,
     /// CPU threads of one operation.
     #[schemars(range(min = 1, max = 1024), extend("x-may-change" = true))]
     pub threads: usize,
@@ -23,7 +27,7 @@ pub struct Compute {
 
 impl Default for Compute {
     fn default() -> Self {
-        Self { device: "auto".into(), memory_fraction: 1.0, threads: 1 }
+        Self { device: "auto".into(), memory_fraction: 1.0, time_share: None, threads: 1 }
     }
 }
 
@@ -31,6 +35,15 @@ impl Compute {
     /// Errors if there is no such device.
     pub fn check(&self) -> Result<(), ModelError> {
         Device::open(&self.device).map(|_| ())
+    }
+
+    /// Returns TIME_SHARE, or what it is where it is not set.
+    pub fn share(&self) -> f64 {
+        let usual = || match Device::open(&self.device) {
+            Ok(Device::Cuda(_)) => 0.25,
+            Ok(Device::Cpu) | Err(_) => 1.0,
+        };
+        self.time_share.unwrap_or_else(usual)
     }
 
     /// Returns the keys as options of a session.

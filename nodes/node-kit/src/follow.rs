@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use difflow_schema::Checkpoint;
 use difflow_schema::run::{Manifest, RunDir};
@@ -23,6 +24,9 @@ pub trait CheckpointWork {
     /// error of `check`, or if the work is impossible.
     fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<Self::Outcome>;
 
+    /// The most of the time that the work takes while the run trains, above 0 and at most 1. It rests in between.
+    fn share(&self) -> f64;
+
     /// Tells the other nodes; `seq` is the number of the message. Errors if dora does not take it.
     fn tell(&self, node: &mut Node, seq: u64, outcome: &Self::Outcome) -> Result<()>;
 }
@@ -37,7 +41,7 @@ pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Res
     while let Some(checkpoint) = next(&mut inbox, node, dir, &done)? {
         let outcome = match work.earlier(&checkpoint) {
             Some(outcome) => outcome,
-            None => match work.work(&checkpoint, &mut || inbox.check(node)) {
+            None => match work.work(&checkpoint, &mut at_its_share(&mut inbox, node, work.share())) {
                 Ok(outcome) => outcome,
                 Err(e) if e.is::<Stopped>() => return Ok(()),
                 Err(e) => {
@@ -51,6 +55,21 @@ pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Res
         seq += 1;
     }
     Ok(())
+}
+
+/// What work calls between its batches: as [`Inbox::check`], after a rest.
+fn at_its_share(inbox: &mut Inbox, node: &mut Node, share: f64) -> impl FnMut() -> Result<()> {
+    let mut begin = Instant::now();
+    move || {
+        inbox.rest(node, rest(begin.elapsed(), share))?;
+        begin = Instant::now();
+        Ok(())
+    }
+}
+
+/// How long to rest after so much work.
+fn rest(worked: Duration, share: f64) -> Duration {
+    worked.mul_f64((1.0 - share) / share)
 }
 
 /// Returns the next published checkpoint; after the last one, the last good one of the folder unless it is among
@@ -128,6 +147,10 @@ mod tests {
             write_atomically(&self.dir().scores(checkpoint.step), b"{}")?;
             self.worked.borrow_mut().push(checkpoint.step);
             Ok(checkpoint.step)
+        }
+
+        fn share(&self) -> f64 {
+            1.0
         }
 
         fn tell(&self, node: &mut Node, seq: u64, step: &u64) -> Result<()> {
@@ -214,6 +237,12 @@ mod tests {
         fs::create_dir_all(work.dir().root()).unwrap();
         fs::write(work.dir().root().join("scores"), b"a file where a folder is wanted").unwrap();
         assert!(work.follow(heard(&[&message])).is_err());
+    }
+
+    #[test]
+    fn a_rest_leaves_the_others_their_share() {
+        assert_eq!(rest(Duration::from_secs(2), 0.25), Duration::from_secs(6));
+        assert_eq!(rest(Duration::from_secs(2), 1.0), Duration::ZERO);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that no message is dropped, and detects at once that the run is ending.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use difflow_schema::Checkpoint;
 use eyre::{Result, bail};
@@ -63,6 +63,20 @@ impl Inbox {
         if self.leave { Err(Stopped.into()) } else { Ok(()) }
     }
 
+    /// Waits that long, or until nothing more will be published: then nobody trains any more. Takes in what arrives meanwhile. Errors as
+    /// [`Inbox::check`].
+    pub fn rest(&mut self, node: &mut Node, time: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while !self.closed && !self.leave {
+            let left = time.saturating_sub(begin.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            self.take(node.next(Some(left))?)?;
+        }
+        self.check(node)
+    }
+
     fn collect(&mut self, node: &mut Node) -> Result<()> {
         loop {
             match node.next(Some(Duration::ZERO))? {
@@ -104,7 +118,10 @@ impl Inbox {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::testing::Heard;
 
     fn checkpoint(step: u64) -> Checkpoint {
         Checkpoint { step, path: String::new(), sha256: String::new(), bytes: 0, tokens_seen: 0 }
@@ -131,6 +148,22 @@ mod tests {
             inbox.take(end).unwrap();
             assert_eq!(inbox.turn(), Turn::End);
         }
+    }
+
+    /// A day's rest is over as soon as nobody trains any more, and what came meanwhile is not lost.
+    #[test]
+    fn a_rest_ends_with_the_run() {
+        let row = json!([{"step": 3, "path": "", "sha256": "", "bytes": 0, "tokens_seen": 0}]);
+        let heard = Heard::default().message::<Checkpoint>("published", 0, row).unwrap().closed("published").unwrap();
+        let (mut node, _said) = heard.node().unwrap();
+        let mut inbox = Inbox::default();
+        inbox.rest(&mut node, Duration::ZERO).unwrap();
+        inbox.rest(&mut node, Duration::from_secs(86_400)).unwrap();
+        assert!(inbox.closed);
+        assert_eq!(inbox.turn(), Turn::Work(checkpoint(3)));
+        let (mut node, _said) = Heard::default().stop().node().unwrap();
+        let stopped = Inbox::default().rest(&mut node, Duration::from_secs(86_400)).unwrap_err();
+        assert!(stopped.is::<Stopped>());
     }
 
     #[test]

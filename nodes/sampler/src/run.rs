@@ -36,6 +36,10 @@ impl CheckpointWork for Writing {
         Ok(texts)
     }
 
+    fn share(&self) -> f64 {
+        self.sampler.share()
+    }
+
     fn tell(&self, node: &mut Node, seq: u64, texts: &Texts) -> Result<()> {
         node.send("samples", seq, &texts.samples())?;
         node.send("scores", seq, &texts.message())

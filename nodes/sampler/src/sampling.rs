@@ -54,6 +54,11 @@ impl Sampler {
         self.config.settings(checkpoint.step, steps(checkpoint))
     }
 
+    /// The most of the time that this takes while the run trains.
+    pub fn share(&self) -> f64 {
+        self.config.compute.share()
+    }
+
     /// Texts of a checkpoint; `go_on` is asked before every batch and while the checker works. Errors if the checkpoint cannot be
     /// loaded, a key does not fit it, the checker fails, or with the error of `go_on`.
     pub fn write(&self, checkpoint: &Checkpoint, go_on: &mut dyn FnMut() -> Result<()>) -> Result<Texts> {
