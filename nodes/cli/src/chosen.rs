@@ -22,6 +22,11 @@ pub struct Chosen {
 }
 
 impl Chosen {
+    /// A file with changed keys.
+    pub fn of(file: &Path, set: Vec<Assignment>) -> Self {
+        Self { file: file.to_owned(), set }
+    }
+
     /// Returns what the file says with the changed keys and `ranks`, which are placed on `machines` where there are any;
     /// where that cannot run, says why on stderr and returns the exit code. Errors if the file cannot be read.
     pub fn read(&self, ranks: usize, machines: &[String]) -> Result<Result<Tree, u8>> {

@@ -26,6 +26,7 @@ mod schema;
 mod score;
 mod serve;
 mod signals;
+mod sweep;
 mod terminal;
 mod validate;
 mod written_out;
@@ -48,6 +49,7 @@ Examples:
   difflow inspect run default                     what a run has trained on, with proof
   difflow validate my.yml                         everything that is wrong with a file, at once
   difflow plan my.yml                             what it would take
+  difflow sweep my-sweep.yml                      many runs that differ by keys and seeds, and a table of them
   difflow runs                                    what ran, and what came out
   difflow plugin new my-noise --kind noise-schedule
 
@@ -80,6 +82,9 @@ enum Command {
     /// Find everything that is wrong with a dataflow file, at once, without running it.
     #[command(after_help = validate::EXAMPLES)]
     Validate(validate::Arguments),
+    /// Run a grid, named trials or random ones, with several seeds, and print what came of them as a table.
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::Arguments),
     /// Say what a run would take: parameters, tokens, FLOPs, memory, disk and time, with its schedules as curves.
     #[command(after_help = plan::EXAMPLES)]
     Plan(plan::Arguments),
@@ -145,13 +150,14 @@ enum Command {
 fn main() -> ExitCode {
     let matches = Arguments::command().get_matches();
     let command = Arguments::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()).command;
-    if !matches!(command, Command::Run(_)) {
+    if !matches!(command, Command::Run(_) | Command::Sweep(_)) {
         signals::end_on_broken_pipe();
     }
     let code = match command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Expand(arguments) => expand::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments).map(|()| 0),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -141,10 +141,18 @@ fn log_file(file: &Path) -> Result<(PathBuf, File)> {
     let folder = file.parent().unwrap_or(Path::new("")).join("out");
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default();
-    let path = folder.join(format!("{name}-{seconds}.log"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok((path, log))
+    // Another run of the file may begin in the same second.
+    let mut number = 0;
+    loop {
+        let more = if number == 0 { String::new() } else { format!("-{number}") };
+        let path = folder.join(format!("{name}-{seconds}{more}.log"));
+        match File::create_new(&path) {
+            Ok(log) => return Ok((path, log)),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(e) => return Err(e).with_context(|| format!("cannot write {}", path.display())),
+        }
+    }
 }
 
 /// What has been shown and what is known of the run.

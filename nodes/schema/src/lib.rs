@@ -42,7 +42,7 @@ pub use noised::{Noised, RowNoised};
 pub use origin::{Component, Origin};
 pub use preview::Preview;
 pub use record::{Record, RecordError};
-pub use results::{Results, Scored, Scores, Text, Texts, Written};
+pub use results::{Measured, Measurements, Results, Scored, Scores, Text, Texts, Written};
 pub use samples::{Sample, Samples};
 pub use sequences::Sequences;
 pub use unmasking::{Unmasked, Unmaskings, read_unmaskings};

@@ -1,5 +1,5 @@
-//! `scores/step-N.json` and `samples/step-N.json` of a run: the evaluator's and the sampler's results for a
-//! checkpoint, and how they were obtained. Every reader and writer uses these types.
+//! `scores/step-N.json`, `samples/step-N.json` and `measured.json` of a run: the evaluator's, the sampler's and a sweep's
+//! results for a checkpoint, and how they were obtained. Every reader and writer uses these types.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +41,14 @@ pub type Scores = Results<Scored>;
 
 /// `samples/step-N.json`.
 pub type Texts = Results<Written>;
+
+/// `measured.json`; its settings are the commands that measured, by name.
+pub type Measurements = Results<Measured>;
+
+/// What was measured has nothing but numbers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Measured {}
 
 /// What was scored.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -105,6 +105,11 @@ impl RunDir {
         self.0.join("tensorboard")
     }
 
+    /// What a sweep measured of the last checkpoint.
+    pub fn measured(&self) -> PathBuf {
+        self.0.join("measured.json")
+    }
+
     /// The final report.
     pub fn report(&self) -> PathBuf {
         self.0.join("report.html")

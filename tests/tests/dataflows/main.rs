@@ -25,6 +25,7 @@ mod resume;
 mod right_side;
 mod serving;
 mod stop;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::Path;
