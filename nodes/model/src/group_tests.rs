@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use crate::adapter::{AdapterConfig, Targets};
 use crate::batch::MicroBatch;
 use crate::host::copied;
 use crate::learner::{Applied, Learner};
@@ -125,12 +126,18 @@ fn batch(number: usize) -> MicroBatch {
 /// The weights and what the updates did, after three updates by four micro-batches each, of which this rank has its part.
 fn trained(
     group: Option<Arc<Group>>,
-    (normaliser, optimizer): (Normaliser, Optimizer),
+    Variant { normaliser, optimizer, adapter }: Variant,
     sharding: Sharding,
 ) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
     crate::set_num_threads(1);
     let mut model = model(LLAMA);
     model.add_mask_token(7).unwrap();
+    if adapter {
+        let config = AdapterConfig::new("base".as_ref(), 3, 5.0, Targets::Word("all-linear".into()));
+        let whole = Some(AdapterConfig::vocabulary_modules(model.config()).to_vec());
+        model.add_adapter(&AdapterConfig { lora_dropout: 0.2, modules_to_save: whole, ..config }, 5).unwrap();
+        model.round_base().unwrap();
+    }
     let options =
         ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
     let mut learner = Learner::new(model, options, optimizer).unwrap();
@@ -147,22 +154,35 @@ fn trained(
         }
         applied.push(learner.apply(1e-2).unwrap());
     }
-    let weights = learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect();
+    let trained = learner.model().parameters.iter().filter(|parameter| parameter.trainable);
+    let weights = trained.map(|parameter| copied(&parameter.tensor).unwrap()).collect();
     learner.collect().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let files = if rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
     (weights, applied, files.into_iter().map(|file| file.sha256).collect())
 }
 
-fn variants() -> [(Normaliser, Optimizer); 5] {
+/// What is trained, and how.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    normaliser: Normaliser,
+    optimizer: Optimizer,
+    /// An adapter, with embeddings and head whole, beside a base in bf16.
+    adapter: bool,
+}
+
+fn variants() -> [Variant; 7] {
+    let plain = Variant { normaliser: Normaliser::MaskableTokens, optimizer: Optimizer::default(), adapter: false };
     let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
     let bf16 = Optimizer { state: StateKind::Bf16, ..Optimizer::default() };
     [
-        (Normaliser::MaskableTokens, bf16),
-        (Normaliser::MaskableTokens, Optimizer { state: StateKind::Bf16, ..muon }),
-        (Normaliser::MaskableTokens, Optimizer::default()),
-        (Normaliser::MaskedTokens, Optimizer::default()),
-        (Normaliser::MaskableTokens, muon),
+        Variant { optimizer: bf16, ..plain },
+        Variant { optimizer: Optimizer { state: StateKind::Bf16, ..muon }, ..plain },
+        plain,
+        Variant { normaliser: Normaliser::MaskedTokens, ..plain },
+        Variant { optimizer: muon, ..plain },
+        Variant { adapter: true, ..plain },
+        Variant { adapter: true, optimizer: bf16, normaliser: Normaliser::MaskedTokens },
     ]
 }
 
