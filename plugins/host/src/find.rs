@@ -40,7 +40,7 @@ pub fn find(kind: Kind, value: &str) -> Result<Found, PluginError> {
         Some((path, id)) => (path, Some(id)),
         None => (value, None),
     };
-    if id.is_some() || path.contains('/') || path.ends_with(".so") {
+    if id.is_some() || path.contains('/') || [".so", ".py"].iter().any(|end| path.ends_with(end)) {
         return in_library(kind, Library::open(Path::new(path))?, id);
     }
     by_id(kind, value, &names)

@@ -23,6 +23,7 @@ mod find;
 mod instance;
 mod library;
 mod noise;
+mod python;
 mod recipe;
 mod record;
 mod torch;

@@ -11,6 +11,7 @@ use libloading::os::unix;
 use crate::call::{call, text};
 use crate::elf;
 use crate::error::PluginError;
+use crate::python;
 
 /// What a component can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,13 +115,18 @@ impl Library {
         unsafe { Self::read(None, None, &raw const difflow_plugin_builtin::ENTRY.0) }
     }
 
-    /// Loads a file.
+    /// Loads a file: a library, or a schedule in Python.
     ///
     /// # Errors
     /// Says which of the many things it is: not there, not readable, not ELF, another machine, no plug-in, another ABI, malformed.
     pub fn open(path: &Path) -> Result<Arc<Self>, PluginError> {
-        let bytes = elf::read(path)?;
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if python::is_python(path) {
+            let (sha256, entry) = python::open(&absolute)?;
+            // SAFETY: a table that stays.
+            return unsafe { Self::read(Some(absolute), Some(sha256), entry) };
+        }
+        let bytes = elf::read(path)?;
         if !elf::names_entry(&bytes) {
             return Err(PluginError::NoEntry { path: absolute });
         }

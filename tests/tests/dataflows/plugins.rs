@@ -65,6 +65,34 @@ fn every_example_schedule_and_transform_is_recorded_and_makes_other_weights() {
     assert_eq!(different.len(), 5, "a plug-in was not asked");
 }
 
+/// A schedule in Python is one changed line, too: recorded like a library, and with the same numbers it makes the same weights.
+#[test]
+fn schedules_in_python_make_the_weights_of_the_same_schedules_in_rust() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let noise = "def alpha(t):\n    return 1 - t\n\ndef alpha_derivative(t):\n    return -1.0\n\ndef weight(t):\n    return 1 / t\n";
+    let noise = written("straight.py", noise);
+    let annealing = "def attn_mask_ratio(step, anneal_steps=9):\n    return min(1.0, (step + 1) / anneal_steps)\n";
+    let annealing = written("straight_too.py", annealing);
+    let plain = Dataflow::small_whole(4);
+    plain.run().well();
+    let rust = weights(&plain.run_folder(), 4);
+    let both = [
+        runs_with("noiser", &[("NOISE_SCHEDULE", &noise)], "noiser.NOISE_SCHEDULE", "python.straight"),
+        runs_with(
+            "trainer",
+            &[("ANNEALING_SCHEDULE", &annealing)],
+            "trainer.ANNEALING_SCHEDULE",
+            "python.straight_too",
+        ),
+    ];
+    assert!(both.iter().all(|weights| *weights == rust), "other weights than the built-in schedules make");
+}
+
 /// data/tiny/model under the names that the recipe example knows: sizes in config.json, tensors in the header of model.safetensors.
 fn renamed(dir: &Path) {
     let tiny = root().join("data/tiny/model");

@@ -84,7 +84,7 @@ fn place(value: &str) -> Result<(String, Option<String>), String> {
         Some((path, id)) => (path, Some(id.to_owned())),
         None => (value, None),
     };
-    if path.contains('/') || path.ends_with(".so") {
+    if path.contains('/') || [".so", ".py"].iter().any(|end| path.ends_with(end)) {
         return Ok((path.to_owned(), id));
     }
     let mut problems = Vec::new();
