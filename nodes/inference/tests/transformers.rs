@@ -8,13 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use difflow_inference::{Decoding, GapLength, GoOn, InferenceError, Piece, Session, Template, tiny};
-use difflow_model::{Blocks, Context, Device, Model, Objective, Pattern};
+use difflow_model::{Blocks, Context, Device, Family, Model, Objective, Pattern};
 use difflow_tests::skip;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 const SIZE: usize = 4;
 const MASK: u32 = 37;
+const SENTENCE: &str = "a text, [read] twice.";
 
 /// What a checkpoint was trained for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +28,8 @@ enum Kind {
 /// A checkpoint in a folder, and what both sides are asked of it.
 struct Checkpoint {
     dir: TempDir,
+    /// Where `transformers` saves what it has read.
+    saved: TempDir,
     title: String,
     kind: Kind,
     shift: bool,
@@ -108,14 +111,16 @@ impl Checkpoint {
             origin.blocks = (kind != Kind::Full).then(|| if kind == Kind::Block { "4" } else { "4:3,row" }.to_owned());
         });
         let (title, asks, texts) = (title.to_owned(), asks(kind), texts(kind, number));
-        Self { dir, title, kind, shift, asks, texts }
+        let saved = TempDir::new().unwrap();
+        Self { dir, saved, title, kind, shift, asks, texts }
     }
 
     fn job(&self) -> Value {
         let ask = |Ask { ids, attention, pad }: &Ask| json!({"ids": ids, "attention": attention, "pad": pad});
         let text = |Text { ids, most, options }: &Text| json!({"ids": ids, "most": most, "options": options});
         let (asks, texts) = (self.asks.iter().map(ask), self.texts.iter().map(text));
-        json!({"dir": self.dir.path(), "asks": asks.collect::<Vec<_>>(), "texts": texts.collect::<Vec<_>>()})
+        json!({"dir": self.dir.path(), "asks": asks.collect::<Vec<_>>(), "texts": texts.collect::<Vec<_>>(),
+            "sentence": SENTENCE, "saved": self.saved.path()})
     }
 
     /// What is different in `found`, and how many of the texts ended by themselves.
@@ -126,6 +131,11 @@ impl Checkpoint {
         let model = Model::load(self.dir.path(), Device::Cpu).unwrap();
         if found["class"] != model.config().architecture {
             wrong.push(what(&found["class"]));
+        }
+        let again = Model::load(self.saved.path(), Device::Cpu).unwrap();
+        let causal = |model: &Model| model.logits(&ids(19, 8), &Pattern::Causal).unwrap();
+        if again.config().adapted != model.config().adapted || causal(&again) != causal(&model) {
+            wrong.push(what(&"saved by transformers and read by difflow"));
         }
         for (ask, logits) in self.asks.iter().zip(found["logits"].as_array().unwrap()) {
             let own = model.logits(&ask.ids, &self.kind.pattern(ask.attention, &ask.ids)).unwrap();
@@ -141,6 +151,11 @@ impl Checkpoint {
             }
         }
         let session = Session::open(self.dir.path(), &tiny::opening()).unwrap();
+        let tokens = [vec![MASK], session.words().encode(SENTENCE).unwrap()].concat();
+        // `transformers` 5 takes any tokenizer of a Qwen2 for that of Qwen2 itself.
+        if found["tokens"] != json!(tokens) && session.config().family != Family::Qwen2 {
+            wrong.push(what(&format!("{} as tokens, difflow {tokens:?}", found["tokens"])));
+        }
         for (text, tokens) in self.texts.iter().zip(found["texts"].as_array().unwrap()) {
             let (own, ended) = text.written(&session);
             stopped += usize::from(ended);

@@ -1,7 +1,9 @@
 """Loads checkpoints in plain `transformers` with the Python file beside their weights, and prints their logits and texts as a JSON list, for
 nodes/inference/tests/transformers.rs to compare with difflow's. On stdin it gets a list of
 
-    {"dir", "asks": [{"ids", "attention", "pad"}], "texts": [{"ids", "most", "options"}]}
+    {"dir", "asks": [{"ids", "attention", "pad"}], "texts": [{"ids", "most", "options"}], "sentence", "saved"}
+
+What is read is saved again in the folder `saved`.
 """
 import json
 import os
@@ -14,6 +16,7 @@ os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 import torch
 import transformers
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 logging.set_verbosity_error()
@@ -37,7 +40,10 @@ def text(model, ids, most, options):
 def answers(number, job):
     loader = getattr(transformers, LOADERS[number % len(LOADERS)])
     model = loader.from_pretrained(job["dir"], trust_remote_code=True, dtype=torch.float32, local_files_only=True).eval()
-    return {"class": type(model).__name__, "logits": [logits(model, **ask) for ask in job["asks"]],
+    model.save_pretrained(job["saved"])
+    tokenizer = AutoTokenizer.from_pretrained(job["dir"], local_files_only=True)
+    tokens = [tokenizer.mask_token_id] + tokenizer(job["sentence"]).input_ids
+    return {"class": type(model).__name__, "tokens": tokens, "logits": [logits(model, **ask) for ask in job["asks"]],
             "texts": [text(model, **ask) for ask in job["texts"]]}
 
 
