@@ -67,7 +67,7 @@ pub fn text(model: &Model, folder: &Path, license: Option<&str>, code: bool) -> 
         }
         text.push('\n');
     }
-    text.push_str(&sampling(code));
+    text.push_str(&sampling(code, folder.join("generation_config.json").is_file()));
     Ok(text)
 }
 
@@ -179,7 +179,8 @@ fn figures(folder: &Path) -> Vec<Figure> {
     MEASURES.iter().filter(|measure| measure.reported).filter_map(row).collect()
 }
 
-fn sampling(code: bool) -> String {
+/// How to sample; `decoding` says whether generation_config.json does, too.
+fn sampling(code: bool, decoding: bool) -> String {
     let mut text = "## Sampling\n\n```sh\ndifflow sample --checkpoint . -n 3\n```\n".to_owned();
     if code {
         text.push_str(
@@ -193,9 +194,11 @@ fn sampling(code: bool) -> String {
              ids = model.generate(torch.tensor([prompt]))\n\
              print(tokenizer.decode(ids[0], skip_special_tokens=True))\n\
              ```\n\n\
-             `logits[:, i]` of the model's output are of the token at position i. How it is decoded where nothing is said is in\n\
-             `generation_config.json`.\n",
+             `logits[:, i]` of the model's output are of the token at position i.\n",
         );
+    }
+    if decoding {
+        text.push_str("\n`generation_config.json` says how it is decoded where nothing else is said.\n");
     }
     text
 }

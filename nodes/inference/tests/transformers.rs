@@ -202,13 +202,14 @@ fn asks(kind: Kind) -> Vec<Ask> {
 
 /// The texts of a checkpoint: as it says itself, and by some decoders, others for each checkpoint.
 fn texts(kind: Kind, number: usize) -> Vec<Text> {
+    // Where one token is left to be drawn, random numbers do not count.
     let adaptive = [
         json!({"decoder": "greedy", "steps": 4}),
         json!({"decoder": "confidence", "score": "margin", "temperature": 0.0, "steps": 5, "block": 5}),
         json!({"decoder": "threshold", "score": "entropy", "threshold": -1.2, "window": 2, "temperature": 0.0}),
-        json!({"decoder": "entropy-bound", "entropy_bound": 1.5, "temperature": 0.0}),
+        json!({"decoder": "entropy-bound", "entropy_bound": 1.5, "temperature": 1.3, "top_k": 1, "top_p": 1.0}),
         json!({"decoder": "stable", "kl_threshold": 0.3, "threshold": 0.2, "stable_forwards": 1, "temperature": 0.0}),
-        json!({"decoder": "threshold", "repetition_penalty": 1.6, "temperature": 0.0}),
+        json!({"decoder": "threshold", "repetition_penalty": 1.6, "temperature": 0.7, "top_p": 1e-6}),
     ];
     let own = if kind == Kind::Full && number % 3 != 0 { Some(13) } else { None };
     let mut texts = vec![Text { ids: ids(6, 3), most: own, options: json!({}) }];

@@ -365,7 +365,7 @@ class Drawing:
     def kept(self, weights):
         """The shares that top-k and top-p leave."""
         top_k, top_p = self.how["top_k"], self.how["top_p"]
-        sorted_weights, order = weights.sort(-1, descending=True, stable=True)
+        sorted_weights, order = weights.sort(dim=-1, descending=True, stable=True)
         before = sorted_weights.cumsum(-1) - sorted_weights
         out = before >= top_p if top_p < 1.0 else torch.zeros_like(before, dtype=torch.bool)
         if top_k is not None:

@@ -17,9 +17,6 @@ use crate::parameter::normals;
 /// the mean, small enough that the model at first reads it as "any token".
 const NOISE: f64 = 0.01;
 
-/// How `transformers` reads tokenizer.json.
-const CONFIG: &str = "tokenizer_config.json";
-
 impl Model {
     /// Adds the mask token as the last vocabulary row: the mean of all embeddings plus small noise, in the embedding and, when
     /// it is a matrix of its own, in the output head. Returns its id. A model that has one already is left alone.
@@ -89,7 +86,7 @@ impl Model {
         self.companions.insert("chat_template.jinja".to_owned(), text);
     }
 
-    /// Adds the token to tokenizer.json, and its name to tokenizer_config.json, which is made where there is none.
+    /// Adds the token to tokenizer.json (and the mask token's name to tokenizer_config.json, where there is one).
     fn name_mask_token(&mut self, id: u32) -> Result<(), ModelError> {
         let Some(bytes) = self.companions.get("tokenizer.json") else { return Ok(()) };
         let parse = |name: &str, bytes: &[u8]| -> Result<Map<String, Value>, ModelError> {
@@ -120,19 +117,12 @@ impl Model {
         }
         // Written back once all of them could be read.
         let mut edited = vec![("tokenizer.json", tokenizer)];
-        for file in [CONFIG, "special_tokens_map.json"] {
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
             if let Some(bytes) = self.companions.get(file) {
                 let mut map = parse(file, bytes)?;
                 map.insert("mask_token".into(), json!(name));
                 edited.push((file, map));
             }
-        }
-        if !self.companions.contains_key(CONFIG) {
-            // Else `transformers` takes the class for that of the model's family, whose special tokens this one need not have.
-            let class = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
-            let mut map = class.as_object().cloned().unwrap_or_default();
-            map.insert("mask_token".into(), json!(name));
-            edited.push((CONFIG, map));
         }
         for (file, map) in edited {
             let mut text = serde_json::to_string_pretty(&map).unwrap_or_default();

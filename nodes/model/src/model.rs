@@ -214,9 +214,7 @@ impl Model {
         let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let weights = TensorFile { name: "model.safetensors", tensors, notes };
         let (mut config, mut companions) = (self.config.clone(), self.companions.clone());
-        if let Some((name, code)) = remote_code::name_in(&mut config) {
-            companions.insert(name.to_owned(), code.as_bytes().to_vec());
-        }
+        remote_code::add(&mut config, &mut companions);
         let own = OwnFiles { config, weights, companions };
         Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None })
     }
