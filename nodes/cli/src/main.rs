@@ -1,6 +1,7 @@
 //! `difflow`: runs difflow's dataflows for users. See README.md.
 
 mod arithmetic;
+mod card;
 mod chosen;
 mod dataflow;
 mod docs;
@@ -9,6 +10,7 @@ mod dora;
 mod eval;
 mod expand;
 mod experiment;
+mod export;
 mod graph;
 mod history;
 mod inspect;
@@ -124,6 +126,9 @@ enum Command {
     /// Add an adapter to its base model: one model, for those who read no adapters.
     #[command(after_help = merge::EXAMPLES)]
     Merge(merge::Merge),
+    /// Write a checkpoint for others: the model without the optimizer's state, with a card and the code by which `transformers` reads it.
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Export),
     /// Make, list, show and check plug-ins: schedules, transforms and base models as shared libraries.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -183,6 +188,7 @@ fn main() -> ExitCode {
         Command::Score(score) => score.run().map(|()| 0),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Merge(merge) => merge.run().map(|()| 0),
+        Command::Export(export) => export.run().map(|()| 0),
         Command::Plugin(command) => plugin::run(command),
     };
     match code {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use difflow_model::{Device, Model};
-use eyre::{Context, Result, ensure};
+use eyre::{Result, ensure};
+
+use crate::export::publish;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +21,13 @@ pub struct Merge {
     /// A folder with an adapter in PEFT's files.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// A new folder: config.json, model.safetensors and the tokenizer's files.
+    /// A new folder: config.json, model.safetensors, the tokenizer's files, the Python file by which `transformers` computes it, and a card
+    /// (README.md).
     #[arg(long)]
     out: PathBuf,
+    /// Licence of the weights by its name at Hugging Face, such as apache-2.0, for the card. Default: the card names none.
+    #[arg(long)]
+    license: Option<String>,
 }
 
 impl Merge {
@@ -37,15 +43,6 @@ impl Merge {
             dir.display()
         );
         model.merge_adapter()?;
-        let out = self.out.display();
-        std::fs::create_dir(&self.out).with_context(|| format!("--out: cannot make {out}, which must be new"))?;
-        model.save(&self.out)?;
-        // What a user of the checkpoint must know, where it says something.
-        let origin = difflow_schema::origin::ORIGIN;
-        if dir.join(origin).is_file() {
-            std::fs::copy(dir.join(origin), self.out.join(origin)).with_context(|| format!("cannot write to {out}"))?;
-        }
-        println!("{out}: {} parameters", model.parameter_count());
-        Ok(())
+        publish(&model, &dir, &self.out, self.license.as_deref())
     }
 }

@@ -131,3 +131,89 @@ fn nobody_reading_the_output_is_no_error_message() {
     assert_eq!(said, "");
     assert!(!child.wait().unwrap().success());
 }
+
+/// A checkpoint in a run, with what it records of itself and what was measured of it.
+fn in_a_run() -> (tempfile::TempDir, std::path::PathBuf) {
+    let (small, runs) = (small(), tempfile::tempdir().unwrap());
+    let run = difflow_schema::run::RunDir::new(runs.path(), "mine");
+    let step = run.checkpoint(30);
+    std::fs::create_dir_all(&step).unwrap();
+    for entry in std::fs::read_dir(small.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, step.join(path.file_name().unwrap())).unwrap();
+    }
+    let write = |path: &std::path::Path, value: Value| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value.to_string()).unwrap();
+    };
+    let base = "/home/me/.cache/huggingface/hub/models--me--small/snapshots/0123";
+    write(
+        &step.join("origin.json"),
+        json!({"base_model": base, "noise_schedule": {"name": "cosine", "config": "{}"}, "tokenizer_sha256": "",
+        "bos": 1, "eos": 2, "sequence_length": 24, "steps": 30, "model_recipe": null, "torch_model": null, "length_entropy": null}),
+    );
+    let keys = json!({"corpus.SOURCES": "[{\"path\": \"a|b.parquet\"}]", "trainer.STEPS": 30, "trainer.ANNEAL_STEPS": null,
+        "noiser.BLOCK_SIZE": "", "trainer.RUNS": "/home/me/runs"});
+    write(&step.join("lineage.json"), json!({"difflow": "0.0.7", "configuration": keys}));
+    write(&step.join("optimizer.safetensors"), json!("not for others"));
+    write(&run.scores(0), json!({"step": 0, "metrics": {"nelbo": 9.25, "ar_loss": 1.5}}));
+    write(&run.scores(30), json!({"step": 30, "metrics": {"nelbo": 4.125, "base_ar_loss": null}}));
+    (runs, step)
+}
+
+/// What is published is what transformers and a reader of the card need: no optimizer, no path of this machine, no number that nobody measured.
+#[test]
+fn export_writes_the_model_and_a_card_of_what_is_known() {
+    let (runs, step) = in_a_run();
+    let out = runs.path().join("out");
+    let words = |checkpoint: &std::path::Path, more: &[&str]| {
+        let given = ["export", "--checkpoint", checkpoint.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        difflow(&[&given, more].concat())
+    };
+    let done = words(&runs.path().join("mine"), &["--license", "apache-2.0"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let mut names: Vec<String> =
+        std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let wanted =
+        ["README.md", "config.json", "model.safetensors", "modeling_difflow.py", "origin.json", "tokenizer.json"];
+    assert_eq!(names, [&wanted[..], &["tokenizer_config.json"]].concat());
+    assert_eq!(
+        std::fs::read(out.join("model.safetensors")).unwrap(),
+        std::fs::read(step.join("model.safetensors")).unwrap()
+    );
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    let (front, body) = card.strip_prefix("---\n").unwrap().split_once("---\n").unwrap();
+    assert_eq!(
+        front,
+        "license: \"apache-2.0\"\nbase_model: \"me/small\"\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n\
+         - difflow\n- diffusion-language-model\n- masked-diffusion\n"
+    );
+    for part in [
+        "# mine, step 30\n",
+        "difflow 0.0.7, from me/small.",
+        "mask tokens (id 30)",
+        "| `corpus.SOURCES` | `[{\"path\": \"a\\|b.parquet\"}]` |\n",
+        "| `trainer.STEPS` | `30` |\n",
+        "| validation NELBO, nats per token | 9.2500 | 4.1250 |\n",
+        "trust_remote_code=True",
+    ] {
+        assert!(body.contains(part), "{part}\n{body}");
+    }
+    for part in ["/home/me", "ANNEAL_STEPS", "BLOCK_SIZE", "1.5000", "| - |"] {
+        assert!(!card.contains(part), "{part}\n{card}");
+    }
+    let origin: Value = serde_json::from_slice(&std::fs::read(out.join("origin.json")).unwrap()).unwrap();
+    assert_eq!((&origin["base_model"], &origin["bos"]), (&json!("me/small"), &json!(1)));
+    let again = words(&step, &[]);
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("must be new"));
+    // Of a model of which nothing is known, nothing is said.
+    let (plain, bare) = (small(), runs.path().join("bare"));
+    let done = difflow(&["export", "--checkpoint", plain.path().to_str().unwrap(), "--out", bare.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let card = std::fs::read_to_string(bare.join("README.md")).unwrap();
+    assert!(
+        ["license", "base_model", "## Training", "## What came out", "null"].iter().all(|part| !card.contains(part)),
+        "{card}"
+    );
+}

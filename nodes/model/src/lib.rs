@@ -89,6 +89,7 @@ mod recipe;
 mod recompute;
 mod reducer;
 mod released;
+mod remote_code;
 mod rope;
 mod rope_keys;
 mod self_test;

@@ -26,6 +26,7 @@ use crate::parameter::{Leaf, Parameter, initial};
 use crate::pattern::Pattern;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::released;
+use crate::remote_code;
 use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::SavedFile;
@@ -180,8 +181,8 @@ impl Model {
         }
     }
 
-    /// Writes config.json, model.safetensors and the tokenizer's files into an existing directory, each synced to disk. The
-    /// same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
+    /// Writes config.json, model.safetensors, the tokenizer's files and, of a diffusion model, the Python file by which `transformers` reads
+    /// it into an existing directory, each synced to disk. The same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
     /// in fp32.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
         self.content(dir, |_, parameter| parameter.tensor.shallow_clone())?.write(dir)
@@ -212,7 +213,9 @@ impl Model {
         }
         let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let weights = TensorFile { name: "model.safetensors", tensors, notes };
-        let own = OwnFiles { config: self.config.clone(), weights, companions: self.companions.clone() };
+        let (mut config, mut companions) = (self.config.clone(), self.companions.clone());
+        remote_code::add(&mut config, &mut companions);
+        let own = OwnFiles { config, weights, companions };
         Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None })
     }
 

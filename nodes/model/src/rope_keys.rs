@@ -97,6 +97,9 @@ impl RopeKeys {
                 let holds = share <= 1.0 && size >= 2 && size.is_multiple_of(2);
                 let wanted = format!("a share of the head's {head_dim} dimensions that is an even number of them");
                 outer.require(holds, partial, &wanted)?;
+                // `transformers` 4 writes GPT-NeoX's share by both names.
+                let other = outer.number_or("partial_rotary_factor", share)?;
+                outer.require(other == share, "partial_rotary_factor", &format!("{share}, as {partial} says"))?;
                 size
             }
         };

@@ -182,6 +182,7 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
             "lineage.json",
             "manifest.json",
             "model.safetensors",
+            "modeling_difflow.py",
             "optimizer.safetensors",
             "origin.json",
             "plugins.json"
