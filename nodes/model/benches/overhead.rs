@@ -55,6 +55,10 @@ fn step() -> Result<f64, ModelError> {
     Ok(least)
 }
 
+fn unwritten(source: std::io::Error) -> ModelError {
+    ModelError::Write { path: std::env::temp_dir(), source }
+}
+
 fn main() -> Result<ExitCode, ModelError> {
     let plugin = |name: &str| checkout().join("bin/plugins").join(name).display().to_string();
     let step = step()?;
@@ -65,11 +69,11 @@ fn main() -> Result<ExitCode, ModelError> {
         println!("{what:<46} {:>14.2} {:>15.5}%", cost * 1e6, 100.0 * cost / step);
         within &= allowed.is_none_or(|allowed| cost / step <= allowed);
     };
-    let folder = tempfile::tempdir()?;
-    let python = |name: &str, text: &str| -> std::io::Result<String> {
+    let folder = tempfile::tempdir().map_err(unwritten)?;
+    let python = |name: &str, text: &str| {
         let path = folder.path().join(name);
-        std::fs::write(&path, text)?;
-        Ok(path.display().to_string())
+        std::fs::write(&path, text).map_err(unwritten)?;
+        Ok::<_, ModelError>(path.display().to_string())
     };
     let noise = python("noise.py", "import math\n\ndef alpha(t):\n    return math.cos(math.pi / 2 * t) ** 2\n")?;
     let annealing = python("annealing.py", "def attn_mask_ratio(step):\n    return min(1.0, step / 150)\n")?;
