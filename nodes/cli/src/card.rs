@@ -188,10 +188,10 @@ fn sampling(code: bool, decoding: bool) -> String {
              ```python\n\
              import torch\n\
              from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n\
-             model = AutoModelForMaskedLM.from_pretrained(\".\", trust_remote_code=True)\n\
+             lm = AutoModelForMaskedLM.from_pretrained(\".\", trust_remote_code=True)\n\
              tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
-             prompt = [model.anchor] + tokenizer(\"A text to be continued\", add_special_tokens=False).input_ids\n\
-             ids = model.generate(torch.tensor([prompt]))\n\
+             prompt = [lm.anchor] + tokenizer(\"A text to be continued\", add_special_tokens=False).input_ids\n\
+             ids = lm.generate(torch.tensor([prompt]))\n\
              print(tokenizer.decode(ids[0], skip_special_tokens=True))\n\
              ```\n\n\
              `logits[:, i]` of the model's output are of the token at position i.\n",
