@@ -128,7 +128,7 @@ fn every_node_is_in_the_command() {
         let program = format!("difflow-{program}");
         let help = node(&[&program, "--help"]);
         assert!(help.status.success() && said(&help).contains(&format!("Usage: {program}")), "{}", said(&help));
-        assert!(said(&help).contains(&format!("\n  {key}  ")), "{program} --help has no {key}");
+        assert!(said(&help).contains(&format!("\n  {key}")), "{program} --help has no {key}");
         assert!(said(&node(&[&program, "--schema"])).contains(&format!("\"{key}\"")), "{program} --schema");
         let alone = node(&[&program]);
         assert_eq!(alone.status.code(), Some(2), "{}", said(&alone));
