@@ -32,7 +32,10 @@ pub fn run(name: &str, kind: KindName, language: Language, sdk: Option<PathBuf>)
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    println!("{name}/ is made: a {}. README.md there says how to build, check and use it.", Kind::from(kind).name());
+    println!(
+        "{name}/ is made, a project for one {}. README.md there says how to build, check and use it.",
+        Kind::from(kind).name()
+    );
     Ok(0)
 }
 
