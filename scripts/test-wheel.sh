@@ -3,7 +3,7 @@
 # checkout nor a compiler: init, doctor, run, sample, plug-ins. Needs root or user namespaces to hide the compiler and the checkout, else it
 # only leaves them out of PATH, and says so.
 #
-# Without --full it links the libtorch and the dora command that `make setup` fetched, and the run has eight steps: under a minute.
+# Without --full it links the libtorch and the dora command that `make setup` fetched, and the run has eight steps.
 # With --full pip fetches everything that difflow depends on (3 GB: PyPI's PyTorch is the one for CUDA), and the run is the default one.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
