@@ -3,7 +3,7 @@ SHELL := /bin/sh
 DEVICE ?= cpu
 DATAFLOW ?= dataflow.yml
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint bench clean distclean
+.PHONY: help setup build run test lint bench wheel clean distclean
 
 help: ## this text
 	@echo 'usage: make TARGET [DEVICE=cpu|cuda] [DATAFLOW=file.yml] [DIFFLOW_CACHE=folder] [DIFFLOW_DATA_DIR=folder]'
@@ -36,7 +36,10 @@ bench: build ## measure the hot paths; training, sampling, evaluation against a 
 	@scripts/bench-sampling.sh
 	@scripts/bench-eval.sh
 
-clean: ## remove bin/, dora's logs and this checkout's own target directory; never runs/
+wheel: build ## a wheel in dist/, to install difflow where there is no compiler
+	@python3 scripts/wheel.py
+
+clean: ## remove bin/, dist/, dora's logs and this checkout's own target directory; never runs/
 	@scripts/clean.sh
 
 distclean: ## clean, and remove libtorch and the dora CLI (a shared cache stays)

@@ -2,7 +2,7 @@
 # clean.sh [all]: removes build output; with `all`, also what setup installed. Runs are never touched.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
-rm -rf bin out
+rm -rf bin dist out
 if [ -L .difflow ]; then
     cache=$(readlink .difflow)
     [ "${1:-}" != all ] || rm .difflow

@@ -115,6 +115,11 @@ fn follow(name: &str) {
 }
 
 #[test]
+fn installing_can_be_followed() {
+    follow("docs/INSTALL.md");
+}
+
+#[test]
 fn the_tutorial_can_be_followed() {
     follow("docs/TUTORIAL.md");
 }

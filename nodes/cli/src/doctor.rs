@@ -23,6 +23,8 @@ Exit codes: 0 everything needed is there, 1 something is missing.";
 
 /// dora's version.
 const DORA: &str = "1.1.0";
+/// How to get it.
+const FETCH: &str = "`make setup` fetches it in a checkout, `pip install dora-rs-cli==1.1.0` elsewhere";
 /// Port of dora's coordinator.
 const COORDINATOR: u16 = 6013;
 /// Free memory under /dev/shm that eight nodes' pools and some batches need.
@@ -169,8 +171,8 @@ fn dora_program() -> Check {
     let program = dora::program(None);
     match version(&program) {
         Some(found) if found.contains(DORA) => check("dora", State::Good, format!("{found} ({})", program.display())),
-        Some(found) => check("dora", State::Bad, format!("{found}; wanted {DORA}: `make setup` fetches it")),
-        None => check("dora", State::Bad, "not there; `make setup` fetches it"),
+        Some(found) => check("dora", State::Bad, format!("{found}; wanted {DORA}: {FETCH}")),
+        None => check("dora", State::Bad, format!("not there; {FETCH}")),
     }
 }
 

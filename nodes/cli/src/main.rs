@@ -13,6 +13,8 @@ mod experiment;
 mod export;
 mod graph;
 mod history;
+mod home;
+mod init;
 mod inspect;
 mod inspect_data;
 mod inspect_run;
@@ -33,6 +35,7 @@ mod terminal;
 mod validate;
 mod written_out;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -41,6 +44,7 @@ use clap_complete::Shell;
 
 const EXAMPLES: &str = "\
 Examples:
+  difflow init demo                               a folder with all that a run needs
   difflow run                                     run dataflow.yml of this folder
   difflow run data/experiments/tinystories.yml    run another dataflow file
   difflow run --set STEPS=100 --set RUN=short     change keys for this run
@@ -75,6 +79,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a folder with the default dataflow and its data, ready to run.
+    #[command(after_help = init::EXAMPLES)]
+    Init(init::Arguments),
     /// Run a dataflow file and show its progress, its result and its errors, without dora's own log lines.
     #[command(after_help = EXAMPLES)]
     Run(run::Arguments),
@@ -150,15 +157,39 @@ enum Command {
         #[arg(long, conflicts_with = "page")]
         write: Option<PathBuf>,
     },
+    /// Be one of the nodes: an installation has their code once, in this program.
+    #[command(hide = true, disable_help_flag = true)]
+    Node {
+        /// What the program of the node is called.
+        program: String,
+        /// Its command line.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// Runs the node `program`. Returns its exit code.
+fn node(program: &str, words: Vec<OsString>) -> ExitCode {
+    match dataflow::program(program) {
+        Some(found) => (found.main)(words),
+        None => {
+            let allowed: Vec<&str> = dataflow::PROGRAMS.iter().map(|program| program.ports.program).collect();
+            let text = format!("found `{program}`, which is no node; allowed: {}", allowed.join(", "));
+            eprintln!("{}", terminal::error(&text));
+            ExitCode::from(validate::EXIT_USAGE)
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let matches = Arguments::command().get_matches();
     let command = Arguments::from_arg_matches(&matches).unwrap_or_else(|e| e.exit()).command;
-    if !matches!(command, Command::Run(_) | Command::Sweep(_)) {
+    if !matches!(command, Command::Run(_) | Command::Sweep(_) | Command::Node { .. }) {
         signals::end_on_broken_pipe();
     }
     let code = match command {
+        Command::Node { program, words } => return node(&program, words),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Expand(arguments) => expand::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),

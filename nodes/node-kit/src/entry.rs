@@ -1,5 +1,6 @@
 //! A node's `main`: arguments, connection, configuration, exit code.
 
+use std::ffi::OsString;
 use std::os::unix::process::parent_id;
 use std::process::ExitCode;
 use std::thread;
@@ -29,9 +30,9 @@ pub struct About {
     pub version: &'static str,
 }
 
-/// Connects, reads the configuration and runs the node. Returns the exit code: 0 done or cleanly stopped, 1 failed, 2
-/// usage, 78 configuration.
-pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode {
+/// Connects, reads the configuration and runs the node. `words` are those of the command line, without the program's
+/// name. Returns the exit code: 0 done or cleanly stopped, 1 failed, 2 usage, 78 configuration.
+pub fn main<C: Config>(about: About, words: Vec<OsString>, run: fn(C, Node) -> Result<()>) -> ExitCode {
     let command = Command::new(about.name)
         .version(about.version)
         .about(about.what)
@@ -47,7 +48,7 @@ pub fn main<C: Config>(about: About, run: fn(C, Node) -> Result<()>) -> ExitCode
                 .action(ArgAction::SetTrue)
                 .help("Print the JSON schema of the keys and exit"),
         );
-    let matches = command.get_matches();
+    let matches = command.no_binary_name(true).get_matches_from(words);
     if matches.get_flag("schema") {
         println!("{:#}", config::schema::<C>().as_value());
         return ExitCode::SUCCESS;

@@ -1,3 +1,22 @@
-//! The node's keys, for its program and for `difflow validate`, which checks a dataflow file against them.
+//! The node, see README.md: its program, and its keys for `difflow validate`, which checks a dataflow file against them.
 
 pub mod config;
+
+mod blocks;
+mod noise;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use difflow_node_kit::About;
+
+/// Runs the program with the words of its command line, without its own name. Returns the exit code.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let about = About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Draws t for each sequence, masks its tokens under the noise schedule and gives it its loss weight.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main(about, words, run::run)
+}

@@ -29,6 +29,20 @@ mod tokens;
 mod worker;
 mod writer;
 
-pub use run::run;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use difflow_node_kit::About;
+
 pub use server::{Server, ServerError};
 pub use settings::{Limits, Settings};
+
+/// Runs the program with the words of its command line, without its own name. Returns the exit code.
+pub fn main(words: Vec<OsString>) -> ExitCode {
+    let about = About {
+        name: env!("CARGO_PKG_NAME"),
+        what: "Serves the newest published checkpoint over HTTP.",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    difflow_node_kit::main(about, words, run::run)
+}

@@ -15,6 +15,6 @@ pub mod yaml;
 pub use assign::Assignment;
 pub use file::{File, Input, NodeEntry, Source, Value};
 pub use finding::{Finding, Kind, Level, Names};
-pub use programs::{PROGRAMS, Settings};
+pub use programs::{PROGRAMS, Settings, program};
 pub use tree::Tree;
 pub use yaml::Mark;

@@ -1,5 +1,8 @@
 //! The programs that are difflow's nodes: their keys, and what the keys mean in a dataflow file.
 
+use std::ffi::OsString;
+use std::process::ExitCode;
+
 use difflow_node_kit::config::{self, Checked};
 use difflow_node_kit::{Config, Problem};
 use difflow_schema::ports::{PORTS, Ports};
@@ -36,6 +39,8 @@ pub struct Program {
     pub what: &'static str,
     pub schema: fn() -> Schema,
     pub read: fn(&[String], Lookup) -> Reading,
+    /// Runs it in this process; what `main` of the program calls.
+    pub main: fn(Vec<OsString>) -> ExitCode,
 }
 
 fn read<C: Config>(own: &[String], lookup: Lookup, wrap: fn(C) -> Settings) -> Reading {
@@ -44,41 +49,28 @@ fn read<C: Config>(own: &[String], lookup: Lookup, wrap: fn(C) -> Settings) -> R
 }
 
 macro_rules! program {
-    ($number:literal, $what:literal, $config:ty, $wrap:expr) => {
+    ($number:literal, $what:literal, $node:ident, $wrap:expr) => {
         Program {
             ports: &PORTS[$number],
             what: $what,
-            schema: config::schema::<$config>,
-            read: |own, lookup| read::<$config>(own, lookup, $wrap),
+            schema: config::schema::<$node::config::Config>,
+            read: |own, lookup| read::<$node::config::Config>(own, lookup, $wrap),
+            main: $node::main,
         }
     };
 }
 
 /// All of them, in the order of the data.
 pub static PROGRAMS: [Program; 9] = [
-    program!(0, "selects, filters, mixes and orders documents", difflow_corpus::config::Config, Settings::Corpus),
-    program!(1, "documents to packed sequences of token ids", difflow_tokenizer::config::Config, Settings::Tokenizer),
-    program!(2, "draws t and masks tokens under the noise schedule", difflow_noiser::config::Config, Settings::Noiser),
-    program!(
-        3,
-        "adapts the base model and writes checkpoints",
-        difflow_trainer::config::Config,
-        |c| Settings::Trainer(Box::new(c))
-    ),
-    program!(
-        4,
-        "verifies, publishes and prunes checkpoints",
-        difflow_checkpointer::config::Config,
-        Settings::Checkpointer
-    ),
-    program!(5, "lets each checkpoint write and fill gaps", difflow_sampler::config::Config, |c| Settings::Sampler(
-        Box::new(c)
-    )),
-    program!(6, "scores each checkpoint on held-out text", difflow_evaluator::config::Config, |c| Settings::Evaluator(
-        Box::new(c)
-    )),
-    program!(7, "shows progress, keeps metrics, writes the report", difflow_monitor::config::Config, Settings::Monitor),
-    program!(8, "serves the newest checkpoint over HTTP", difflow_server::config::Config, Settings::Server),
+    program!(0, "selects, filters, mixes and orders documents", difflow_corpus, Settings::Corpus),
+    program!(1, "documents to packed sequences of token ids", difflow_tokenizer, Settings::Tokenizer),
+    program!(2, "draws t and masks tokens under the noise schedule", difflow_noiser, Settings::Noiser),
+    program!(3, "adapts the base model and writes checkpoints", difflow_trainer, |c| Settings::Trainer(Box::new(c))),
+    program!(4, "verifies, publishes and prunes checkpoints", difflow_checkpointer, Settings::Checkpointer),
+    program!(5, "lets each checkpoint write and fill gaps", difflow_sampler, |c| Settings::Sampler(Box::new(c))),
+    program!(6, "scores each checkpoint on held-out text", difflow_evaluator, |c| Settings::Evaluator(Box::new(c))),
+    program!(7, "shows progress, keeps metrics, writes the report", difflow_monitor, Settings::Monitor),
+    program!(8, "serves the newest checkpoint over HTTP", difflow_server, Settings::Server),
 ];
 
 /// The program at a path of a dataflow file; `None` when it is not one of difflow's.

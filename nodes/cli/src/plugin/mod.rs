@@ -32,7 +32,7 @@ Examples:
         /// In which language.
         #[arg(long, default_value = "rust")]
         lang: Language,
-        /// The folder `plugins` of difflow, with `sdk` and `include` in it; default: the one of this program's checkout.
+        /// The folder `plugins` of difflow, with `sdk` and `include` in it; default: the one of this installation or checkout.
         #[arg(long)]
         sdk: Option<PathBuf>,
     },

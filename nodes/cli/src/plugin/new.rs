@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use difflow_plugin_host::Kind;
-use eyre::{Context, Result, bail, eyre};
+use eyre::{Context, Result, bail};
 
+use crate::home;
 use crate::plugin::{KindName, Language};
 
 const HEADER: &str = include_str!("../../../../plugins/include/difflow_plugin.h");
@@ -31,23 +32,22 @@ pub fn run(name: &str, kind: KindName, language: Language, sdk: Option<PathBuf>)
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    println!("{name}/ is made: a {}. README.md there says how to build, check and use it.", Kind::from(kind).name());
+    println!(
+        "{name}/ is made, a project for one {}. README.md there says how to build, check and use it.",
+        Kind::from(kind).name()
+    );
     Ok(0)
 }
 
-/// The folder `plugins` with the SDK: the given one, that of the checkout this program lies in, or that it was built in.
+/// Returns the folder `plugins` with the SDK: the given one, else difflow's own. Errors if it has no SDK.
 fn plugins_folder(given: Option<PathBuf>) -> Result<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.parent()?.join("plugins")));
-    let built = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins"));
-    let tried: Vec<PathBuf> = match given {
-        Some(given) => vec![given],
-        None => beside.into_iter().chain([built]).collect(),
+    let found = match given {
+        Some(given) => given,
+        None => home::find("plugins")?,
     };
-    let found = tried.iter().find(|path| path.join("sdk/Cargo.toml").is_file());
-    let found = found.ok_or_else(|| {
-        let places: Vec<String> = tried.iter().map(|path| path.join("sdk").display().to_string()).collect();
-        eyre!("the SDK is not in {}; name difflow's folder `plugins` with --sdk", places.join(" or "))
-    })?;
+    if !found.join("sdk/Cargo.toml").is_file() {
+        bail!("the SDK is not in {}; name difflow's folder `plugins` with --sdk", found.join("sdk").display());
+    }
     found.canonicalize().with_context(|| found.display().to_string())
 }
 
@@ -67,7 +67,7 @@ fn readme(name: &str, kind: KindName, build: &str, library: &str) -> String {
     let (place, line) = usage(kind, &format!("PATH/TO/{name}/{library}"));
     let needs = match kind {
         KindName::TorchModel => {
-            " (`LIBTORCH` must name the libtorch of your difflow: `. bin/env.sh` in its checkout sets it; the first build compiles tch, which takes minutes)"
+            " (`LIBTORCH` must name the libtorch of your difflow: `. bin/env.sh` in a checkout sets it, and of an installation it is the folder `torch` in site-packages; the first build compiles tch, which takes minutes)"
         }
         _ => "",
     };

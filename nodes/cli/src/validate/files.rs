@@ -17,7 +17,7 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
         let Some((path, at)) = &node.path else { continue };
         let special = ["shell", "dynamic"].contains(&path.as_str()) || path.starts_with("http");
         if !special && !is_program(path) {
-            let allowed = "no such program; `make build` puts difflow's into bin/";
+            let allowed = "no such program; `make build` puts difflow's into bin/, which `difflow init` links to";
             let found = format!("`{path}`");
             findings.push(Finding::error(Kind::MissingFile, *at, format!("{}.path", node.id), found, allowed));
         }
