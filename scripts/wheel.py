@@ -22,7 +22,7 @@ SOURCES = Path(__file__).resolve().parent / "wheel"
 
 # What is taken of the checkout, as git knows it; the rest of a wheel is made here.
 FILES = [
-    "LICENSE", "README.md", "CHANGELOG.md", "dataflow.yml", "nodes/*.module.yml", "types", "docs", "data/tiny", "data/experiments", "data/tasks",
+    "LICENSE", "README.md", "CHANGELOG.md", "dataflow.yml", "nodes/*.module.yml", "types", "docs", "data/tiny", "data/experiments", "data/sweeps", "data/tasks",
     "plugins", ":!plugins/host", ":!plugins/builtin",
 ]
 # The one program that has all nodes, and the others that are programs of their own.
