@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::root;
+use difflow_tests::root;
 use serde_json::Value;
 
 const DIFFLOW: &str = env!("CARGO_BIN_EXE_difflow");
