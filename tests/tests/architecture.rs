@@ -129,7 +129,8 @@ fn the_libraries_point_one_way() {
     assert_eq!(ours("difflow-plugin-sdk"), ["difflow-plugin-abi"]);
     assert_eq!(ours("difflow-plugin-torch"), ["difflow-plugin-sdk"]);
     assert_eq!(ours("difflow-plugin-builtin"), ["difflow-diffusion", "difflow-plugin-sdk"]);
-    let host = ["difflow-diffusion", "difflow-plugin-abi", "difflow-plugin-builtin", "difflow-schema"];
+    let host =
+        ["diffusion", "plugin-abi", "plugin-builtin", "plugin-sdk", "schema"].map(|name| format!("difflow-{name}"));
     assert_eq!(ours("difflow-plugin-host"), host);
     assert!(ours("difflow-hub").is_empty(), "{:?}", ours("difflow-hub"));
     assert_eq!(ours("difflow-world"), ["difflow-text"]);

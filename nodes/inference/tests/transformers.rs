@@ -90,7 +90,7 @@ fn with_gaps(mut ids: Vec<u32>, gaps: &[usize]) -> Vec<u32> {
 
 impl Checkpoint {
     fn write(number: usize, title: &str, config: &Value, kind: Kind) -> Self {
-        let (shift, dir, base) = (number % 2 == 0, TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (shift, dir, base) = (number.is_multiple_of(2), TempDir::new().unwrap(), TempDir::new().unwrap());
         let mut config = config.clone();
         config["initializer_range"] = json!(0.3);
         std::fs::write(base.path().join("config.json"), config.to_string()).unwrap();
@@ -107,7 +107,7 @@ impl Checkpoint {
         model.save(dir.path()).unwrap();
         tiny::write_origin(dir.path(), None, |origin| {
             origin.sequence_length = 23;
-            origin.canvas = (kind == Kind::Full && number % 3 == 0).then_some(19);
+            origin.canvas = (kind == Kind::Full && number.is_multiple_of(3)).then_some(19);
             origin.blocks = (kind != Kind::Full).then(|| if kind == Kind::Block { "4" } else { "4:3,row" }.to_owned());
         });
         let (title, asks, texts) = (title.to_owned(), asks(kind), texts(kind, number));
@@ -211,7 +211,7 @@ fn texts(kind: Kind, number: usize) -> Vec<Text> {
         json!({"decoder": "stable", "kl_threshold": 0.3, "threshold": 0.2, "stable_forwards": 1, "temperature": 0.0}),
         json!({"decoder": "threshold", "repetition_penalty": 1.6, "temperature": 0.7, "top_p": 1e-6}),
     ];
-    let own = if kind == Kind::Full && number % 3 != 0 { Some(13) } else { None };
+    let own = if kind == Kind::Full && !number.is_multiple_of(3) { Some(13) } else { None };
     let mut texts = vec![Text { ids: ids(6, 3), most: own, options: json!({}) }];
     for at in [number, number + 1] {
         let options = adaptive[at % adaptive.len()].clone();

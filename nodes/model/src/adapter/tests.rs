@@ -225,11 +225,14 @@ fn the_sum_of_the_matrices_gives_what_each_for_itself_gives() {
     }
 }
 
+/// Changes how a model computes.
+type How = fn(&mut Model);
+
 /// A base in bf16 computes what one in fp32 with the same rounded values computes, to the bit, and so it trains; with everything that the
 /// products do: sums of matrices, dropout, torch's operations, bf16, recomputing.
 #[test]
 fn a_base_in_bf16_is_the_same_model_with_rounded_matrices() {
-    let start = |json: &str, targets: &Targets, how: fn(&mut Model), dropout: f64| {
+    let start = |json: &str, targets: &Targets, how: How, dropout: f64| {
         let mut own = model(json);
         own.add_mask_token(7).unwrap();
         for parameter in own.parameters.iter_mut().filter(|parameter| parameter.is_matrix()) {
@@ -240,7 +243,7 @@ fn a_base_in_bf16_is_the_same_model_with_rounded_matrices() {
         how(&mut own);
         own
     };
-    let ways: [(fn(&mut Model), f64); 5] = [
+    let ways: [(How, f64); 5] = [
         (|_| (), 0.0),
         (|_| (), 0.3),
         (|model| model.arithmetic.kernels = false, 0.0),
