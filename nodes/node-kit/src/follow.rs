@@ -67,9 +67,9 @@ fn at_its_share(inbox: &mut Inbox, node: &mut Node, share: f64) -> impl FnMut() 
     }
 }
 
-/// How long to rest after so much work.
+/// How long to rest after so much work; for ever, where the share is next to nothing.
 fn rest(worked: Duration, share: f64) -> Duration {
-    worked.mul_f64((1.0 - share) / share)
+    Duration::try_from_secs_f64(worked.as_secs_f64() * (1.0 - share) / share).unwrap_or(Duration::MAX)
 }
 
 /// Returns the next published checkpoint; after the last one, the last good one of the folder unless it is among
@@ -243,6 +243,7 @@ mod tests {
     fn a_rest_leaves_the_others_their_share() {
         assert_eq!(rest(Duration::from_secs(2), 0.25), Duration::from_secs(6));
         assert_eq!(rest(Duration::from_secs(2), 1.0), Duration::ZERO);
+        assert_eq!(rest(Duration::from_secs(2), 1e-300), Duration::MAX);
     }
 
     #[test]

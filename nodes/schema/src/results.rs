@@ -42,7 +42,7 @@ pub type Scores = Results<Scored>;
 /// `samples/step-N.json`.
 pub type Texts = Results<Written>;
 
-/// `measured.json`; its settings are the commands that measured, by name.
+/// `measured.json`; its settings are the keys of the run that its sweep set, and the commands that measured, by name.
 pub type Measurements = Results<Measured>;
 
 /// What was measured has nothing but numbers.

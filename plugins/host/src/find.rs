@@ -40,10 +40,15 @@ pub fn find(kind: Kind, value: &str) -> Result<Found, PluginError> {
         Some((path, id)) => (path, Some(id)),
         None => (value, None),
     };
-    if id.is_some() || path.contains('/') || [".so", ".py"].iter().any(|end| path.ends_with(end)) {
+    if id.is_some() || is_file(path) {
         return in_library(kind, Library::open(Path::new(path))?, id);
     }
     by_id(kind, value, &names)
+}
+
+/// Whether a value without its `#component` is the path of a file, not a name.
+pub fn is_file(value: &str) -> bool {
+    value.contains('/') || [".so", ".py"].iter().any(|end| value.ends_with(end))
 }
 
 /// The component `id` of a library, or the only one of the kind.

@@ -31,7 +31,7 @@ mod transform;
 
 pub use annealing::AnnealingSchedule;
 pub use error::PluginError;
-pub use find::{Found, candidates, find, search_path};
+pub use find::{Found, candidates, find, is_file, search_path};
 pub use instance::Instance;
 pub use library::{Component, Kind, Library};
 pub use noise::NoiseSchedule;

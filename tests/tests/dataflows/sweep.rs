@@ -55,6 +55,10 @@ fn a_sweep_runs_what_is_not_done_and_says_what_came_of_all() {
     let after = json(&run.join("measured.json"));
     assert_eq!(before["checkpoint_sha256"], after["checkpoint_sha256"]);
 
+    // A run with other keys is not the one that the file asks for now.
+    std::fs::write(folder.join("sweep.yml"), text(measure, "").replace("1e-5", "1e-4")).expect("a file");
+    sweep(folder, &["--table"]).well().says(&["| a low rate | 0 | - | - |", "| plain | 1 |"]);
+
     // What is wrong is said before anything runs.
     std::fs::write(folder.join("sweep.yml"), text("echo no object", "- { name: odd, set: { STEPZ: 3 } }\n"))
         .expect("a file");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use difflow_plugin_host::{Kind, Library, find};
+use difflow_plugin_host::{Kind, Library, find, is_file};
 use eyre::Result;
 use serde_json::{Value, json};
 
@@ -84,7 +84,7 @@ fn place(value: &str) -> Result<(String, Option<String>), String> {
         Some((path, id)) => (path, Some(id.to_owned())),
         None => (value, None),
     };
-    if path.contains('/') || [".so", ".py"].iter().any(|end| path.ends_with(end)) {
+    if is_file(path) {
         return Ok((path.to_owned(), id));
     }
     let mut problems = Vec::new();

@@ -39,10 +39,13 @@ pub struct Common<'a> {
 }
 
 impl One {
-    /// Whether it has run and was measured by these commands.
+    /// Whether it has run with these keys and was measured by these commands.
     pub fn is_done(&self, common: &Common<'_>) -> bool {
-        let settings = json!(common.measure);
-        Measurements::read(&self.dir.measured()).is_ok_and(|measured| measured.settings == settings)
+        Measurements::read(&self.dir.measured()).is_ok_and(|measured| measured.settings == self.settings(common))
+    }
+
+    fn settings(&self, common: &Common<'_>) -> Value {
+        json!({"set": self.set, "measure": common.measure})
     }
 
     /// Runs it, or goes on with it, and measures its last checkpoint. Returns whether it was done before somebody asked for the end.
@@ -86,7 +89,7 @@ impl One {
             step,
             checkpoint_sha256: checkpoint.sha256,
             tokens_seen: checkpoint.tokens_seen,
-            settings: json!(common.measure),
+            settings: self.settings(common),
             metrics,
             seconds: begin.elapsed().as_secs_f64(),
             content: Measured {},

@@ -59,9 +59,9 @@ impl LowRank {
         rows * (inputs + self.outputs) >= inputs * self.outputs
     }
 
-    /// x·(W + scale · B A) (+ b) for rows `x` `[N, in]` in fp32, where weight, perhaps in bf16, and bias are not trained: one product of the size of the
-    /// model's own in each direction, and for A and B products with as many columns as their rank. The sum is made twice rather than kept,
-    /// so that only one exists at a time. Does not drop anything.
+    /// x·(W + scale · B A) (+ b) for rows `x` `[N, in]` in fp32, where weight, perhaps in bf16, and bias are not trained:
+    /// one product of the size of the model's own in each direction, and for A and B products with as many columns as
+    /// their rank. The sum is made twice rather than kept, so that only one exists at a time. Does not drop anything.
     pub fn multiply(
         &self,
         x: &Tensor,
