@@ -113,22 +113,25 @@ fn answers(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn an_evaluation_that_is_killed_goes_on_to_the_same_bytes() {
     let dir = files();
     let rows = std::fs::read_to_string(dir.path().join("tasks/rows.jsonl")).unwrap();
-    std::fs::write(dir.path().join("tasks/rows.jsonl"), rows.repeat(2)).unwrap();
-    let more = ["--suite", "all", "--draws", "32"];
+    std::fs::write(dir.path().join("tasks/rows.jsonl"), rows.repeat(6)).unwrap();
+    let more = ["--suite", "all", "--draws", "16"];
     assert!(evaluated(dir.path(), "model", "whole", &more).status.success());
     let (whole, killed) = (dir.path().join("whole/model"), dir.path().join("killed/model"));
+    let parts = |folder: &Path| answers(folder).keys().filter(|name| name.ends_with(".parquet")).count();
     let (mut random, mut kills, mut between) = (Random::new(15), 0, 0);
     loop {
         let own =
             ["--task-folder", "tasks", "--checkpoint", "model", "--out", "killed", "--device", "cpu", "--threads", "1"];
         let mut command = Command::new(env!("CARGO_BIN_EXE_difflow"));
         command.arg("eval").args(own).args(more).current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
-        let (mut child, before) = (command.spawn().unwrap(), answers(&killed).len());
-        // The first ones die wherever they are; the others have written something.
-        while kills > 2 && child.try_wait().unwrap().is_none() && answers(&killed).len() == before {
+        let (mut child, before) = (command.spawn().unwrap(), parts(&killed));
+        // The first ones die wherever they are, the others when they have written a file, every second of them at once.
+        while kills > 2 && child.try_wait().unwrap().is_none() && parts(&killed) == before {
             thread::sleep(Duration::from_millis(1));
         }
-        thread::sleep(Duration::from_millis(random.below(80) as u64));
+        if kills % 2 == 0 {
+            thread::sleep(Duration::from_millis(random.below(80) as u64));
+        }
         if child.try_wait().unwrap().is_some() {
             break;
         }
@@ -136,8 +139,7 @@ fn an_evaluation_that_is_killed_goes_on_to_the_same_bytes() {
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
-        let parts = answers(&killed).keys().filter(|name| name.ends_with(".parquet")).count();
-        between += usize::from((1..3).contains(&parts));
+        between += usize::from((1..parts(&whole)).contains(&parts(&killed)));
     }
     assert!(kills > 3 && between > 0, "killed {kills} times, {between} of them between two files");
     assert!(evaluated(dir.path(), "model", "killed", &more).status.success());

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use difflow_inference::tiny;
 use difflow_server::{Limits, Server, Settings};
@@ -58,14 +59,14 @@ fn a_switch_in_the_middle_loses_nothing_and_mixes_nothing() {
             })
         })
         .collect();
-    for turn in 0..6 {
+    let served = |line: &str| http.get("/metrics").body.lines().any(|other| other == line);
+    for turn in 0..7 {
         server.serve(&models[1 - turn % 2], &tiny::opening()).unwrap();
-        thread::sleep(std::time::Duration::from_millis(50));
-    }
-    server.serve(&models[1], &tiny::opening()).unwrap();
-    let served = |http: &Http| http.get("/metrics").body.lines().any(|line| line == "difflow_models_total 8");
-    while !served(&http) {
-        thread::sleep(std::time::Duration::from_millis(10));
+        // One that is offered before the last one is served takes its place.
+        while !served(&format!("difflow_models_total {}", turn + 2)) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        thread::sleep(Duration::from_millis(50));
     }
     stop.store(true, Ordering::Relaxed);
     let second: Vec<String> = (0..8).map(|seed| write(&http, seed)).collect();
