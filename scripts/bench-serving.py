@@ -6,10 +6,11 @@
 Each figure is the middle of --rounds; behind it stand the smallest and the largest. The loop needs torch, transformers, fastapi and uvicorn
 (run this script with a Python that has them); without, it is left out.
 
-    scripts/bench-serving.py --load 8601 --pid PID [--clients 200] [--minutes 10]
+    scripts/bench-serving.py --load 8601 --pid PID [--clients 200] [--minutes 10] [--switch]
 
 asks a server that runs already, with so many clients at once, and says what the answers were, how long they took, and how much memory the
-server had in each tenth of the time. It fails on any answer but 200 and 429.
+server had in each tenth of the time. With --switch it has the server read its checkpoint again (SIGHUP) after each of these tenths but the
+last. It fails on any answer but 200 and 429.
 """
 
 import argparse, collections, http.client, json, os, pathlib, re, signal, statistics, subprocess, sys, threading, time
@@ -123,7 +124,7 @@ def resident(pid):
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
-def load(port, pid, clients, minutes):
+def load(port, pid, clients, minutes, switch):
     """Answers, latencies and memory under load. Every third client streams."""
     lock, seconds, told, wrong, tokens = threading.Lock(), [], collections.Counter(), collections.Counter(), []
     end = time.monotonic() + 60 * minutes
@@ -166,6 +167,8 @@ def load(port, pid, clients, minutes):
         time.sleep(6 * minutes)
         memory.append(resident(pid) if pid else 0)
         print(f"{time.monotonic() - started:>6.0f} s  {len(seconds)} answers, {memory[-1]:.0f} MiB", flush=True)
+        if switch and time.monotonic() < end:
+            os.kill(pid, signal.SIGHUP)
     [thread.join() for thread in threads]
     spent = time.monotonic() - started
     seconds.sort()
@@ -184,11 +187,12 @@ def main():
     parse.add_argument("--requests", type=int, default=32)
     parse.add_argument("--load", type=int, metavar="PORT", help="ask the server on this port with many clients")
     parse.add_argument("--pid", type=int, help="with --load: the server's process, whose memory is read")
+    parse.add_argument("--switch", action="store_true", help="with --load and --pid: another model nine times")
     parse.add_argument("--clients", type=int, default=200)
     parse.add_argument("--minutes", type=float, default=10)
     options = parse.parse_args()
     if options.load:
-        load(options.load, options.pid, options.clients, options.minutes)
+        load(options.load, options.pid, options.clients, options.minutes, options.switch)
     prompt = "A day at"
     body = {"prompt": prompt, "max_tokens": 96, "temperature": 0.8}
     if options.ar:

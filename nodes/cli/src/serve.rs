@@ -7,7 +7,7 @@ use clap::Args;
 use difflow_inference::Opening;
 use difflow_server::{Limits, Server, ServerError, Settings};
 use eyre::{Result, WrapErr, bail, ensure, eyre};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::arithmetic::Arithmetic;
@@ -19,7 +19,8 @@ Examples:
   DIFFLOW_TOKEN=… difflow serve --checkpoint runs/default --host 0.0.0.0
   curl http://127.0.0.1:8601/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"A day at [MASK:3..8] .\"}'
 
-docs/SERVING.md lists routes and fields. Ctrl-C or SIGTERM: no new requests, the answers that are being written are still given.";
+docs/SERVING.md lists routes and fields. Ctrl-C or SIGTERM: no new requests, the answers that are being written are still given.
+SIGHUP: reads the checkpoint again, such as a run's newest, and serves it when what is being written is done.";
 
 #[derive(Args)]
 pub struct Serve {
@@ -62,6 +63,9 @@ pub struct Serve {
     /// Seconds that an answer may take.
     #[arg(long, default_value_t = Limits::default().time.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// MiB of keys and values that stay while nothing is written, for texts that begin like texts before them.
+    #[arg(long, default_value_t = Limits::default().kept >> 20)]
+    prefix_cache: usize,
     #[command(flatten)]
     arithmetic: Arithmetic,
     /// CPU threads of one operation; default: all cores.
@@ -88,7 +92,7 @@ impl Serve {
             // The value stays unsaid: messages end up in logs.
             bail!("DIFFLOW_TOKEN: found {} characters; {}", self.token.chars().count(), difflow_web::TOKENS_ALLOWED);
         }
-        let mut signals = Signals::new([SIGINT, SIGTERM]).wrap_err("cannot wait for signals")?;
+        let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).wrap_err("cannot wait for signals")?;
         let opening = Opening {
             device: self.arithmetic.device.clone(),
             precision: self.arithmetic.precision(),
@@ -104,6 +108,7 @@ impl Serve {
             tokens: self.max_tokens,
             time: Duration::from_secs(self.timeout),
             connections: self.connections,
+            kept: Limits::kept_mib(self.prefix_cache),
         };
         let name = self.name.clone().unwrap_or_else(|| name(&self.checkpoint));
         let server = Server::open(Settings { address, token: self.token, name, limits }).map_err(|e| match e {
@@ -113,10 +118,15 @@ impl Serve {
         println!("loading {}", self.checkpoint.display());
         server.serve(&self.checkpoint, &opening).wrap_err("--checkpoint")?;
         println!("serving at {}", server.url());
-        signals.forever().next();
+        while signals.forever().next() == Some(SIGHUP) {
+            match server.serve(&self.checkpoint, &opening) {
+                Ok(()) => println!("serving {} as it is now", self.checkpoint.display()),
+                Err(e) => eprintln!("error: {e}; what was served before still is"),
+            }
+        }
         println!("ending: the answers that are being written are still given; once more ends at once");
         std::thread::spawn(move || {
-            signals.forever().next();
+            while signals.forever().next() == Some(SIGHUP) {}
             std::process::exit(1);
         });
         server.end();

@@ -42,6 +42,8 @@ pub struct Batch<'s> {
     speculating: Option<Speculating<'s>>,
     texts: BTreeMap<u64, Text>,
     next: u64,
+    /// What was known of the texts of fillings that gave way.
+    replaced: u64,
 }
 
 /// Canvases with the same guidance, with or without a cache.
@@ -88,7 +90,8 @@ enum How {
 impl<'s> Batch<'s> {
     /// Nothing yet.
     pub fn new(session: &'s Session) -> Self {
-        Self { session, fillings: Vec::new(), writing: None, speculating: None, texts: BTreeMap::new(), next: 0 }
+        let (fillings, texts) = (Vec::new(), BTreeMap::new());
+        Self { session, fillings, writing: None, speculating: None, texts, next: 0, replaced: 0 }
     }
 
     /// Takes a text, to be written in its own way; returns its number. A gap whose length would have to be searched is as long as it may
@@ -108,6 +111,7 @@ impl<'s> Batch<'s> {
                         // One that nobody uses gives way, or they would grow with the kinds of texts that ever came.
                         match (0..self.fillings.len()).find(|&at| !self.fills(at)) {
                             Some(idle) => {
+                                self.replaced += self.fillings[idle].filling.known();
                                 self.fillings[idle] = own;
                                 idle
                             }
@@ -252,6 +256,21 @@ impl<'s> Batch<'s> {
         }
         all.sort_by_key(|(number, _)| *number);
         all
+    }
+
+    /// Tokens of what is given that were not read, since a text before began with them, of all texts so far. Of models whose text does not
+    /// depend on what follows it.
+    pub fn known(&self) -> u64 {
+        let filling: u64 = self.fillings.iter().map(|one| one.filling.known()).sum();
+        let writing = self.writing.as_ref().map_or(0, Writing::known);
+        filling + writing + self.speculating.as_ref().map_or(0, Speculating::known) + self.replaced
+    }
+
+    /// Bytes of keys and values that are kept, for the texts on their way and for those that will begin like texts before them.
+    pub fn bytes(&self) -> usize {
+        let filling: usize = self.fillings.iter().map(|one| one.filling.bytes()).sum();
+        let writing = self.writing.as_ref().map_or(0, Writing::bytes);
+        filling + writing + self.speculating.as_ref().map_or(0, Speculating::bytes)
     }
 
     /// Lets a text go, done or not: it costs no further forward.

@@ -151,3 +151,53 @@ fn a_gap_is_measured_as_it_is_when_it_is_filled_and_the_search_can_be_ended() {
     });
     assert!(matches!(ended, Err(InferenceError::Model(difflow_model::ModelError::Ended))) && asked == 3, "{asked}");
 }
+
+/// A text that begins like another one, on its way or gone, is the text alone, and its beginning is not read again.
+#[test]
+fn what_texts_have_in_common_is_read_once_and_changes_none() {
+    let beginning: Vec<u32> = (0..9).map(|at| 1 + at * 2).collect();
+    let text = |key: u64| {
+        let prompt = Piece::Tokens(beginning.iter().copied().chain([2 + key as u32]).collect());
+        let gap = Piece::Gap(GapLength { least: 7, most: 7 });
+        Template { pieces: vec![prompt, gap], key }
+    };
+    let way = |decoder| Decoding { decoder, steps: 3, ..Decoding::default() };
+    let whole = Blocks { context: Context::Block, ..BLOCKS };
+    let mut beside = 0;
+    // Of a model of blocks, the first block with something to write is read with it.
+    for (session, decoding, common) in [
+        (tiny::session(false, 0.3), way(Decoder::Ar), 9),
+        (tiny::block_session(BLOCKS, "4:3,row"), way(Decoder::Ar), 9),
+        (tiny::block_session(BLOCKS, "4:3,row"), way(Decoder::Speculative), 9),
+        (tiny::block_session(BLOCKS, "4:3,row"), way(Decoder::Threshold), 8),
+        (tiny::block_session(whole, "4"), way(Decoder::Random), 8),
+        (tiny::session(true, 0.3), way(Decoder::Threshold), 0),
+    ] {
+        let mut batch = Batch::new(&session);
+        let (mut finished, mut known) = (BTreeMap::new(), vec![0]);
+        // The second joins while the first is on its way, the others when one has gone or both have.
+        for key in 0..5 {
+            batch.join(&text(key), &decoding).unwrap();
+            known.push(batch.known());
+            batch.step().unwrap();
+            finished.extend(batch.take_finished());
+            if key == 0 {
+                beside += batch.going();
+                continue;
+            }
+            while batch.going() > 0 {
+                batch.step().unwrap();
+            }
+            finished.extend(batch.take_finished());
+        }
+        let known: Vec<u64> = known.windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(known, [0, common, common, common, common], "{decoding:?}");
+        assert!(batch.bytes() > 0);
+        for key in 0..5 {
+            let mut ready = |_| Ok::<(), InferenceError>(());
+            let alone = session.write(&[text(key)], &decoding, 1, &mut |_, _| {}, &mut ready).unwrap().remove(0);
+            assert_eq!((&finished[&key].tokens, finished[&key].nfe), (&alone.tokens, alone.nfe), "{decoding:?}");
+        }
+    }
+    assert!(beside > 1, "{beside} texts were on their way when another joined");
+}

@@ -45,6 +45,10 @@ impl Text {
         self.tokens[position] = token;
         self.seen[position] = seen;
     }
+
+    fn first(&self, count: usize) -> Self {
+        Self { tokens: self.tokens[..count].to_vec(), seen: self.seen[..count].to_vec() }
+    }
 }
 
 impl Cache {
@@ -97,24 +101,41 @@ impl Cache {
         Ok(())
     }
 
-    /// Forgets a lane, for another sequence; nothing happens when there is no such lane yet.
-    pub fn clear(&mut self, lane: usize) -> Result<(), ModelError> {
-        if lane >= self.shape.lanes {
+    /// Forgets a lane for another sequence, but for its first `known` positions, which are those of lane `from`; without any, nothing
+    /// happens when there is no such lane yet.
+    pub fn begin(&mut self, lane: usize, from: usize, known: usize) -> Result<(), ModelError> {
+        if lane >= self.shape.lanes && known == 0 {
             return Ok(());
         }
+        self.grow((lane + 1, known))?;
         let shape = self.shape;
         match &mut self.storage {
-            Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.clear(&shape, lane)),
+            Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.begin(&shape, lane, from, known)),
             Storage::Torch(layers) => {
-                let (start, length) = ((lane * shape.capacity) as i64, shape.capacity as i64);
-                for (keys, values) in layers {
-                    let _ = keys.f_narrow(0, start, length)?.f_zero_()?;
-                    let _ = values.f_narrow(0, start, length)?.f_zero_()?;
+                let (to, source) = ((lane * shape.capacity) as i64, (from * shape.capacity) as i64);
+                let (known, rest) = (known as i64, (shape.capacity - known) as i64);
+                for tensor in layers.iter().flat_map(|(keys, values)| [keys, values]) {
+                    if lane != from {
+                        tensor.f_narrow(0, to, known)?.f_copy_(&tensor.f_narrow(0, source, known)?)?;
+                    }
+                    let _ = tensor.f_narrow(0, to + known, rest)?.f_zero_()?;
                 }
             }
-            Storage::Texts(texts) => texts[lane] = Text::default(),
+            Storage::Texts(texts) => texts[lane] = texts[from].first(known),
         }
         Ok(())
+    }
+
+    /// Bytes that keys and values take.
+    pub fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::Host(slabs) => slabs.iter().map(Slab::bytes).sum(),
+            Storage::Torch(layers) => {
+                let of = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+                layers.iter().map(|(keys, values)| of(keys) + of(values)).sum()
+            }
+            Storage::Texts(texts) => texts.iter().map(|text| text.tokens.len() * size_of::<i64>()).sum(),
+        }
     }
 
     /// Room for the texts of some lanes.

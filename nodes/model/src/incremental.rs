@@ -214,6 +214,51 @@ mod tests {
         }
     }
 
+    /// The rest of a text whose beginning another lane has, or had its own lane: the states of the whole text. Nothing is left of what was
+    /// in the lane before: an infinity there would be one in all states.
+    #[test]
+    fn a_lane_begins_with_what_another_has_read() {
+        crate::set_num_threads(1);
+        for json in [LLAMA, GPT2] {
+            for fused in [true, false] {
+                let model = model(json, fused);
+                let target = model.decoder.target(model.arithmetic);
+                let texts = [0, 1].map(|other| {
+                    let mut text = tokens(30);
+                    text[20..].iter_mut().for_each(|token| *token = (*token + 5 * other) % 37);
+                    text
+                });
+                let read = |cache: &mut Cache, lane: usize, text: &[u32], from: usize| {
+                    let mut active = Active::default();
+                    active.add(lane, (from..30).map(|at| (at, text[at])), |at| 0..at + 1, 20..30);
+                    copied(&model.decoder.partial(&active, cache, model.arithmetic).unwrap()).unwrap()
+                };
+                tch::no_grad(|| {
+                    let mut alone = Cache::new(model.config(), (1, 30), true, target).unwrap();
+                    let whole = read(&mut alone, 0, &texts[1], 0);
+                    for lane in [0, 1, 3] {
+                        let mut cache = Cache::new(model.config(), (2, 30), true, target).unwrap();
+                        let first = read(&mut cache, 0, &texts[0], 0);
+                        assert!(first != whole);
+                        match &mut cache.storage {
+                            Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.spoil(&cache.shape, 0, 20)),
+                            Storage::Torch(layers) => {
+                                for tensor in layers.iter().flat_map(|(keys, values)| [keys, values]) {
+                                    let _ = tensor.narrow(0, 20, 10).fill_(f64::INFINITY);
+                                }
+                            }
+                            Storage::Texts(_) => {}
+                        }
+                        cache.begin(lane, 0, 20).unwrap();
+                        let found = read(&mut cache, lane, &texts[1], 20);
+                        let gap = found.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                        assert!(gap < 1e-4, "{json}, fused {fused}, lane {lane}: {gap}");
+                    }
+                });
+            }
+        }
+    }
+
     /// A wrong slot, rotation, mask, window or order of lanes changes some hidden state. After a whole forward any part may be read
     /// again: its keys and values are replaced by equal ones.
     #[test]

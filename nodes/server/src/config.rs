@@ -35,16 +35,20 @@ pub struct Config {
     /// Seconds that an answer may take.
     #[schemars(range(min = 1), extend("x-may-change" = true))]
     pub answer_seconds: u64,
+    /// MiB of keys and values that stay while nothing is written, for texts that begin like texts before them.
+    #[schemars(extend("x-may-change" = true))]
+    pub prefix_cache: usize,
     #[serde(flatten)]
     pub compute: Compute,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let Limits { rows, queue, time, .. } = Limits::default();
+        let Limits { rows, queue, time, kept, .. } = Limits::default();
         let (host, port, token) = ("127.0.0.1".into(), 8601, String::new());
         let (run, compute) = (RunKeys::default(), Compute::default());
-        Self { run, host, port, token, rows, queue, answer_seconds: time.as_secs(), compute }
+        let (answer_seconds, prefix_cache) = (time.as_secs(), kept >> 20);
+        Self { run, host, port, token, rows, queue, answer_seconds, prefix_cache, compute }
     }
 }
 
@@ -53,7 +57,8 @@ impl Config {
     pub fn settings(&self) -> Option<Settings> {
         let address = difflow_web::address(&self.host, self.port)?;
         let time = Duration::from_secs(self.answer_seconds);
-        let limits = Limits { rows: self.rows, queue: self.queue, time, ..Limits::default() };
+        let kept = Limits::kept_mib(self.prefix_cache);
+        let limits = Limits { rows: self.rows, queue: self.queue, time, kept, ..Limits::default() };
         Some(Settings { address, token: self.token.clone(), name: self.run.name.clone(), limits })
     }
 }

@@ -16,6 +16,7 @@ pub struct Metrics {
     answers: Mutex<BTreeMap<(String, u16), u64>>,
     prompt_tokens: AtomicU64,
     completion_tokens: AtomicU64,
+    known_tokens: AtomicU64,
     forwards: AtomicU64,
     rows: AtomicU64,
     writing: AtomicU64,
@@ -63,6 +64,11 @@ impl Metrics {
         self.completion_tokens.fetch_add(completion as u64, Ordering::Relaxed);
     }
 
+    /// Tokens of what is given that were not read again.
+    pub fn known(&self, tokens: u64) {
+        self.known_tokens.fetch_add(tokens, Ordering::Relaxed);
+    }
+
     pub fn forward(&self, rows: usize) {
         self.forwards.fetch_add(u64::from(rows > 0), Ordering::Relaxed);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
@@ -103,6 +109,12 @@ impl Metrics {
             _ = writeln!(text, "difflow_tokens_total{{kind=\"{kind}\"}} {}", number(count));
         }
         for (name, kind, help, value) in [
+            (
+                "known_tokens_total",
+                "counter",
+                "Tokens given that a text before had begun with, and that were not read again.",
+                number(&self.known_tokens),
+            ),
             ("forwards_total", "counter", "Forwards of the model.", number(&self.forwards)),
             ("forward_rows_total", "counter", "Texts of all forwards.", number(&self.rows)),
             ("cancelled_total", "counter", "Texts that nobody wanted any more.", number(&self.cancelled)),

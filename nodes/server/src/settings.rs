@@ -28,10 +28,20 @@ pub struct Limits {
     /// How long an answer may take.
     pub time: Duration,
     pub connections: usize,
+    /// Bytes of keys and values that are kept for texts that begin like texts before them, while nothing is written.
+    pub kept: usize,
+}
+
+impl Limits {
+    /// `kept`, of so many MiB.
+    pub fn kept_mib(mib: usize) -> usize {
+        mib.saturating_mul(1 << 20)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows: 32, queue: 256, body: 1 << 20, tokens: None, time: Duration::from_secs(300), connections: 256 }
+        let (tokens, time, kept) = (None, Duration::from_secs(300), Self::kept_mib(256));
+        Self { rows: 32, queue: 256, body: 1 << 20, tokens, time, connections: 256, kept }
     }
 }

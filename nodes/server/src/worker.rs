@@ -118,10 +118,12 @@ fn serve(shared: &Shared, model: &Loaded) -> Turn {
         scores.retain(|one| !one.scoring.answer.is_closed());
         let switching = shared.has_next();
         if jobs.is_empty() && scores.is_empty() {
-            // The room that long texts took is given back.
-            batch = Batch::new(&model.session);
             if switching {
                 return Turn::Switch;
+            }
+            // The room that long texts took is given back.
+            if batch.bytes() > shared.settings.limits.kept {
+                batch = Batch::new(&model.session);
             }
         }
         while !switching && jobs.len() + scores.len() < shared.settings.limits.rows {
@@ -129,10 +131,14 @@ fn serve(shared: &Shared, model: &Loaded) -> Turn {
                 None => break,
                 Some(work) if !work.wanted() => {}
                 Some(Work::Score(scoring)) => scores.push_back(Going { scoring, done: Vec::new() }),
-                Some(Work::Write(job)) => match batch.join(&job.text, &job.decoding) {
-                    Ok(text) => drop(jobs.insert(text, job)),
-                    Err(e) => job.tell(News::Failed(model.error(&e))),
-                },
+                Some(Work::Write(job)) => {
+                    let known = batch.known();
+                    match batch.join(&job.text, &job.decoding) {
+                        Ok(text) => drop(jobs.insert(text, job)),
+                        Err(e) => job.tell(News::Failed(model.error(&e))),
+                    }
+                    shared.metrics.known(batch.known() - known);
+                }
             }
         }
         shared.metrics.writing(jobs.len());

@@ -88,6 +88,11 @@ impl Served {
         unsafe { libc::kill(i32::try_from(self.child.id()).unwrap(), signal) };
     }
 
+    /// Waits until it says something that begins so; `E ` stands before its errors.
+    pub fn says(&self, beginning: &str) {
+        while !self.lines.recv_timeout(LONG).unwrap().starts_with(beginning) {}
+    }
+
     /// Waits for the end; what it said on the way.
     pub fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cache::{Active, Cache};
 use crate::decode::choose::{Ask, Choice, Draw};
 use crate::decode::draw::Sampling;
-use crate::decode::lanes::Lanes;
+use crate::decode::lanes::{Joined, Lanes, Manner, Reads};
 use crate::decode::options::Score;
 use crate::error::ModelError;
 use crate::model::Model;
@@ -67,8 +67,30 @@ struct Text {
     /// With the prompt.
     tokens: Vec<u32>,
     prompt: usize,
+    /// Positions that have been read.
+    read: usize,
+    rotary_length: Option<usize>,
     options: Arc<Generation>,
     stopped: bool,
+}
+
+impl Reads for Text {
+    fn manner(&self) -> Manner {
+        Manner { together: 1, rotary_length: self.rotary_length }
+    }
+
+    /// The last token is read for what follows it.
+    fn opening(&self) -> &[u32] {
+        &self.tokens[..self.prompt - 1]
+    }
+
+    fn read(&self) -> &[u32] {
+        &self.tokens[..self.read]
+    }
+
+    fn know(&mut self, count: usize) {
+        self.read = count;
+    }
 }
 
 impl Text {
@@ -86,8 +108,8 @@ impl Text {
     }
 
     /// Whether it goes on, in the forward of a rotary length.
-    fn shares(&self, model: &Model, length: Option<usize>) -> bool {
-        !self.ended() && model.rotary_length(self.reach()) == length
+    fn shares(&self, length: Option<usize>) -> bool {
+        !self.ended() && self.rotary_length == length
     }
 
     fn generated(&self) -> Generated {
@@ -117,13 +139,25 @@ impl<'m> Writing<'m> {
 
     fn take(&mut self, prompt: Prompt, options: Arc<Generation>) -> Result<u64, ModelError> {
         self.model.check_prompt(&prompt.tokens, options.max_new_tokens)?;
-        let length = prompt.tokens.len();
-        let text = Text { key: prompt.key, tokens: prompt.tokens, prompt: length, options, stopped: false };
-        let (id, lane) = self.texts.join(text);
+        let Prompt { tokens, key } = prompt;
+        let prompt = tokens.len();
+        let mut text = Text { key, tokens, prompt, read: 0, rotary_length: None, options, stopped: false };
+        text.rotary_length = self.model.rotary_length(text.reach());
+        let Joined { id, lane, known, from } = self.texts.join(text);
         if let Some(cache) = &mut self.cache {
-            cache.clear(lane)?;
+            cache.begin(lane, from, known)?;
         }
         Ok(id)
+    }
+
+    /// Positions that were not read since a text before had them, of all texts so far.
+    pub fn known(&self) -> u64 {
+        self.texts.known()
+    }
+
+    /// Bytes of keys and values that are kept.
+    pub fn bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, Cache::bytes)
     }
 
     /// Number of texts that have not ended.
@@ -135,11 +169,11 @@ impl<'m> Writing<'m> {
     /// have ended. Errors if the forward fails; the texts are then of no more use.
     pub fn step(&mut self) -> Result<Vec<Written>, ModelError> {
         let mut written = Vec::new();
-        for length in self.rotary_lengths() {
+        for length in self.texts.rotary_lengths(|text| !text.ended()) {
             let choices = self.choices(length)?;
-            let Self { model, texts, .. } = self;
-            let going = texts.iter_mut().filter(|(_, _, text)| text.shares(model, length));
+            let going = self.texts.iter_mut().filter(|(_, _, text)| text.shares(length));
             for ((_, id, text), choice) in going.zip(choices) {
+                text.read = text.tokens.len();
                 text.tokens.push(choice.token);
                 text.stopped = text.options.stop.contains(&choice.token);
                 written.push(Written { id, token: choice.token });
@@ -149,15 +183,6 @@ impl<'m> Writing<'m> {
         Ok(written)
     }
 
-    /// The rotary lengths of the texts that have not ended: each has a forward of its own.
-    fn rotary_lengths(&self) -> Vec<Option<usize>> {
-        let going = self.texts.iter().filter(|(_, _, text)| !text.ended());
-        let mut lengths: Vec<_> = going.map(|(_, _, text)| self.model.rotary_length(text.reach())).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        lengths
-    }
-
     /// The next token of each text with a rotary length, by lane.
     fn choices(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
         let Self { model, texts, cache, .. } = self;
@@ -165,9 +190,9 @@ impl<'m> Writing<'m> {
         let cache = model.room(cache, (texts.count(), capacity), true)?;
         let mut active = Active { rotary_length: length, ..Active::default() };
         let (mut drawn, mut draws) = (Vec::new(), Vec::new());
-        for (lane, _, text) in texts.iter().filter(|(_, _, text)| text.shares(model, length)) {
+        for (lane, _, text) in texts.iter().filter(|(_, _, text)| text.shares(length)) {
             let (step, last) = (text.new_tokens(), text.tokens.len() - 1);
-            let new = if step == 0 { 0..text.tokens.len() } else { last..last + 1 };
+            let new = text.read..text.tokens.len();
             let seen = |at: usize| 0..at + 1;
             active.add(lane, new.map(|at| (at, text.tokens[at])), seen, std::iter::once(last));
             let Generation { sampling, seed, .. } = &*text.options;

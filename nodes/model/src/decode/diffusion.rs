@@ -8,12 +8,13 @@ use crate::cache::{Active, Cache};
 use crate::config::Positions;
 use crate::decode::canvas::{Canvas, Decoded, Reveal};
 use crate::decode::choose::{Ask, Choice, Draw};
-use crate::decode::lanes::Lanes;
+use crate::decode::lanes::{Joined, Lanes, Manner, Reads};
 use crate::decode::options::{Caching, DiffusionDecoding};
 use crate::decode::row::{Candidate, Row};
 use crate::decode::watch::{Watch, Watched};
 use crate::error::ModelError;
 use crate::model::Model;
+use crate::pattern::Context;
 
 /// Canvases on their way: each [`Filling::step`] is one forward for all of them, and between forwards canvases join, are looked at,
 /// and leave.
@@ -62,6 +63,29 @@ struct Planned {
     row: Row,
     wanted: Vec<Candidate>,
     options: Arc<DiffusionDecoding>,
+    rotary_length: Option<usize>,
+}
+
+impl Reads for Planned {
+    fn manner(&self) -> Manner {
+        let together = match self.options.context {
+            Some(Context::Block) => self.options.block.unwrap_or(1),
+            _ => 1,
+        };
+        Manner { together, rotary_length: self.rotary_length }
+    }
+
+    fn opening(&self) -> &[u32] {
+        self.row.before_block(&self.options)
+    }
+
+    fn read(&self) -> &[u32] {
+        self.row.read(&self.options)
+    }
+
+    fn know(&mut self, count: usize) {
+        self.row.know(count);
+    }
 }
 
 impl<'m> Filling<'m> {
@@ -95,12 +119,23 @@ impl<'m> Filling<'m> {
         canvas.check(self.model.config.vocab_size, self.model.longest())?;
         let mut row = Row::new(canvas, self.mask);
         let wanted = row.plan(&options);
-        let (id, lane) = self.rows.join(Planned { row, wanted, options });
+        let rotary_length = self.model.rotary_length(row.length());
+        let Joined { id, lane, known, from } = self.rows.join(Planned { row, wanted, options, rotary_length });
         if let Some(cache) = &mut self.cache {
             let sides = sides(&self.options);
-            (lane * sides..(lane + 1) * sides).try_for_each(|lane| cache.clear(lane))?;
+            (0..sides).try_for_each(|side| cache.begin(lane * sides + side, from * sides + side, known))?;
         }
         Ok(id)
+    }
+
+    /// Positions that were not read since a canvas before had them, of all canvases so far.
+    pub fn known(&self) -> u64 {
+        self.rows.known()
+    }
+
+    /// Bytes of keys and values that are kept.
+    pub fn bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, Cache::bytes)
     }
 
     /// Number of canvases that are not full yet.
@@ -112,15 +147,15 @@ impl<'m> Filling<'m> {
     /// the forward fails; the canvases are then of no more use.
     pub fn step(&mut self) -> Result<Vec<Revealed>, ModelError> {
         let mut revealed = Vec::new();
-        for length in self.rotary_lengths() {
+        for length in self.rows.rotary_lengths(|planned| !planned.wanted.is_empty()) {
             let choices = tch::no_grad(|| self.answer(length))?;
             let mut choices = choices.into_iter();
             for (_, id, planned) in self.rows.iter_mut() {
-                if planned.wanted.is_empty() || self.model.rotary_length(planned.row.length()) != length {
+                if planned.wanted.is_empty() || planned.rotary_length != length {
                     continue;
                 }
                 let mine: Vec<Choice> = choices.by_ref().take(planned.wanted.len()).collect();
-                let Planned { row, wanted, options } = planned;
+                let Planned { row, wanted, options, .. } = planned;
                 let open = row.open(options);
                 let reveals = row.settle(wanted, &mine, options).to_vec();
                 revealed.push(Revealed { id, open, reveals });
@@ -147,15 +182,6 @@ impl<'m> Filling<'m> {
         self.rows.take(|other, _| other == id).pop().map(|(_, planned)| planned.row.finish())
     }
 
-    /// The rotary lengths of the canvases that are not full: each has a forward of its own.
-    fn rotary_lengths(&self) -> Vec<Option<usize>> {
-        let going = self.rows.iter().filter(|(_, _, planned)| !planned.wanted.is_empty());
-        let mut lengths: Vec<_> = going.map(|(_, _, planned)| self.model.rotary_length(planned.row.length())).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        lengths
-    }
-
     /// One forward: a choice for every candidate, by lane.
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
         let Self { model, options: common, rows, cache, .. } = self;
@@ -166,9 +192,9 @@ impl<'m> Filling<'m> {
         // Of each canvas its candidates, the first rows of its hidden states with and without what is given, and its tokens.
         let mut asked = Vec::new();
         for (lane, _, planned) in rows.iter_mut() {
-            let Planned { row, wanted, options } = planned;
+            let Planned { row, wanted, options, rotary_length } = planned;
             let back = usize::from(options.shift);
-            if wanted.is_empty() || model.rotary_length(row.length()) != length {
+            if wanted.is_empty() || *rotary_length != length {
                 continue;
             }
             let positions = row.positions(options);

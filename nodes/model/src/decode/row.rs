@@ -185,6 +185,25 @@ impl Row {
         (if before { read.min(first - 1) } else { read })..self.block.end
     }
 
+    /// The clean text before its block, where that is kept and read from left to right; else nothing.
+    pub fn before_block(&self, options: &DiffusionDecoding) -> &[u32] {
+        if self.keeps_text(options) { &self.tokens[..self.block.start] } else { &[] }
+    }
+
+    /// As much of it as has been read.
+    pub fn read(&self, options: &DiffusionDecoding) -> &[u32] {
+        if self.keeps_text(options) { &self.tokens[..self.read] } else { &[] }
+    }
+
+    /// Takes so many of the first positions as read.
+    pub fn know(&mut self, count: usize) {
+        self.read = count;
+    }
+
+    fn keeps_text(&self, options: &DiffusionDecoding) -> bool {
+        options.context.is_some() && options.cache != Caching::None && options.guidance == 0.0
+    }
+
     /// The end of what a position sees.
     pub fn sees(&self, position: usize, options: &DiffusionDecoding) -> usize {
         let block = options.block.unwrap_or(1);

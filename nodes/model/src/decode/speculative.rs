@@ -15,7 +15,7 @@ use crate::cache::{Active, Cache};
 use crate::decode::autoregressive::{Prompt, different};
 use crate::decode::canvas::Reveal;
 use crate::decode::draw::Sampling;
-use crate::decode::lanes::Lanes;
+use crate::decode::lanes::{Joined, Lanes, Manner, Reads};
 use crate::decode::verify::{Coins, Draft, Verdict};
 use crate::decode::watch::{Watch, Watched};
 use crate::error::ModelError;
@@ -112,6 +112,26 @@ struct Text {
     drafted: u32,
     accepted: u32,
     history: Vec<Reveal>,
+    rotary_length: Option<usize>,
+}
+
+impl Reads for Text {
+    fn manner(&self) -> Manner {
+        Manner { together: 1, rotary_length: self.rotary_length }
+    }
+
+    /// The last token is read for what follows it.
+    fn opening(&self) -> &[u32] {
+        &self.tokens[..self.prompt - 1]
+    }
+
+    fn read(&self) -> &[u32] {
+        &self.tokens[..self.read]
+    }
+
+    fn know(&mut self, count: usize) {
+        self.read = count;
+    }
 }
 
 /// What is asked of a row of hidden states: the token of a position, or a draft for it.
@@ -239,12 +259,23 @@ impl<'m> Speculating<'m> {
             drafted: 0,
             accepted: 0,
             history: Vec::new(),
+            rotary_length: self.model.rotary_length(most),
         };
-        let (id, lane) = self.texts.join(text);
+        let Joined { id, lane, known, from } = self.texts.join(text);
         if let Some(cache) = &mut self.cache {
-            cache.clear(lane)?;
+            cache.begin(lane, from, known)?;
         }
         Ok(id)
+    }
+
+    /// Positions that were not read since a text before had them, of all texts so far.
+    pub fn known(&self) -> u64 {
+        self.texts.known()
+    }
+
+    /// Bytes of keys and values that are kept.
+    pub fn bytes(&self) -> usize {
+        self.cache.as_ref().map_or(0, Cache::bytes)
     }
 
     /// Number of texts that have not ended.
@@ -256,12 +287,11 @@ impl<'m> Speculating<'m> {
     /// Errors if the forward fails; the texts are then of no more use.
     pub fn step(&mut self) -> Result<Vec<Checked>, ModelError> {
         let mut checked = Vec::new();
-        for length in self.rotary_lengths() {
+        for length in self.texts.rotary_lengths(|text| !text.ended()) {
             let told = tch::no_grad(|| self.answer(length))?;
             let mut told = told.into_iter();
-            let Self { model, texts, .. } = self;
-            for (_, id, text) in texts.iter_mut() {
-                if text.ended() || model.rotary_length(text.most) != length {
+            for (_, id, text) in self.texts.iter_mut() {
+                if text.ended() || text.rotary_length != length {
                     continue;
                 }
                 let rows = text.drafts.len() + 1 + text.noised().len().saturating_sub(1);
@@ -273,15 +303,6 @@ impl<'m> Speculating<'m> {
         Ok(checked)
     }
 
-    /// The rotary lengths of the texts that have not ended: each has a forward of its own.
-    fn rotary_lengths(&self) -> Vec<Option<usize>> {
-        let going = self.texts.iter().filter(|(_, _, text)| !text.ended());
-        let mut lengths: Vec<_> = going.map(|(_, _, text)| self.model.rotary_length(text.most)).collect();
-        lengths.sort_unstable();
-        lengths.dedup();
-        lengths
-    }
-
     /// One forward: of each text the verdicts and then the drafts, by lane.
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Told>, ModelError> {
         let Self { model, mask, texts, cache, .. } = self;
@@ -290,7 +311,7 @@ impl<'m> Speculating<'m> {
         let mut active = Active { rotary_length: length, ..Active::default() };
         let mut asked = Vec::new();
         for (lane, _, text) in texts.iter() {
-            if text.ended() || model.rotary_length(text.most) != length {
+            if text.ended() || text.rotary_length != length {
                 continue;
             }
             let options = &text.options;

@@ -69,11 +69,33 @@ impl Slab {
         *self = wide;
     }
 
-    /// Zeros in a lane: what is not seen has weight 0, and 0 times an infinity that a sequence left behind would not be 0.
-    pub fn clear(&mut self, shape: &Shape, lane: usize) {
-        let size = shape.kv_heads * shape.columns() * shape.dim();
-        self.keys[lane * size..(lane + 1) * size].fill(0.0);
-        self.values[lane * size..(lane + 1) * size].fill(0.0);
+    /// Zeros in a lane, but for its first `known` positions, which are those of lane `from`: what is not seen has weight 0, and 0 times
+    /// an infinity that a sequence left behind would not be 0.
+    pub fn begin(&mut self, shape: &Shape, lane: usize, from: usize, known: usize) {
+        let (columns, dim) = (shape.columns().max(1), shape.dim().max(1));
+        let size = shape.kv_heads * columns * dim;
+        let (to, from) = (lane * size, from * size);
+        for (all, row, kept) in [(&mut self.keys, columns, known), (&mut self.values, columns * dim, known * dim)] {
+            for start in (0..size).step_by(row) {
+                all.copy_within(from + start..from + start + kept, to + start);
+                all[to + start + kept..to + start + row].fill(0.0);
+            }
+        }
+    }
+
+    /// Infinities from a position of a lane on.
+    #[cfg(test)]
+    pub fn spoil(&mut self, shape: &Shape, lane: usize, from: usize) {
+        let (columns, dim) = (shape.columns(), shape.dim());
+        let size = shape.kv_heads * columns * dim;
+        self.keys[lane * size..(lane + 1) * size].chunks_mut(columns).for_each(|row| row[from..].fill(f32::INFINITY));
+        let values = self.values[lane * size..(lane + 1) * size].chunks_mut(columns * dim);
+        values.for_each(|rows| rows[from * dim..].fill(f32::INFINITY));
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        (self.keys.len() + self.values.len()) * size_of::<f32>()
     }
 }
 
