@@ -7,7 +7,8 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::IntoRawFd;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tch::{Device, Tensor};
 
@@ -88,6 +89,15 @@ pub struct Patience {
     pub exchange: Duration,
 }
 
+/// What the exchanges of a rank with the others took.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Exchanged {
+    /// With the time in which it waited for the others to come to them.
+    pub seconds: f64,
+    /// What it sent, each byte counted for each rank that gets it.
+    pub bytes: u64,
+}
+
 /// A process, as far as another on the same machine can look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Process {
@@ -152,12 +162,17 @@ pub struct Group {
     place: Place,
     processes: Vec<Process>,
     timeout: Duration,
+    exchanged: Mutex<Exchanged>,
 }
 
 // SAFETY: c10d queues what several threads ask of a backend; no thread owns it.
 unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
+
+fn bytes(tensor: &Tensor) -> u64 {
+    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
+}
 
 fn raw(tensor: &Tensor) -> *mut c_void {
     tensor.as_ptr().cast_mut().cast()
@@ -195,11 +210,17 @@ impl Group {
             )
         });
         opened.map_err(|e| failed(&format!("rank {rank} of {size} cannot meet the others at {address}"), &e))?;
-        let mut group = Self { raw: out, place, processes: Vec::new(), timeout: patience.exchange };
+        let mut group =
+            Self { raw: out, place, processes: Vec::new(), timeout: patience.exchange, exchanged: Mutex::default() };
         let told = group.gather_bytes(&Process::own(name).told())?;
         let processes: Option<Vec<Process>> = told.chunks(TOLD).map(Process::heard).collect();
         group.processes = processes.ok_or_else(|| ModelError::Ranks("a rank does not say who it is".to_owned()))?;
         Ok(group)
+    }
+
+    /// Returns what the exchanges since the last call took, and begins to count anew.
+    pub fn take_exchanged(&self) -> Exchanged {
+        std::mem::take(&mut self.exchanged.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns which of the ranks this one is.
@@ -220,7 +241,8 @@ impl Group {
     fn gathered(&self, own: &Tensor) -> Result<Tensor, ModelError> {
         let all = Tensor::f_empty([own.size1()? * self.place.size as i64], (own.kind(), Device::Cpu))?;
         // SAFETY: live contiguous tensors, that of the result as large as those of all ranks.
-        self.call(|e, n| unsafe { difflow_group_all_gather(self.raw, raw(&all), raw(own), e, n) })?;
+        let sent = bytes(own) * self.others();
+        self.call(sent, |e, n| unsafe { difflow_group_all_gather(self.raw, raw(&all), raw(own), e, n) })?;
         Ok(all)
     }
 
@@ -234,19 +256,30 @@ impl Group {
     /// Everybody's flat fp32 (or byte) tensor becomes that of rank `root`.
     pub(crate) fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<(), ModelError> {
         // SAFETY: a live contiguous tensor, of one size in all ranks.
-        self.call(|e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
+        let sent = if root == self.place.rank { bytes(tensor) * self.others() } else { 0 };
+        self.call(sent, |e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
     }
 
     /// `out` gets this rank's part of the `own` of every rank, in the order of the ranks: flat tensors whose size is a multiple of the
     /// number of ranks.
     pub(crate) fn all_to_all(&self, out: &mut Tensor, own: &Tensor) -> Result<(), ModelError> {
         // SAFETY: live contiguous tensors of one size.
-        self.call(|e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
+        let sent = bytes(own) / self.place.size as u64 * self.others();
+        self.call(sent, |e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
     }
 
-    /// An exchange; where it fails, the error says which ranks are lost.
-    fn call(&self, exchange: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
-        checked(exchange).map_err(|e| ModelError::Ranks(self.explained(&e)))
+    /// An exchange that sends so many bytes; where it fails, the error says which ranks are lost.
+    fn call(&self, sent: u64, exchange: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ModelError> {
+        let began = Instant::now();
+        checked(exchange).map_err(|e| ModelError::Ranks(self.explained(&e)))?;
+        let mut exchanged = self.exchanged.lock().unwrap_or_else(PoisonError::into_inner);
+        exchanged.seconds += began.elapsed().as_secs_f64();
+        exchanged.bytes += sent;
+        Ok(())
+    }
+
+    fn others(&self) -> u64 {
+        self.place.size as u64 - 1
     }
 
     fn explained(&self, error: &ModelError) -> String {

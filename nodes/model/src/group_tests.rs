@@ -12,7 +12,7 @@ use crate::learner::{Applied, Learner};
 use crate::objective::{Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::Pattern;
-use crate::ranks::Sharding;
+use crate::ranks::{Sharding, exchanged_bytes};
 use crate::small::{LLAMA, model};
 
 const PART: &str = "DIFFLOW_TEST_RANK";
@@ -186,6 +186,14 @@ fn variants() -> [Variant; 7] {
     ]
 }
 
+/// The bytes that all ranks have sent since the last call.
+fn sent(group: &Group) -> u64 {
+    let own = group.take_exchanged().bytes as f64;
+    let all: f64 = group.gather(&[own]).unwrap().iter().sum();
+    group.take_exchanged();
+    all as u64
+}
+
 /// The promise: whoever adds, in whatever part, and whoever updates, the bytes are those of one process, checkpoints included.
 #[test]
 fn two_and_four_ranks_train_the_bytes_of_one() {
@@ -195,6 +203,7 @@ fn two_and_four_ranks_train_the_bytes_of_one() {
         for variant in variants() {
             for sharding in shardings {
                 trained(Some(group.clone()), variant, sharding);
+                sent(&group);
             }
         }
         return;
@@ -209,6 +218,11 @@ fn two_and_four_ranks_train_the_bytes_of_one() {
                 assert_eq!(applied, alone.1, "{size} ranks, {sharding:?}, {variant:?}");
                 assert!(weights == alone.0, "{size} ranks, {sharding:?}, {variant:?}: other weights");
                 assert_eq!(files, alone.2, "{size} ranks, {sharding:?}, {variant:?}: other files");
+                // A checkpoint is shared state by state.
+                let (sent, count) = (sent(&group), weights.iter().map(Vec::len).sum::<usize>() as u64);
+                let formula = 3 * exchanged_bytes(count, size as u64);
+                let most = if sharding == Sharding::None { formula * 11 / 10 } else { u64::MAX };
+                assert!((formula..most).contains(&sent), "{size} ranks, {variant:?}: {sent} bytes for {formula}");
             }
         }
         all_well(children);

@@ -120,7 +120,7 @@ pub use decode::{
 pub use device::{Device, DeviceSettings, num_threads, set_num_threads};
 pub use error::ModelError;
 pub use expected::Expected;
-pub use group::{Group, Meeting, Patience, Place};
+pub use group::{Exchanged, Group, Meeting, Patience, Place};
 pub use learner::{Applied, Learner, Unread};
 pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};
@@ -131,7 +131,7 @@ pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, Obj
 pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};
 pub use profile::Profile;
-pub use ranks::{Sharding, allowed_ranks};
+pub use ranks::{Sharding, allowed_ranks, exchanged_bytes};
 pub use recipe::RECIPE_FILE;
 pub use reducer::Totals;
 pub use rope::{Rope, RopeScaling};

@@ -28,6 +28,12 @@ pub fn allowed_ranks(micro_batches: u64) -> Vec<u64> {
     (1..=micro_batches).filter(fits).collect()
 }
 
+/// Returns the bytes that all ranks together send in an update of so many parameters, but for some numbers beside them: each rank gets
+/// its share of every other one's fp32 gradients, and gives it back as sums or weights.
+pub fn exchanged_bytes(parameters: u64, ranks: u64) -> u64 {
+    2 * (ranks - 1) * 4 * parameters
+}
+
 /// The numbers of a micro-batch's [`Totals`].
 const NUMBERS: usize = 10;
 

@@ -10,6 +10,9 @@ use crate::series::{Point, Series};
 use Color::{Blue, Green, Orange};
 use Style::{Marks, Noisy, Smooth};
 
+/// Share of a step in which a rank exchanged with the others, or waited for them to: of those that did it least and most.
+const EXCHANGE_LEAST: &str = "exchange_share_least";
+const EXCHANGE_MOST: &str = "exchange_share_most";
 /// Share of the trainer's time in which it waited for data.
 const DATA_WAIT: &str = "data_wait_share";
 /// Loss of the base model: it does not move, so it is a level line over the steps that were scored.
@@ -200,7 +203,26 @@ pub fn charts(history: &History) -> Vec<Chart> {
     let figures = history.names().filter_map(|name| name.strip_prefix(TASK)?.rsplit_once('/'));
     let tasks: BTreeSet<&str> = figures.map(|(task, _)| task).collect();
     let tasks = tasks.into_iter().filter_map(|name| Chart::of_task(name, history));
-    common().into_iter().chain(tasks).collect()
+    let ranks = history.metric("exchange_bytes").map(|_| of_ranks()).into_iter().flatten();
+    common().into_iter().chain(ranks).chain(tasks).collect()
+}
+
+/// The charts of a run in several processes.
+fn of_ranks() -> [Chart; 2] {
+    [
+        Chart::of_steps(
+            "Exchange between ranks",
+            "share of the step, with waiting for the slowest, which waits least",
+            Format::Percent,
+            [line(EXCHANGE_MOST, "most", Orange, Noisy), line(EXCHANGE_LEAST, "least", Blue, Noisy)],
+        ),
+        Chart::of_steps(
+            "Traffic between ranks",
+            "bytes that all ranks send in a step",
+            Format::Si,
+            [line("exchange_bytes", "bytes", Green, Smooth)],
+        ),
+    ]
 }
 
 /// Returns the points of every curve of which something is known.
@@ -211,6 +233,8 @@ pub fn values(history: &History, charts: &[Chart]) -> BTreeMap<String, Vec<Point
     };
     let points = |key: &str| match key {
         DATA_WAIT => Some(Series::shares(history.metric("data_wait_s")?, history.metric("step_s")?)),
+        EXCHANGE_LEAST => Some(Series::shares(history.metric("exchange_s_least")?, history.metric("step_s")?)),
+        EXCHANGE_MOST => Some(Series::shares(history.metric("exchange_s_most")?, history.metric("step_s")?)),
         BASE_LOSS => level(history.before("ar_loss")?, "nelbo"),
         key => match key.strip_prefix("base/") {
             Some(figure) => level(history.before(key)?, &format!("{TASK}{figure}")),

@@ -184,6 +184,13 @@ pub const MEASURES: &[Measure] = &[
     ),
     Measure::training("step_s", Unit::Seconds, "of the step, waiting included"),
     Measure::training("data_wait_s", Unit::Seconds, "of the step in which the trainer waited for data"),
+    Measure::training(
+        "exchange_s_least",
+        Unit::Seconds,
+        "with several ranks: of the step in which the rank with the least of it exchanged with the others, or waited for them to",
+    ),
+    Measure::training("exchange_s_most", Unit::Seconds, "the same of the rank with the most of it"),
+    Measure::training("exchange_bytes", Unit::Number, "with several ranks: bytes that all of them sent in the step"),
     Measure::training("bad_steps", Unit::Number, "steps in a row whose loss or gradient was not a number"),
     Measure::training("checkpoint_stall_s", Unit::Seconds, "for which training stood still for the checkpoint"),
     Measure::training("asked_again", Unit::Number, "batches asked for once more because a message was lost"),

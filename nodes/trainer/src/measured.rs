@@ -5,8 +5,14 @@ use std::time::Duration;
 use difflow_schema::Metrics;
 
 use crate::config::Config;
+use crate::ranks::Traffic;
 use crate::save::Position;
 use crate::training::StepReport;
+
+/// What is sent of the exchanges that belong to a step.
+pub fn exchanged(step: u64, Traffic { least, most, bytes }: Traffic) -> Metrics {
+    Metrics::of_step(step, [("exchange_s_least", least), ("exchange_s_most", most), ("exchange_bytes", bytes)])
+}
 
 /// What is sent of a step that `took` so long, `waited` of it for data, and is the `bad`-th in a row without finite numbers; batches were
 /// `asked_again` so often since the start.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_model::{Device, Group, Meeting, Patience, Place, allowed_ranks};
+use difflow_model::{Device, Exchanged, Group, Meeting, Patience, Place, allowed_ranks};
 use difflow_node_kit::{Event, Node, Problem, Problems, Share, record};
 use difflow_schema::Noised;
 use difflow_schema::run::{Manifest, RunDir, bytes_sha256, write_atomically};
@@ -45,6 +45,24 @@ pub struct Ranks {
     /// None for a single one.
     group: Option<Arc<Group>>,
     accumulation: u64,
+}
+
+/// What the exchanges between two steps took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Traffic {
+    /// Seconds of the rank that they took least and most of.
+    pub least: f64,
+    pub most: f64,
+    /// Bytes that all ranks sent.
+    pub bytes: f64,
+}
+
+/// What all ranks do next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreed {
+    pub end: Option<End>,
+    /// Of several ranks, since they agreed last.
+    pub traffic: Option<Traffic>,
 }
 
 /// Where rank 0 waits for the others, in the run's folder.
@@ -131,6 +149,7 @@ impl Ranks {
     pub fn begin(&self, config: &Config, made: &Made, dir: &RunDir, good: Option<Good>) -> Result<Option<Good>> {
         let Some(group) = &self.group else { return Ok(good) };
         same_keys(group, config, made)?;
+        group.take_exchanged();
         let begin = good.map(|Good { position: Position { step, tokens_seen, next_seq }, sha256 }| Begin {
             step,
             tokens_seen,
@@ -156,11 +175,15 @@ impl Ranks {
     ///
     /// # Errors
     /// When another one is lost.
-    pub fn agree(&self, own: Option<End>) -> Result<Option<End>> {
-        let Some(group) = &self.group else { return Ok(own) };
-        let told = group.gather(&[own.map_or(0.0, |end| f64::from(end as u8))])?;
+    pub fn agree(&self, own: Option<End>) -> Result<Agreed> {
+        let Some(group) = &self.group else { return Ok(Agreed { end: own, traffic: None }) };
+        let Exchanged { seconds, bytes } = group.take_exchanged();
+        let told = group.gather(&[own.map_or(0.0, |end| f64::from(end as u8)), seconds, bytes as f64])?;
+        let of = |number: usize| told.iter().copied().skip(number).step_by(3);
         let all = [End::Gone, End::NoData, End::Stop];
-        Ok(all.into_iter().rev().find(|end| told.contains(&f64::from(*end as u8))))
+        let end = all.into_iter().rev().find(|end| of(0).any(|told| told == f64::from(*end as u8)));
+        let (least, most) = (of(1).fold(f64::INFINITY, f64::min), of(1).fold(0.0, f64::max));
+        Ok(Agreed { end, traffic: Some(Traffic { least, most, bytes: of(2).sum() }) })
     }
 
     /// Counts the step's batches from `first` on, of which `own` are this one's: each rank goes on with the digest of the one before it.

@@ -10,10 +10,10 @@ use eyre::{Context, Result, bail};
 
 use crate::config::Config;
 use crate::lineage::{Lineage, Trained};
-use crate::measured::measured;
+use crate::measured::{exchanged, measured};
 use crate::origin;
 use crate::preview::Previews;
-use crate::ranks::{self, End, Ranks};
+use crate::ranks::{self, Agreed, End, Ranks};
 use crate::record::{self, Made};
 use crate::save::{self, Position};
 use crate::saver::Saver;
@@ -61,6 +61,8 @@ struct Trainer {
     saved: Option<u64>,
     /// Steps in a row whose loss or gradient was not a number.
     bad_steps: u64,
+    /// Whether a step was taken since this process began.
+    stepped: bool,
     /// Messages sent so far on the pushed outputs.
     checkpoints_sent: u64,
     metrics_sent: u64,
@@ -121,6 +123,7 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         unread: None,
         saved,
         bad_steps: 0,
+        stepped: false,
         checkpoints_sent,
         metrics_sent,
     };
@@ -281,10 +284,14 @@ impl Trainer {
             }
         }
         *waited += from.elapsed();
-        let end = self.ranks.agree(end)?;
+        let Agreed { end, traffic } = self.ranks.agree(end)?;
+        if let Some(traffic) = traffic.filter(|_| self.stepped) {
+            self.measure(exchanged(self.position.step, traffic))?;
+        }
         if end.is_some() {
             return Ok(end);
         }
+        self.stepped = true;
         self.ranks.count(trained, self.position.next_seq, &batches)?;
         if let Some(batch) = batches.first() {
             self.previews.offer(&mut self.node, (&self.training, &self.config), self.position.step, batch)?;

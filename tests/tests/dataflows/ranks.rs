@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use difflow_tests::{Dataflow, Life, Process, all_gone};
 
-use crate::weights;
+use crate::{metric, weights};
 
 const STEPS: u64 = 6;
 const LIMIT: Duration = Duration::from_secs(600);
@@ -64,6 +64,11 @@ fn number_of_ranks_does_not_matter(dataflow: fn() -> Dataflow, several: [(usize,
         let shared = logs.contains(&format!("rank 0 keeps {} % of the optimizer's state", 100 / ranks));
         assert_eq!(shared, sharding == "optimizer", "{sharding}: another share than the key says");
         same(&alone, &several, &format!("{ranks} ranks, {sharding}"));
+        // The ranks tell each other of a step when they take the next.
+        let (sent, least) = (metric(&several, "exchange_bytes"), metric(&several, "exchange_s_least"));
+        assert_eq!(sent.keys().copied().collect::<Vec<_>>(), (1..STEPS).collect::<Vec<_>>());
+        assert!(sent.values().chain(least.values()).all(|value| *value > 0.0), "{sent:?} {least:?}");
+        assert!(metric(&alone, "exchange_bytes").is_empty());
     }
 }
 

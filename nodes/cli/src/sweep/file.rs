@@ -294,11 +294,16 @@ mod tests {
 
     #[test]
     fn the_sweeps_of_the_project_are_sweeps() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/sweeps/sft-tiny.yml");
-        let sweep = Sweep::read(&file).unwrap();
-        let trials = sweep.trials().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/sweeps");
+        let sweep = |name: &str| Sweep::read(&folder.join(name)).unwrap();
+        for name in ["ablation-tiny.yml", "ablation-tinystories.yml"] {
+            let trials = sweep(name).trials().unwrap();
+            let changed: Vec<usize> = trials.iter().map(|trial| trial.keys.len()).collect();
+            assert_eq!(changed, [0, 1, 1, 1, 1, 1], "{name}");
+        }
+        let trials = sweep("sft-tiny.yml").trials().unwrap();
         let keys = |name: &str| &trials.iter().find(|trial| trial.name == name).unwrap().keys;
-        assert_eq!(trials.len(), 6);
+        assert_eq!(trials.len(), 10);
         for (key, value) in keys("hybrid") {
             if key != "LEARNING_RATE" {
                 assert_eq!(keys("hybrid-lora").get(key), Some(value), "{key}");
