@@ -205,6 +205,8 @@ def main():
     if options.full:
         own = dict(body, decoder="threshold", threshold=0.9)
         measure("full, threshold 0.9", difflow(options.full, options.threads), own, options.rounds, options.requests)
+        own = dict(own, block=16, cache="dual")
+        measure("full, blocks of 16, dual cache", difflow(options.full, options.threads), own, options.rounds, options.requests)
     if options.block:
         measure("blocks, speculative", difflow(options.block, options.threads), dict(body, decoder="speculative"), options.rounds, options.requests)
         own = dict(body, decoder="threshold", threshold=0.9)
