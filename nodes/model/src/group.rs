@@ -240,8 +240,8 @@ impl Group {
 
     fn gathered(&self, own: &Tensor) -> Result<Tensor, ModelError> {
         let all = Tensor::f_empty([own.size1()? * self.place.size as i64], (own.kind(), Device::Cpu))?;
-        // SAFETY: live contiguous tensors, that of the result as large as those of all ranks.
         let sent = bytes(own) * self.others();
+        // SAFETY: live contiguous tensors, that of the result as large as those of all ranks.
         self.call(sent, |e, n| unsafe { difflow_group_all_gather(self.raw, raw(&all), raw(own), e, n) })?;
         Ok(all)
     }
@@ -255,16 +255,16 @@ impl Group {
 
     /// Everybody's flat fp32 (or byte) tensor becomes that of rank `root`.
     pub(crate) fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<(), ModelError> {
-        // SAFETY: a live contiguous tensor, of one size in all ranks.
         let sent = if root == self.place.rank { bytes(tensor) * self.others() } else { 0 };
+        // SAFETY: a live contiguous tensor, of one size in all ranks.
         self.call(sent, |e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
     }
 
     /// `out` gets this rank's part of the `own` of every rank, in the order of the ranks: flat tensors whose size is a multiple of the
     /// number of ranks.
     pub(crate) fn all_to_all(&self, out: &mut Tensor, own: &Tensor) -> Result<(), ModelError> {
-        // SAFETY: live contiguous tensors of one size.
         let sent = bytes(own) / self.place.size as u64 * self.others();
+        // SAFETY: live contiguous tensors of one size.
         self.call(sent, |e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
     }
 
