@@ -25,7 +25,7 @@ AUTO_MAP = {name: "modeling_difflow.DifflowForMaskedLM" for name in ("AutoModel"
 ORIGIN = "origin.json"
 
 # Families whose layers all have the window of config.json, and those that take an attention mask for each of two kinds of layers.
-WINDOW_IN_ALL_LAYERS = ("mistral", "phi3")
+WINDOW_IN_ALL_LAYERS = ("mistral", "phi3", "mixtral", "qwen3_moe")
 WINDOW_BY_LAYER = ("qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "ministral")
 
 # The options of `generate` and what they are where neither the caller nor the checkpoint says it, by the names of `difflow sample`.
@@ -196,6 +196,9 @@ class Difflow:
         else:
             mask = bias(near if family in WINDOW_IN_ALL_LAYERS else visible)
         kwargs = {**kwargs, "use_cache": False, "return_dict": True}
+        if hasattr(self.config, "output_router_logits"):
+            # The routers' loss of `transformers` wants another kind of attention mask.
+            kwargs["output_router_logits"] = False
         return super().forward(input_ids=input_ids, attention_mask=mask, **kwargs)
 
     def prepare(self):

@@ -91,7 +91,7 @@ impl Alignment {
         let attention = Attention::new(&pattern, input.layout, &base.config.windows(), base.decoder.target(how))?;
         let mut states = Vec::with_capacity(base.config.layers);
         let _ = base.decoder.layers(&base.ids(&input.tokens, input.layout.rows)?, &attention, how, &mut |layer| {
-            states.push(layer.f_index_select(0, &pairs.base)?.f_to_kind(Kind::Float)?);
+            states.push(layer.rows.f_index_select(0, &pairs.base)?.f_to_kind(Kind::Float)?);
             Ok(())
         })?;
         Ok(states)

@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::config::{HeadNorm, Layer, ModelConfig, NormKind, Norms, Residual};
 use crate::error::ModelError;
+use crate::experts::Experts;
 use crate::family::Names;
 use crate::layers::{FeedForward, HeadNorms, Linear, Norm};
 use crate::parameter::{Init, Leaf, Matrices};
@@ -32,6 +33,18 @@ impl Block {
     /// Its linear maps.
     pub fn maps(&self) -> impl Iterator<Item = &Linear> {
         [&self.qkv, &self.output].into_iter().chain(self.feed_forward.maps())
+    }
+
+    /// Everything that a product reads.
+    pub fn weights(&self) -> impl Iterator<Item = &Weight> {
+        let experts = self.feed_forward.experts().into_iter().flat_map(Experts::weights);
+        self.maps().flat_map(Linear::weights).chain(experts)
+    }
+
+    /// Keeps all of it rounded from now on.
+    pub fn round(&mut self) -> Result<(), ModelError> {
+        self.maps_mut().try_for_each(Linear::round)?;
+        self.feed_forward.experts_mut().into_iter().flat_map(Experts::weights_mut).try_for_each(Weight::round)
     }
 
     /// Its linear maps, to be changed.
@@ -164,6 +177,9 @@ impl Parts<'_, '_> {
 
     fn feed_forward(&mut self, layer: usize, d: i64, f: i64) -> Result<FeedForward, ModelError> {
         let (config, names) = (self.config, self.names);
+        if let (Some(mixture), Some(names)) = (config.experts_of(layer), &names.experts) {
+            return Ok(FeedForward::Experts(self.experts(layer, mixture, names)?));
+        }
         let at = |part: &str| names.of_layer(layer, part);
         let (inner, sizes) = match (config.gated, names.inner) {
             (true, [one]) => (vec![(at(one), 2 * f)], vec![f, f]),

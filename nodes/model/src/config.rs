@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::config_reader::Reader;
 use crate::config_unsupported;
 use crate::error::ModelError;
+use crate::family;
 pub use crate::family::Family;
-use crate::family::{self, Table};
 use crate::objective::{Blocks, Objective, ObjectiveKind};
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::released;
@@ -93,6 +93,21 @@ pub struct Layer {
     pub scale: Option<f64>,
 }
 
+/// Feed-forward blocks of experts, of which a router chooses some for each token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mixture {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that compute a token.
+    pub chosen: usize,
+    /// Intermediate size of an expert, which has a gate.
+    pub width: usize,
+    /// The shares of a token's experts are divided by their sum.
+    pub normed: bool,
+    /// Whether a layer has experts, else one feed-forward block for all tokens.
+    pub in_layer: Vec<bool>,
+}
+
 /// What marks a model as a diffusion language model: the `difflow` object of config.json.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapted {
@@ -164,6 +179,7 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// The feed-forward block has a gate: down(act(gate(x)) ⊙ up(x)), else down(act(up(x))).
     pub gated: bool,
+    pub experts: Option<Mixture>,
     pub qk_norm: Option<HeadNorm>,
     /// Scores s of attention become c · tanh(s / c) before anything is hidden.
     pub attention_softcap: Option<f64>,
@@ -285,9 +301,15 @@ impl ModelConfig {
         }
     }
 
-    /// Whether blocks are what most models have: norms before both halves, one half after the other, nothing scaled.
+    /// The experts of a layer that has some.
+    pub fn experts_of(&self, layer: usize) -> Option<&Mixture> {
+        self.experts.as_ref().filter(|mixture| mixture.in_layer[layer])
+    }
+
+    /// Whether blocks are what most models have: norms before both halves, one half after the other, nothing scaled, no experts.
     pub(crate) fn has_plain_blocks(&self) -> bool {
-        self.norms == Norms::Before && self.residual == Residual::Sequential && self.residual_scale == 1.0
+        let usual = self.norms == Norms::Before && self.residual == Residual::Sequential;
+        usual && self.residual_scale == 1.0 && self.experts.is_none()
     }
 
     /// The mask token, or the error that says how to get one.
@@ -305,9 +327,9 @@ impl ModelConfig {
             None => {
                 map.insert("architectures".into(), json!([self.architecture]));
                 // Without it `transformers` does not know what it reads.
-                let Table { model_type, layout, .. } = self.family.table();
-                map.entry("model_type").or_insert_with(|| json!(model_type));
-                layout.complete(&mut map);
+                let table = self.family.table();
+                map.entry("model_type").or_insert_with(|| json!(table.model_type));
+                table.complete(&mut map);
                 "vocab_size"
             }
         };
@@ -377,6 +399,7 @@ impl Shared {
             attention_output_bias: false,
             mlp_bias: false,
             gated: false,
+            experts: None,
             qk_norm: None,
             attention_softcap: None,
             logit_softcap: None,

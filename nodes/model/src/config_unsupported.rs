@@ -20,7 +20,7 @@ enum Neutral {
     AtMost(f64),
 }
 
-const KEYS: [(&str, Neutral); 27] = [
+const KEYS: [(&str, Neutral); 28] = [
     // GPT-2.
     ("scale_attn_weights", Neutral::Flag(true)),
     ("scale_attn_by_inverse_layer_idx", Neutral::Flag(false)),
@@ -50,6 +50,7 @@ const KEYS: [(&str, Neutral); 27] = [
     ("num_experts", Neutral::AtMost(1.0)),
     ("num_local_experts", Neutral::AtMost(1.0)),
     ("n_routed_experts", Neutral::AtMost(1.0)),
+    ("router_jitter_noise", Neutral::Number(0.0)),
 ];
 
 /// Errors if a key asks for something that difflow does not compute.

@@ -16,13 +16,13 @@ use crate::error::ModelError;
 use crate::fused;
 use crate::head;
 use crate::kernel::attention::{Plan, Scores, Shape, Tables};
-use crate::layers::{Linear, Norm};
+use crate::layers::{Norm, Passed};
 use crate::parameter::{Init, Leaf};
 use crate::rope::Rope;
 use crate::weight::Weight;
 
-/// Is shown the hidden states behind a layer, `[B·L, D]`.
-pub(crate) type Seen<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
+/// Is shown what each layer makes of the hidden states, `[B·L, D]`.
+pub(crate) type Seen<'a> = dyn FnMut(Passed) -> Result<(), ModelError> + 'a;
 
 #[derive(Debug)]
 pub(crate) struct Decoder {
@@ -110,7 +110,7 @@ impl Decoder {
         self.layers(tokens, attention, how, &mut |_| Ok(()))
     }
 
-    /// As [`Decoder::hidden`], and shows the hidden states behind each layer to `seen`.
+    /// As [`Decoder::hidden`], and shows what is behind each layer to `seen`.
     pub fn layers(
         &self,
         tokens: &Tensor,
@@ -122,12 +122,13 @@ impl Decoder {
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let attention = attention.layer(layer)?;
-            x = if how.recompute && x.requires_grad() {
+            let passed = if how.recompute && x.requires_grad() {
                 self.block_recomputed(block, &x, size, &attention, how)?
             } else {
                 self.block(block, &x, size, &attention, how)?
             };
-            seen(&x)?;
+            x = passed.rows.shallow_clone();
+            seen(passed)?;
         }
         Ok(x)
     }
@@ -140,7 +141,7 @@ impl Decoder {
         (rows, length): (i64, i64),
         attention: &LayerAttention,
         how: Arithmetic,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<Passed, ModelError> {
         let qkv = self.project(block, x, how)?;
         let span = attention.positions.span(length as usize);
         let attended = match &attention.kernel {
@@ -188,12 +189,12 @@ impl Decoder {
     /// When there is no memory for it: half as much again as the weights take.
     pub fn round(&mut self) -> Result<(), ModelError> {
         self.head.round_aligned()?;
-        self.blocks.iter_mut().flat_map(Block::maps_mut).try_for_each(Linear::round)
+        self.blocks.iter_mut().try_for_each(Block::round)
     }
 
     /// Of all matrices that are kept rounded: the rounded ones and the masters, to copy the latter over the former.
     pub fn rounded(&self) -> Result<(Vec<Tensor>, Vec<Tensor>), ModelError> {
-        let weights = self.blocks.iter().flat_map(Block::maps).flat_map(Linear::weights).chain([&self.head]);
+        let weights = self.blocks.iter().flat_map(Block::weights).chain([&self.head]);
         let pairs = weights.map(Weight::pair).collect::<Result<Vec<_>, _>>()?;
         Ok(pairs.into_iter().flatten().unzip())
     }
@@ -320,27 +321,26 @@ impl Decoder {
         x: &Tensor,
         attended: &Tensor,
         how: Arithmetic,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<Passed, ModelError> {
         let attended = self.branch(block.output.apply(attended, how)?, block.attention_after.as_ref(), how)?;
-        let feed = |from: &Tensor| -> Result<Tensor, ModelError> {
+        let feed = |from: &Tensor| -> Result<Passed, ModelError> {
             // With one norm for both halves, attention's.
             let norm = match self.config.residual {
                 Residual::ParallelOneNorm => &block.attention_norm,
                 _ => &block.feed_forward_norm,
             };
-            let fed = match norm {
+            let Passed { rows, routed } = match norm {
                 None => block.feed_forward.apply(from, self.config.activation, how)?,
                 Some(norm) => block.feed_forward.apply(&norm.apply(from, how)?, self.config.activation, how)?,
             };
-            self.branch(fed, block.feed_forward_after.as_ref(), how)
+            Ok(Passed { rows: self.branch(rows, block.feed_forward_after.as_ref(), how)?, routed })
         };
-        match self.config.residual {
-            Residual::Sequential => {
-                let x = x.f_add(&attended)?;
-                Ok(x.f_add(&feed(&x)?)?)
-            }
-            Residual::Parallel | Residual::ParallelOneNorm => Ok(x.f_add(&attended)?.f_add(&feed(x)?)?),
-        }
+        let with_attended = x.f_add(&attended)?;
+        let Passed { rows, routed } = match self.config.residual {
+            Residual::Sequential => feed(&with_attended)?,
+            Residual::Parallel | Residual::ParallelOneNorm => feed(x)?,
+        };
+        Ok(Passed { rows: with_attended.f_add(&rows)?, routed })
     }
 
     /// What a half of a block adds to the residual stream.

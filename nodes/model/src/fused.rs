@@ -128,8 +128,8 @@ pub(crate) fn head_loss(
     Ok((total, losses))
 }
 
-/// to = a · b, where `to` is fp32 whatever the kind of a and b.
-fn multiply(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
+/// to = a · b, where `to` is fp32 or of the kind of a and b.
+pub(crate) fn multiply(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<(), ModelError> {
     match a.kind() {
         Kind::Float => drop(a.f_mm_out(to, b)?),
         _ => to.f_copy_(&a.f_mm(b)?)?,
@@ -322,10 +322,12 @@ mod tests {
         let _alone = LEVEL.lock().unwrap();
         crate::set_num_threads(4);
         let (batch, pattern) = (batch(8, 60), Pattern::Annealed { ratio: 0.5, seed: 1, draw: 1 });
-        let once = || slopes(model(LLAMA, 4, 8), &batch, &pattern, false);
-        let first = once();
-        for _ in 0..5 {
-            assert!(first == once());
+        for json in [LLAMA, small::MIXTRAL] {
+            let once = || slopes(model(json, 4, 8), &batch, &pattern, false);
+            let first = once();
+            for _ in 0..5 {
+                assert!(first == once());
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::objective::{Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::Pattern;
 use crate::ranks::{Sharding, exchanged_bytes};
-use crate::small::{LLAMA, model};
+use crate::small::{LLAMA, MIXTRAL, model};
 
 const PART: &str = "DIFFLOW_TEST_RANK";
 
@@ -126,11 +126,11 @@ fn batch(number: usize) -> MicroBatch {
 /// The weights and what the updates did, after three updates by four micro-batches each, of which this rank has its part.
 fn trained(
     group: Option<Arc<Group>>,
-    Variant { normaliser, optimizer, adapter }: Variant,
+    Variant { json, normaliser, optimizer, adapter, router_weight }: Variant,
     sharding: Sharding,
 ) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
     crate::set_num_threads(1);
-    let mut model = model(LLAMA);
+    let mut model = model(json);
     model.add_mask_token(7).unwrap();
     if adapter {
         let config = AdapterConfig::new("base".as_ref(), 3, 5.0, Targets::Word("all-linear".into()));
@@ -142,6 +142,7 @@ fn trained(
         ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
     let mut learner = Learner::new(model, options, optimizer).unwrap();
     learner.set_dropout(0.25, 3).unwrap();
+    learner.balance_experts(router_weight).unwrap();
     let Place { rank, size } = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
     let own = 4 / size;
     if let Some(group) = group {
@@ -165,14 +166,23 @@ fn trained(
 /// What is trained, and how.
 #[derive(Debug, Clone, Copy)]
 struct Variant {
+    json: &'static str,
     normaliser: Normaliser,
     optimizer: Optimizer,
     /// An adapter, with embeddings and head whole, beside a base in bf16.
     adapter: bool,
+    router_weight: f64,
 }
 
-fn variants() -> [Variant; 7] {
-    let plain = Variant { normaliser: Normaliser::MaskableTokens, optimizer: Optimizer::default(), adapter: false };
+fn variants() -> [Variant; 9] {
+    let plain = Variant {
+        json: LLAMA,
+        normaliser: Normaliser::MaskableTokens,
+        optimizer: Optimizer::default(),
+        adapter: false,
+        router_weight: 0.0,
+    };
+    let experts = Variant { json: MIXTRAL, router_weight: 0.3, ..plain };
     let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
     let bf16 = Optimizer { state: StateKind::Bf16, ..Optimizer::default() };
     [
@@ -182,7 +192,9 @@ fn variants() -> [Variant; 7] {
         Variant { normaliser: Normaliser::MaskedTokens, ..plain },
         Variant { optimizer: muon, ..plain },
         Variant { adapter: true, ..plain },
-        Variant { adapter: true, optimizer: bf16, normaliser: Normaliser::MaskedTokens },
+        Variant { adapter: true, optimizer: bf16, normaliser: Normaliser::MaskedTokens, ..plain },
+        experts,
+        Variant { optimizer: muon, normaliser: Normaliser::MaskedTokens, ..experts },
     ]
 }
 

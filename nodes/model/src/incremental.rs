@@ -49,7 +49,7 @@ impl Decoder {
                 }
                 _ => return Err(ModelError::Torch("a cache was made for another device".to_owned())),
             };
-            x = self.finish(block, &x, &attended, how)?;
+            x = self.finish(block, &x, &attended, how)?.rows;
         }
         Ok(x)
     }

@@ -1,6 +1,6 @@
 //! The input of a forward: rows of token ids, and the position of each token.
 
-use crate::batch::MicroBatch;
+use crate::batch::{MicroBatch, PADDING};
 use crate::pattern::Pattern;
 
 /// How often a row's text stands in the input.
@@ -75,5 +75,12 @@ impl<'a> Input<'a> {
             }
         };
         Self { layout: Layout { rows: batch.rows, text: batch.length, copies, documents }, tokens }
+    }
+
+    /// Which of its tokens are not padding of the batch that it is made of.
+    pub fn real(&self, batch: &MicroBatch) -> Vec<bool> {
+        let rows = batch.documents.chunks(batch.length.max(1));
+        let copies = rows.flat_map(|row| std::iter::repeat_n(row, self.layout.copies.count()));
+        copies.flatten().map(|document| *document != PADDING).collect()
     }
 }

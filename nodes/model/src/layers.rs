@@ -6,6 +6,7 @@ use crate::adapter::LowRank;
 use crate::arithmetic::Arithmetic;
 use crate::config::{Activation, HeadNorm, NormKind};
 use crate::error::ModelError;
+use crate::experts::{Experts, Routed};
 use crate::fused;
 use crate::host::is_plain;
 use crate::shim::attach;
@@ -159,6 +160,16 @@ pub(crate) enum FeedForward {
     Gated { gate_up: Linear, down: Linear },
     /// down(act(up(x))).
     Plain { up: Linear, down: Linear },
+    /// Some of many gated ones for each token.
+    Experts(Experts),
+}
+
+/// What a block, or its feed-forward half, makes of rows.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    pub rows: Tensor,
+    /// Where there are experts, who computed them.
+    pub routed: Option<Routed>,
 }
 
 impl FeedForward {
@@ -167,37 +178,60 @@ impl FeedForward {
         match self {
             Self::Gated { gate_up, down } => Self::Gated { gate_up: gate_up.share(), down: down.share() },
             Self::Plain { up, down } => Self::Plain { up: up.share(), down: down.share() },
+            Self::Experts(experts) => Self::Experts(experts.share()),
         }
     }
 
-    /// Its linear maps.
-    pub fn maps(&self) -> [&Linear; 2] {
+    /// Its linear maps; experts are none.
+    pub fn maps(&self) -> Vec<&Linear> {
         match self {
-            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => [up, down],
+            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => vec![up, down],
+            Self::Experts(_) => Vec::new(),
         }
     }
 
     /// Its linear maps, to be changed.
-    pub fn maps_mut(&mut self) -> [&mut Linear; 2] {
+    pub fn maps_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => [up, down],
+            Self::Gated { gate_up: up, down } | Self::Plain { up, down } => vec![up, down],
+            Self::Experts(_) => Vec::new(),
         }
     }
 
-    pub fn apply(&self, x: &Tensor, activation: Activation, how: Arithmetic) -> Result<Tensor, ModelError> {
+    /// Its experts, where it has some.
+    pub fn experts(&self) -> Option<&Experts> {
         match self {
-            Self::Gated { gate_up, down } => {
-                let both = gate_up.apply(x, how)?;
-                if how.kernels && activation == Activation::Silu {
-                    return down.apply(&fused::swiglu(&both.f_to_kind(Kind::Float)?)?, how);
-                }
-                let width = both.size2()?.1 / 2;
-                let parts = both.f_split(width, 1)?;
-                down.apply(&activate(&parts[0], activation)?.f_mul(&parts[1])?, how)
-            }
-            Self::Plain { up, down } => down.apply(&activate(&up.apply(x, how)?, activation)?, how),
+            Self::Gated { .. } | Self::Plain { .. } => None,
+            Self::Experts(experts) => Some(experts),
         }
     }
+
+    /// Its experts, to be changed.
+    pub fn experts_mut(&mut self) -> Option<&mut Experts> {
+        match self {
+            Self::Gated { .. } | Self::Plain { .. } => None,
+            Self::Experts(experts) => Some(experts),
+        }
+    }
+
+    pub fn apply(&self, x: &Tensor, activation: Activation, how: Arithmetic) -> Result<Passed, ModelError> {
+        let rows = match self {
+            Self::Gated { gate_up, down } => down.apply(&gated(&gate_up.apply(x, how)?, activation, how)?, how)?,
+            Self::Plain { up, down } => down.apply(&activate(&up.apply(x, how)?, activation)?, how)?,
+            Self::Experts(experts) => return experts.apply(x, activation, how),
+        };
+        Ok(Passed { rows, routed: None })
+    }
+}
+
+/// act(gate) ⊙ up of rows `[N, 2F]`.
+pub(crate) fn gated(both: &Tensor, activation: Activation, how: Arithmetic) -> Result<Tensor, ModelError> {
+    if how.kernels && activation == Activation::Silu {
+        return fused::swiglu(&both.f_to_kind(Kind::Float)?);
+    }
+    let width = both.size2()?.1 / 2;
+    let parts = both.f_split(width, 1)?;
+    Ok(activate(&parts[0], activation)?.f_mul(&parts[1])?)
 }
 
 fn activate(x: &Tensor, activation: Activation) -> Result<Tensor, ModelError> {

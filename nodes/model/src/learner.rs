@@ -57,6 +57,8 @@ pub struct Learner {
     optimizer: OptimizerState,
     average: Option<Average>,
     alignment: Option<Alignment>,
+    /// Of the routers' loss.
+    router_weight: f64,
     /// Key of dropout's random numbers.
     dropout_seed: u64,
     reducer: Box<dyn Reducer>,
@@ -132,6 +134,7 @@ impl Learner {
             optimizer,
             average,
             alignment,
+            router_weight: 0.0,
             dropout_seed,
             reducer,
             rank,
@@ -197,6 +200,21 @@ impl Learner {
         Ok(())
     }
 
+    /// Adds the load-balancing loss of the routers, as `transformers` computes it, to the objective: the loss of a forward is its mean
+    /// cross-entropy + `weight` · that loss, and those of several forwards are added up as their objectives are. Tokens of padding do not
+    /// count.
+    ///
+    /// # Errors
+    /// With a model that has no experts.
+    pub fn balance_experts(&mut self, weight: f64) -> Result<(), ModelError> {
+        if weight > 0.0 && self.model.config.experts.is_none() {
+            let found = format!("{weight} for {}", self.model.config.architecture);
+            return Err(ModelError::input("weight of the routers' loss", found, "0: the model has no experts"));
+        }
+        self.router_weight = weight;
+        Ok(())
+    }
+
     /// Drops this share of activations in training, at GPT-2's places: embeddings, attention, and the two results that each
     /// block adds. Attention then runs on torch's kernels. The draws are keyed by seed, update and the
     /// micro-batch's number in the global batch.
@@ -250,7 +268,7 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let lesson = Lesson { divisor, alignment: self.alignment.as_ref() };
+        let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight: self.router_weight };
         let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson))?;
         let known = if self.on_device { losses.counted() } else { losses.read()? };
         self.sums.totals.push(Totals::of(&known, batch.tokens_read()));

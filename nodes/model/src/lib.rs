@@ -57,6 +57,7 @@ mod decoder;
 mod device;
 mod error;
 mod expected;
+mod experts;
 mod family;
 mod foreign;
 mod fused;
@@ -110,7 +111,9 @@ mod weight;
 pub use adapter::{AdapterConfig, Targets};
 pub use arithmetic::{Arithmetic, Precision};
 pub use batch::{MicroBatch, PADDING};
-pub use config::{Activation, Adapted, Family, HeadNorm, Layer, ModelConfig, NormKind, Norms, Positions, Residual};
+pub use config::{
+    Activation, Adapted, Family, HeadNorm, Layer, Mixture, ModelConfig, NormKind, Norms, Positions, Residual,
+};
 pub use continuations::Continued;
 pub use decode::{
     Budget, Caching, Canvas, Checked, Decoded, DiffusionDecoding, Filling, GapLength, Generated, Generation, GoOn,

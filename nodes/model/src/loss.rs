@@ -13,8 +13,10 @@ use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
 use crate::attention::Attention;
 use crate::batch::MicroBatch;
+use crate::decoder::Seen;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::experts::balance;
 use crate::fused;
 use crate::head;
 use crate::host::copied;
@@ -30,6 +32,8 @@ pub(crate) struct Lesson<'a> {
     pub divisor: Divisor,
     /// Beside the objective.
     pub alignment: Option<&'a Alignment>,
+    /// Of the routers' loss beside the objective; 0 for none.
+    pub router_weight: f64,
 }
 
 /// What the gradients of a micro-step are divided by.
@@ -67,6 +71,10 @@ pub struct StepSums {
     pub distance: f64,
     /// Predicted tokens that it is of.
     pub aligned: u64,
+    /// Σ load-balancing loss of the routers · `balanced`, where the objective has it beside it; its weight is not in it.
+    pub balance: f64,
+    /// What the objective is divided by, of the forwards that it is of: maskable positions, or those that carried loss.
+    pub balanced: u64,
     /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
     pub positions_read: u64,
     /// The first four for each sequence.
@@ -85,7 +93,7 @@ pub struct RowSums {
 impl StepSums {
     /// False when a cross-entropy was NaN or infinite.
     pub fn is_finite(&self) -> bool {
-        [self.weighted, self.unweighted, self.ar, self.distance].iter().all(|sum| sum.is_finite())
+        [self.weighted, self.unweighted, self.ar, self.distance, self.balance].iter().all(|sum| sum.is_finite())
     }
 
     /// Of a batch that nothing has been predicted of.
@@ -139,6 +147,16 @@ struct PartLosses {
     values: Values,
     /// Distances to the base model's hidden states: fp32 `[m]`.
     distances: Option<Tensor>,
+    balance: Option<Balance>,
+}
+
+/// The load-balancing loss of one forward.
+#[derive(Debug)]
+struct Balance {
+    /// fp32 `[1]`.
+    loss: Tensor,
+    /// As [`StepSums::balanced`].
+    balanced: u64,
 }
 
 #[derive(Debug)]
@@ -154,10 +172,11 @@ impl Losses {
     pub fn counted(&self) -> StepSums {
         let mut sums = StepSums { rows: Vec::new(), ..self.known.clone() };
         sums.maskable = self.known.rows.iter().map(|row| row.maskable).sum();
-        for PartLosses { selection, distances, .. } in &self.parts {
+        for PartLosses { selection, distances, balance, .. } in &self.parts {
             sums.positions += selection.own as u64;
             sums.ar_positions += (selection.target.len() - selection.own) as u64;
             sums.aligned += distances.as_ref().map_or(0, |distances| distances.numel() as u64);
+            sums.balanced += balance.as_ref().map_or(0, |balance| balance.balanced);
         }
         sums
     }
@@ -169,7 +188,7 @@ impl Losses {
                 Values::Here(_) => None,
                 Values::There(tensor) => Some(tensor),
             };
-            losses.into_iter().chain(&part.distances)
+            losses.into_iter().chain(&part.distances).chain(part.balance.as_ref().map(|balance| &balance.loss))
         })
     }
 
@@ -182,7 +201,7 @@ impl Losses {
     /// The sums, where the values of [`Losses::there`] are these.
     pub fn sums(&self, there: &[f32]) -> StepSums {
         let (mut sums, mut there) = (self.known.clone(), there.iter().copied());
-        for PartLosses { rows, selection, values, distances } in &self.parts {
+        for PartLosses { rows, selection, values, distances, balance } in &self.parts {
             match values {
                 Values::Here(losses) => sums.add(rows, selection, losses),
                 Values::There(tensor) => {
@@ -193,6 +212,10 @@ impl Losses {
             for distance in there.by_ref().take(distances.as_ref().map_or(0, Tensor::numel)) {
                 sums.distance += f64::from(distance);
                 sums.aligned += 1;
+            }
+            if let Some(Balance { balanced, .. }) = balance {
+                sums.balance += f64::from(there.next().unwrap_or(f32::NAN)) * *balanced as f64;
+                sums.balanced += balanced;
             }
         }
         sums.totalled()
@@ -305,10 +328,18 @@ impl Model {
                 Some(alignment) => alignment.pairs(selection, batch)?.map(|pairs| (alignment, pairs)),
                 None => None,
             };
-            let mut layers = Vec::new();
-            let hidden = match &pairs {
-                None => self.hidden(&input, &part.pattern, how, lesson.is_some())?,
-                Some(_) => self.layers(&input, &part.pattern, how, &mut layers)?,
+            let router_weight = lesson.map_or(0.0, |lesson| lesson.router_weight);
+            let (mut layers, mut routed) = (Vec::new(), Vec::new());
+            let hidden = if pairs.is_none() && router_weight == 0.0 {
+                self.hidden(&input, &part.pattern, how, lesson.is_some())?
+            } else {
+                self.layers(&input, &part.pattern, how, &mut |layer| {
+                    if pairs.is_some() {
+                        layers.push(layer.rows);
+                    }
+                    routed.extend(layer.routed);
+                    Ok(())
+                })?
             };
             let near = match &pairs {
                 None => None,
@@ -319,12 +350,28 @@ impl Model {
                     Some((loss, distances.f_detach()?))
                 }
             };
-            let (beside, distances) = near.unzip();
+            let (near, distances) = near.unzip();
+            let even = if router_weight == 0.0 { None } else { balance(&routed, &input.real(batch))? };
+            let balanced = match lesson.map(|lesson| lesson.divisor) {
+                Some(Divisor::Positions) => selection.own as u64,
+                Some(Divisor::Number(_)) | None => batch.maskable_tokens(),
+            };
+            let balance = match &even {
+                None => None,
+                Some(loss) => Some(Balance { loss: loss.f_detach()?.f_view(1)?, balanced }),
+            };
+            // As much of it as there is of the objective in this forward.
+            let weight = router_weight * balanced as f64 / divisor.unwrap_or(1.0);
+            let even = even.map(|loss| loss.f_mul_scalar(weight)).transpose()?;
+            let beside = match (near, even) {
+                (Some(near), Some(even)) => Some(near.f_add(&even)?),
+                (near, even) => near.or(even),
+            };
             let index: Vec<i64> = part.selection.from.iter().map(|&place| place as i64).collect();
             let index = upload(&index, self.device.torch())?;
             let predicting = hidden.f_index_select(0, &index)?;
             let values = self.head_losses(&predicting, &part.selection, divisor, beside.as_ref(), how)?;
-            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances });
+            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances, balance });
         }
         Ok(losses)
     }
@@ -344,20 +391,17 @@ impl Model {
         }
     }
 
-    /// As [`Model::hidden`] in training, with the hidden states behind each layer.
+    /// As [`Model::hidden`] in training, and shows what is behind each layer to `seen`.
     fn layers(
         &self,
         input: &Input,
         pattern: &Pattern,
         how: Arithmetic,
-        layers: &mut Vec<Tensor>,
+        seen: &mut Seen<'_>,
     ) -> Result<Tensor, ModelError> {
         let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
         let ids = self.ids(&input.tokens, input.layout.rows)?;
-        self.decoder.layers(&ids, &attention, how, &mut |layer| {
-            layers.push(layer.shallow_clone());
-            Ok(())
-        })
+        self.decoder.layers(&ids, &attention, how, seen)
     }
 
     /// Cross-entropy of each selected position, in nats; with a divisor, the gradients of their weighted sum and of the loss `beside` it.

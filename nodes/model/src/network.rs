@@ -43,7 +43,7 @@ impl Network {
         }
     }
 
-    /// As [`Network::hidden`], and shows the hidden states behind each layer to `seen`.
+    /// As [`Network::hidden`], and shows what is behind each layer to `seen`.
     ///
     /// # Errors
     /// With a plug-in, which does not say them.

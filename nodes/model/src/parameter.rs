@@ -50,6 +50,8 @@ pub(crate) struct Leaf {
     pub matrices: Option<Matrices>,
     /// Part of an adapter, not of the base model.
     pub adapter: bool,
+    /// Of experts, or of what chooses between them: nothing that an adapter changes.
+    pub routed: bool,
     /// Names of the parts before a recipe changed them.
     pub own_names: Vec<String>,
 }
@@ -58,7 +60,7 @@ impl Leaf {
     pub fn new(init: Init, parts: impl IntoIterator<Item = (String, Vec<i64>)>) -> Self {
         let parts: Vec<Part> = parts.into_iter().map(|(name, shape)| Part { name, shape }).collect();
         let own_names = parts.iter().map(|part| part.name.clone()).collect();
-        Self { init, parts, vocabulary: false, matrices: None, adapter: false, own_names }
+        Self { init, parts, vocabulary: false, matrices: None, adapter: false, routed: false, own_names }
     }
 
     /// Hidden matrices.

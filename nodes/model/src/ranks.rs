@@ -35,7 +35,7 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64) -> u64 {
 }
 
 /// The numbers of a micro-batch's [`Totals`].
-const NUMBERS: usize = 10;
+const NUMBERS: usize = 12;
 
 /// What a process keeps of what the optimizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -310,6 +310,8 @@ fn numbers(totals: &Totals) -> [f64; NUMBERS] {
         totals.aligned as f64,
         totals.tokens as f64,
         totals.positions_read as f64,
+        totals.balance,
+        totals.balanced as f64,
     ]
 }
 
@@ -326,6 +328,8 @@ fn of_numbers(told: &[f64]) -> Totals {
         aligned: told[7] as u64,
         tokens: told[8] as u64,
         positions_read: told[9] as u64,
+        balance: told[10],
+        balanced: told[11] as u64,
     }
 }
 

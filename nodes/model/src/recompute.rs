@@ -8,7 +8,9 @@ use crate::attention::LayerAttention;
 use crate::block::Block;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::shim::attach;
+use crate::experts::Routed;
+use crate::layers::Passed;
+use crate::shim::attach_all;
 
 impl Decoder {
     /// A block's output `[B·L, D]` for `size` = (B, L), as [`Decoder::block`] gives it.
@@ -19,17 +21,37 @@ impl Decoder {
         size: (i64, i64),
         attention: &LayerAttention,
         how: Arithmetic,
-    ) -> Result<Tensor, ModelError> {
-        let out = tch::no_grad(|| self.block(block, x, size, attention, how))?;
+    ) -> Result<Passed, ModelError> {
+        let Passed { rows, routed } = tch::no_grad(|| self.block(block, x, size, attention, how))?;
         let (decoder, block, attention, input) = (self.share(), block.share(), attention.share(), x.f_detach()?);
-        attach(out, &[x], move |gradient| {
+        let backward = move |gradients: &[Option<Tensor>]| {
             tch::with_grad(|| {
                 let x = input.f_detach()?.f_set_requires_grad(true)?;
-                let again = decoder.block(&block, &x, size, &attention, how)?;
+                let Passed { rows, routed } = decoder.block(&block, &x, size, &attention, how)?;
+                let again = std::iter::once(rows).chain(routed.map(|routed| routed.shares));
                 // A backward pass inside the backward pass; the parameters' gradients are added where they belong.
-                again.f_mul(gradient)?.f_sum(Kind::Float)?.f_backward()?;
+                let mut sum: Option<Tensor> = None;
+                for (again, gradient) in again.zip(gradients) {
+                    let Some(gradient) = gradient else { continue };
+                    let own = again.f_mul(gradient)?.f_sum(Kind::Float)?;
+                    sum = Some(match sum {
+                        None => own,
+                        Some(sum) => sum.f_add(&own)?,
+                    });
+                }
+                sum.ok_or_else(|| ModelError::Torch("a backward pass without a gradient".to_owned()))?.f_backward()?;
                 Ok(vec![Some(x.f_grad()?)])
             })
+        };
+        Ok(match routed {
+            None => {
+                let [rows] = attach_all([rows], &[x], backward)?;
+                Passed { rows, routed: None }
+            }
+            Some(Routed { shares, chosen }) => {
+                let [rows, shares] = attach_all([rows, shares], &[x], backward)?;
+                Passed { rows, routed: Some(Routed { shares, chosen }) }
+            }
         })
     }
 }

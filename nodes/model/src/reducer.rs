@@ -28,6 +28,10 @@ pub struct Totals {
     pub distance: f64,
     /// Predicted tokens that it is of.
     pub aligned: u64,
+    /// Σ load-balancing loss of the routers · `balanced`, where it is beside the objective.
+    pub balance: f64,
+    /// What the objective is divided by, of the forwards that it is of.
+    pub balanced: u64,
     /// Positions that are not padding.
     pub tokens: u64,
     /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
@@ -47,6 +51,8 @@ impl Totals {
             ar_positions: sums.ar_positions,
             distance: sums.distance,
             aligned: sums.aligned,
+            balance: sums.balance,
+            balanced: sums.balanced,
             tokens,
             positions_read: sums.positions_read,
         }
@@ -64,6 +70,8 @@ impl Totals {
             sum.ar_positions += one.ar_positions;
             sum.distance += one.distance;
             sum.aligned += one.aligned;
+            sum.balance += one.balance;
+            sum.balanced += one.balanced;
             sum.tokens += one.tokens;
             sum.positions_read += one.positions_read;
             sum
@@ -72,7 +80,7 @@ impl Totals {
 
     /// False when a loss was NaN or infinite.
     pub(crate) fn is_finite(&self) -> bool {
-        [self.weighted, self.unweighted, self.ar, self.distance].iter().all(|sum| sum.is_finite())
+        [self.weighted, self.unweighted, self.ar, self.distance, self.balance].iter().all(|sum| sum.is_finite())
     }
 }
 

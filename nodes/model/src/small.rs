@@ -9,7 +9,7 @@ pub const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37
     "initializer_range":0.3,"tie_word_embeddings":true}"#;
 
 /// A model of every family that is not LLaMA's or GPT-2's, with all that it has of its own.
-pub const FAMILIES: [(&str, &str); 9] = [
+pub const FAMILIES: [(&str, &str); 11] = [
     (
         "NeoX",
         r#"{"architectures":["GPTNeoXForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -67,7 +67,20 @@ pub const FAMILIES: [(&str, &str); 9] = [
         r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":24,"n_layer":2,"n_head":2,
         "n_positions":64,"initializer_range":0.3,"scale_attn_by_inverse_layer_idx":true}"#,
     ),
+    ("Mixtral", MIXTRAL),
+    (
+        "Qwen3-MoE",
+        r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+        "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,
+        "max_position_embeddings":64,"initializer_range":0.3,"moe_intermediate_size":11,"num_experts":7,
+        "num_experts_per_tok":3,"mlp_only_layers":[1],"use_sliding_window":true,"sliding_window":9}"#,
+    ),
 ];
+
+/// A model with experts in each layer.
+pub const MIXTRAL: &str = r#"{"architectures":["MixtralForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":13,
+    "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,
+    "initializer_range":0.3,"num_local_experts":5,"num_experts_per_tok":2}"#;
 
 /// The model of a config.json.
 pub fn model(json: &str) -> Model {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tch::Tensor;
 
-use crate::config::ModelConfig;
+use crate::config::{Mixture, ModelConfig};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
@@ -57,6 +57,15 @@ impl ModelConfig {
         self.leaves().iter().map(Leaf::values).sum()
     }
 
+    /// Values of the experts that do not compute a token: of all layers, what it does not pass.
+    pub fn idle_count(&self) -> u64 {
+        let idle = |mixture: &Mixture| {
+            let matrices = 3 * (mixture.count - mixture.chosen) * mixture.width * self.hidden_size;
+            matrices as u64 * mixture.in_layer.iter().filter(|has| **has).count() as u64
+        };
+        self.experts.as_ref().map_or(0, idle)
+    }
+
     /// Values of the hidden matrices, which are those of the blocks.
     pub fn hidden_matrix_count(&self) -> u64 {
         self.leaves().iter().filter(|leaf| leaf.matrices.is_some()).map(Leaf::values).sum()
@@ -82,17 +91,28 @@ struct Widths {
     heads: u64,
     /// Attention's result.
     attended: u64,
-    /// The feed-forward block's inner results.
+    /// The feed-forward block's inner results; with experts also what each of a token's gets and gives.
     inner: u64,
 }
 
 impl Widths {
-    fn of(config: &ModelConfig) -> Self {
+    /// Of each layer.
+    fn of(config: &ModelConfig) -> Vec<Self> {
         let (hidden, f) = (config.hidden_size as u64, config.intermediate_size as u64);
         let heads = (config.heads + 2 * config.kv_heads) as u64 * config.head_dim as u64;
         let attended = (config.heads * config.head_dim) as u64;
-        Self { hidden, heads, attended, inner: if config.gated { 3 * f } else { 2 * f } }
+        let inner = |layer| match config.experts_of(layer) {
+            Some(mixture) => mixture.chosen as u64 * (3 * mixture.width as u64 + 2 * hidden),
+            None if config.gated => 3 * f,
+            None => 2 * f,
+        };
+        (0..config.layers).map(|layer| Self { hidden, heads, attended, inner: inner(layer) }).collect()
     }
+}
+
+/// Of all layers what their blocks keep; with checkpointing their inputs, and one block at a time has the rest.
+fn kept(blocks: impl Iterator<Item = u64> + Clone, input: u64, checkpointing: bool) -> u64 {
+    if checkpointing { input * blocks.clone().count() as u64 + blocks.max().unwrap_or(0) } else { blocks.sum() }
 }
 
 impl Memory {
@@ -112,10 +132,9 @@ impl Memory {
         length: u64,
         checkpointing: bool,
     ) -> Self {
-        let Widths { hidden: d, heads, attended, inner } = Widths::of(config);
-        let block = 4 * d + heads + attended + inner;
-        let layers = config.layers as u64;
-        let values = if checkpointing { layers * d + block } else { layers * block };
+        let (d, layers) = (config.hidden_size as u64, Widths::of(config));
+        let blocks = layers.iter().map(|of| 4 * of.hidden + of.heads + of.attended + of.inner);
+        let values = kept(blocks, d, checkpointing);
         let tokens = rows * length;
         let logits = (tokens * config.vocab_size as u64).min(chunk_elements(Device::Cpu) as u64);
         let parameters = 8 * parameters + optimizer.state_bytes(config, parameters);
@@ -133,10 +152,9 @@ impl Memory {
         length: u64,
         checkpointing: bool,
     ) -> Self {
-        let Widths { hidden: d, heads, attended, inner } = Widths::of(config);
-        let block = 12 * d + 2 * (heads + attended + inner);
-        let layers = config.layers as u64;
-        let bytes = if checkpointing { layers * 4 * d + block } else { layers * block };
+        let (d, layers) = (config.hidden_size as u64, Widths::of(config));
+        let blocks = layers.iter().map(|of| 12 * of.hidden + 2 * (of.heads + of.attended + of.inner));
+        let bytes = kept(blocks, 4 * d, checkpointing);
         let (tokens, positions) = (rows * length, rows * length / 2);
         let vocabulary = config.vocab_size as u64;
         // Logits in bf16, and the gradient of the head in both kinds.
@@ -163,6 +181,22 @@ mod tests {
             let path = root().join(format!("data/experiments/shapes/{name}.json"));
             let config = ModelConfig::from_json(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
             assert_eq!(config.parameter_count(), published, "{name}");
+        }
+    }
+
+    /// The published counts of Mixtral-8x7B-v0.1 and Qwen3-30B-A3B, and how many of them compute a token, in billions.
+    #[test]
+    fn models_with_experts_have_as_many_parameters_as_are_published_and_as_few_at_work() {
+        let mixtral = r#"{"architectures":["MixtralForCausalLM"],"vocab_size":32000,"hidden_size":4096,"intermediate_size":14336,
+            "num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,"num_local_experts":8}"#;
+        let qwen3 = r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,
+            "num_hidden_layers":48,"num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"num_experts":128,
+            "moe_intermediate_size":768,"num_experts_per_tok":8}"#;
+        for (json, published, at_work) in [(mixtral, 46_702_792_704, 12.9), (qwen3, 30_532_122_624, 3.3)] {
+            let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+            assert_eq!(config.parameter_count(), published);
+            let billions = (published - config.idle_count()) as f64 / 1e9;
+            assert!((billions - at_work).abs() < 0.06, "{billions}");
         }
     }
 

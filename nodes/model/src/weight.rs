@@ -72,6 +72,14 @@ impl Weight {
         }
     }
 
+    /// The values that a product rounds to the kind of its arithmetic, if they are not yet; without gradients.
+    pub fn values(&self, how: Arithmetic) -> Result<Tensor, ModelError> {
+        match self.kept(how) {
+            Some(rounded) => Ok(rounded.shallow_clone()),
+            None => Ok(self.master.f_detach()?),
+        }
+    }
+
     /// As [`Weight::of`] without gradients, and with the rows that were filled up.
     pub fn filled(&self, how: Arithmetic) -> Result<Tensor, ModelError> {
         match self.kept(how) {

@@ -169,6 +169,12 @@ pub const MEASURES: &[Measure] = &[
         "ALIGN_WEIGHT: mean over masked tokens and layers of 1 − cosine of the hidden states and the base model's",
     )
     .lower(),
+    Measure::training(
+        "router_loss",
+        Unit::Number,
+        "ROUTER_WEIGHT: load-balancing loss of the routers, without its weight; the number of experts of a token where all have as much to do",
+    )
+    .lower(),
     Measure::training("masked_share", Unit::Share, "of what could carry loss, what did"),
     Measure::training("attn_mask_ratio", Unit::Share, "how much of the right-hand side is visible"),
     Measure::training("learning_rate", Unit::Number, "learning rate of the step"),

@@ -126,6 +126,13 @@ pub struct Config {
     /// (1 − cosine, mean over the layers), added up over the masked tokens and divided as the objective's. Costs a causal forward more.
     #[schemars(range(min = 0))]
     pub align_weight: f64,
+    /// Above 0, for a base model with experts (Mixtral, Qwen3-MoE): the loss is the objective's + ROUTER_WEIGHT · the load-balancing loss of
+    /// the routers as `transformers` computes it: E · Σ over the E experts of how often a token chose the expert, in the mean, times its mean
+    /// share, over the tokens of a micro-batch that are not padding, in all layers together. It is the number of experts of a token where all
+    /// experts have as much to do, and is weighed as the objective of its micro-batch is. `transformers` adds it with the weight
+    /// `router_aux_loss_coef` of config.json, and only where `output_router_logits` is true there, which it usually is not.
+    #[schemars(range(min = 0))]
+    pub router_weight: f64,
     /// Above 0: BASE_MODEL stays as it is, and an adapter of this rank is trained beside its matrices (LoRA, arXiv 2106.09685). Checkpoints
     /// hold the adapter only, in PEFT's files, and name the base model.
     pub lora_rank: usize,
@@ -134,7 +141,7 @@ pub struct Config {
     /// true: by LORA_ALPHA / √LORA_RANK instead (rsLoRA).
     pub lora_rank_stabilised: bool,
     /// Matrices that are adapted: `all-linear` for all of the blocks, or the ends of their names with commas between them, such as
-    /// `q_proj,v_proj`.
+    /// `q_proj,v_proj`. Routers and experts are not adapted: `all-linear` leaves them out.
     pub lora_targets: String,
     /// Share of the adapter's inputs that is dropped in training.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
@@ -279,6 +286,7 @@ impl Default for Config {
             context: Context::default(),
             ar_weight: 0.0,
             align_weight: 0.0,
+            router_weight: 0.0,
             lora_rank: 0,
             lora_alpha: None,
             lora_rank_stabilised: false,
@@ -447,6 +455,7 @@ impl NodeConfig for Config {
                 ("ACTIVATION_CHECKPOINTING", self.activation_checkpointing, "its forward is its own"),
                 ("DROPOUT", self.dropout.is_some_and(|dropout| dropout > 0.0), "its forward is its own"),
                 ("ALIGN_WEIGHT", self.align_weight > 0.0, "it does not say its layers"),
+                ("ROUTER_WEIGHT", self.router_weight > 0.0, "it does not say whether it has routers"),
                 ("LORA_RANK", self.lora_rank > 0, "its forward is its own"),
                 (
                     "OPTIMIZER",

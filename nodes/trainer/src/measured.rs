@@ -26,6 +26,7 @@ pub fn measured(
     let seconds = took.as_secs_f64();
     let loss_ar = report.loss_ar.map(|loss| ("loss_ar", loss));
     let alignment = report.alignment.map(|distance| ("alignment_distance", distance));
+    let router_loss = report.router_loss.map(|loss| ("router_loss", loss));
     Metrics::of_step(
         position.step,
         [
@@ -46,6 +47,7 @@ pub fn measured(
         ]
         .into_iter()
         .chain(loss_ar)
-        .chain(alignment),
+        .chain(alignment)
+        .chain(router_loss),
     )
 }

@@ -313,6 +313,35 @@ fn align_weight_aligns_with_the_base_model() {
     assert_eq!(step(&mut whole, 1), step(&mut resumed, 1));
 }
 
+/// The routers' loss is there where it is asked for, also after a resume; a model without routers cannot have it.
+#[test]
+fn router_weight_adds_the_routers_loss() {
+    let run = Run::begin();
+    let wrong = Config { router_weight: 0.5, ..run.config.clone() };
+    let error = training::begin(&wrong).unwrap_err().to_string();
+    assert!(error.contains("ROUTER_WEIGHT") && error.contains("LlamaForCausalLM has no experts"), "{error}");
+    let base = tempfile::tempdir().unwrap();
+    let experts = MODEL.replace("LlamaForCausalLM", "MixtralForCausalLM");
+    let experts = experts.replacen('{', r#"{"num_local_experts":4,"num_experts_per_tok":2,"#, 1);
+    std::fs::write(base.path().join("config.json"), experts).unwrap();
+    let config =
+        |router_weight| Config { base_model: base.path().display().to_string(), router_weight, ..run.config.clone() };
+    let step = |config: &Config, training: &mut Training, step| {
+        training.micro_step(config, step, batch(step)).unwrap();
+        let finished = training.finish(step).unwrap();
+        training.report(finished).unwrap().router_loss
+    };
+    let (without, with) = (config(0.0), config(0.5));
+    assert_eq!(step(&without, &mut training::begin(&without).unwrap(), 0), None);
+    let mut whole = training::begin(&with).unwrap();
+    let first = step(&with, &mut whole, 0).unwrap();
+    assert!(first > 1.5 && first < 4.0, "{first}");
+    let dir = tempfile::tempdir().unwrap();
+    whole.learner.save(dir.path()).unwrap();
+    let mut resumed = training::resume(&with, dir.path()).unwrap();
+    assert_eq!(step(&with, &mut whole, 1), step(&with, &mut resumed, 1));
+}
+
 /// A checkpoint of an adapter is the adapter alone; training goes on from it with the same bits, and another base model is refused.
 #[test]
 fn a_run_with_an_adapter_saves_the_adapter_and_goes_on_from_it() {

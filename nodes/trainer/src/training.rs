@@ -62,6 +62,8 @@ pub struct StepReport {
     pub loss_ar: Option<f64>,
     /// Mean distance to the base model's hidden states, with alignment.
     pub alignment: Option<f64>,
+    /// Mean load-balancing loss of the routers, where it is beside the objective.
+    pub router_loss: Option<f64>,
     /// Share of maskable tokens that carried loss.
     pub masked_share: f64,
     /// Norm of the gradient before clipping.
@@ -172,10 +174,21 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
         let base = loader(config)?.base(dir).with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
         learner.align(base, config.align_weight)?;
     }
+    balance_experts(config, &mut learner)?;
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
     Ok(Training { learner, annealing, learning_rate, under_way: None, first: 0 })
+}
+
+/// Adds the routers' loss to the objective. Errors ([`Problems`]) if there are no routers.
+fn balance_experts(config: &Config, learner: &mut Learner) -> Result<()> {
+    let of = learner.model().config();
+    if config.router_weight > 0.0 && of.experts.is_none() {
+        let allowed = format!("allowed: 0, as {} has no experts", of.architecture);
+        return Err(Problems::from(Problem::new("ROUTER_WEIGHT", config.router_weight, allowed)).into());
+    }
+    Ok(learner.balance_experts(config.router_weight)?)
 }
 
 impl Training {
@@ -276,6 +289,7 @@ impl Training {
             loss_unweighted: totals.unweighted / totals.positions.max(1) as f64,
             loss_ar: (totals.ar_positions > 0).then(|| totals.ar / totals.ar_positions as f64),
             alignment: (totals.aligned > 0).then(|| totals.distance / totals.aligned as f64),
+            router_loss: (totals.balanced > 0).then(|| totals.balance / totals.balanced as f64),
             masked_share: totals.positions as f64 / maskable,
             grad_norm: applied.grad_norm,
             learning_rate,

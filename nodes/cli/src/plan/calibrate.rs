@@ -91,6 +91,12 @@ fn relative(text: &str) -> Result<String> {
             kinds.truncate(LAYERS as usize);
         }
     }
+    // As many experts as a token has: the products are the same.
+    if let Some((chosen, _)) = number(&config, ["num_experts_per_tok", "num_experts_per_tok"]) {
+        for name in ["num_experts", "num_local_experts"] {
+            set(&mut config, name, chosen);
+        }
+    }
     // Scalings have lists of the size of a head, and cost nothing.
     remove(&mut config, "rope_scaling");
     remove(&mut config, "rope_parameters");
@@ -112,7 +118,8 @@ fn relative(text: &str) -> Result<String> {
             set(&mut config, "num_key_value_heads", WIDTH / 64);
         }
         remove(&mut config, "head_dim");
-        if let Some((inner, name)) = inner {
+        let own = number(&config, ["moe_intermediate_size", "moe_intermediate_size"]);
+        for (inner, name) in inner.into_iter().chain(own) {
             set(&mut config, &name, (inner * WIDTH / width).max(1));
         }
     }
@@ -143,5 +150,11 @@ mod tests {
                 "{name}: {config:?}"
             );
         }
+        let experts = r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,
+            "num_hidden_layers":48,"num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"num_experts":128,
+            "moe_intermediate_size":768,"num_experts_per_tok":8}"#;
+        let config = ModelConfig::from_json(&relative(experts).unwrap(), Path::new("config.json")).unwrap();
+        assert!(config.parameter_count() < 20_000_000 && config.idle_count() == 0, "{config:?}");
+        assert_eq!(config.experts.unwrap().chosen, 8);
     }
 }

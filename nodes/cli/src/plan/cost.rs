@@ -6,7 +6,8 @@ use difflow_trainer::config::{ObjectiveKind, PrecisionKind};
 use difflow_trainer::preset::MaskToken;
 
 /// The rule of thumb that the printed FLOPs are to be compared with. N: parameters of the blocks, and of the output head as often as a
-/// position passes it; D: tokens; L: layers; A: heads × head size; S: sequence length. Attention is counted as full.
+/// position passes it, and of experts those of a token; D: tokens; L: layers; A: heads × head size; S: sequence length. Attention is
+/// counted as full.
 pub const FORMULA: &str = "6·N·D + 12·L·A·S·D";
 /// The same with activation checkpointing: one forward pass of the blocks more. M: parameters of the blocks alone.
 pub const FORMULA_RECOMPUTED: &str = "6·N·D + 12·L·A·S·D + 2·M·D + 4·L·A·S·D";
@@ -54,21 +55,30 @@ pub struct Cost {
 
 /// Multiply-adds of one forward pass per token: in the blocks, and in the output head for a position that passes it.
 pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
-    let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let d = config.hidden_size as f64;
     let attended = (config.heads * config.head_dim) as f64;
     let kept = (config.kv_heads * config.head_dim) as f64;
     let query_key_value = d * (attended + 2.0 * kept);
     // Scores and their sum over values, for every position of the row.
     let attention = 2.0 * attended * length as f64;
     let output = attended * d;
-    let feed_forward = d * f * if config.gated { 3.0 } else { 2.0 };
-    let block = query_key_value + attention + output + feed_forward;
-    (config.layers as f64 * block, config.vocab_size as f64 * d)
+    let block = query_key_value + attention + output;
+    let blocks: f64 = (0..config.layers).map(|layer| block + feed_forward(config, layer)).sum();
+    (blocks, config.vocab_size as f64 * d)
+}
+
+/// Of the feed-forward block of a layer; of experts only those that compute the token, and the router.
+fn feed_forward(config: &ModelConfig, layer: usize) -> f64 {
+    let d = config.hidden_size as f64;
+    match config.experts_of(layer) {
+        Some(mixture) => d * (3 * mixture.chosen * mixture.width + mixture.count) as f64,
+        None => d * config.intermediate_size as f64 * if config.gated { 3.0 } else { 2.0 },
+    }
 }
 
 /// Multiply-adds of a forward pass per token in the matrices of the blocks.
 fn products(config: &ModelConfig) -> f64 {
-    config.hidden_matrix_count() as f64
+    (config.hidden_matrix_count() - config.idle_count()) as f64
 }
 
 /// Multiply-adds per token that rows cut into blocks do not need of two copies' full attention: of the 2L keys of a position, the noised
@@ -180,7 +190,7 @@ fn formula(config: &ModelConfig, length: u64, tokens: u64, head_share: f64, reco
     let learned = config.positions == difflow_model::Positions::Learned;
     let tables =
         v * d * if config.tied { 1.0 } else { 2.0 } + if learned { config.max_positions as f64 * d } else { 0.0 };
-    let blocks = config.parameter_count() as f64 - tables;
+    let blocks = (config.parameter_count() - config.idle_count()) as f64 - tables;
     let attention = config.layers as f64 * (config.heads * config.head_dim) as f64 * length as f64;
     let again = if recomputed { 2.0 * blocks + 4.0 * attention } else { 0.0 };
     (6.0 * (blocks + head_share * v * d) + 12.0 * attention + again) * tokens as f64
@@ -242,6 +252,20 @@ mod tests {
         let (d, v) = (768.0, 50257.0);
         let by_hand = 6.0 * (12.0 * 12.0 * d * d + 0.5 * v * d) + 12.0 * 12.0 * d * 512.0;
         assert!((cost.flops / cost.tokens as f64 / by_hand - 1.0).abs() < 1e-9);
+    }
+
+    /// Counted with all of its experts it would be four times as much.
+    #[test]
+    fn only_the_experts_of_a_token_are_operations() {
+        let json = r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,
+            "num_hidden_layers":48,"num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"num_experts":128,
+            "moe_intermediate_size":768,"num_experts_per_tok":8}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let cost = Cost::of(&work(1024), &config);
+        assert!((cost.flops / cost.formula - 1.0).abs() < 0.02, "{:e} and {:e}", cost.flops, cost.formula);
+        // Attention's four matrices, the router, and three matrices of 8 experts.
+        let layer = 2048.0 * (2.0 * 4096.0 + 2.0 * 512.0 + 128.0 + 8.0 * 3.0 * 768.0);
+        assert_eq!(forward_products(&config, 0).0, 48.0 * layer);
     }
 
     /// [x_t ; x_0] of 512 tokens in blocks of 4, counted by hand: all products of the layers twice, attention once (two halves, and the

@@ -176,6 +176,11 @@ impl AdapterConfig {
         }
     }
 
+    /// Whether the module of this name is changed and was not only included in all of them.
+    pub(crate) fn asks_for(&self, module: &str) -> bool {
+        self.target_modules != Targets::parse("all-linear") && self.changes(module)
+    }
+
     /// Whether the module of this name is saved whole.
     pub(crate) fn keeps(&self, module: &str) -> bool {
         self.modules_to_save.iter().flatten().any(|name| ends(module, name))

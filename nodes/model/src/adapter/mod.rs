@@ -246,6 +246,14 @@ impl Model {
             }
             map.adapter = (!pieces.is_empty()).then_some(LowRank { pieces, outputs });
         }
+        let routed = self.parameters.iter().filter(|parameter| parameter.leaf.routed);
+        if let Some(part) =
+            routed.flat_map(|parameter| &parameter.leaf.parts).find(|part| config.asks_for(module(&part.name)))
+        {
+            let found = format!("{:?}, which is the end of `{}`", config.target_modules, module(&part.name));
+            let wanted = "none of a router or an expert: they are not adapted; all-linear leaves them out";
+            return Err(ModelError::input("targets of the adapter", found, wanted));
+        }
         if added.is_empty() {
             seen.truncate(8);
             let found = format!("{:?}", config.target_modules);
@@ -289,7 +297,9 @@ impl AdapterConfig {
     pub fn parameter_count(&self, model: &ModelConfig) -> u64 {
         let trained = |leaf: &Leaf| -> u64 {
             let of_part = |part: &Part| match leaf.matrices {
-                Some(_) if self.changes(module(&part.name)) => self.r as u64 * part.shape.iter().sum::<i64>() as u64,
+                Some(_) if !leaf.routed && self.changes(module(&part.name)) => {
+                    self.r as u64 * part.shape.iter().sum::<i64>() as u64
+                }
                 None if leaf.vocabulary && self.keeps(module(&part.name)) => leaf.values(),
                 _ => 0,
             };

@@ -93,7 +93,9 @@ impl Decoder {
             {
                 product(down, &linear_gelu(normed, &weight.of(how)?, &bias.of(how)?, kernels)?, how)
             }
-            feed_forward => Ok(Branch { rows: feed_forward.apply(normed, self.config.activation, how)?, bias: None }),
+            feed_forward => {
+                Ok(Branch { rows: feed_forward.apply(normed, self.config.activation, how)?.rows, bias: None })
+            }
         }
     }
 }

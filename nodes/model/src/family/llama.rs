@@ -37,6 +37,7 @@ pub(super) const NAMES: Names = Names {
     inner: &["mlp.gate_proj", "mlp.up_proj"],
     down: "mlp.down_proj",
     feed_forward_after: "mlp.after_layernorm",
+    experts: None,
     in_first: false,
     buffers: &[".rotary_emb.inv_freq"],
 };

@@ -8,14 +8,16 @@ mod gpt_neox;
 mod granite;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 mod stablelm;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::config_reader::Reader;
@@ -41,6 +43,8 @@ pub enum Family {
     StableLm,
     SmolLm3,
     Granite,
+    Mixtral,
+    Qwen3Moe,
     /// What a plug-in's torch model makes of it.
     Foreign,
 }
@@ -89,10 +93,30 @@ pub(crate) struct Names {
     pub inner: &'static [&'static str],
     pub down: &'static str,
     pub feed_forward_after: &'static str,
+    pub experts: Option<ExpertNames>,
     /// Matrices of blocks are stored `[in, out]` (Conv1D), not `[out, in]`.
     pub in_first: bool,
     /// Endings of tensors in old files that nothing reads.
     pub buffers: &'static [&'static str],
+}
+
+/// The names of a block's experts, behind `layer`; `{expert}` stands for the number of the expert.
+#[derive(Debug)]
+pub(crate) struct ExpertNames {
+    pub router: &'static str,
+    /// Gate and up.
+    pub inner: [&'static str; 2],
+    pub down: &'static str,
+}
+
+impl Table {
+    /// Adds the keys of `transformers` 4 to a config.json that has only those of 5, and the other way round.
+    pub fn complete(&self, map: &mut Map<String, Value>) {
+        self.layout.complete(map);
+        if self.family == Family::Qwen3Moe {
+            qwen3_moe::complete(map);
+        }
+    }
 }
 
 impl Names {
@@ -102,7 +126,7 @@ impl Names {
     }
 }
 
-const TABLES: [&Table; 13] = [
+const TABLES: [&Table; 15] = [
     &llama::TABLE,
     &mistral::TABLE,
     &qwen2::TABLE,
@@ -116,6 +140,8 @@ const TABLES: [&Table; 13] = [
     &stablelm::TABLE,
     &smollm3::TABLE,
     &granite::TABLE,
+    &mixtral::TABLE,
+    &qwen3_moe::TABLE,
 ];
 
 impl Family {

@@ -93,6 +93,7 @@ impl Learner {
             totals.unweighted += sums.unweighted;
             totals.ar += sums.ar;
             totals.distance += sums.distance;
+            totals.balance += sums.balance;
         }
         if !finite {
             self.optimizer.step -= 1;

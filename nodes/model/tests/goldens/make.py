@@ -6,9 +6,11 @@ tests/model/goldens.rs compares difflow's with. Weights are a formula of tensor 
 import json
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 M = (1 << 64) - 1
+NEWER = int(transformers.__version__.split(".")[0]) >= 5
 LENGTH, KEPT = 20, (0, 11, 19)
 IDS = [(7 * i * i + 3 * i + 1) % 37 for i in range(LENGTH)]
 
@@ -56,9 +58,12 @@ SMOLLM3 = like("smollm3", "SmolLM3", intermediate_size=21, num_hidden_layers=5, 
 GRANITE = like("granite", "Granite", intermediate_size=21, embedding_multiplier=3.0, residual_multiplier=0.3, logits_scaling=1.7,
                attention_multiplier=0.4)
 
+MIXTRAL = like("mixtral", "Mixtral", intermediate_size=13, num_local_experts=5, num_experts_per_tok=2)
+QWEN3_MOE = like("qwen3_moe", "Qwen3Moe", intermediate_size=21, moe_intermediate_size=11, num_experts=7, num_experts_per_tok=3, head_dim=6)
+
 # One of every family, with the values that its config class has where a key is left out.
 FAMILIES = {"gpt-neox": NEOX, "phi-3": PHI3, "olmo 2": OLMO2, "gemma 2": GEMMA2, "gemma 3": GEMMA3, "stablelm": STABLE,
-            "smollm3": SMOLLM3, "granite": GRANITE}
+            "smollm3": SMOLLM3, "granite": GRANITE, "mixtral": MIXTRAL, "qwen3-moe": QWEN3_MOE}
 # And their options.
 NEW = {
     **FAMILIES,
@@ -90,6 +95,14 @@ NEW = {
     "smollm3 untied, layers by lists": {**SMOLLM3, "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True,
         "num_hidden_layers": 3, "no_rope_layers": [0, 1, 1], "sliding_window": 6, "use_sliding_window": True,
         "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    "mixtral a window, one expert a token, tied": {**MIXTRAL, "sliding_window": 6, "num_experts_per_tok": 1, "tie_word_embeddings": True,
+                                                   "rope_theta": 500.0},
+    "mixtral all experts, another activation": {**MIXTRAL, "num_local_experts": 3, "num_experts_per_tok": 3, "hidden_act": "gelu",
+                                                "head_dim": 10},
+    "qwen3-moe normed, a window, biases": {**QWEN3_MOE, "norm_topk_prob": True, "use_sliding_window": True, "sliding_window": 5,
+                                           "attention_bias": True},
+    "qwen3-moe every other layer, tied": {**QWEN3_MOE, "decoder_sparse_step": 2, "tie_word_embeddings": True, "num_hidden_layers": 3},
+    "qwen3-moe layers without experts": {**QWEN3_MOE, "mlp_only_layers": [0, 2], "num_hidden_layers": 3, "norm_topk_prob": True},
     "granite tied, biases": {**GRANITE, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
 }
 
@@ -161,24 +174,38 @@ def fill(name, tensor):
     tensor.copy_(numbers.to(torch.float32).view_as(tensor))
 
 
-def file_name(config, name):
-    """What a tensor is called in files; modules of some families have other names since `transformers` 5."""
-    return name.replace("lm_head", "embed_out") if config["model_type"] == "gpt_neox" else name
+def in_files(config, name, tensor):
+    """The names in files, and the parts, of a tensor of a module: some have other names since `transformers` 5, and experts are stacked."""
+    if config["model_type"] == "gpt_neox":
+        return [(name.replace("lm_head", "embed_out"), tensor)]
+    if config["model_type"] == "mixtral":
+        name = name.replace(".mlp.", ".block_sparse_moe.")
+    own = {"mixtral": ("w1", "w3", "w2")}.get(config["model_type"], ("gate_proj", "up_proj", "down_proj"))
+    stem, _, part = name.rpartition(".experts.")
+    if part == "gate_up_proj":
+        parts = [(own[0], own[1], both.chunk(2)) for both in tensor]
+        return [(f"{stem}.experts.{at}.{name}.weight", half) for at, (gate, up, both) in enumerate(parts)
+                for name, half in zip((gate, up), both)]
+    if part == "down_proj":
+        return [(f"{stem}.experts.{at}.{own[2]}.weight", one) for at, one in enumerate(tensor)]
+    return [(name, tensor)]
 
 
 def build(config, dtype=torch.float64):
     """The model of a config with the weights of the formula, and the shapes of its tensors."""
     # Objects are copied: `transformers` changes them.
     fields = json.loads(json.dumps({key: config[key] for key in config if key != "architectures"}))
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields), attn_implementation="eager")
+    # The products of experts that `transformers` 5 prefers know no fp64.
+    how = {"experts_implementation": "eager"} if config["model_type"] in ("mixtral", "qwen3_moe") and NEWER else {}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields), attn_implementation="eager", **how)
     model, names = model.eval().to(dtype), {}
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name == "lm_head.weight" and model.config.tie_word_embeddings:
                 continue
-            name = file_name(config, name)
-            fill(name, tensor)
-            names[name] = list(tensor.shape)
+            for name, part in in_files(config, name, tensor):
+                fill(name, part)
+                names[name] = list(part.shape)
     return model, names
 
 

@@ -9,6 +9,7 @@ mod config_keys;
 mod decoding;
 mod distribution;
 mod dtypes;
+mod experts;
 mod families;
 mod files;
 mod gaps;

@@ -17,7 +17,7 @@ pub const QWEN3: &str = r#"{"architectures":["Qwen3ForCausalLM"],"vocab_size":37
     "initializer_range":0.3,"attention_bias":true}"#;
 
 /// Models of families with windows, embeddings and scales of their own in some layers, and LongRoPE that changes at 16 tokens.
-pub const OTHERS: [&str; 4] = [
+pub const OTHERS: [&str; 6] = [
     r#"{"architectures":["GPTNeoXForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":2,
         "num_attention_heads":3,"max_position_embeddings":64,"initializer_range":0.3,"rotary_pct":0.5}"#,
     r#"{"architectures":["Phi3ForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":2,
@@ -30,7 +30,19 @@ pub const OTHERS: [&str; 4] = [
     r#"{"architectures":["Gemma3ForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,"num_hidden_layers":3,
         "num_attention_heads":4,"num_key_value_heads":2,"head_dim":8,"max_position_embeddings":64,"initializer_range":0.3,
         "query_pre_attn_scalar":7,"sliding_window":6,"sliding_window_pattern":2,"rope_local_base_freq":50.0}"#,
+    MIXTRAL,
+    QWEN3_MOE,
 ];
+
+pub const MIXTRAL: &str = r#"{"architectures":["MixtralForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":13,
+    "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"max_position_embeddings":64,"initializer_range":0.3,
+    "num_local_experts":5,"num_experts_per_tok":2}"#;
+
+/// Experts in two of three layers, whose shares are not divided by their sum.
+pub const QWEN3_MOE: &str = r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
+    "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"head_dim":6,"max_position_embeddings":64,
+    "initializer_range":0.3,"moe_intermediate_size":11,"num_experts":7,"num_experts_per_tok":3,"mlp_only_layers":[1],
+    "use_sliding_window":true,"sliding_window":9}"#;
 
 /// A directory with only a config.json.
 pub fn config_dir(json: &str) -> TempDir {

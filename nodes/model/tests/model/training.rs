@@ -3,7 +3,7 @@
 use difflow_model::{AdamW, Arithmetic, Device, Learner, Model, Objective, ObjectiveOptions, Pattern, Precision};
 use tempfile::TempDir;
 
-use crate::support::{GPT2, LLAMA, QWEN3, distance, model, noised, read};
+use crate::support::{GPT2, LLAMA, MIXTRAL, QWEN3, QWEN3_MOE, distance, model, noised, read};
 
 const OPTIONS: ObjectiveOptions = ObjectiveOptions {
     objective: Objective::Diffusion { shift: true },
@@ -26,7 +26,7 @@ fn step(learner: &mut Learner, n: u64) -> f64 {
 #[test]
 fn activation_checkpointing_changes_no_gradient() {
     let batch = noised(4, 24, 3);
-    for json in [LLAMA, GPT2, QWEN3] {
+    for json in [LLAMA, GPT2, QWEN3, MIXTRAL, QWEN3_MOE] {
         for (kernels, precision) in [(true, Precision::Fp32), (false, Precision::Fp32), (true, Precision::Bf16)] {
             let gradients = |checkpointing: bool| {
                 let mut model = model(json, true);
