@@ -34,6 +34,11 @@ else
     ln -s "$(readlink -f bin/dora)" "$work/venv/bin/dora"
 fi
 
+# What is linked into the programs comes with its licences.
+for package in arrow datafusion dora-node-api serde tch zstd-sys; do
+    grep -q "^$package [0-9.+a-z]*: " "$packages"/difflow-*.dist-info/licenses/THIRD-PARTY.txt || die "no licence of $package"
+done
+
 # What the machine of such a user has: a shell and the tools that come with it.
 mkdir "$work/path" "$work/home"
 for tool in sh bash env cat cp ls mkdir rm grep head tail sort readlink dirname basename uname date sleep; do

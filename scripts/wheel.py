@@ -17,6 +17,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import licenses
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "wheel"
 
@@ -164,6 +166,12 @@ def main():
     info = f"difflow-{version}.dist-info"
     wheel.add(f"{info}/METADATA", metadata(version))
     wheel.add(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: difflow\nRoot-Is-Purelib: false\nTag: {tag}\n")
+    wheel.add(f"{info}/licenses/LICENSE", (ROOT / "LICENSE").read_text())
+    wheel.add(f"{info}/licenses/THIRD-PARTY.txt", licenses.gathered(ROOT))
+    # What the toolchain says of its standard library, where it has that installed.
+    standard = Path(output("rustc", "--print", "sysroot").strip()) / "share/doc/rust/COPYRIGHT-library.html"
+    if standard.is_file():
+        wheel.add(f"{info}/licenses/RUST-STANDARD-LIBRARY.html", standard.read_text())
     wheel.add(f"{info}/entry_points.txt", entry_points([DIFFLOW, *OTHERS, *nodes]))
     wheel.close(info)
 

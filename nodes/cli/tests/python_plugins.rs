@@ -1,4 +1,4 @@
-//! Schedules written in Python, by the same checker as libraries: good ones pass, and what is wrong is said with the line.
+//! Plug-ins written in Python, by the same checker as libraries: good ones pass, and what is wrong is said with the line.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,6 +22,27 @@ def alpha(t, power=2.0):
 def alpha_derivative(t, power=2.0):
     return -power * t ** (power - 1)
 "#;
+
+/// As many tokens masked as before, in one span; the same of the same (seq, seed, row).
+const SPAN: &str = r#""""One span of masks a row.
+
+most: longest span
+"""
+import random
+
+
+def noised(rows, seq, seed, most=1000):
+    for number, row in enumerate(rows):
+        free = [at for at, maskable in enumerate(row["maskable"]) if maskable]
+        count = min(sum(row["masked"]), most)
+        start = random.Random(f"{seed} {seq} {number}").randrange(len(free))
+        row["masked"] = [False] * len(row["masked"])
+        for i in range(count):
+            row["masked"][free[(start + i) % len(free)]] = True
+    return rows
+"#;
+
+const LONG_ENOUGH: &str = "def documents(rows, shortest=5):\n    for row in rows:\n        if len(row['text']) >= shortest:\n            yield row\n";
 
 const ANNEALING: &str =
     "def attn_mask_ratio(step, anneal_steps=100):\n    print('seen')\n    return min(1.0, step / anneal_steps)\n";
@@ -56,12 +77,19 @@ fn checked(file: &Path, only: &[&str]) -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn good_schedules_pass_every_test() {
+fn good_files_pass_every_test() {
     let dir = tempfile::tempdir().unwrap();
     // Ten lines or fewer do: without a derivative, difflow takes differences.
     let short = "import math\n\ndef alpha(t):\n    return math.cos(math.pi / 2 * t)\n";
     let weighted = format!("{NOISE}\n\ndef weight(t):\n    return 1 / t\n");
-    for (name, text) in [("my-noise.py", NOISE), ("short.py", short), ("weighted.py", &weighted), ("a.py", ANNEALING)] {
+    for (name, text) in [
+        ("my-noise.py", NOISE),
+        ("short.py", short),
+        ("weighted.py", &weighted),
+        ("a.py", ANNEALING),
+        ("span.py", SPAN),
+        ("long-enough.py", LONG_ENOUGH),
+    ] {
         let all = checked(&written(dir.path(), name, text), &[]);
         let bad: Vec<_> = all.iter().filter(|(_, result, _)| result == "failed").collect();
         assert!(bad.is_empty() && all.len() > 8, "{name}: {bad:?}");
@@ -121,6 +149,67 @@ fn bad_ones_fail_and_say_why() {
             "import os\n\ndef alpha(t):\n    os._exit(3)\n",
             "alpha",
             "python3 process has ended (exit status: 3)",
+        ),
+        (
+            "works on two edges",
+            "def documents(rows):\n    return rows\n\ndef noised(rows):\n    return rows\n",
+            "load",
+            "found documents and noised; wanted one function",
+        ),
+        ("gives no rows", "def documents(rows):\n    pass\n", "release", "it gave None; wanted the rows"),
+        (
+            "loses a column",
+            "def documents(rows):\n    return [{'text': row['text']} for row in rows]\n",
+            "release",
+            "row 0 of what it gave has the columns text; wanted the columns doc, text",
+        ),
+        (
+            "gives numbers for truth values",
+            "def noised(rows):\n    for row in rows:\n        row['masked'] = [0] * len(row['masked'])\n        yield row\n",
+            "release",
+            "column `masked`: invalid type: integer `0`, expected a boolean",
+        ),
+        (
+            "gives an id that no vocabulary has",
+            "def noised(rows):\n    for row in rows:\n        row['tokens'][3] = 2**32\n        yield row\n",
+            "release",
+            "column `tokens`: invalid value: integer `4294967296`, expected u32",
+        ),
+        (
+            "gives a text for t",
+            "def noised(rows):\n    for row in rows:\n        row['t'] = 'late'\n        yield row\n",
+            "release",
+            "ValueError: could not convert string to float: 'late'",
+        ),
+        (
+            "gives rows of other lengths",
+            "def noised(rows):\n    for row in rows:\n        row['masked'] = row['masked'][1:]\n        yield row\n",
+            "message",
+            "rows of 36 values, tokens has 37",
+        ),
+        (
+            "masks what may not be masked",
+            "def noised(rows):\n    for row in rows:\n        row['masked'][0] = True\n        yield row\n",
+            "message",
+            "position 0 is masked but not maskable",
+        ),
+        (
+            "gives other batches each time",
+            "import time\n\ndef documents(rows):\n    for row in rows:\n        row['text'] += str(time.perf_counter_ns())\n        yield row\n",
+            "same-batch",
+            "batch 7 came out differently",
+        ),
+        (
+            "makes rows of none",
+            "def documents(rows):\n    return rows or [{'doc': 0, 'text': ''}]\n",
+            "no-rows",
+            "1 rows came out",
+        ),
+        (
+            "raises on a row",
+            "def documents(rows):\n    for row in rows:\n        yield row['txt']\n",
+            "release",
+            "KeyError: 'txt' (line 3)",
         ),
         ("anneals beyond full", "def attn_mask_ratio(step):\n    return step\n", "", "a number in [0, 1]"),
     ];

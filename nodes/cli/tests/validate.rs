@@ -370,6 +370,14 @@ fn the_file_that_the_cases_break_has_nothing_wrong() {
     assert!(code == 0 && text.ends_with("nothing wrong\n"), "{code}: {text}");
 }
 
+/// A node of one's own between two of difflow's gets the data, and the demand passes it by; refused, no such dataflow could run.
+#[test]
+fn a_node_of_ones_own_may_stand_between_two_of_difflows() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (code, text) = validate(&root.join("docs/examples/python-nodes.yml"), &["--no-environment", "--deny-warnings"]);
+    assert!(code == 0 && text.ends_with("nothing wrong\n"), "{code}: {text}");
+}
+
 /// A researcher who mends one key per try would give up.
 #[test]
 fn everything_is_said_at_once() {

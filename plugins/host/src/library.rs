@@ -115,7 +115,7 @@ impl Library {
         unsafe { Self::read(None, None, &raw const difflow_plugin_builtin::ENTRY.0) }
     }
 
-    /// Loads a file: a library, or a schedule in Python.
+    /// Loads a file: a library, or a plug-in in Python.
     ///
     /// # Errors
     /// Says which of the many things it is: not there, not readable, not ELF, another machine, no plug-in, another ABI, malformed.

@@ -28,9 +28,22 @@ pub struct Boxed<T> {
 /// As the header says of `create`.
 pub unsafe fn create<T: Component>(config: abi::Str, out: *mut *mut abi::Instance, error: *mut abi::Error) -> Status {
     // SAFETY: the host passes a valid string and a valid `out`, per the header.
+    unsafe { create_with(out, error, || T::create(config::parse(text(config)?)?)) }
+}
+
+/// `create` for what `make` makes.
+///
+/// # Safety
+/// `out` can be written to; `error` is NULL or a valid error struct.
+pub unsafe fn create_with<T>(
+    out: *mut *mut abi::Instance,
+    error: *mut abi::Error,
+    make: impl FnOnce() -> Result<T, Error>,
+) -> Status {
+    // SAFETY: the caller's contract.
     unsafe {
         report(error, || {
-            let value = T::create(config::parse(text(config)?)?)?;
+            let value = make()?;
             let boxed = Boxed { destroy: destroy_as::<T>, poisoned: false.into(), fields: Mutex::default(), value };
             *out = Box::into_raw(Box::new(boxed)).cast();
             Ok(())
@@ -42,7 +55,7 @@ pub unsafe fn create<T: Component>(config: abi::Str, out: *mut *mut abi::Instanc
 /// `destroy`, for an instance of any type.
 ///
 /// # Safety
-/// `instance` is NULL or came from [`create`], and is not used again.
+/// `instance` is NULL or came from [`create`] or [`create_with`], and is not used again.
 pub unsafe extern "C-unwind" fn destroy(instance: *mut abi::Instance) {
     if instance.is_null() {
         return;
@@ -55,14 +68,14 @@ pub unsafe extern "C-unwind" fn destroy(instance: *mut abi::Instance) {
 /// As [`destroy`], for an instance of `T`.
 unsafe fn destroy_as<T>(instance: *mut abi::Instance) {
     // A panic in a drop is the end of this instance anyway; it must not reach the host.
-    // SAFETY: made by `create::<T>`, which put this very function into it.
+    // SAFETY: made by `create_with::<T>`, which put this very function into it.
     _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(instance.cast::<Boxed<T>>()) })));
 }
 
 /// Calls into an instance that may be shared between threads.
 ///
 /// # Safety
-/// `instance` came from [`create`] for the same `T` and is alive; `error` is NULL or a valid error struct.
+/// `instance` came from [`create`] or [`create_with`] for the same `T` and is alive; `error` is NULL or a valid error struct.
 pub unsafe fn call<T>(
     instance: *const abi::Instance,
     error: *mut abi::Error,

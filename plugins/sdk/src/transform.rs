@@ -4,10 +4,10 @@ use std::sync::PoisonError;
 
 use crate::abi::{self, ArrowArray, ArrowSchema, Status};
 use crate::batch::Field;
-use crate::{Batch, Component, Error, batch_read, batch_write, instance};
+use crate::{Batch, Error, batch_read, batch_write, instance};
 
 /// Changes batches on their way. A pure function of (seq, seed, batch): a batch may be asked for twice.
-pub trait BatchTransform: Component {
+pub trait BatchTransform: Sized + Send + 'static {
     /// Whether batches with these columns can be worked on.
     ///
     /// # Errors

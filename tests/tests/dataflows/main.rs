@@ -18,6 +18,7 @@ mod new_plugins;
 mod order;
 mod plugin_docs;
 mod plugins;
+mod python_nodes;
 mod ranks;
 mod readme;
 mod real_data;

@@ -93,6 +93,47 @@ fn schedules_in_python_make_the_weights_of_the_same_schedules_in_rust() {
     assert!(both.iter().all(|weights| *weights == rust), "other weights than the built-in schedules make");
 }
 
+/// plugins/span-mask, line by line.
+const SPAN_MASK: &str = "
+def mix(x):
+    x = (x + 0x9e3779b97f4a7c15) % 2**64
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb % 2**64
+    return x ^ (x >> 31)
+
+def noised(rows, seq, seed):
+    for number, row in enumerate(rows):
+        free = [at for at, maskable in enumerate(row['maskable']) if maskable]
+        wanted = sum(row['masked'])
+        start = mix(seed ^ mix(seq) ^ mix(number + 1))
+        spanned = {free[(start + i) % len(free)] for i in range(wanted)}
+        yield row | {'masked': [at in spanned for at in range(len(row['masked']))]}
+";
+
+/// Batches come out of the process as they went in, to the last bit of t and weight, but for what the file changes.
+#[test]
+fn a_transform_in_python_makes_the_weights_of_the_same_transform_in_rust() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("span_mask.py");
+    std::fs::write(&path, SPAN_MASK).unwrap();
+    let runs = |transform: &str, id: &str| {
+        runs_with("noiser", &[("TRANSFORMS", &format!("[{transform:?}]"))], "noiser.TRANSFORMS.0", id)
+    };
+    let python = runs(&path.display().to_string(), "python.span_mask");
+    assert!(python == runs(&example("libspan_mask.so"), "org.difflow.examples.span-mask"), "other weights");
+}
+
+/// One that makes up ids ends the run, and the reason is said.
+#[test]
+fn a_transform_in_python_that_leaves_the_vocabulary_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("beyond.py");
+    let text = "def noised(rows):\n    for row in rows:\n        row['tokens'][5] = 10**6\n        yield row\n";
+    std::fs::write(&path, text).unwrap();
+    let dataflow = Dataflow::small_whole(2).set("noiser", "TRANSFORMS", format!("[{:?}]", path.display().to_string()));
+    dataflow.run().refused(1, &["1000000", "an id below the vocabulary's"]);
+}
+
 /// data/tiny/model under the names that the recipe example knows: sizes in config.json, tensors in the header of model.safetensors.
 fn renamed(dir: &Path) {
     let tiny = root().join("data/tiny/model");

@@ -102,7 +102,7 @@ fn edge(file: &File, node: &NodeEntry, input: &Input, findings: &mut Vec<Finding
 }
 
 /// Demand must come from the node that gets the data, and from nobody else: an answer goes to who asked. Where several nodes ask, each has
-/// an output of its own.
+/// an output of its own. Programs that are not difflow's may take the data too: they look at it, or hand it on to who asked.
 fn demand(file: &File, node: &NodeEntry, findings: &mut Vec<Finding>) {
     let Some(program) = node.program else { return };
     for input in &node.inputs {
@@ -117,7 +117,7 @@ fn demand(file: &File, node: &NodeEntry, findings: &mut Vec<Finding>) {
         let takes = |other: &NodeEntry| {
             let from =
                 |input: &Input| matches!(&input.source, Source::Node { id, output } if *id == node.id && own(output));
-            other.inputs.iter().any(from)
+            other.program.is_some() && other.inputs.iter().any(from)
         };
         let takers: BTreeSet<&str> =
             file.nodes.iter().filter(|other| takes(other)).map(|other| other.id.as_str()).collect();

@@ -1,7 +1,8 @@
-//! Schedules written in Python: a file is a library with one component, whose functions are answered by a Python process. To
+//! Plug-ins written in Python: a file is a library with one component, whose functions are answered by a Python process. To
 //! everything else it is a library as any other.
 
 mod helper;
+mod transform;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -9,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use difflow_plugin_abi as abi;
-use difflow_plugin_sdk::Error;
+use difflow_plugin_sdk::{Error, instance};
 use difflow_schema::run::bytes_sha256;
 
 use crate::error::PluginError;
 use crate::library::Kind;
-use helper::{Helper, Refusal};
+use helper::Helper;
 
 /// A file that was opened.
 struct Served {
@@ -31,10 +32,16 @@ fn served() -> MutexGuard<'static, BTreeMap<String, Served>> {
     SERVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An instance behind the opaque pointer.
+/// An instance.
 struct Object {
     helper: Arc<Helper>,
     number: u64,
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        self.helper.destroy(self.number);
+    }
 }
 
 /// Whether a path is that of a Python file.
@@ -89,20 +96,13 @@ fn entry(helper: &Helper) -> Result<&'static abi::Static<abi::Entry>, String> {
         deinit: None,
         components: components.as_ptr(),
         create: Some(create),
-        destroy: Some(destroy),
+        destroy: Some(instance::destroy),
         get_extension: Some(get_extension),
     }))))
 }
 
 fn of(id: &CStr) -> Option<Arc<Helper>> {
     served().get(id.to_string_lossy().as_ref()).map(|open| open.helper.clone())
-}
-
-fn error(refusal: Refusal) -> Error {
-    match refusal.pointer {
-        Some(pointer) => Error::config(pointer, refusal.message),
-        None => Error::state(refusal.message),
-    }
 }
 
 /// # Safety
@@ -115,25 +115,13 @@ unsafe extern "C-unwind" fn create(
 ) -> abi::Status {
     // SAFETY: the host passes a C string, a text, and places to write to.
     unsafe {
-        let Some(helper) = of(CStr::from_ptr(id)) else {
-            return Error::argument("there is no component of this id here").give(problem);
-        };
-        match helper.create(&String::from_utf8_lossy(config.bytes())) {
-            Ok(number) => {
-                *out = Box::into_raw(Box::new(Object { helper, number })).cast();
-                abi::OK
-            }
-            Err(refusal) => error(refusal).give(problem),
-        }
+        instance::create_with(out, problem, || {
+            let helper =
+                of(CStr::from_ptr(id)).ok_or_else(|| Error::argument("there is no component of this id here"))?;
+            let number = helper.create(&String::from_utf8_lossy(config.bytes()))?;
+            Ok(Object { helper, number })
+        })
     }
-}
-
-/// # Safety
-/// As the header says of `destroy`.
-unsafe extern "C-unwind" fn destroy(instance: *mut abi::Instance) {
-    // SAFETY: made by `create`, and not used again.
-    let object = unsafe { Box::from_raw(instance.cast::<Object>()) };
-    object.helper.destroy(object.number);
 }
 
 /// # Safety
@@ -149,6 +137,9 @@ unsafe extern "C-unwind" fn get_extension(id: *const c_char, extension: *const c
     }
     if extension == Kind::AnnealingSchedule.id() && about.kind == Kind::AnnealingSchedule.name() {
         return (&raw const ANNEALING).cast();
+    }
+    if extension == Kind::BatchTransform.id() && about.kind == Kind::BatchTransform.name() {
+        return (&raw const *difflow_plugin_sdk::transform::table::<Object>()).cast();
     }
     std::ptr::null()
 }
@@ -183,12 +174,11 @@ unsafe fn ask(
     }
     // SAFETY: the caller's contract.
     unsafe {
-        let Object { helper, number } = &*instance.cast::<Object>();
-        let numbers = std::slice::from_raw_parts(numbers, count);
-        match helper.call(*number, function, numbers, std::slice::from_raw_parts_mut(out, count)) {
-            Ok(()) => abi::OK,
-            Err(refusal) => error(refusal).give(problem),
-        }
+        instance::call(instance, problem, |object: &Object, _| {
+            let (numbers, out) =
+                (std::slice::from_raw_parts(numbers, count), std::slice::from_raw_parts_mut(out, count));
+            object.helper.call(object.number, function, numbers, out)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
-"""Serves a schedule written in Python: `python3 runner.py FILE`. Requests and answers are a line of JSON each, with numbers (little-endian
+"""Serves a plug-in written in Python: `python3 runner.py FILE`. Requests and answers are a line of JSON each, with numbers (little-endian
 doubles) behind it where the line says how many."""
 import array
+import functools
 import importlib.util
 import inspect
 import itertools
@@ -10,7 +11,11 @@ import re
 import sys
 import traceback
 
-KINDS = {"alpha": "noise schedule", "attn_mask_ratio": "annealing schedule"}
+# What a file must have one function of, and the arguments that it gets beside the first; all others are its options.
+KINDS = {"alpha": "noise schedule", "attn_mask_ratio": "annealing schedule", "documents": "batch transform", "noised": "batch transform"}
+GIVEN = {"batch transform": ("seq", "seed")}
+# Functions that it may have as well.
+MORE = {"noise schedule": ("alpha_derivative", "weight")}
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 # Whatever the file prints goes to stderr: stdout is the host's.
 answers = os.fdopen(os.dup(1), "wb")
@@ -22,7 +27,8 @@ class Refused(Exception):
 
 
 def answer(line, numbers=None):
-    answers.write(json.dumps(line).encode() + b"\n")
+    # What numpy, PyArrow and torch have for numbers becomes Python's.
+    answers.write(json.dumps(line, allow_nan=False, default=lambda value: value.tolist()).encode() + b"\n")
     if numbers is not None:
         numbers = array.array("d", numbers)
         if sys.byteorder == "big":
@@ -42,13 +48,16 @@ def described(module):
     """What the file is, and its function."""
     names = [name for name in KINDS if callable(getattr(module, name, None))]
     if len(names) != 1:
-        raise ValueError(f"found {' and '.join(names) or 'neither'}; wanted one function alpha(t, …) or attn_mask_ratio(step, …)")
+        raise ValueError(f"found {' and '.join(names) or 'none'}; wanted one function "
+                         "alpha(t, …), attn_mask_ratio(step, …), documents(rows, …) or noised(rows, …)")
     parameters = list(inspect.signature(getattr(module, names[0])).parameters.values())
     if not parameters:
-        raise ValueError(f"{names[0]} takes no argument; wanted t or step, then options with defaults")
+        raise ValueError(f"{names[0]} takes no argument; wanted t, step or rows, then options with defaults")
     text = inspect.getdoc(module) or ""
     options = {}
     for parameter in parameters[1:]:
+        if parameter.name in GIVEN.get(KINDS[names[0]], ()):
+            continue
         default = parameter.default
         if type(default) not in TYPES:
             raise ValueError(f"option `{parameter.name}` of {names[0]} has the default {default!r}; wanted a number, a text or a truth value"
@@ -61,7 +70,7 @@ def described(module):
     return names[0], {
         "kind": KINDS[names[0]], "id": get("ID", "python." + re.sub(r"[^A-Za-z0-9._-]", "-", stem)), "name": get("NAME", stem),
         "version": get("VERSION", "0"), "vendor": get("VENDOR", "local"), "license": get("LICENSE", "not said"),
-        "description": text.split("\n")[0] or f"{stem}.py", "functions": [name for name in ("alpha_derivative", "weight") if hasattr(module, name)],
+        "description": text.split("\n")[0] or f"{stem}.py", "functions": [name for name in (names[0], *MORE.get(KINDS[names[0]], ())) if hasattr(module, name)],
         "config_schema": {"type": "object", "additionalProperties": False, "properties": options},
     }
 
@@ -92,6 +101,26 @@ def difference(alpha, t):
     return min(0.0, (alpha(high) - alpha(low)) / (high - low))
 
 
+def transformed(function, request):
+    """The columns of a batch after its rows have gone through the function."""
+    columns = request["columns"]
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    given = {name: request[name] for name in GIVEN["batch transform"] if name in inspect.signature(function).parameters}
+    rows = function(rows, **given)
+    if rows is None:
+        raise ValueError("it gave None; wanted the rows, or yield for each")
+    rows = list(rows)
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != columns.keys():
+            found = f"the columns {', '.join(map(str, row))}" if isinstance(row, dict) else repr(row)
+            raise ValueError(f"row {number} of what it gave has {found}; wanted the columns {', '.join(columns)}")
+    columns = {name: [row[name] for row in rows] for name in columns}
+    for name in request["fractions"]:
+        # As texts, which no reader rounds.
+        columns[name] = [repr(float(value)) for value in columns[name]]
+    return columns
+
+
 def serve(module):
     main, about = described(module)
     answer(about)
@@ -106,16 +135,17 @@ def serve(module):
         try:
             if call == "create":
                 options = options_of(request["config"], about["config_schema"])
-                functions = {name: getattr(module, name, None) for name in (main, "alpha_derivative", "weight")}
+                functions = {name: getattr(module, name) for name in about["functions"]}
                 # A function may take fewer of the options than the main one.
-                takes = {name: [one for one in options if one in inspect.signature(function).parameters]
-                         for name, function in functions.items() if function}
-                bound = {name: (lambda x, f=function, given={one: options[one] for one in takes[name]}: f(x, **given))
-                         for name, function in functions.items() if function}
+                takes = {name: [one for one in options if one in inspect.signature(function).parameters] for name, function in functions.items()}
+                bound = {name: functools.partial(function, **{one: options[one] for one in takes[name]}) for name, function in functions.items()}
                 bound.setdefault("alpha_derivative", lambda t: difference(bound["alpha"], t))
                 number = next(number for number in itertools.count(1) if number not in instances)
                 instances[number] = bound
                 answer({"instance": number})
+                continue
+            if call == "process":
+                answer({"columns": transformed(instances[request["instance"]][main], request)})
                 continue
             numbers = array.array("d")
             numbers.frombytes(sys.stdin.buffer.read(8 * request["count"]))
