@@ -112,7 +112,7 @@ done
 shift
 exec "$@"
 HIDE
-if unshare --mount --map-root-user true 2>/dev/null; then
+if unshare --mount --map-root-user "$(type -P mount)" -t tmpfs none /usr/include 2>/dev/null; then
     unshare --mount --map-root-user "$(type -P bash)" "$work/hide.sh" "${hide[@]}" -- "${use[@]}"
 else
     say "neither the compiler nor the checkout can be hidden here; they are left out of PATH only"
