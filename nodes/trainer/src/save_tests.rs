@@ -318,7 +318,7 @@ fn align_weight_aligns_with_the_base_model() {
 fn router_weight_adds_the_routers_loss() {
     let run = Run::begin();
     let wrong = Config { router_weight: 0.5, ..run.config.clone() };
-    let error = training::begin(&wrong).unwrap_err().to_string();
+    let error = training::begin(&wrong).err().unwrap().to_string();
     assert!(error.contains("ROUTER_WEIGHT") && error.contains("LlamaForCausalLM has no experts"), "{error}");
     let base = tempfile::tempdir().unwrap();
     let experts = MODEL.replace("LlamaForCausalLM", "MixtralForCausalLM");
