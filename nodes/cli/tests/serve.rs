@@ -10,5 +10,7 @@ mod browser;
 mod clients;
 #[path = "serve/hostile.rs"]
 mod hostile;
+#[path = "serve/kept.rs"]
+mod kept;
 #[path = "serve/requests.rs"]
 mod requests;

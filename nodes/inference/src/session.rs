@@ -176,6 +176,11 @@ impl Session {
         !self.left_to_right() && (self.blocks().is_none() || self.facts.blocks.as_ref().is_some_and(whole))
     }
 
+    /// Whether clean text is read from left to right: by some decoder, what is read of it depends on nothing behind it.
+    pub fn reads_ahead(&self) -> bool {
+        self.left_to_right() || self.blocks().is_some()
+    }
+
     /// Returns the most tokens that a text can have, if the model has a table of positions.
     pub fn longest(&self) -> Option<usize> {
         (self.config().positions == Positions::Learned).then_some(self.config().max_positions)

@@ -121,8 +121,8 @@ fn serve(shared: &Shared, model: &Loaded) -> Turn {
             if switching {
                 return Turn::Switch;
             }
-            // The room that long texts took is given back.
-            if batch.bytes() > shared.settings.limits.kept {
+            // The room that texts took is given back, unless later ones may begin like them.
+            if !model.session.reads_ahead() || batch.bytes() > shared.settings.limits.kept {
                 batch = Batch::new(&model.session);
             }
         }

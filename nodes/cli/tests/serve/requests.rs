@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::served::{Served, write_blocks};
 
-fn ok(answer: Answer) -> Value {
+pub fn ok(answer: Answer) -> Value {
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()
 }
 
-fn text(answer: &Value) -> String {
+pub fn text(answer: &Value) -> String {
     answer["choices"][0]["text"].as_str().unwrap().to_owned()
 }
 
@@ -376,45 +376,6 @@ fn a_conversation_is_written_by_the_models_template() {
         change.as_object().unwrap().iter().for_each(|(name, value)| wrong[name] = value.clone());
         let answer = served.http.post("/v1/chat/completions", &wrong);
         assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &param.into()), "{answer:?}");
-    }
-}
-
-/// What is there now is served from SIGHUP on; what cannot be opened leaves the server as it is.
-#[test]
-fn a_checkpoint_is_read_again_on_sighup() {
-    let folder = tempfile::tempdir().unwrap();
-    let (model, next) = (folder.path().join("model"), folder.path().join("next"));
-    difflow_inference::tiny::write_model(&model, true, 0.3);
-    let served = Served::start(&model, &[]);
-    let write = || text(&ok(served.http.post("/v1/completions", &json!({"prompt": "a day", "seed": 3}))));
-    let first = write();
-    difflow_inference::tiny::write_model(&next, true, 0.5);
-    std::fs::rename(&model, folder.path().join("before")).unwrap();
-    std::fs::rename(&next, &model).unwrap();
-    served.signal(libc::SIGHUP);
-    served.says("serving");
-    let second = write();
-    assert_ne!(second, first);
-    std::fs::rename(&model, &next).unwrap();
-    served.signal(libc::SIGHUP);
-    served.says("E error: ");
-    assert_eq!(write(), second);
-    assert_eq!(served.metric("difflow_models_total"), 2.0);
-}
-
-/// All of the prompt but its last token; with no room to keep it, nothing.
-#[test]
-fn a_prompt_that_begins_like_one_before_is_not_read_again() {
-    let folder = tempfile::tempdir().unwrap();
-    difflow_inference::tiny::write_model(folder.path(), false, 0.3);
-    for (options, kept) in [(&[][..], true), (&["--prefix-cache", "0"], false)] {
-        let served = Served::start(folder.path(), options);
-        let write = || ok(served.http.post("/v1/completions", &json!({"prompt": "a day at the lake", "seed": 3})));
-        let first = write();
-        assert_eq!(served.metric("difflow_known_tokens_total"), 0.0);
-        assert_eq!(text(&write()), text(&first));
-        let all = first["usage"]["prompt_tokens"].as_f64().unwrap() - 1.0;
-        assert_eq!(served.metric("difflow_known_tokens_total"), if kept { all } else { 0.0 });
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::attention::Positions;
 use crate::error::ModelError;
 use crate::kernel::gemm::{Size, Strided, gemm};
+use crate::kernel::scores::Scores;
 use crate::kernel::simd::Simd;
 use crate::kernel::{Out, dispatch, sizes};
 use crate::shim::parallel;
@@ -63,35 +64,6 @@ impl Plan {
             (out.len(), tokens * shape.heads * shape.head_dim),
             (self.visibility.length(), shape.length),
         ])
-    }
-}
-
-/// What becomes of query · key before anything is hidden.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scores {
-    /// It is multiplied by this,
-    pub scale: f32,
-    /// and then s becomes cap · tanh(s / cap).
-    pub cap: Option<f32>,
-}
-
-impl Scores {
-    /// Caps scores that were scaled.
-    ///
-    /// # Safety
-    /// The tiles are whole vectors inside `scores`; and the instruction set.
-    #[inline(always)]
-    pub(super) unsafe fn cap<S: Simd>(self, tiles: &[Range<usize>], scores: &mut [f32]) {
-        let Some(cap) = self.cap else { return };
-        for tile in tiles {
-            for j in tile.clone().step_by(S::LANES) {
-                // SAFETY: the caller's.
-                unsafe {
-                    let at = scores.as_mut_ptr().add(j);
-                    S::load(at).mul(S::splat(1.0 / cap)).tanh().mul(S::splat(cap)).store(at);
-                }
-            }
-        }
     }
 }
 
@@ -389,21 +361,6 @@ pub(super) unsafe fn softmax<S: Simd>(scores: &mut [f32], tiles: &[Range<usize>]
     }
 }
 
-/// The slope of capped scores, 1 − (s / cap)².
-///
-/// # Safety
-/// The tiles are whole vectors inside both arrays; and the instruction set.
-#[inline(always)]
-unsafe fn steep<S: Simd>(tiles: &[Range<usize>], scores: &[f32], cap: f32, to: &mut [f32]) {
-    for j in tiles.iter().flat_map(|tile| tile.clone().step_by(S::LANES)) {
-        // SAFETY: the caller's.
-        unsafe {
-            let share = S::load(scores.as_ptr().add(j)).mul(S::splat(1.0 / cap));
-            S::splat(1.0).sub(share.mul(share)).store(to.as_mut_ptr().add(j));
-        }
-    }
-}
-
 /// One row of the batch and one key head with its group.
 ///
 /// # Safety
@@ -461,7 +418,7 @@ unsafe fn backward_task(plan: &Plan, row: usize, kv: usize, saved: Saved, gradie
                     unsafe {
                         plan.scores.cap::<S>(tiles, scores);
                         if let Some(cap) = plan.scores.cap {
-                            steep::<S>(tiles, scores, cap, &mut scratch.steep);
+                            Scores::slope::<S>(tiles, scores, cap, &mut scratch.steep);
                         }
                         hide::<S>(plan, row, i, tiles, scores);
                         let log_sum = S::splat(saved.log_sums[(row * shape.heads + h) * shape.length + i]);

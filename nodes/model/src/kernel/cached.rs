@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use crate::error::ModelError;
-use crate::kernel::attention::{Rotary, Scores, softmax, turn};
+use crate::kernel::attention::{Rotary, softmax, turn};
 use crate::kernel::gemm::{Size, Strided, gemm};
+use crate::kernel::scores::Scores;
 use crate::kernel::{Out, dispatch};
 use crate::shim::parallel;
 

@@ -9,6 +9,7 @@ pub(crate) mod cached;
 pub(crate) mod choice;
 mod gemm;
 pub(crate) mod pointwise;
+pub(crate) mod scores;
 mod simd;
 
 use crate::error::ModelError;
