@@ -52,16 +52,24 @@ impl Text {
 }
 
 impl Cache {
-    /// An empty cache. With `keep` false all layers share the room of one: enough when every forward computes everything.
-    pub fn new(
+    /// An empty cache.
+    pub fn new(config: &ModelConfig, size: (usize, usize), target: Target) -> Result<Self, ModelError> {
+        Self::of_layers(config.layers, config, size, target)
+    }
+
+    /// For a forward that computes everything: all layers share the room of one.
+    pub fn passing(config: &ModelConfig, size: (usize, usize), target: Target) -> Result<Self, ModelError> {
+        Self::of_layers(1, config, size, target)
+    }
+
+    fn of_layers(
+        layers: usize,
         config: &ModelConfig,
         (lanes, capacity): (usize, usize),
-        keep: bool,
         target: Target,
     ) -> Result<Self, ModelError> {
         let shape =
             Shape { lanes, capacity, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim };
-        let layers = if keep { config.layers } else { 1 };
         let storage = if target.fused {
             Storage::Host((0..layers).map(|_| Slab::new(&shape)).collect())
         } else {

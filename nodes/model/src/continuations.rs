@@ -49,7 +49,7 @@ impl Model {
         let rotary_length = groups.first().and_then(|(length, _)| *length);
         let size = (texts.len(), texts.iter().map(room).max().unwrap_or(0));
         tch::no_grad(|| {
-            let mut cache = self.decoder.cache(&self.config, size, true, self.arithmetic)?;
+            let mut cache = self.decoder.cache(&self.config, size, self.arithmetic)?;
             let seen = |at: usize| 0..at + 1;
             let mut active = Active { rotary_length, ..Active::default() };
             for (lane, text) in texts.iter().enumerate() {

@@ -111,6 +111,27 @@ impl Decoder {
         self.layers(tokens, attention, how, &mut |_| Ok(()))
     }
 
+    /// As [`Decoder::hidden`], of some rows, `wanted` `[n]` (i64): `[n, D]`. On the CPU, what only the others need is not computed: of the
+    /// last block all but queries, keys and values and attention. On a GPU the shapes of a step shall not depend on what is masked.
+    pub fn hidden_of(
+        &self,
+        tokens: &Tensor,
+        attention: &Attention,
+        how: Arithmetic,
+        wanted: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let Some((last, before)) = self.blocks.split_last().filter(|_| how.kernels && !how.recompute) else {
+            return Ok(self.hidden(tokens, attention, how)?.f_index_select(0, wanted)?);
+        };
+        let size = tokens.size2()?;
+        let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
+        for (layer, block) in before.iter().enumerate() {
+            x = self.block(block, &x, size, &attention.layer(layer)?, how)?.rows;
+        }
+        let attended = self.attention_of(last, &x, size, &attention.layer(before.len())?, how)?;
+        Ok(self.finish(last, &x.f_index_select(0, wanted)?, &attended.f_index_select(0, wanted)?, how)?.rows)
+    }
+
     /// As [`Decoder::hidden`], and shows what is behind each layer to `seen`.
     pub fn layers(
         &self,
@@ -139,13 +160,26 @@ impl Decoder {
         &self,
         block: &Block,
         x: &Tensor,
-        (rows, length): (i64, i64),
+        size: (i64, i64),
         attention: &LayerAttention,
         how: Arithmetic,
     ) -> Result<Passed, ModelError> {
+        let attended = self.attention_of(block, x, size, attention, how)?;
+        self.finish(block, x, &attended, how)
+    }
+
+    /// What the attention of a block gives, `[B·L, H·d]`.
+    fn attention_of(
+        &self,
+        block: &Block,
+        x: &Tensor,
+        (rows, length): (i64, i64),
+        attention: &LayerAttention,
+        how: Arithmetic,
+    ) -> Result<Tensor, ModelError> {
         let qkv = self.project(block, x, how)?;
         let span = attention.positions.span(length as usize);
-        let attended = match &attention.kernel {
+        match &attention.kernel {
             Kernel::Fused(visibility) => {
                 let c = &self.config;
                 let (rows, length) = (rows as usize, length as usize);
@@ -153,15 +187,14 @@ impl Decoder {
                 let rotary = self.with_rotary(block.layer, span, |rotary| Ok(rotary.host.clone()))?;
                 let (visibility, positions) = (visibility.clone(), attention.positions.clone());
                 let scores = self.scores(block.layer);
-                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, scores, visibility, positions, rotary })?
+                fused::attend(&qkv.f_to_kind(Kind::Float)?, Plan { shape, scores, visibility, positions, rotary })
             }
             kernel => {
                 let rotary = self.rotary_tables(block.layer, span, attention.index.as_ref())?;
                 let (q, k, v) = self.heads(&qkv, (rows, length), rotary.as_ref(), how)?;
-                self.attend(block.layer, (&q, &k, &v), kernel, how)?
+                self.attend(block.layer, (&q, &k, &v), kernel, how)
             }
-        };
-        self.finish(block, x, &attended, how)
+        }
     }
 
     /// The last norm, on rows that will meet the output head, and the scale of the logits.

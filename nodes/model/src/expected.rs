@@ -42,8 +42,7 @@ impl Model {
             targets.extend_from_slice(&text[1..]);
         }
         let (mut found, losses) = tch::no_grad(|| {
-            let mut cache = self.decoder.cache(&self.config, (texts.len(), longest), false, self.arithmetic)?;
-            let hidden = self.decoder.partial(&active, &mut cache, self.arithmetic)?;
+            let hidden = self.decoder.whole(&active, longest, self.arithmetic)?;
             let found = self.over_rows(&hidden, targets.len(), |scratch, at, logits| {
                 scratch.resize(logits.len(), 0.0);
                 let largest = top(logits);

@@ -112,6 +112,8 @@ struct Process {
 
 /// Bytes of a [`Process`] as the ranks tell it to each other.
 const TOLD: usize = 256;
+/// The kernel's flag of a process that is ending (linux/sched.h).
+const PF_EXITING: u32 = 4;
 
 impl Process {
     fn own(name: &str) -> Self {
@@ -146,10 +148,15 @@ impl Process {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Some("has ended"),
             Err(_) => return None,
         };
-        // The state stands behind the name, which is in parentheses.
-        match stat.rsplit_once(") ")?.1.chars().next()? {
-            'Z' | 'X' => Some("has ended"),
-            'T' | 't' => Some("is stopped"),
+        // Behind the name, which is in parentheses, stand the state and, six further on, flags of the kernel.
+        let mut behind = stat.rsplit_once(") ")?.1.split(' ');
+        let state = behind.next()?;
+        let flags: u32 = behind.nth(5)?.parse().ok()?;
+        match state {
+            "Z" | "X" => Some("has ended"),
+            // Its connections break before its state says that it has ended.
+            _ if flags & PF_EXITING != 0 => Some("has ended"),
+            "T" | "t" => Some("is stopped"),
             _ => None,
         }
     }

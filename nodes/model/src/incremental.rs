@@ -181,7 +181,7 @@ mod tests {
             let causal = *pattern == Pattern::Causal;
             move |at: usize| 0..if causal { at + 1 } else { length }
         };
-        let mut cache = Cache::new(model.config(), (3, 40), true, model.decoder.target(model.arithmetic)).unwrap();
+        let mut cache = Cache::new(model.config(), (3, 40), model.decoder.target(model.arithmetic)).unwrap();
         for (number, part) in parts.iter().enumerate() {
             let mut active = Active::default();
             for (lane, &length) in lengths.iter().enumerate() {
@@ -234,10 +234,10 @@ mod tests {
                     copied(&model.decoder.partial(&active, cache, model.arithmetic).unwrap()).unwrap()
                 };
                 tch::no_grad(|| {
-                    let mut alone = Cache::new(model.config(), (1, 30), true, target).unwrap();
+                    let mut alone = Cache::new(model.config(), (1, 30), target).unwrap();
                     let whole = read(&mut alone, 0, &texts[1], 0);
                     for lane in [0, 1, 3] {
-                        let mut cache = Cache::new(model.config(), (2, 30), true, target).unwrap();
+                        let mut cache = Cache::new(model.config(), (2, 30), target).unwrap();
                         let first = read(&mut cache, 0, &texts[0], 0);
                         assert!(first != whole);
                         match &mut cache.storage {

@@ -107,6 +107,7 @@ mod tensor_writer;
 mod torch_model;
 mod visibility;
 mod weight;
+mod whole_texts;
 
 pub use adapter::{AdapterConfig, Targets};
 pub use arithmetic::{Arithmetic, Precision};

@@ -329,17 +329,20 @@ impl Model {
                 None => None,
             };
             let router_weight = lesson.map_or(0.0, |lesson| lesson.router_weight);
+            let index: Vec<i64> = selection.from.iter().map(|&place| place as i64).collect();
+            let index = upload(&index, self.device.torch())?;
             let (mut layers, mut routed) = (Vec::new(), Vec::new());
-            let hidden = if pairs.is_none() && router_weight == 0.0 {
-                self.hidden(&input, &part.pattern, how, lesson.is_some())?
+            let predicting = if pairs.is_none() && router_weight == 0.0 {
+                self.hidden(&input, &part.pattern, how, lesson.is_some(), &index)?
             } else {
-                self.layers(&input, &part.pattern, how, &mut |layer| {
+                let hidden = self.layers(&input, &part.pattern, how, &mut |layer| {
                     if pairs.is_some() {
                         layers.push(layer.rows);
                     }
                     routed.extend(layer.routed);
                     Ok(())
-                })?
+                })?;
+                hidden.f_index_select(0, &index)?
             };
             let near = match &pairs {
                 None => None,
@@ -367,19 +370,23 @@ impl Model {
                 (Some(near), Some(even)) => Some(near.f_add(&even)?),
                 (near, even) => near.or(even),
             };
-            let index: Vec<i64> = part.selection.from.iter().map(|&place| place as i64).collect();
-            let index = upload(&index, self.device.torch())?;
-            let predicting = hidden.f_index_select(0, &index)?;
             let values = self.head_losses(&predicting, &part.selection, divisor, beside.as_ref(), how)?;
             losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances, balance });
         }
         Ok(losses)
     }
 
-    /// Hidden states before the last norm, `[B·L, D]`, of an input.
-    fn hidden(&self, input: &Input, pattern: &Pattern, how: Arithmetic, train: bool) -> Result<Tensor, ModelError> {
+    /// Hidden states before the last norm, `[n, D]`, of some rows of an input, `wanted` `[n]`.
+    fn hidden(
+        &self,
+        input: &Input,
+        pattern: &Pattern,
+        how: Arithmetic,
+        train: bool,
+        wanted: &Tensor,
+    ) -> Result<Tensor, ModelError> {
         let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
-        self.decoder.hidden(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train)
+        self.decoder.hidden_of(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train, wanted)
     }
 
     /// Cross-entropy, in nats, of each token as a row of hidden states before the last norm, `[N, D]`, predicts it; without gradients.
@@ -391,7 +398,7 @@ impl Model {
         }
     }
 
-    /// As [`Model::hidden`] in training, and shows what is behind each layer to `seen`.
+    /// Hidden states before the last norm, `[B·L, D]`, of an input in training; shows what is behind each layer to `seen`.
     fn layers(
         &self,
         input: &Input,

@@ -43,6 +43,21 @@ impl Network {
         }
     }
 
+    /// As [`Network::hidden`], of some rows, `wanted` `[n]` (i64): `[n, D]`.
+    pub fn hidden_of(
+        &self,
+        tokens: &Tensor,
+        attention: &Attention,
+        how: Arithmetic,
+        train: bool,
+        wanted: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.hidden_of(tokens, attention, how, wanted),
+            Self::Foreign(foreign) => Ok(foreign.whole(tokens, attention, train)?.f_index_select(0, wanted)?),
+        }
+    }
+
     /// As [`Network::hidden`], and shows what is behind each layer to `seen`.
     ///
     /// # Errors
@@ -61,15 +76,9 @@ impl Network {
     }
 
     /// An empty cache for `size` = (lanes, positions of each), as [`Cache::new`].
-    pub fn cache(
-        &self,
-        config: &ModelConfig,
-        size: (usize, usize),
-        keep: bool,
-        how: Arithmetic,
-    ) -> Result<Cache, ModelError> {
+    pub fn cache(&self, config: &ModelConfig, size: (usize, usize), how: Arithmetic) -> Result<Cache, ModelError> {
         match self {
-            Self::Own(decoder) => Cache::new(config, size, keep, decoder.target(how)),
+            Self::Own(decoder) => Cache::new(config, size, decoder.target(how)),
             Self::Foreign(_) => Ok(Cache::of_texts(size)),
         }
     }
@@ -79,6 +88,17 @@ impl Network {
         match self {
             Self::Own(decoder) => decoder.partial(active, cache, how),
             Self::Foreign(foreign) => foreign.partial(active, cache),
+        }
+    }
+
+    /// As [`Network::partial`], of texts that have all their places in `active`, `capacity` at most; nothing is kept.
+    pub fn whole(&self, active: &Active, capacity: usize, how: Arithmetic) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Own(decoder) => decoder.whole(active, capacity, how),
+            Self::Foreign(foreign) => {
+                let active = &active.parts(1)[0];
+                foreign.partial(active, &mut Cache::of_texts((active.lanes.len(), capacity)))
+            }
         }
     }
 

@@ -112,7 +112,7 @@ impl Model {
         let how = How { blocks, rotary_length: groups.first().and_then(|(length, _)| *length) };
         let size = (texts.len(), texts.iter().map(room).max().unwrap_or(0));
         tch::no_grad(|| {
-            let mut cache = self.decoder.cache(&self.config, size, true, self.arithmetic)?;
+            let mut cache = self.decoder.cache(&self.config, size, self.arithmetic)?;
             let prompts = self.read_prompts(texts, how, &mut cache)?;
             for round in 0..texts.iter().map(|text| text.continuations.len()).max().unwrap_or(0) {
                 self.measure_round(texts, round, how, &prompts, &mut cache, &mut all)?;

@@ -144,8 +144,11 @@ impl Server {
     /// Serves this checkpoint from now on, when what is being written is done; until then, the one before. Errors if it cannot be opened
     /// or has other tokens.
     pub fn serve(&self, checkpoint: &Path, opening: &Opening) -> Result<(), ServerError> {
-        let model =
-            Loaded::open(checkpoint, opening, self.shared.settings.limits.tokens).map_err(ServerError::Model)?;
+        // In a thread that ends, and its threads with it: with more of them than processors, those that compute would sleep between any two
+        // operations, and a text by itself take twice as long.
+        let tokens = self.shared.settings.limits.tokens;
+        let opened = std::thread::scope(|scope| scope.spawn(|| Loaded::open(checkpoint, opening, tokens)).join());
+        let model = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(ServerError::Model)?;
         if let Some(before) = self.shared.model() {
             before.session.words().agree(model.session.words()).map_err(|e| ServerError::Model(e.into()))?;
         }

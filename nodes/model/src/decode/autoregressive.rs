@@ -187,7 +187,7 @@ impl<'m> Writing<'m> {
     fn choices(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
         let Self { model, texts, cache, .. } = self;
         let capacity = texts.iter().map(|(_, _, text)| text.reach()).max().unwrap_or(0);
-        let cache = model.room(cache, (texts.count(), capacity), true)?;
+        let cache = model.room(cache, (texts.count(), capacity))?;
         let mut active = Active { rotary_length: length, ..Active::default() };
         let (mut drawn, mut draws) = (Vec::new(), Vec::new());
         for (lane, _, text) in texts.iter().filter(|(_, _, text)| text.shares(length)) {

@@ -186,8 +186,8 @@ impl<'m> Filling<'m> {
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Choice>, ModelError> {
         let Self { model, options: common, rows, cache, .. } = self;
         let sides = sides(common);
-        let capacity = rows.iter().map(|(_, _, planned)| planned.row.length()).max().unwrap_or(0);
-        let cache = model.room(cache, (rows.count() * sides, capacity), common.cache != Caching::None)?;
+        let (lanes, capacity) =
+            (rows.count() * sides, rows.iter().map(|(_, _, planned)| planned.row.length()).max().unwrap_or(0));
         let mut active = Active { rotary_length: length, ..Active::default() };
         // Of each canvas its candidates, the first rows of its hidden states with and without what is given, and its tokens.
         let mut asked = Vec::new();
@@ -210,7 +210,13 @@ impl<'m> Filling<'m> {
             let present = if options.sampling.repetition_penalty == 1.0 { Vec::new() } else { row.present() };
             asked.push((&*row, &*wanted, &**options, start, unguided, present));
         }
-        let hidden = model.decoder.partial(&active, cache, model.arithmetic)?;
+        let hidden = match common.cache {
+            Caching::None => model.decoder.whole(&active, capacity, model.arithmetic)?,
+            _ => {
+                let cache = model.room(cache, (lanes, capacity))?;
+                model.decoder.partial(&active, cache, model.arithmetic)?
+            }
+        };
         let (mut asks, mut draws) = (Vec::new(), Vec::new());
         for (row, wanted, options, start, unguided, present) in &asked {
             asks.extend(wanted.iter().enumerate().map(|(at, candidate)| Ask {
@@ -287,14 +293,13 @@ impl Model {
         &self,
         cache: &'c mut Option<Cache>,
         size: (usize, usize),
-        keep: bool,
     ) -> Result<&'c mut Cache, ModelError> {
         match cache {
             Some(cache) => {
                 cache.grow(size)?;
                 Ok(cache)
             }
-            None => Ok(cache.insert(self.decoder.cache(&self.config, size, keep, self.arithmetic)?)),
+            None => Ok(cache.insert(self.decoder.cache(&self.config, size, self.arithmetic)?)),
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Exponentials are fp32; the cumulative sums of a draw and the uniform number are f64, because fp32 uniform numbers
 //! are truncated and act like a lower temperature.
 
+use std::collections::BinaryHeap;
+
 use crate::decode::calm::moved;
 use crate::decode::choose::{Ask, Choice};
 use crate::decode::options::Score;
@@ -111,20 +113,27 @@ impl Sampling {
         pick(kept.iter().map(|&(id, w)| (id, f64::from(w))), uniform * mass, best)
     }
 
-    /// The tokens that top-k and top-p leave, the heaviest first, and the sum of their weights.
+    /// The tokens that top-k and top-p leave, the heaviest first, of several alike the first, and the sum of their weights.
     fn kept(&self, weights: &[f32], total: f64) -> (Vec<(u32, f32)>, f64) {
+        let (most, enough) = (self.top_k.unwrap_or(usize::MAX), self.top_p * total);
+        let heaviest = top(weights);
+        if f64::from(heaviest) >= enough || most == 1 {
+            let id = weights.iter().position(|&weight| weight == heaviest).unwrap_or(0);
+            return (vec![(id as u32, heaviest)], f64::from(heaviest));
+        }
         // Tokens below this weight cannot be in the nucleus: all of them together have less than 1 − top_p of the mass.
         let floor = ((1.0 - self.top_p).max(0.0) * total / weights.len() as f64) as f32;
-        let kept = weights.iter().enumerate().filter(|(_, w)| **w > 0.0 && **w >= floor);
-        let mut kept: Vec<(u32, f32)> = kept.map(|(id, &w)| (id as u32, w)).collect();
-        kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        kept.truncate(self.top_k.unwrap_or(usize::MAX));
-        let (mut mass, mut end) = (0.0, 0);
-        while end < kept.len() && (end == 0 || mass < self.top_p * total) {
-            mass += f64::from(kept[end].1);
-            end += 1;
+        let some = weights.iter().enumerate().filter(|(_, w)| **w > 0.0 && **w >= floor);
+        // Bits of positive numbers are in the order of the numbers. Few are asked for, so they are not sorted.
+        let key = |(id, weight): (usize, &f32)| u64::from(weight.to_bits()) << 32 | u64::from(!(id as u32));
+        let mut left: BinaryHeap<u64> = some.map(key).collect::<Vec<_>>().into();
+        let (mut kept, mut mass) = (Vec::new(), 0.0);
+        while kept.len() < most && (kept.is_empty() || mass < enough) {
+            let Some(key) = left.pop() else { break };
+            let weight = f32::from_bits((key >> 32) as u32);
+            mass += f64::from(weight);
+            kept.push((!(key as u32), weight));
         }
-        kept.truncate(end);
         (kept, mass)
     }
 

@@ -189,8 +189,7 @@ impl<'m> Search<'m> {
             active.add(lane, tokens, |_| 0..length, wanted);
         }
         tch::no_grad(|| {
-            let mut cache = model.decoder.cache(&model.config, (links.len(), capacity), false, model.arithmetic)?;
-            let hidden = model.decoder.partial(&active, &mut cache, model.arithmetic)?;
+            let hidden = model.decoder.whole(&active, capacity, model.arithmetic)?;
             let tokens: Vec<u32> = links.iter().map(|link| link.token).collect();
             model.log_probabilities(&hidden, &tokens)
         })

@@ -307,7 +307,7 @@ impl<'m> Speculating<'m> {
     fn answer(&mut self, length: Option<usize>) -> Result<Vec<Told>, ModelError> {
         let Self { model, mask, texts, cache, .. } = self;
         let capacity = texts.iter().map(|(_, _, text)| text.readable).max().unwrap_or(0);
-        let cache = model.room(cache, (texts.count(), capacity), true)?;
+        let cache = model.room(cache, (texts.count(), capacity))?;
         let mut active = Active { rotary_length: length, ..Active::default() };
         let mut asked = Vec::new();
         for (lane, _, text) in texts.iter() {
