@@ -16,6 +16,7 @@ use crate::device::Device;
 use crate::error::ModelError;
 use crate::group::Group;
 use crate::host::copied;
+use crate::kept_memory::keep_freed_memory;
 use crate::loss::{Divisor, Lesson, Losses, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
@@ -111,6 +112,7 @@ impl Learner {
         if let Objective::Block(blocks) = options.objective {
             blocks.check(options.document_attention)?;
         }
+        keep_freed_memory();
         model.set_objective(options.objective);
         for parameter in &model.parameters {
             let _ = parameter.tensor.f_set_requires_grad(parameter.trainable)?;

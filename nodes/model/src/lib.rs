@@ -67,6 +67,7 @@ mod host;
 mod incremental;
 mod input;
 mod judge;
+mod kept_memory;
 mod kernel;
 mod later;
 mod layers;

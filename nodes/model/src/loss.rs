@@ -484,7 +484,9 @@ mod tests {
         for kernels in [true, false] {
             let how = Arithmetic { kernels, ..model.arithmetic };
             let hidden = |noised: Vec<u32>, pattern: &Pattern| {
-                copied(&model.hidden(&Input::new(&batch, noised, pattern, true), pattern, how, false).unwrap()).unwrap()
+                let input = Input::new(&batch, noised, pattern, true);
+                let all = Tensor::arange(input.tokens.len() as i64, (Kind::Int64, tch::Device::Cpu));
+                copied(&model.hidden(&input, pattern, how, false, &all).unwrap()).unwrap()
             };
             let blocks = Pattern::NoisedBlocks { size: 4, context: Context::Causal };
             let (both, alone) = (hidden(xt.clone(), &blocks), hidden(batch.tokens.clone(), &Pattern::Causal));
