@@ -44,7 +44,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Bucket {
     /// Its address: scheme and bucket or host.
     root: String,
-    scheme: Scheme,
     store: Arc<dyn ObjectStore>,
     tries: usize,
     versions: Mutex<HashMap<Path, ObjectMeta>>,
@@ -81,7 +80,7 @@ impl Bucket {
                 Arc::new(web.build().map_err(|e| RemoteError::of(&root, &e))?)
             }
         };
-        let bucket = Self { root: root.clone(), scheme: address.scheme, store, tries, versions: Mutex::default() };
+        let bucket = Self { root: root.clone(), store, tries, versions: Mutex::default() };
         Ok(locked(&BUCKETS).entry(root).or_insert(Arc::new(bucket)).clone())
     }
 

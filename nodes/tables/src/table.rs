@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::reader::{ValueIter, infer_json_schema_from_iterator};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
@@ -123,9 +124,15 @@ async fn listing(files: &[File], reading: Reading) -> Result<Arc<dyn TableProvid
 
 /// The columns of JSONL as DataFusion finds them in a file of this machine; of one that is elsewhere it would read all.
 fn first_lines(object: &Object, reading: Reading) -> Result<SchemaRef> {
-    let lines = BufReader::new(reading.compression.convert_read(RemoteRead::new(object))?);
+    let reader = RemoteRead::new(object);
+    let failure = reader.failure();
+    let lines = BufReader::new(reading.compression.convert_read(reader)?);
     let values = ValueIter::new(lines, None).take(DEFAULT_SCHEMA_INFER_MAX_RECORD);
-    Ok(Arc::new(infer_json_schema_from_iterator(values)?))
+    let wrong = |error: ArrowError| match failure.get() {
+        Some(error) => DataFusionError::External(Box::new(error)),
+        None => error.into(),
+    };
+    Ok(Arc::new(infer_json_schema_from_iterator(values).map_err(wrong)?))
 }
 
 /// A file's address: DataFusion takes `*`, `?` and `[` in a bare path for a pattern.
