@@ -22,7 +22,7 @@ use crate::remote_error::{CHANGED, Fault, RemoteError};
 
 /// Bytes that are asked for at once: short enough for the client's time limit of 30 s (`AWS_TIMEOUT`) on a slow line.
 const CHUNK: u64 = 4 << 20;
-/// Bytes of the first chunk of a whole object: often its first lines are all that is wanted. The next ones are twice as long each.
+/// Bytes of the first chunk of a long range: often its first lines are all that is wanted. The next ones are twice as long each.
 const FIRST: u64 = 256 << 10;
 /// Chunks of one reader that are on their way at once.
 const AHEAD: usize = 2;
@@ -199,19 +199,15 @@ impl Object {
         self.meta.e_tag.as_deref().filter(|etag| !etag.starts_with("W/"))
     }
 
-    /// All its bytes, in pieces, one of which is on its way while another is read.
+    /// All its bytes, as [`Object::range`].
     pub fn whole(&self) -> BoxStream<'static, Result<Bytes, RemoteError>> {
-        self.pieces(0..self.meta.size, FIRST)
+        self.range(0..self.meta.size)
     }
 
-    /// The bytes of a range, likewise.
+    /// The bytes of a range, in pieces, one of which is on its way while another is read.
     pub fn range(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, RemoteError>> {
-        self.pieces(range, CHUNK)
-    }
-
-    fn pieces(&self, range: Range<u64>, first: u64) -> BoxStream<'static, Result<Bytes, RemoteError>> {
         let (object, Range { mut start, end }) = (self.clone(), range);
-        let mut length = first;
+        let mut length = if end.saturating_sub(start) > CHUNK { FIRST } else { CHUNK };
         let pieces = std::iter::from_fn(move || {
             let piece = start..(start + length).min(end);
             (start, length) = (piece.end, (length * 2).min(CHUNK));
