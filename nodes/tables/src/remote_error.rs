@@ -102,7 +102,7 @@ impl RemoteError {
 
 impl From<RemoteError> for FileProblem {
     fn from(error: RemoteError) -> Self {
-        let found = format!("`{}`: {}", error.url, error.found);
+        let found = format!("{}: {}", error.url, error.found);
         Self { found, allowed: error.allowed, unreachable: error.fault == Fault::Server }
     }
 }
