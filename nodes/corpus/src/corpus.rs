@@ -1,16 +1,19 @@
 //! The corpus as one stream of documents, in an order that depends only on the configuration and the files.
 
-use std::fmt::Display;
+use std::error::Error;
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, Problems};
-use difflow_tables::caught;
+use difflow_tables::{Fault, RemoteError, caught};
 use futures::StreamExt;
 
 use crate::config::{Columns, Config};
 use crate::document::{Document, Rows, Wrong};
 use crate::mix;
 use crate::query::{self, Query};
+use crate::source::{self, Listed};
 
 /// What can be read, any number of times.
 pub struct Corpus {
@@ -21,13 +24,21 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the sources.
+    /// Looks for the files of the sources and opens them.
     ///
     /// # Errors
     /// What is wrong with SOURCES, SQL or TEXT_COLUMN.
     pub async fn open(config: &Config) -> Result<Self, Problems> {
+        Self::of(config, &source::list(&config.sources)?).await
+    }
+
+    /// Opens sources whose files were found before.
+    ///
+    /// # Errors
+    /// As [`Corpus::open`].
+    pub async fn of(config: &Config, listed: &[Listed]) -> Result<Self, Problems> {
         let key = if config.sql.is_some() { "SQL" } else { "SOURCES" };
-        Ok(Self { queries: query::plan(config).await?, columns: config.columns(), key, seed: config.seed })
+        Ok(Self { queries: query::plan(config, listed).await?, columns: config.columns(), key, seed: config.seed })
     }
 
     /// Starts reading from the first document.
@@ -45,9 +56,8 @@ impl Corpus {
     pub async fn read_mixed(&self, seed: u64) -> Result<Reader, Problem> {
         let mut inputs = Vec::new();
         for query in &self.queries {
-            let failed = |error: &dyn Display| unreadable(self.key, &query.paths, error);
-            let stream = caught(query.frame.clone().execute_stream()).await.map_err(|e| failed(&e))?;
-            let stream = stream.map_err(|e| failed(&e))?;
+            let stream = unless_panicked(caught(query.frame.clone().execute_stream()).await);
+            let stream = stream.map_err(|e| unreadable(self.key, &query.paths, &e))?;
             let (paths, columns) = (query.paths.clone(), self.columns.clone());
             inputs.push(Input { key: self.key, paths, columns, stream, rows: None, read: 0 });
         }
@@ -56,8 +66,25 @@ impl Corpus {
     }
 }
 
-fn unreadable(key: &str, paths: &str, error: &dyn Display) -> Problem {
-    Problem::new(key, paths, format!("it cannot be read: {error}"))
+fn unless_panicked<T>(done: Result<Result<T, DataFusionError>, String>) -> Result<T, DataFusionError> {
+    done.unwrap_or_else(|panic| Err(DataFusionError::External(panic.into())))
+}
+
+fn unreadable(key: &str, paths: &str, error: &DataFusionError) -> Problem {
+    match RemoteError::within(error as &(dyn Error + 'static)) {
+        Some(RemoteError { url, found, allowed, fault }) => {
+            let kind = if *fault == Fault::Server { Kind::Server } else { Kind::Value };
+            Problem::new("SOURCES", url, format!("{found}; {allowed}")).of_kind(kind)
+        }
+        None => {
+            let error = match error {
+                // A panic, which is no error of its own.
+                DataFusionError::External(error) => error.to_string(),
+                error => error.strip_backtrace(),
+            };
+            Problem::new(key, paths, format!("it cannot be read: {error}"))
+        }
+    }
 }
 
 /// One pass over the corpus.
@@ -114,11 +141,10 @@ impl Input {
                 self.read += rows.len() as u64;
                 self.rows = None;
             }
-            let failed = |error: &dyn Display| unreadable(self.key, &self.paths, error);
-            let batch = caught(self.stream.next()).await.map_err(|e| failed(&e))?;
-            let Some(batch) = batch else { return Ok(None) };
-            let batch = batch.map_err(|e| failed(&e.strip_backtrace()))?;
-            self.rows = Some((Rows::of(&batch, &self.columns).map_err(|e| failed(&e))?, 0));
+            let failed = |error: &DataFusionError| unreadable(self.key, &self.paths, error);
+            let next = caught(self.stream.next()).await.map(Option::transpose);
+            let Some(batch) = unless_panicked(next).map_err(|e| failed(&e))? else { return Ok(None) };
+            self.rows = Some((Rows::of(&batch, &self.columns).map_err(|e| failed(&e.into()))?, 0));
         }
     }
 }

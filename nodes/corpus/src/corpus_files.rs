@@ -1,12 +1,13 @@
 //! The files of the corpus as they were when the run began, in `corpus.json` of the run: different content would give
 //! different batches under the same numbers.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::run::{RunDir, bytes_sha256, write_atomically};
+use difflow_tables::File;
 use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,10 +20,10 @@ const LEAST: u64 = 64 << 10;
 const PLACES: u64 = 16;
 
 /// A file as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// Where it is.
-    pub path: PathBuf,
+    pub file: File,
     /// Its size.
     pub bytes: u64,
     /// When it was changed, in nanoseconds since 1970.
@@ -36,9 +37,13 @@ pub struct Remembered {
     path: String,
     bytes: u64,
     modified: String,
-    /// sha256 of the file, or of places all over it where it is long.
-    sha256: String,
-    /// Whether that is of the whole file. The time of change counts where it is not.
+    /// sha256 of the file, or of places all over it where it is long. Of an object in a store `etag` is known without reading it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    /// What the store calls the object's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    /// Whether that is of the whole content. The time of change counts where it is not.
     whole: bool,
 }
 
@@ -63,16 +68,21 @@ pub fn check(dir: &RunDir, found: &[Found]) -> Result<Vec<Remembered>> {
     Ok(now)
 }
 
-/// Whether all files still have the size and time of change with which they were listed.
+/// Whether all files still have the size and time of change with which they were listed. Of an object in a store no other version is ever
+/// read.
 ///
 /// # Errors
 /// [`Problems`] with every file that has not.
 pub fn unchanged(found: &[Found]) -> Result<(), Problems> {
-    let changed = found.iter().filter(|file| look(&file.path).as_ref() != Some(*file));
-    let problem = |file: &Found| {
-        let what = if file.path.exists() { "changed" } else { "disappeared" };
+    let changed = found.iter().filter_map(|before| {
+        let File::Here(path) = &before.file else { return None };
+        let same = at(path).is_some_and(|(bytes, modified)| (bytes, modified) == (before.bytes, before.modified));
+        (!same).then_some(path)
+    });
+    let problem = |path: &std::path::PathBuf| {
+        let what = if path.exists() { "changed" } else { "disappeared" };
         let allowed = format!("it {what} while it was read, so the token store may be mixed; choose another RUN");
-        Problem::new("SOURCES", file.path.display(), allowed)
+        Problem::new("SOURCES", path.display(), allowed)
     };
     Problems(changed.map(problem).collect()).into_result()
 }
@@ -81,31 +91,48 @@ impl Remembered {
     /// What tells its content from any other's.
     pub fn identity(&self) -> Value {
         let modified = (!self.whole).then_some(&self.modified);
-        json!([self.path, self.bytes, self.sha256, modified])
+        json!([self.path, self.bytes, self.sha256.as_ref().or(self.etag.as_ref()), modified])
     }
 }
 
-/// A file as it is now; `None` when it cannot be looked at.
-pub fn look(path: &Path) -> Option<Found> {
+/// A file as it is now, or an object as it was when it was listed; `None` when it cannot be looked at.
+pub fn look(file: &File) -> Option<Found> {
+    let (bytes, modified) = match file {
+        File::Here(path) => at(path)?,
+        File::Remote(object) => (object.bytes(), object.modified()),
+    };
+    Some(Found { file: file.clone(), bytes, modified })
+}
+
+/// Size of a file of this machine, and when it was changed.
+fn at(path: &Path) -> Option<(u64, u128)> {
     let meta = fs::metadata(path).ok()?;
     let modified = meta.modified().ok()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Some(Found { path: path.to_owned(), bytes: meta.len(), modified })
+    Some((meta.len(), modified))
 }
 
 fn digests(found: &[Found]) -> Result<Vec<Remembered>, Problems> {
     let share = share(found);
     let (mut files, mut problems) = (Vec::with_capacity(found.len()), Vec::new());
-    for Found { path, bytes, modified } in found {
-        match digest(path, *bytes, share) {
-            Ok(sha256) => files.push(Remembered {
-                path: path.display().to_string(),
-                bytes: *bytes,
-                modified: modified.to_string(),
-                sha256,
-                whole: *bytes <= share,
-            }),
-            Err(e) => problems.push(Problem::new("SOURCES", path.display(), format!("it cannot be read: {e}"))),
-        }
+    for Found { file, bytes, modified } in found {
+        let (sha256, etag, whole) = match file {
+            File::Here(path) => match digest(path, *bytes, share) {
+                Ok(sha256) => (Some(sha256), None, *bytes <= share),
+                Err(e) => {
+                    problems.push(Problem::new("SOURCES", file, format!("it cannot be read: {e}")));
+                    continue;
+                }
+            },
+            File::Remote(object) => (None, object.etag().map(str::to_owned), object.strong_etag().is_some()),
+        };
+        files.push(Remembered {
+            path: file.to_string(),
+            bytes: *bytes,
+            modified: modified.to_string(),
+            sha256,
+            etag,
+            whole,
+        });
     }
     Problems(problems).into_result()?;
     Ok(files)
@@ -117,7 +144,7 @@ fn share(found: &[Found]) -> u64 {
 }
 
 fn digest(path: &Path, bytes: u64, share: u64) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = fs::File::open(path)?;
     let mut content = Vec::new();
     if bytes <= share {
         file.take(share + 1).read_to_end(&mut content)?;
@@ -153,7 +180,7 @@ fn differences(before: &[Remembered], now: &[Remembered]) -> Vec<Problem> {
         };
         if now.bytes != old.bytes {
             problems.push(began(&old.path, format!("it has {} bytes and had {}", now.bytes, old.bytes)));
-        } else if now.sha256 != old.sha256 {
+        } else if (&now.sha256, &now.etag) != (&old.sha256, &old.etag) {
             problems.push(began(&old.path, "its content changed".to_owned()));
         } else if !old.whole && now.modified != old.modified {
             problems.push(began(&old.path, "it was changed, and is too long to be compared".to_owned()));
@@ -170,7 +197,7 @@ mod tests {
     use super::*;
 
     fn files(folder: &Path, names: &[&str]) -> Vec<Found> {
-        names.iter().filter_map(|name| look(&folder.join(name))).collect()
+        names.iter().filter_map(|name| look(&File::Here(folder.join(name)))).collect()
     }
 
     #[test]

@@ -25,7 +25,7 @@ use difflow_node_kit::About;
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let about = About {
         name: env!("CARGO_PKG_NAME"),
-        what: "Selects, filters, mixes and orders documents with SQL over Parquet, JSONL, CSV and text files.",
+        what: "Selects, filters, mixes and orders documents with SQL over Parquet, JSONL, CSV and text files, here or in object stores.",
         version: env!("CARGO_PKG_VERSION"),
     };
     difflow_node_kit::main(about, words, run::run)

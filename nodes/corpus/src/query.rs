@@ -13,7 +13,7 @@ use difflow_node_kit::{Problem, Problems};
 use difflow_tables::{self as tables, Texts};
 
 use crate::config::{Columns, Config};
-use crate::source::{self, EACH, Source};
+use crate::source::{self, EACH, Listed, Source};
 
 /// A query with the columns that documents are made of, and its weight in the mixture.
 pub struct Query {
@@ -29,12 +29,12 @@ type Table = (Source, Arc<dyn TableProvider>);
 ///
 /// # Errors
 /// What is wrong with SOURCES, SQL or TEXT_COLUMN.
-pub async fn plan(config: &Config) -> Result<Vec<Query>, Problems> {
+pub async fn plan(config: &Config, listed: &[Listed]) -> Result<Vec<Query>, Problems> {
     let (mut tables, mut problems) = (Vec::new(), Vec::new());
     let texts = Texts { separator: config.text_separator.clone(), column: config.text_column.clone(), pieces: 1 };
-    for source in source::parse(&config.sources)? {
-        match tables::open(&source.path, source.format, &texts).await {
-            Ok(table) => tables.push((source, table)),
+    for Listed { source, files } in listed {
+        match tables::table(&source.path, files, &texts).await {
+            Ok(table) => tables.push((source.clone(), table)),
             Err(problem) => problems.push(source::wrong(problem)),
         }
     }

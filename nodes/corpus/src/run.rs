@@ -6,7 +6,6 @@ use difflow_node_kit::{Event, Node, Problem, Problems};
 use difflow_plugin_host::Transforms;
 use difflow_schema::run::bytes_sha256;
 use difflow_schema::{Demand, Documents, Facts, PlainDocuments};
-use difflow_tables::files;
 use eyre::Result;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
@@ -16,7 +15,7 @@ use crate::config::{Columns, Config};
 use crate::corpus::Corpus;
 use crate::corpus_files::{self, Found, Remembered};
 use crate::heldout::{self, Split};
-use crate::source;
+use crate::source::{self, Listed};
 use crate::transformed::transformed;
 
 /// Runs until nobody asks any more.
@@ -25,9 +24,10 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
     let dir = config.run.dir();
     let mut transforms = open_transforms(&config)?;
     // Before the files are read: of one that was changed in the middle it is said that it changed, not that it is damaged.
-    let found = listed(&config)?;
+    let sources = source::list(&config.sources)?;
+    let found = found(&sources);
     let known = corpus_files::check(&dir, &found)?;
-    let corpus = runtime.block_on(Corpus::open(&config))?;
+    let corpus = runtime.block_on(Corpus::of(&config, &sources))?;
     let split = runtime.block_on(heldout::split(&config, &dir, &corpus))?;
     node.say("documents", &facts(&config, &node.name(), &known, &split)?)?;
     // An instance of their own: what the documents are sent through has seen none but those.
@@ -67,13 +67,8 @@ fn open_transforms(config: &Config) -> Result<Transforms, Problems> {
 }
 
 /// The files of all sources.
-fn listed(config: &Config) -> Result<Vec<Found>, Problems> {
-    let mut found = Vec::new();
-    for source in source::parse(&config.sources)? {
-        let (paths, _) = files::find(&source.path, source.format).map_err(source::wrong)?;
-        found.extend(paths.iter().filter_map(|path| corpus_files::look(path)));
-    }
-    Ok(found)
+fn found(sources: &[Listed]) -> Vec<Found> {
+    sources.iter().flat_map(|listed| &listed.files.list).filter_map(corpus_files::look).collect()
 }
 
 /// What the nodes downstream need not be told by keys. The fingerprint changes with everything that changes the documents.

@@ -7,7 +7,8 @@ use super::*;
 
 fn fingerprint(config: &Config, split: &Split) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let known = corpus_files::check(&RunDir::new(dir.path(), "r"), &listed(config).unwrap()).unwrap();
+    let known =
+        corpus_files::check(&RunDir::new(dir.path(), "r"), &found(&source::list(&config.sources).unwrap())).unwrap();
     facts(config, "texts", &known, split).unwrap().corpus.unwrap()
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Problem, Problems};
-use difflow_tables::{FileProblem, Format};
+use difflow_tables::{Address, FileProblem, Files, Format, files};
 use serde::Deserialize;
 
 /// The table name that stands for each source in turn.
@@ -24,7 +25,7 @@ struct Entry {
 pub struct Source {
     /// Name of its SQL table.
     pub name: String,
-    /// File, folder or pattern.
+    /// File, folder or pattern, here or in an object store.
     pub path: String,
     /// Format of its files; `None` goes by their extensions.
     pub format: Option<Format>,
@@ -34,9 +35,33 @@ pub struct Source {
     pub weighted: bool,
 }
 
+/// A source with its files. They are looked for once: what is remembered of the corpus, and what is read, are the same.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    pub source: Source,
+    pub files: Files,
+}
+
 /// As a problem of the key.
 pub fn wrong(problem: FileProblem) -> Problem {
-    Problem::new("SOURCES", problem.found, problem.allowed)
+    let kind = if problem.unreachable { Kind::Server } else { Kind::Value };
+    Problem::new("SOURCES", problem.found, problem.allowed).of_kind(kind)
+}
+
+/// Reads the JSON list and looks for the files.
+///
+/// # Errors
+/// Every problem with it, and every source without files.
+pub fn list(json: &str) -> Result<Vec<Listed>, Problems> {
+    let (mut listed, mut problems) = (Vec::new(), Vec::new());
+    for source in parse(json)? {
+        match files::find(&source.path, source.format) {
+            Ok(files) => listed.push(Listed { source, files }),
+            Err(problem) => problems.push(wrong(problem)),
+        }
+    }
+    Problems(problems).into_result()?;
+    Ok(listed)
 }
 
 /// Reads the JSON list.
@@ -71,6 +96,10 @@ pub fn parse(json: &str) -> Result<Vec<Source>, Problems> {
         if !names.insert(name.clone()) {
             wrong(&format!("name `{name}` twice"), "give every source its own name");
         }
+        // It may hold a secret, so nothing is written down before this.
+        if let Some(Err(problem)) = Address::parse(&entry.path) {
+            wrong(&problem.found, &problem.allowed);
+        }
         sources.push(Source { name, path: entry.path, format: entry.format, weight, weighted: entry.weight.is_some() });
     }
     Problems(problems).into_result()?;
@@ -101,6 +130,8 @@ mod tests {
             (r#"[{"path":"a","weight":0}]"#, "weight 0 of `source1`"),
             (r#"[{"path":"a","name":"x"},{"path":"b","name":"x"}]"#, "name `x` twice"),
             (r#"[{"path":"a","name":"source"},{"path":"b"}]"#, "choose another name"),
+            (r#"[{"path":"az://container/a.jsonl"}]"#, "az://"),
+            (r#"[{"path":"s3://key:word@bucket/a.jsonl"}]"#, "`s3://bucket/a.jsonl`"),
         ] {
             let text = parse(json).unwrap_err().to_string();
             assert!(text.starts_with("SOURCES: ") && text.contains(part), "{part} not in {text}");

@@ -99,6 +99,9 @@ fn report_error(report: &Report) -> ExitCode {
         for problem in &problems.0 {
             eprintln!("error: {problem}");
         }
+        if problems.of_servers() {
+            return ExitCode::FAILURE;
+        }
         eprintln!("Change the key in the `env:` block of this node (or the dataflow's) and start again.");
         return ExitCode::from(EXIT_CONFIG);
     }

@@ -16,6 +16,8 @@ pub enum Kind {
     Value,
     /// The value names a file that is not there or is not what it should be.
     File,
+    /// The value names something that a server has, and the server does not answer as it should. Nothing is wrong with the value.
+    Server,
 }
 
 /// One thing that is wrong.
@@ -49,7 +51,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, reported at once. A node that returns this ends with exit code 78.
+/// Everything that is wrong, reported at once. A node that returns this ends with exit code 78, or 1 where only servers are at fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -57,6 +59,11 @@ impl Problems {
     /// Errors if anything is wrong.
     pub fn into_result(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
+
+    /// Whether nothing is wrong with the configuration: the same may do later.
+    pub fn of_servers(&self) -> bool {
+        self.0.iter().all(|problem| problem.kind == Kind::Server)
     }
 }
 

@@ -1,5 +1,8 @@
 //! From a source's path to the list of its files and their formats.
 
+use std::fmt;
+use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -7,7 +10,10 @@ use glob::MatchOptions;
 use serde::{Deserialize, Serialize};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::FileProblem;
+use crate::address::Address;
+use crate::bucket::Object;
+use crate::remote_read::RemoteRead;
+use crate::{FileProblem, remote_files};
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,25 +62,86 @@ impl Reading {
         let delimiter = if ending == "tsv" { b'\t' } else { b',' };
         Some(Self { format: format.or(by_ending)?, delimiter, compression })
     }
+
+    /// Whether a file of a folder belongs to a source: by its extension, and of `format` where that is given.
+    pub(crate) fn fits(path: &Path, format: Option<Format>) -> bool {
+        Self::of(path, None).is_some_and(|reading| format.is_none_or(|format| format == reading.format))
+    }
 }
 
-/// The files at a path (a file, a folder or a pattern), in the order of their paths, and how to read them.
+/// A file of a source.
+#[derive(Debug, Clone)]
+pub enum File {
+    /// On this machine.
+    Here(PathBuf),
+    /// Somewhere else, in the version that it had when it was found.
+    Remote(Object),
+}
+
+impl File {
+    /// What its name says of it.
+    fn name(&self) -> &Path {
+        match self {
+            Self::Here(path) => path,
+            Self::Remote(object) => Path::new(object.path().as_ref()),
+        }
+    }
+
+    /// Begins to read it.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(&self) -> std::io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::Here(path) => Box::new(fs::File::open(path)?),
+            Self::Remote(object) => Box::new(RemoteRead::new(object)),
+        })
+    }
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(path) => path.display().fmt(f),
+            Self::Remote(object) => f.write_str(&object.url()),
+        }
+    }
+}
+
+/// The files of a source, in the order of their paths, and how to read them.
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub list: Vec<File>,
+    pub reading: Reading,
+}
+
+/// The files at a path or an address (a file, a folder or a pattern). An address is asked for its server's list.
 ///
 /// # Errors
-/// No such file, no file in the folder or of the pattern, an unknown extension, or files of several formats.
-pub fn find(given: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), FileProblem> {
+/// No such file, no file in the folder or of the pattern, an unknown extension, files of several formats, or a server that does not answer.
+pub fn find(given: &str, format: Option<Format>) -> Result<Files, FileProblem> {
+    let list: Vec<File> = match Address::parse(given) {
+        Some(address) => remote_files::find(&address?, format)?.into_iter().map(File::Remote).collect(),
+        None => here(given, format)?.into_iter().map(File::Here).collect(),
+    };
+    let reading = common(given, &list, format)?;
+    Ok(Files { list, reading })
+}
+
+fn problem(found: String, allowed: &str) -> FileProblem {
+    FileProblem::new(found, allowed)
+}
+
+/// The files at a path of this machine.
+fn here(given: &str, format: Option<Format>) -> Result<Vec<PathBuf>, FileProblem> {
     let path = Path::new(given);
-    let problem = |found: String, allowed: &str| FileProblem::new(found, allowed);
-    let failed = |e: &dyn std::fmt::Display| problem(format!("path `{given}`: {e}"), "wanted: readable files");
+    let failed = |e: &dyn fmt::Display| problem(format!("path `{given}`: {e}"), "wanted: readable files");
     let mut files = Vec::new();
     if path.is_file() {
         files.push(path.to_owned());
     } else if path.is_dir() {
         files = below(path).map_err(|e| failed(&e))?;
-        files.retain(|file| {
-            let by_ending = Reading::of(file, None);
-            by_ending.is_some_and(|reading| format.is_none_or(|format| format == reading.format))
-        });
+        files.retain(|file| Reading::fits(file, format));
     } else if given.contains(['*', '?', '[']) {
         let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
         for entry in glob::glob_with(given, options).map_err(|e| failed(&e))? {
@@ -86,24 +153,25 @@ pub fn find(given: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Readin
         return Err(problem(format!("path `{given}`"), allowed));
     }
     files.sort();
-    let mut first: Option<(&PathBuf, Reading)> = None;
-    for file in &files {
-        let reading = Reading::of(file, format).ok_or_else(|| {
-            problem(format!("path `{}`", file.display()), "give its `format`: parquet, jsonl, csv or text")
-        })?;
+    Ok(files)
+}
+
+/// How to read them all.
+fn common(given: &str, files: &[File], format: Option<Format>) -> Result<Reading, FileProblem> {
+    let mut first: Option<(&File, Reading)> = None;
+    for file in files {
+        let reading = Reading::of(file.name(), format)
+            .ok_or_else(|| problem(format!("path `{file}`"), "give its `format`: parquet, jsonl, csv or text"))?;
         match first {
             Some((other, wanted)) if wanted != reading => {
-                let found = format!("path `{given}`: both {} and {}", other.display(), file.display());
+                let found = format!("path `{given}`: both {other} and {file}");
                 return Err(problem(found, "make a source for each format"));
             }
             _ => first = first.or(Some((file, reading))),
         }
     }
     let reading = first.map(|(_, reading)| reading);
-    match reading {
-        Some(reading) => Ok((files, reading)),
-        None => Err(problem(format!("path `{given}`"), "no file of a known format is there")),
-    }
+    reading.ok_or_else(|| problem(format!("path `{given}`"), "no file of a known format is there"))
 }
 
 /// All files below a folder; hidden ones are left out.
@@ -122,7 +190,8 @@ mod tests {
     use super::*;
 
     fn found(path: &str, format: Option<Format>) -> Result<(Vec<PathBuf>, Reading), FileProblem> {
-        find(path, format)
+        let Files { list, reading } = find(path, format)?;
+        Ok((list.iter().map(|file| file.name().to_owned()).collect(), reading))
     }
 
     #[test]

@@ -1,23 +1,31 @@
 //! The files of a path as a DataFusion table. Only headers and the first rows are read here, for the names and types of
 //! columns.
 
-use std::path::Path;
+use std::io::BufReader;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::reader::{ValueIter, infer_json_schema_from_iterator};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::json::JsonFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::file_format::{DEFAULT_SCHEMA_INFER_MAX_RECORD, FileFormat};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::FileProblem;
+use crate::bucket::{Bucket, Object};
 use crate::caught::caught;
-use crate::files::{self, Format, Reading};
+use crate::files::{self, File, Files, Format, Reading};
+use crate::remote_error::RemoteError;
+use crate::remote_read::RemoteRead;
 use crate::text_files::TextFiles;
+use crate::versions::Versions;
 
 /// Rows that are in memory at once for each table, at most.
 const ROWS: usize = 1024;
@@ -26,7 +34,14 @@ const ROWS: usize = 1024;
 pub fn session() -> SessionContext {
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(ROWS);
     // Statistics would open every file before the first document comes.
-    SessionContext::new_with_config(config.with_collect_statistics(false))
+    let session = SessionContext::new_with_config(config.with_collect_statistics(false));
+    for bucket in Bucket::opened() {
+        // What was opened has such an address.
+        if let Ok(url) = ObjectStoreUrl::parse(bucket.root()) {
+            session.register_object_store(url.as_ref(), Arc::new(Versions(bucket)));
+        }
+    }
+    session
 }
 
 /// How plain text becomes rows.
@@ -55,24 +70,37 @@ pub async fn open(
     format: Option<Format>,
     texts: &Texts,
 ) -> std::result::Result<Arc<dyn TableProvider>, FileProblem> {
-    let (paths, reading) = files::find(path, format)?;
+    table(path, &files::find(path, format)?, texts).await
+}
+
+/// The table of files that were found at a path.
+///
+/// # Errors
+/// When they cannot be read as what they are said to be.
+pub async fn table(
+    path: &str,
+    files: &Files,
+    texts: &Texts,
+) -> std::result::Result<Arc<dyn TableProvider>, FileProblem> {
+    let reading = files.reading;
     let table = if reading.format == Format::Text {
-        let texts = TextFiles::new(paths, reading.compression, texts.clone());
+        let texts = TextFiles::new(files.list.clone(), reading.compression, texts.clone());
         let schema = datafusion::physical_plan::streaming::PartitionStream::schema(&texts).clone();
         StreamingTable::try_new(schema, vec![Arc::new(texts)]).map(|table| Arc::new(table) as _)
     } else {
-        let urls: std::io::Result<Vec<String>> = paths.iter().map(|path| url(path)).collect();
-        let urls = urls.map_err(|e| FileProblem::new(format!("path `{path}`"), e))?;
-        let table = caught(listing(&urls, reading)).await;
+        let table = caught(listing(&files.list, reading)).await;
         table.unwrap_or_else(|panic| Err(DataFusionError::External(panic.into())))
     };
     table.map_err(|e| {
+        if let Some(error) = RemoteError::within(&e) {
+            return error.clone().into();
+        }
         let wanted = format!("wanted: {:?} files that can be read; or give another `format`", reading.format);
         FileProblem::new(format!("path `{path}`: {}", e.strip_backtrace()), wanted.to_lowercase())
     })
 }
 
-async fn listing(urls: &[String], reading: Reading) -> Result<Arc<dyn TableProvider>> {
+async fn listing(files: &[File], reading: Reading) -> Result<Arc<dyn TableProvider>> {
     let format: Arc<dyn FileFormat> = match reading.format {
         Format::Parquet | Format::Text => Arc::new(ParquetFormat::default()),
         Format::Jsonl => Arc::new(JsonFormat::default().with_file_compression_type(reading.compression)),
@@ -84,18 +112,38 @@ async fn listing(urls: &[String], reading: Reading) -> Result<Arc<dyn TableProvi
                 .with_file_compression_type(reading.compression),
         ),
     };
-    let urls: Result<Vec<ListingTableUrl>> = urls.iter().map(ListingTableUrl::parse).collect();
+    let urls: Result<Vec<ListingTableUrl>> = files.iter().map(|file| ListingTableUrl::parse(url(file)?)).collect();
     let options = ListingOptions::new(format).with_file_extension("");
     let config = ListingTableConfig::new_with_multi_paths(urls?).with_listing_options(options);
-    Ok(Arc::new(ListingTable::try_new(config.infer_schema(&session().state()).await?)?))
+    let config = match (reading.format, files.first()) {
+        (Format::Jsonl, Some(File::Remote(first))) => config.with_schema(first_lines(first, reading)?),
+        _ => config.infer_schema(&session().state()).await?,
+    };
+    Ok(Arc::new(ListingTable::try_new(config)?))
 }
 
-/// A file's path as a URL: DataFusion takes `*`, `?` and `[` in a bare path for a pattern.
-fn url(path: &Path) -> std::io::Result<String> {
-    let path = std::path::absolute(path)?;
-    let encoded = path.as_os_str().as_encoded_bytes().iter().map(|&byte| match byte {
+/// The columns of JSONL as DataFusion finds them in a file of this machine; of one that is elsewhere it would read all.
+fn first_lines(object: &Object, reading: Reading) -> Result<SchemaRef> {
+    let reader = RemoteRead::new(object);
+    let failure = reader.failure();
+    let lines = BufReader::new(reading.compression.convert_read(reader)?);
+    let values = ValueIter::new(lines, None).take(DEFAULT_SCHEMA_INFER_MAX_RECORD);
+    let wrong = |error: ArrowError| match failure.get() {
+        Some(error) => DataFusionError::External(Box::new(error)),
+        None => error.into(),
+    };
+    Ok(Arc::new(infer_json_schema_from_iterator(values).map_err(wrong)?))
+}
+
+/// A file's address: DataFusion takes `*`, `?` and `[` in a bare path for a pattern.
+fn url(file: &File) -> std::io::Result<String> {
+    let (root, path) = match file {
+        File::Here(path) => ("file://".to_owned(), std::path::absolute(path)?.into_os_string().into_encoded_bytes()),
+        File::Remote(object) => (format!("{}/", object.root()), object.path().as_ref().as_bytes().to_vec()),
+    };
+    let encoded = path.iter().map(|&byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' => char::from(byte).to_string(),
         other => format!("%{other:02X}"),
     });
-    Ok(format!("file://{}", encoded.collect::<String>()))
+    Ok(format!("{root}{}", encoded.collect::<String>()))
 }

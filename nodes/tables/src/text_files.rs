@@ -1,8 +1,6 @@
 //! Plain text files as a table, read while the query runs.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -13,6 +11,8 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 
+use crate::files::File;
+use crate::remote_error::RemoteError;
 use crate::split::Split;
 use crate::table::Texts;
 
@@ -22,7 +22,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Text files, one after the other.
 #[derive(Debug)]
 pub struct TextFiles {
-    paths: Vec<PathBuf>,
+    files: Vec<File>,
     compression: FileCompressionType,
     texts: Texts,
     schema: SchemaRef,
@@ -30,55 +30,61 @@ pub struct TextFiles {
 
 impl TextFiles {
     /// A table with a row for each file, for each piece between separators, or for a few of these.
-    pub fn new(paths: Vec<PathBuf>, compression: FileCompressionType, texts: Texts) -> Self {
+    pub fn new(files: Vec<File>, compression: FileCompressionType, texts: Texts) -> Self {
         let column = |name: String| Field::new(name, DataType::Utf8, false);
         let fields: Vec<Field> = match texts.pieces {
             0 | 1 => vec![column(texts.column.clone())],
             many => (1..=many).map(|number| column(format!("{}_{number}", texts.column))).collect(),
         };
-        Self { paths, compression, texts, schema: Arc::new(Schema::new(fields)) }
+        Self { files, compression, texts, schema: Arc::new(Schema::new(fields)) }
     }
 
     fn documents(&self) -> impl Iterator<Item = Result<String>> + Send + use<> {
         let (separator, compression) = (self.texts.separator.clone(), self.compression);
-        self.paths.clone().into_iter().flat_map(move |path| match &separator {
-            None => whole(&path, compression),
-            Some(separator) => pieces(path, compression, separator),
+        self.files.clone().into_iter().flat_map(move |file| match &separator {
+            None => whole(&file, compression),
+            Some(separator) => pieces(file, compression, separator),
         })
     }
 }
 
 type Documents = Box<dyn Iterator<Item = Result<String>> + Send>;
 
-fn opened(path: &Path, compression: FileCompressionType) -> Result<Box<dyn Read + Send>> {
-    compression.convert_read(File::open(path).map_err(|e| failed(path, &e))?)
+fn opened(file: &File, compression: FileCompressionType) -> Result<Box<dyn Read + Send>> {
+    compression.convert_read(file.open().map_err(|e| failed(file, e))?)
 }
 
-fn whole(path: &Path, compression: FileCompressionType) -> Documents {
-    let text = opened(path, compression).and_then(|mut file| {
+fn whole(file: &File, compression: FileCompressionType) -> Documents {
+    let text = opened(file, compression).and_then(|mut reader| {
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| failed(path, &e))?;
-        utf8(path, bytes)
+        reader.read_to_end(&mut bytes).map_err(|e| failed(file, e))?;
+        utf8(file, bytes)
     });
     Box::new(std::iter::once(text))
 }
 
-fn pieces(path: PathBuf, compression: FileCompressionType, separator: &str) -> Documents {
-    match opened(&path, compression) {
+fn pieces(file: File, compression: FileCompressionType, separator: &str) -> Documents {
+    match opened(&file, compression) {
         Err(e) => Box::new(std::iter::once(Err(e))),
-        Ok(file) => Box::new(Split::new(BufReader::new(file), separator).map(move |piece| {
-            let piece = utf8(&path, piece.map_err(|e| failed(&path, &e))?)?;
+        Ok(reader) => Box::new(Split::new(BufReader::new(reader), separator).map(move |piece| {
+            let piece = utf8(&file, piece.map_err(|e| failed(&file, e))?)?;
             Ok(piece.trim().to_owned())
         })),
     }
 }
 
-fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| failed(path, &format!("not UTF-8: {}; convert it with iconv", e.utf8_error())))
+fn utf8(file: &File, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let found = format!("{file}: not UTF-8: {}; convert it with iconv", e.utf8_error());
+        DataFusionError::Execution(found)
+    })
 }
 
-fn failed(path: &Path, problem: &dyn std::fmt::Display) -> DataFusionError {
-    DataFusionError::Execution(format!("{}: {problem}", path.display()))
+fn failed(file: &File, problem: std::io::Error) -> DataFusionError {
+    match RemoteError::within(&problem) {
+        Some(error) => DataFusionError::External(Box::new(error.clone())),
+        None => DataFusionError::Execution(format!("{file}: {problem}")),
+    }
 }
 
 impl PartitionStream for TextFiles {

@@ -15,6 +15,7 @@ mod hub;
 mod long_run;
 mod modules;
 mod new_plugins;
+mod object_stores;
 mod order;
 mod plugin_docs;
 mod plugins;

@@ -106,7 +106,7 @@ impl From<problem::Kind> for Kind {
             problem::Kind::Type => Self::WrongType,
             problem::Kind::Range => Self::OutOfRange,
             problem::Kind::Value => Self::WrongValue,
-            problem::Kind::File => Self::MissingFile,
+            problem::Kind::File | problem::Kind::Server => Self::MissingFile,
         }
     }
 }

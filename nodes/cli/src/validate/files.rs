@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use difflow_corpus::source;
 use difflow_eval::{EvalError, Places};
-use difflow_tables::files;
+use difflow_tables::{Address, files};
 use difflow_text::read_tokenizer;
 use difflow_tokenizer::special_tokens::SpecialTokens;
 
@@ -38,7 +38,13 @@ pub fn check(file: &File, nodes: &[Node], findings: &mut Vec<Finding>) {
                 }
             } else if !path.is_file() {
                 let found = format!("`{}`", path.display());
-                let allowed = "no such file; paths are relative to the dataflow file";
+                let address = path.to_str().is_some_and(|path| Address::parse(path).is_some());
+                let allowed = match (address, key) {
+                    (true, "HELDOUT") => {
+                        "wanted: a file; give the address to the corpus alone (corpus.HELDOUT), which hands it on"
+                    }
+                    _ => "no such file; paths are relative to the dataflow file",
+                };
                 findings.push(Finding::error(Kind::MissingFile, node.place(key), node.subject(key), found, allowed));
             }
         }
@@ -88,8 +94,9 @@ fn named(node: &Node) -> Vec<(&'static str, PathBuf)> {
 }
 
 fn sources(node: &Node, key: &str, text: &str, findings: &mut Vec<Finding>) {
-    // What cannot be read is said with the keys.
-    for source in source::parse(text).unwrap_or_default() {
+    // What cannot be read is said with the keys. A server is asked when the run starts, as the hub is.
+    let here = |source: &source::Source| Address::parse(&source.path).is_none();
+    for source in source::parse(text).unwrap_or_default().into_iter().filter(here) {
         if let Err(problem) = files::find(&source.path, source.format) {
             let found = format!("`{}`", problem.found);
             findings.push(Finding::error(
