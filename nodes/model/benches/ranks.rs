@@ -149,7 +149,7 @@ fn main() -> Result<ExitCode, ModelError> {
     for size in [2, 4] {
         let before = loopback();
         let Measured { bytes, .. } = measured(size, folder.path())?;
-        let (seen, formula) = (loopback() - before, exchanged_bytes(parameters, size as u64) as f64);
+        let (seen, formula) = (loopback() - before, exchanged_bytes(parameters, size as u64, size as u64, Sharding::None) as f64);
         println!(
             "{size} ranks: {:.1} MB a step counted, {:.1} by the formula ({:.4}), {:.1} on the interface (of all {} steps)",
             bytes / 1e6,

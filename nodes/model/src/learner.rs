@@ -154,7 +154,7 @@ impl Learner {
         }
         let (parameters, settings) = (&self.model.parameters, self.optimizer.settings);
         self.rank = group.place().rank;
-        let ranks = Ranks::new(group, micro_batches, sharding, parameters, |parameter| settings.needs_whole(parameter));
+        let ranks = Ranks::new(group, micro_batches, sharding, parameters, |parameter| settings.needs_whole(parameter))?;
         if let Some(pieces) = ranks.pieces() {
             self.optimizer.keep(pieces, parameters)?;
         }
@@ -249,7 +249,7 @@ impl Learner {
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
         let number = self.sums.totals.len() as u64;
         self.collected = None;
-        if number > 0 {
+        if number > 0 && !self.reducer.takes_gradients() {
             // Not left there for the next one's to be added to: the order of additions must not depend on who has which micro-batch.
             let gradients = self.take_gradients()?;
             self.sums.gradients.push(gradients)?;
@@ -268,8 +268,11 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight: self.router_weight };
-        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson))?;
+        let (reducer, router_weight) = (self.reducer.as_ref(), self.router_weight);
+        let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight, reducer };
+        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson));
+        let losses = losses.map_err(|e| reducer.problem().unwrap_or(e))?;
+        reducer.passed()?;
         let known = if self.on_device { losses.counted() } else { losses.read()? };
         self.sums.totals.push(Totals::of(&known, batch.tokens_read()));
         self.sums.losses.push(losses);
@@ -339,7 +342,7 @@ impl Learner {
 
     /// Puts the sum over the micro-batches into the parameters.
     fn add_gradients(&mut self) -> Result<(), ModelError> {
-        if self.sums.gradients.is_empty() {
+        if self.sums.gradients.is_empty() || self.reducer.takes_gradients() {
             return Ok(());
         }
         let last = self.take_gradients()?;
@@ -428,7 +431,8 @@ impl Learner {
         self.round_again()
     }
 
-    /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection.
+    /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection. None where ranks keep shares
+    /// of it.
     pub fn gradients(&self) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
         let factor = self.factor(&Totals::sum(self.sums.totals.iter().copied())) as f32;
         let last: Leaf = self.model.parameters.iter().map(|p| p.tensor.f_grad()).collect::<Result<_, _>>()?;

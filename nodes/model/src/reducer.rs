@@ -94,6 +94,24 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// micro-batch of the global batch says. `own` is what this process would say of the first that it has.
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
 
+    /// Whether the gradients are taken from the parameters as they come. What this process updates comes from [`Reducer::share`] then.
+    fn takes_gradients(&self) -> bool {
+        false
+    }
+
+    /// The backward pass that begins is the last of its micro-batch.
+    fn last_pass(&self) {}
+
+    /// All passes of a micro-batch are done, or it had none: all processes come here.
+    fn passed(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// What went wrong in the middle of a backward pass, which only knows that something did.
+    fn problem(&self) -> Option<ModelError> {
+        None
+    }
+
     /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. `totals` is of each
     /// micro-batch that this process has. In a process whose micro-batches carried no loss, and of parameters that are not trained, the
     /// gradients are undefined.

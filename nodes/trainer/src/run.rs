@@ -274,7 +274,7 @@ impl Trainer {
     ) -> Result<Option<End>> {
         let from = Instant::now();
         let (mut batches, mut end) = (Vec::new(), None);
-        while end.is_none() && (batches.len() as u64) < self.ranks.share().count {
+        while end.is_none() && (batches.len() as u64) < self.ranks.micro_batches() {
             match self.wait(puller)? {
                 Wait::Batch(batch) => {
                     batches.push(batch);

@@ -13,7 +13,7 @@ use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind, ShardingKind};
+use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind};
 use crate::preset::MaskToken;
 use crate::ranks::Ranks;
 use crate::save::ANNEALING_STATE;
@@ -26,8 +26,8 @@ pub struct Training {
     pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
     under_way: Option<UnderWay>,
-    /// The number that this process's first micro-batch has in a step.
-    first: u64,
+    /// The micro-batches of a step that are this process's.
+    share: Share,
 }
 
 /// The optimizer step that micro-batches are being taken for.
@@ -178,7 +178,7 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
-    Ok(Training { learner, annealing, learning_rate, under_way: None, first: 0 })
+    Ok(Training { learner, annealing, learning_rate, under_way: None, share: Share::WHOLE })
 }
 
 /// Adds the routers' loss to the objective. Errors ([`Problems`]) if there are no routers.
@@ -198,14 +198,10 @@ impl Training {
     /// Where that cannot be done.
     pub fn join(&mut self, config: &Config, ranks: &Ranks) -> Result<()> {
         let Some(group) = ranks.group() else { return Ok(()) };
-        let Share { first, count, .. } = ranks.share();
-        self.first = first;
-        let sharding = match config.sharding {
-            ShardingKind::None => Sharding::None,
-            ShardingKind::Optimizer => Sharding::Optimizer,
-        };
+        self.share = ranks.share();
+        let sharding = Sharding::from(config.sharding);
         let all = self.learner.state_bytes();
-        self.learner.join(group.clone(), count, sharding)?;
+        self.learner.join(group.clone(), ranks.micro_batches(), sharding)?;
         if ranks.leads() && sharding != Sharding::None {
             let share = 100.0 * self.learner.state_bytes() as f64 / all.max(1) as f64;
             println!("rank 0 keeps {share:.0} % of the optimizer's state");
@@ -252,7 +248,7 @@ impl Training {
                 begun.insert(UnderWay { attn_mask_ratio, micro_batches: 0 })
             }
         };
-        let draw = step * config.accumulation + self.first + under_way.micro_batches;
+        let draw = step * config.accumulation + self.share.batch(under_way.micro_batches);
         let ratio = under_way.attn_mask_ratio;
         let pattern = if ar {
             Pattern::Causal
