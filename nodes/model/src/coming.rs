@@ -31,8 +31,6 @@ pub(crate) struct Coming {
     defined: Vec<bool>,
     /// Whether it has come in the last pass of this micro-batch.
     come: Vec<bool>,
-    /// The number of the block that each parameter is in.
-    block: Vec<usize>,
     /// Blocks that have not been exchanged: the first ones.
     left: usize,
     /// Whether the pass at work is the last of its micro-batch.
@@ -54,10 +52,6 @@ impl Coming {
         exchange: Arc<Mutex<Exchange>>,
         parameters: &[Parameter],
     ) -> Result<Arc<Mutex<Self>>, ModelError> {
-        let mut block = vec![0; parameters.len()];
-        for (number, of) in shares.blocks().iter().enumerate() {
-            of.parameters.iter().for_each(|&parameter| block[parameter] = number);
-        }
         let nothing = vec![false; parameters.len()];
         let coming = Arc::new(Mutex::new(Self {
             rank,
@@ -66,7 +60,6 @@ impl Coming {
             sums: Parts::new(shares.count(rank)),
             defined: nothing.clone(),
             come: nothing,
-            block,
             left: shares.blocks().len(),
             last: false,
             problem: None,

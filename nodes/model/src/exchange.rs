@@ -24,7 +24,7 @@ pub(crate) struct Exchange {
 
 /// The parts of a block that are exchanged at a time, one of each process's elements.
 pub(crate) fn rounds(block: &Block) -> impl Iterator<Item = Vec<Range<usize>>> {
-    (0..block.most()).step_by(ROUND).map(|begin| {
+    (0..block.most()).step_by(ROUND).map(move |begin| {
         let part = |stretch: &Range<usize>| {
             let from = (stretch.start + begin).min(stretch.end);
             from..(from + ROUND).min(stretch.end)

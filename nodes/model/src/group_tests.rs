@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use crate::Model;
 use crate::adapter::{AdapterConfig, Targets};
 use crate::arithmetic::Arithmetic;
 use crate::batch::MicroBatch;
@@ -15,6 +16,7 @@ use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::{Context, Pattern};
 use crate::ranks::{Sharding, exchanged_bytes};
 use crate::small::{LLAMA, MIXTRAL, model};
+use crate::tensor_files::READ;
 
 const PART: &str = "DIFFLOW_TEST_RANK";
 
@@ -158,14 +160,14 @@ fn trained(
     let cut = Objective::Block(Blocks { size: 3, context: Context::Causal, shift: true, ar_weight: 0.5 });
     let objective = if blocks { cut } else { diffusion };
     let options = ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(objective) };
-    let mut learner = Learner::new(model, options, optimizer).unwrap();
-    learner.set_dropout(if blocks { 0.0 } else { 0.25 }, 3).unwrap();
-    learner.balance_experts(router_weight).unwrap();
     let place = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
     let own = of_rank(place, micro_batches, sharding);
-    if let Some(group) = group {
-        learner.join(group, own.len() as u64, sharding).unwrap();
-    }
+    let mut learner = match group {
+        None => Learner::new(model, options, optimizer).unwrap(),
+        Some(group) => Learner::of_ranks(model, options, optimizer, group, own.len() as u64, sharding).unwrap(),
+    };
+    learner.set_dropout(if blocks { 0.0 } else { 0.25 }, 3).unwrap();
+    learner.balance_experts(router_weight).unwrap();
     let mut applied = Vec::new();
     for step in 0..3 {
         for number in &own {
@@ -177,10 +179,12 @@ fn trained(
     }
     let trained = learner.model().parameters.iter().filter(|parameter| parameter.trainable);
     let weights = trained.map(|parameter| copied(&parameter.tensor).unwrap()).collect();
-    learner.collect().unwrap();
+    learner.tell_state().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let files = if place.rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
-    (weights, applied, files.into_iter().map(|file| file.sha256).collect())
+    let mut files: Vec<String> = files.into_iter().map(|file| format!("{} {}", file.name, file.sha256)).collect();
+    files.sort();
+    (weights, applied, files)
 }
 
 /// What is trained, and how.
@@ -275,4 +279,61 @@ fn two_three_and_four_ranks_train_the_bytes_of_one() {
         }
         all_well(children);
     }
+}
+
+/// Rank 0 says where something is.
+fn told(group: &Group, path: &std::path::Path) -> std::path::PathBuf {
+    let mut text = path.display().to_string().into_bytes();
+    text.resize(256, 0);
+    let text = String::from_utf8(group.bytes_of(0, &text).unwrap()).unwrap();
+    text.trim_end_matches('\0').into()
+}
+
+/// A rank that reads all of the state, and then keeps a part of it, needs the memory that sharding is to save.
+#[test]
+fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
+    let check = |group: &Arc<Group>| {
+        let Place { rank, size } = group.place();
+        for (sharding, optimizer) in [
+            (Sharding::Optimizer, Optimizer::default()),
+            (Sharding::Gradients, Optimizer { muon: Some(Muon::default()), ..Optimizer::default() }),
+        ] {
+            let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+            let begin = |model| Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding).unwrap();
+            let mut first = model(LLAMA);
+            first.add_mask_token(7).unwrap();
+            let step = |learner: &mut Learner, number: usize| {
+                learner.micro_step(&batch(size * number + rank, false), &Pattern::Full).unwrap();
+                learner.apply(1e-2).unwrap();
+            };
+            let mut whole = begin(first);
+            step(&mut whole, 1);
+            let own = tempfile::tempdir().unwrap();
+            let dir = told(group, own.path());
+            if rank == 0 {
+                whole.save(&dir).unwrap();
+            }
+            whole.tell_state().unwrap();
+            group.gather(&[0.0]).unwrap();
+            let mut resumed = begin(Model::load(&dir, crate::Device::Cpu).unwrap());
+            READ.set(0);
+            resumed.load_optimizer(&dir).unwrap();
+            let all = dir.join(crate::OPTIMIZER_FILE).metadata().unwrap().len();
+            let read = READ.get() as f64 / all as f64;
+            assert!(whole.state_share() < 0.7 && read < 0.7, "{read} read, {} kept", whole.state_share());
+            for learner in [&mut whole, &mut resumed] {
+                step(learner, 2);
+            }
+            let weights = |learner: &Learner| -> Vec<Vec<f32>> {
+                learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect()
+            };
+            assert!(weights(&whole) == weights(&resumed), "{sharding:?}: other weights");
+        }
+    };
+    if let Some(part) = part() {
+        return check(&Arc::new(joined(part, 60)));
+    }
+    let (group, children) = begun("a_rank_reads_its_share_of_the_state_and_goes_on_from_it", 2, 60);
+    check(&Arc::new(group));
+    all_well(children);
 }

@@ -16,11 +16,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::coming::{Coming, locked};
 use crate::error::ModelError;
-use crate::exchange::{Exchange, rounds};
+use crate::exchange::{Exchange, ROUND, rounds};
 use crate::group::{Group, Place};
 use crate::host::values;
 use crate::parameter::Parameter;
-use crate::reducer::{Reducer, Share, TensorsOf, Totals};
+use crate::reducer::{Reducer, Share, Totals};
 use crate::shares::{Piece, Shares, Squares};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::sum::Tree;
@@ -55,7 +55,7 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding
 const NUMBERS: usize = 12;
 
 /// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
-const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
+pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
 
 /// This process among them.
 #[derive(Debug)]
@@ -177,9 +177,9 @@ impl Ranks {
     fn in_order<'a>(&self, told: &[&'a [f64]]) -> Vec<&'a [f64]> {
         let of = |rank: usize| told[rank].chunks(NUMBERS);
         match self.sharding {
-            Sharding::Gradients => {
-                (0..self.micro_batches as usize).flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own))).collect()
-            }
+            Sharding::Gradients => (0..self.micro_batches as usize)
+                .flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own)))
+                .collect(),
             Sharding::None | Sharding::Optimizer => (0..told.len()).flat_map(of).collect(),
         }
     }
@@ -290,15 +290,33 @@ impl Reducer for Ranks {
         (self.sharding != Sharding::None).then(|| self.shares.of(self.group.place().rank))
     }
 
-    fn collect(&self, tensors: &mut TensorsOf) -> Result<(), ModelError> {
-        for rank in 0..self.group.place().size {
-            for piece in self.shares.of(rank) {
-                for mut tensor in tensors(rank, piece)? {
-                    self.group.broadcast(&mut tensor, rank)?;
+    fn show(
+        &self,
+        wanted: &Piece,
+        kind: Kind,
+        own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,
+        take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let Place { rank, size } = self.group.place();
+        for of in (0..size).filter(|of| rank == 0 || *of == rank) {
+            for piece in self.shares.of(of).iter().filter(|piece| piece.parameter == wanted.parameter) {
+                let (from, to) = (piece.range.start.max(wanted.range.start), piece.range.end.min(wanted.range.end));
+                for begin in (from..to).step_by(ROUND) {
+                    let part = Piece { parameter: wanted.parameter, range: begin..to.min(begin + ROUND) };
+                    match (of == rank, rank) {
+                        (true, 0) => take(&own(&part)?)?,
+                        (true, _) => self.group.send(&own(&part)?, 0)?,
+                        (false, _) => {
+                            let mut values = Tensor::f_empty([part.range.len() as i64], (kind, Device::Cpu))?;
+                            self.group.receive(&mut values, of)?;
+                            take(&values)?;
+                        }
+                    }
                 }
             }
         }
-        Ok(())
+        // Nobody runs far ahead of the one that writes, and waits for it longer than it may.
+        self.group.gather(&[0.0]).map(drop)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What several processes that train one model exchange in a step. The sums of a step go through it between the last
 //! micro-step and the update; a single process has nothing to exchange.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
 use crate::loss::StepSums;
@@ -132,15 +132,18 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         None
     }
 
-    /// Shows what each process keeps of its pieces to all. `tensors` gives those of a process's piece, flat, with room for what is another
-    /// one's.
-    fn collect(&self, _tensors: &mut TensorsOf) -> Result<(), ModelError> {
+    /// Gives the first process some elements of a parameter that each process keeps a piece of, in their order. `own` gives those of a piece of
+    /// this process, flat and of this kind; `take` gets them in the first one. All processes come here, again and again.
+    fn show(
+        &self,
+        _wanted: &Piece,
+        _kind: Kind,
+        _own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,
+        _take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
         Ok(())
     }
 }
-
-/// The tensors of a process's piece, flat.
-pub(crate) type TensorsOf<'a> = dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError> + 'a;
 
 /// The gradients that a process updates by.
 #[derive(Debug)]

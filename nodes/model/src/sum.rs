@@ -179,7 +179,8 @@ mod tests {
     #[test]
     fn leaves_that_come_in_parts_are_added_in_the_same_tree() {
         for (at_a_time, count) in [(1, 7), (2, 6), (3, 12), (4, 12), (5, 15)] {
-            let leaves: Vec<Vec<f32>> = (0..count).map(|leaf| (0..9).map(|at| value(9 * leaf + at)).collect()).collect();
+            let leaves: Vec<Vec<f32>> =
+                (0..count).map(|leaf| (0..9).map(|at| value(9 * leaf + at)).collect()).collect();
             let mut parts = Parts::new(9);
             for round in 0..2 {
                 for leaves in leaves.chunks(at_a_time) {

@@ -57,7 +57,7 @@ pub enum ShardingKind {
     /// Everything.
     #[default]
     None,
-    /// The optimizer's state of its share of the parameters (ZeRO-1); rank 0 has all of it while a checkpoint is written.
+    /// The optimizer's state of its share of the parameters (ZeRO-1).
     Optimizer,
     /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
     /// exchanges as often as a rank has micro-batches.
