@@ -6,7 +6,7 @@
 //! What others send on the loopback interface is counted, too: `unshare --net sh -c 'ip link set lo up; …'` keeps them out.
 //!
 //! With `-- memory`: the most memory that each rank of a GPT-2 of about 100 million parameters holds with each SHARDING, four micro-batches of
-//! 2 rows of 256 tokens a step, against the estimate of `difflow plan --ranks`.
+//! one row of 256 tokens a step, against the estimate of `difflow plan --ranks`.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn peak() -> u64 {
 }
 
 /// One of the processes: prints of each step the milliseconds, those of exchanges, and the bytes sent in them; and the most memory that it
-/// held: before there was a model, at the end, and with a checkpoint.
+/// held: before there was a model, at the end, and when it had gone on while a checkpoint was to be written.
 fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let (place, sharding) = (Place { rank: job.rank, size: job.size }, SHARDINGS[job.sharding]);
     difflow_model::set_num_threads((2 / place.size).max(1));
@@ -89,15 +89,18 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
         Some(group) => Learner::of_ranks(model, options, AdamW::default(), group.clone(), own, sharding)?,
     };
     let exchanged = || group.as_ref().map(|group| group.take_exchanged()).unwrap_or_default();
-    for step in 0..(job.warm_up + job.steps) as u64 {
-        exchanged();
-        let begin = Instant::now();
+    let train = |learner: &mut Learner, step: u64| -> Result<(), ModelError> {
         for number in 0..own {
             // Which of the step it is makes no difference here, but that no two ranks have the same.
             let number = job.micro_batches * step + place.rank as u64 * own + number;
             learner.micro_step(&batch(number, (job.rows, job.length), u64::from(mask)), &Pattern::Full)?;
         }
-        learner.apply(1e-4)?;
+        learner.apply(1e-4).map(drop)
+    };
+    for step in 0..(job.warm_up + job.steps) as u64 {
+        exchanged();
+        let begin = Instant::now();
+        train(&mut learner, step)?;
         if step >= job.warm_up as u64 {
             let Exchanged { seconds, bytes } = exchanged();
             println!("step {} {} {bytes}", begin.elapsed().as_secs_f64() * 1e3, seconds * 1e3);
@@ -107,9 +110,10 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     if job.saves {
         let folder = tempfile::tempdir().map_err(failed)?;
         learner.tell_state()?;
-        if place.rank == 0 {
-            learner.snapshot(folder.path())?.write(folder.path())?;
-        }
+        let snapshot = if place.rank == 0 { Some(learner.snapshot(folder.path())?) } else { None };
+        // It is written while training goes on.
+        train(&mut learner, job.steps as u64)?;
+        snapshot.map(|snapshot| snapshot.write(folder.path())).transpose()?;
     }
     println!("memory {begun} {trained} {}", peak());
     Ok(())
@@ -178,7 +182,7 @@ fn memory(folder: &Path) -> Result<(), ModelError> {
     let model = Model::initialise(folder, 1, Device::Cpu)?;
     let (config, parameters) = (model.config().clone(), model.parameter_count() + 768);
     drop(model);
-    let (micro_batches, rows, length) = (4, 2, 256);
+    let (micro_batches, rows, length) = (4, 1, 256);
     let trained = Trained::whole(&config, parameters, &Optimizer::default(), rows as u64, length as u64);
     println!(
         "{parameters} parameters, {micro_batches} micro-batches of {rows} × {length} a step; MB of each rank: training, with a checkpoint"
@@ -196,7 +200,7 @@ fn memory(folder: &Path) -> Result<(), ModelError> {
                 rows,
                 length,
                 warm_up: 0,
-                steps: 2,
+                steps: 1,
                 saves: true,
             };
             let Measured { memory, .. } = measured(&job)?;
