@@ -113,3 +113,35 @@ impl RankMemory {
         self.total() + self.checkpoint
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Measured by the bench `ranks` with `memory` (docs/RANKS.md): the most that a rank held, in MB, in training and, of rank 0, with a
+    /// checkpoint to be written.
+    const MEASURED: [(u64, Sharding, f64, f64); 4] = [
+        (1, Sharding::None, 2906.0, 4042.0),
+        (2, Sharding::None, 2471.0, 3617.0),
+        (2, Sharding::Optimizer, 2284.0, 2614.0),
+        (2, Sharding::Gradients, 1437.0, 1846.0),
+    ];
+
+    #[test]
+    fn the_memory_of_a_rank_is_what_was_measured() {
+        let json = r#"{"architectures": ["GPT2LMHeadModel"], "n_positions": 1024, "vocab_size": 16384, "n_embd": 768, "n_layer": 12,
+            "n_head": 12}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let trained = Trained::whole(&config, config.parameter_count() + 768, &Optimizer::default(), 1, 256);
+        for (ranks, sharding, training, with_checkpoint) in MEASURED {
+            let memory = RankMemory::of(&trained, Team { ranks, micro_batches: 4, sharding });
+            for (planned, measured) in [(memory.total(), training), (memory.with_checkpoint(), with_checkpoint)] {
+                let off = planned as f64 / 1e6 / measured - 1.0;
+                assert!(off.abs() < 0.15, "{ranks} ranks, {sharding:?}: {planned} for {measured} MB");
+            }
+        }
+    }
+}
