@@ -135,6 +135,36 @@ fn a_plan_has_numbers_curves_and_a_time() {
     }
 }
 
+/// Of GPT-2 small in bf16, by hand: 6 bytes a parameter of weights, 8 of moments, and a copy in fp32 while a checkpoint is written.
+#[test]
+fn ranks_share_what_sharding_says() {
+    let file = "data/experiments/paper-diffugpt-s.yml";
+    let output = difflow(&["plan", file, "--ranks", "8", "--json", "--no-calibration"]);
+    let plan: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let parameters = plan["parameters"].as_u64().unwrap() + plan["mask_rows"].as_u64().unwrap() * 768;
+    let rows: Vec<(&str, Value)> =
+        ["none", "optimizer", "gradients"].into_iter().zip(plan["by_sharding"].as_array().unwrap().clone()).collect();
+    assert_eq!(rows.len(), 3);
+    let mut before = u64::MAX;
+    for (name, row) in &rows {
+        assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(true)));
+        let share = if *name == "none" { 1 } else { 8 };
+        assert_eq!(row["memory"]["weights"], 6 * parameters, "{name}");
+        assert_eq!(row["memory"]["optimizer"].as_u64().unwrap(), (8 * parameters).div_ceil(share), "{name}");
+        assert_eq!(row["checkpoint_bytes"], if share == 1 { 12 * parameters } else { 4 * parameters }, "{name}");
+        let total = row["memory_bytes"].as_u64().unwrap();
+        assert!(total < before, "{name}: not less than the row above");
+        before = total;
+    }
+    // Each of seven ranks gets a share from all others and gives it back, in all 2 · 7 · 4 bytes a parameter.
+    assert_eq!(rows[1].1["sent_bytes_per_step"], 56 * parameters);
+    // What the tree cannot do is said.
+    let text = difflow(&["plan", file, "--ranks", "7", "--no-calibration"]).stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.contains("not with ACCUMULATION"), "{text}");
+}
+
 /// A few real training steps, so this is the slow one: a second or two.
 #[test]
 fn this_machine_is_measured_with_real_steps() {

@@ -65,4 +65,20 @@ int difflow_group_broadcast(difflow_group* group, Tensor* tensor, int root, char
     group->backend->broadcast(tensors, options)->wait();
   });
 }
+
+// Gives a tensor to rank `to`.
+int difflow_group_send(difflow_group* group, Tensor* tensor, int to, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    std::vector<Tensor> tensors{*tensor};
+    group->backend->send(tensors, to, 0)->wait();
+  });
+}
+
+// The tensor becomes what rank `from` sends.
+int difflow_group_receive(difflow_group* group, Tensor* tensor, int from, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    std::vector<Tensor> tensors{*tensor};
+    group->backend->recv(tensors, from, 0)->wait();
+  });
+}
 }

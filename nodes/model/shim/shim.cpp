@@ -1,4 +1,4 @@
-// What tch does not bind: a gradient computed by Rust, libtorch's own threads for a Rust kernel, and forgetting a gradient.
+// What tch does not bind: a gradient computed by Rust, libtorch's own threads for a Rust kernel, and looking at a gradient and forgetting it.
 //
 // Every function returns 0, or 1 with the message copied into `error` (`room` bytes). Pointers to at::Tensor are tch's
 // C_tensor pointers.
@@ -50,6 +50,24 @@ struct RustNode : torch::autograd::Node {
   }
 };
 
+// Runs after a backward pass has added to a gradient.
+typedef int (*Look)(void* state, char* error, size_t room);
+
+struct RustHook : torch::autograd::PostAccumulateGradHook {
+  void* state;
+  Look look;
+  Drop drop;
+
+  RustHook(void* state, Look look, Drop drop) : state(state), look(look), drop(drop) {}
+  ~RustHook() override { drop(state); }
+
+  void operator()(const Tensor&) override {
+    char error[512] = "";
+    const int failed = look(state, error, sizeof(error));
+    TORCH_CHECK(!failed, "in the backward pass: ", error);
+  }
+};
+
 }  // namespace
 
 extern "C" {
@@ -73,6 +91,13 @@ int difflow_attach(Tensor* const* outputs, size_t results, Tensor* const* inputs
     if (!wanted || !at::GradMode::is_enabled()) return;
     node->set_next_edges(std::move(edges));
     for (size_t i = 0; i < results; i++) torch::autograd::set_history(*outputs[i], node);
+  });
+}
+
+// Calls `look` after each backward pass that has added to the tensor's gradient. Takes `state` whatever happens.
+int difflow_after_gradient(Tensor* tensor, void* state, Look look, Drop drop, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    torch::autograd::impl::set_post_acc_grad_hooks(*tensor, std::make_unique<RustHook>(state, look, drop));
   });
 }
 

@@ -1,6 +1,6 @@
 //! Processes that train one model together ("ranks"), over libtorch's own c10d: they meet at an address, and then exchange tensors.
 //!
-//! Every call is one of all ranks: each of them makes the same calls in the same order. A rank that is lost makes the call of the others
+//! Every call is one of all ranks (but for what one sends to another): each of them makes the same calls in the same order. A rank that is lost makes the call of the others
 //! fail, at once where its connection breaks and else after the timeout; the group is of no use then. Nothing is added here, so the order
 //! of additions is the caller's.
 
@@ -48,6 +48,15 @@ unsafe extern "C" {
         group: *mut c_void,
         tensor: *mut c_void,
         root: c_int,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_group_send(group: *mut c_void, tensor: *mut c_void, to: c_int, error: *mut c_char, room: usize)
+    -> c_int;
+    fn difflow_group_receive(
+        group: *mut c_void,
+        tensor: *mut c_void,
+        from: c_int,
         error: *mut c_char,
         room: usize,
     ) -> c_int;
@@ -265,6 +274,18 @@ impl Group {
         let sent = if root == self.place.rank { bytes(tensor) * self.others() } else { 0 };
         // SAFETY: a live contiguous tensor, of one size in all ranks.
         self.call(sent, |e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
+    }
+
+    /// Gives a flat tensor to rank `to`, which [`Group::receive`]s one of the same size.
+    pub(crate) fn send(&self, tensor: &Tensor, to: usize) -> Result<(), ModelError> {
+        // SAFETY: a live contiguous tensor, of one size in both ranks.
+        self.call(bytes(tensor), |e, n| unsafe { difflow_group_send(self.raw, raw(tensor), to as c_int, e, n) })
+    }
+
+    /// The tensor becomes that which rank `from` sends.
+    pub(crate) fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<(), ModelError> {
+        // SAFETY: as above.
+        self.call(0, |e, n| unsafe { difflow_group_receive(self.raw, raw(tensor), from as c_int, e, n) })
     }
 
     /// `out` gets this rank's part of the `own` of every rank, in the order of the ranks: flat tensors whose size is a multiple of the

@@ -5,15 +5,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::*;
+use crate::Model;
 use crate::adapter::{AdapterConfig, Targets};
+use crate::arithmetic::Arithmetic;
 use crate::batch::MicroBatch;
 use crate::host::copied;
 use crate::learner::{Applied, Learner};
-use crate::objective::{Normaliser, Objective, ObjectiveOptions};
+use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Muon, Optimizer, StateKind};
-use crate::pattern::Pattern;
+use crate::pattern::{Context, Pattern};
 use crate::ranks::{Sharding, exchanged_bytes};
 use crate::small::{LLAMA, MIXTRAL, model};
+use crate::tensor_files::READ;
 
 const PART: &str = "DIFFLOW_TEST_RANK";
 
@@ -113,20 +116,33 @@ fn a_rank_that_was_killed_or_stopped_or_is_silent_is_named() {
     }
 }
 
-/// Micro-batches of different sizes; the fourth carries no loss.
-fn batch(number: usize) -> MicroBatch {
+/// Micro-batches of different sizes; the fourth carries no loss. In blocks of two sizes they take two backward passes.
+fn batch(number: usize, blocks: bool) -> MicroBatch {
     let (rows, length) = (2 + number % 2, 14);
     let hash = |i: usize| ((i + 100 * number) as u32).wrapping_mul(2_654_435_761) >> 12;
     let mut batch = MicroBatch::clean(rows, length, (0..rows * length).map(|i| hash(i) % 37).collect());
     batch.masked = (0..rows * length).map(|i| number != 3 && batch.maskable[i] && hash(i + 991) % 3 > 0).collect();
     batch.weights = (0..rows).map(|row| 1.5 + row as f64).collect();
+    if blocks {
+        batch.blocks = (0..rows).map(|row| if row == 0 { 3 } else { length }).collect();
+    }
     batch
 }
 
-/// The weights and what the updates did, after three updates by four micro-batches each, of which this rank has its part.
+/// The numbers of a step's micro-batches that are a rank's.
+fn of_rank(Place { rank, size }: Place, micro_batches: usize, sharding: Sharding) -> Vec<usize> {
+    let own = micro_batches / size;
+    match sharding {
+        Sharding::Gradients => (0..own).map(|own| own * size + rank).collect(),
+        Sharding::None | Sharding::Optimizer => (rank * own..(rank + 1) * own).collect(),
+    }
+}
+
+/// The weights and what the updates did, after three updates by so many micro-batches each, of which this rank has its part.
 fn trained(
     group: Option<Arc<Group>>,
-    Variant { json, normaliser, optimizer, adapter, router_weight }: Variant,
+    Variant { json, normaliser, optimizer, adapter, router_weight, blocks }: Variant,
+    micro_batches: usize,
     sharding: Sharding,
 ) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
     crate::set_num_threads(1);
@@ -138,29 +154,37 @@ fn trained(
         model.add_adapter(&AdapterConfig { lora_dropout: 0.2, modules_to_save: whole, ..config }, 5).unwrap();
         model.round_base().unwrap();
     }
-    let options =
-        ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
-    let mut learner = Learner::new(model, options, optimizer).unwrap();
-    learner.set_dropout(0.25, 3).unwrap();
+    // A block that is computed again gives its gradients in a backward pass inside the other.
+    model.set_arithmetic(Arithmetic { recompute: blocks, ..model.arithmetic() });
+    let diffusion = Objective::Diffusion { shift: true };
+    let cut = Objective::Block(Blocks { size: 3, context: Context::Causal, shift: true, ar_weight: 0.5 });
+    let objective = if blocks { cut } else { diffusion };
+    let options = ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(objective) };
+    let place = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
+    let own = of_rank(place, micro_batches, sharding);
+    let mut learner = match group {
+        None => Learner::new(model, options, optimizer).unwrap(),
+        Some(group) => Learner::of_ranks(model, options, optimizer, group, own.len() as u64, sharding).unwrap(),
+    };
+    learner.set_dropout(if blocks { 0.0 } else { 0.25 }, 3).unwrap();
     learner.balance_experts(router_weight).unwrap();
-    let Place { rank, size } = group.as_ref().map_or(Place { rank: 0, size: 1 }, |group| group.place());
-    let own = 4 / size;
-    if let Some(group) = group {
-        learner.join(group, own as u64, sharding).unwrap();
-    }
     let mut applied = Vec::new();
     for step in 0..3 {
-        for number in rank * own..(rank + 1) * own {
-            learner.micro_step(&batch(4 * step + number), &Pattern::Full).unwrap();
+        for number in &own {
+            learner.micro_step(&batch(micro_batches * step + number, blocks), &Pattern::Full).unwrap();
+            let holds = learner.model().parameters.iter().any(|parameter| parameter.tensor.grad().defined());
+            assert!(!holds || sharding != Sharding::Gradients, "gradients that were to be exchanged are kept");
         }
         applied.push(learner.apply(1e-2).unwrap());
     }
     let trained = learner.model().parameters.iter().filter(|parameter| parameter.trainable);
     let weights = trained.map(|parameter| copied(&parameter.tensor).unwrap()).collect();
-    learner.collect().unwrap();
+    learner.tell_state().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let files = if rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
-    (weights, applied, files.into_iter().map(|file| file.sha256).collect())
+    let files = if place.rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
+    let mut files: Vec<String> = files.into_iter().map(|file| format!("{} {}", file.name, file.sha256)).collect();
+    files.sort();
+    (weights, applied, files)
 }
 
 /// What is trained, and how.
@@ -172,15 +196,18 @@ struct Variant {
     /// An adapter, with embeddings and head whole, beside a base in bf16.
     adapter: bool,
     router_weight: f64,
+    /// Rows of two sizes of blocks, computed again in the backward pass.
+    blocks: bool,
 }
 
-fn variants() -> [Variant; 9] {
+fn variants() -> [Variant; 10] {
     let plain = Variant {
         json: LLAMA,
         normaliser: Normaliser::MaskableTokens,
         optimizer: Optimizer::default(),
         adapter: false,
         router_weight: 0.0,
+        blocks: false,
     };
     let experts = Variant { json: MIXTRAL, router_weight: 0.3, ..plain };
     let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
@@ -189,6 +216,7 @@ fn variants() -> [Variant; 9] {
         Variant { optimizer: bf16, ..plain },
         Variant { optimizer: Optimizer { state: StateKind::Bf16, ..muon }, ..plain },
         plain,
+        Variant { blocks: true, ..plain },
         Variant { normaliser: Normaliser::MaskedTokens, ..plain },
         Variant { optimizer: muon, ..plain },
         Variant { adapter: true, ..plain },
@@ -206,37 +234,107 @@ fn sent(group: &Group) -> u64 {
     all as u64
 }
 
+/// Ranks, micro-batches of a step, and what is trained in them: three ranks only where each takes a leaf of the tree in turn.
+fn cases() -> Vec<(usize, usize, Vec<Sharding>, Vec<Variant>)> {
+    let all = [Sharding::None, Sharding::Optimizer, Sharding::Gradients];
+    let several = variants()[2..6].to_vec();
+    vec![
+        (2, 4, all.to_vec(), variants().to_vec()),
+        (4, 4, all.to_vec(), variants().to_vec()),
+        (3, 6, vec![Sharding::Gradients], several),
+    ]
+}
+
 /// The promise: whoever adds, in whatever part, and whoever updates, the bytes are those of one process, checkpoints included.
 #[test]
-fn two_and_four_ranks_train_the_bytes_of_one() {
-    let shardings = [Sharding::None, Sharding::Optimizer];
+fn two_three_and_four_ranks_train_the_bytes_of_one() {
     if let Some(part) = part() {
         let group = Arc::new(joined(part, 60));
-        for variant in variants() {
-            for sharding in shardings {
-                trained(Some(group.clone()), variant, sharding);
-                sent(&group);
+        for (_, micro_batches, shardings, variants) in cases().into_iter().filter(|case| case.0 == part.0.size) {
+            for variant in variants {
+                for &sharding in &shardings {
+                    trained(Some(group.clone()), variant, micro_batches, sharding);
+                    sent(&group);
+                }
             }
         }
         return;
     }
-    let alone = variants().map(|variant| trained(None, variant, Sharding::None));
-    for size in [2, 4] {
-        let (group, children) = begun("two_and_four_ranks_train_the_bytes_of_one", size, 60);
+    for (size, micro_batches, shardings, variants) in cases() {
+        let (group, children) = begun("two_three_and_four_ranks_train_the_bytes_of_one", size, 60);
         let group = Arc::new(group);
-        for (variant, alone) in variants().into_iter().zip(&alone) {
-            for sharding in shardings {
-                let (weights, applied, files) = trained(Some(group.clone()), variant, sharding);
+        for variant in variants {
+            let alone = trained(None, variant, micro_batches, Sharding::None);
+            for &sharding in &shardings {
+                let (weights, applied, files) = trained(Some(group.clone()), variant, micro_batches, sharding);
                 assert_eq!(applied, alone.1, "{size} ranks, {sharding:?}, {variant:?}");
                 assert!(weights == alone.0, "{size} ranks, {sharding:?}, {variant:?}: other weights");
                 assert_eq!(files, alone.2, "{size} ranks, {sharding:?}, {variant:?}: other files");
                 // A checkpoint is shared state by state.
                 let (sent, count) = (sent(&group), weights.iter().map(Vec::len).sum::<usize>() as u64);
-                let formula = 3 * exchanged_bytes(count, size as u64);
+                let formula = 3 * exchanged_bytes(count, size as u64, micro_batches as u64, sharding);
                 let most = if sharding == Sharding::None { formula * 11 / 10 } else { u64::MAX };
                 assert!((formula..most).contains(&sent), "{size} ranks, {variant:?}: {sent} bytes for {formula}");
             }
         }
         all_well(children);
     }
+}
+
+/// Rank 0 says where something is.
+fn told(group: &Group, path: &std::path::Path) -> std::path::PathBuf {
+    let mut text = path.display().to_string().into_bytes();
+    text.resize(256, 0);
+    let text = String::from_utf8(group.bytes_of(0, &text).unwrap()).unwrap();
+    text.trim_end_matches('\0').into()
+}
+
+/// A rank that reads all of the state, and then keeps a part of it, needs the memory that sharding is to save.
+#[test]
+fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
+    let check = |group: &Arc<Group>| {
+        let Place { rank, size } = group.place();
+        for (sharding, optimizer) in [
+            (Sharding::Optimizer, Optimizer::default()),
+            (Sharding::Gradients, Optimizer { muon: Some(Muon::default()), ..Optimizer::default() }),
+        ] {
+            let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+            let begin = |model| Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding).unwrap();
+            let mut first = model(LLAMA);
+            first.add_mask_token(7).unwrap();
+            let step = |learner: &mut Learner, number: usize| {
+                learner.micro_step(&batch(size * number + rank, false), &Pattern::Full).unwrap();
+                learner.apply(1e-2).unwrap();
+            };
+            let mut whole = begin(first);
+            step(&mut whole, 1);
+            let own = tempfile::tempdir().unwrap();
+            let dir = told(group, own.path());
+            if rank == 0 {
+                whole.save(&dir).unwrap();
+            }
+            whole.tell_state().unwrap();
+            group.gather(&[0.0]).unwrap();
+            let mut resumed = begin(Model::load(&dir, crate::Device::Cpu).unwrap());
+            READ.set(0);
+            resumed.load_optimizer(&dir).unwrap();
+            let file = std::fs::read(dir.join(crate::OPTIMIZER_FILE)).unwrap();
+            let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+            let (read, share) = (READ.get() as f64 / (file.len() - 8 - header) as f64, resumed.state_share());
+            assert!(share < 0.7 && (read - share).abs() < 1e-9, "{read} read, {share} kept");
+            for learner in [&mut whole, &mut resumed] {
+                step(learner, 2);
+            }
+            let weights = |learner: &Learner| -> Vec<Vec<f32>> {
+                learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect()
+            };
+            assert!(weights(&whole) == weights(&resumed), "{sharding:?}: other weights");
+        }
+    };
+    if let Some(part) = part() {
+        return check(&Arc::new(joined(part, 60)));
+    }
+    let (group, children) = begun("a_rank_reads_its_share_of_the_state_and_goes_on_from_it", 2, 60);
+    check(&Arc::new(group));
+    all_well(children);
 }

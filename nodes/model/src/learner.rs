@@ -20,7 +20,7 @@ use crate::kept_memory::keep_freed_memory;
 use crate::loss::{Divisor, Lesson, Losses, StepSums};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
-use crate::optimizer::{Kept, Optimizer, OptimizerState};
+use crate::optimizer::{Optimizer, OptimizerState};
 use crate::parameter::Parameter;
 use crate::pattern::Pattern;
 use crate::ranks::{Ranks, Sharding};
@@ -65,8 +65,6 @@ pub struct Learner {
     reducer: Box<dyn Reducer>,
     /// Number of this process among those that train the model.
     rank: usize,
-    /// The optimizer's whole state, where a checkpoint is about to be made of the pieces of several processes.
-    collected: Option<Vec<Kept>>,
     sums: Sums,
     /// Updates are computed by operations of the device, without waiting for it.
     on_device: bool,
@@ -96,15 +94,39 @@ impl Sums {
 impl Learner {
     /// Takes a model (with a mask token, for diffusion) and starts with empty optimizer state.
     pub fn new(model: Model, options: ObjectiveOptions, optimizer: impl Into<Optimizer>) -> Result<Self, ModelError> {
-        Self::joined(model, options, optimizer.into(), Box::new(Alone))
+        Self::joined(model, options, optimizer.into(), |_| Ok(Box::new(Alone)))
     }
 
-    /// As [`Learner::new`], for one of several processes that train the same model.
+    /// As [`Learner::new`], for one of several processes that train the same model; each has so many micro-batches of every update, and the
+    /// optimizer's state of its share.
+    ///
+    /// # Errors
+    /// Where updates are computed by the device's own operations: on a GPU, and without difflow's kernels.
+    pub fn of_ranks(
+        model: Model,
+        options: ObjectiveOptions,
+        optimizer: impl Into<Optimizer>,
+        group: Arc<Group>,
+        micro_batches: u64,
+        sharding: Sharding,
+    ) -> Result<Self, ModelError> {
+        let (optimizer, rank) = (optimizer.into(), group.place().rank);
+        let learner = Self::joined(model, options, optimizer, |parameters| {
+            let whole = |parameter: &Parameter| optimizer.needs_whole(parameter);
+            Ok(Box::new(Ranks::new(group, micro_batches, sharding, parameters, whole)?))
+        })?;
+        if learner.on_device {
+            return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
+        }
+        Ok(Self { rank, ..learner })
+    }
+
+    /// As [`Learner::new`], with others that train the same model.
     pub(crate) fn joined(
         mut model: Model,
         options: ObjectiveOptions,
         optimizer: Optimizer,
-        reducer: Box<dyn Reducer>,
+        reducer: impl FnOnce(&[Parameter]) -> Result<Box<dyn Reducer>, ModelError>,
     ) -> Result<Self, ModelError> {
         if options.objective != Objective::Ar {
             model.config.mask_token_id()?;
@@ -125,10 +147,10 @@ impl Learner {
         arithmetic.adapter_dropout = model.adapter().map_or(0.0, |adapter| adapter.lora_dropout);
         let torch = model.device != Device::Cpu || !arithmetic.kernels;
         model.round()?;
-        let optimizer = OptimizerState::new(optimizer, &model.parameters)?;
+        let reducer = reducer(&model.parameters)?;
+        let optimizer = OptimizerState::new(optimizer, &model.parameters, reducer.pieces())?;
         let (average, alignment, dropout_seed, sums) = (None, None, 0, Sums::nothing());
         let on_device = torch && optimizer.is_fused();
-        let (rank, collected) = (0, None);
         Ok(Self {
             model,
             options,
@@ -139,48 +161,27 @@ impl Learner {
             router_weight: 0.0,
             dropout_seed,
             reducer,
-            rank,
-            collected,
+            rank: 0,
             sums,
             on_device,
         })
     }
 
-    /// Joins other processes that train the same model; each has so many micro-batches of every update.
-    ///
-    /// # Errors
-    /// Where updates are computed by the device's own operations: on a GPU, and without difflow's kernels.
-    pub fn join(&mut self, group: Arc<Group>, micro_batches: u64, sharding: Sharding) -> Result<(), ModelError> {
-        if self.on_device {
-            return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
-        }
-        let (parameters, settings) = (&self.model.parameters, self.optimizer.settings);
-        self.rank = group.place().rank;
-        let ranks = Ranks::new(group, micro_batches, sharding, parameters, |parameter| settings.needs_whole(parameter));
-        if let Some(pieces) = ranks.pieces() {
-            self.optimizer.keep(pieces, parameters)?;
-        }
-        self.reducer = Box::new(ranks);
-        Ok(())
+    /// The share of the optimizer's state that this process keeps.
+    pub fn state_share(&self) -> f64 {
+        self.optimizer.share(&self.model.parameters)
     }
 
-    /// Bytes of the optimizer's state that this process keeps.
-    pub fn state_bytes(&self) -> u64 {
-        self.optimizer.bytes()
-    }
-
-    /// Before a checkpoint: where ranks keep pieces of the optimizer's state, all of it comes to rank 0, and stays there
-    /// until the next micro-step. All ranks call it; nothing happens where each keeps everything.
+    /// Where ranks keep pieces of the optimizer's state: what the others do while rank 0 [`Learner::save`]s or makes a [`Learner::snapshot`].
+    /// Nothing happens where each keeps everything.
     ///
     /// # Errors
-    /// When a rank is lost, or there is no memory for it.
-    pub fn collect(&mut self) -> Result<(), ModelError> {
-        if self.reducer.pieces().is_some() {
-            let (parameters, leads) = (&self.model.parameters, self.rank == 0);
-            let all = self.optimizer.collected(parameters, self.reducer.as_ref(), self.rank, leads)?;
-            self.collected = leads.then_some(all);
+    /// When a rank is lost.
+    pub fn tell_state(&self) -> Result<(), ModelError> {
+        if self.reducer.pieces().is_none() || self.rank == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.optimizer.tell(&self.model.parameters, self.reducer.as_ref())
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
@@ -250,8 +251,7 @@ impl Learner {
 
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
         let number = self.sums.totals.len() as u64;
-        self.collected = None;
-        if number > 0 {
+        if number > 0 && !self.reducer.takes_gradients() {
             // Not left there for the next one's to be added to: the order of additions must not depend on who has which micro-batch.
             let gradients = self.take_gradients()?;
             self.sums.gradients.push(gradients)?;
@@ -270,8 +270,11 @@ impl Learner {
             Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
             Normaliser::MaskedTokens => Divisor::Positions,
         };
-        let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight: self.router_weight };
-        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson))?;
+        let (reducer, router_weight) = (self.reducer.as_ref(), self.router_weight);
+        let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight, reducer };
+        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson));
+        let losses = losses.map_err(|e| reducer.problem().unwrap_or(e))?;
+        reducer.passed()?;
         let known = if self.on_device { losses.counted() } else { losses.read()? };
         self.sums.totals.push(Totals::of(&known, batch.tokens_read()));
         self.sums.losses.push(losses);
@@ -341,7 +344,7 @@ impl Learner {
 
     /// Puts the sum over the micro-batches into the parameters.
     fn add_gradients(&mut self) -> Result<(), ModelError> {
-        if self.sums.gradients.is_empty() {
+        if self.sums.gradients.is_empty() || self.reducer.takes_gradients() {
             return Ok(());
         }
         let last = self.take_gradients()?;
@@ -398,13 +401,15 @@ impl Learner {
     }
 
     /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
-    /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average.
+    /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average. Of several ranks
+    /// only rank 0 writes, and the others [`Learner::tell_state`].
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
         self.content(dir)?.write(dir)
     }
 
     /// A copy of what [`Learner::save`] writes, in host memory: training may go on while another thread writes it into `dir`, an empty
-    /// folder. A plug-in's torch model is written there before this returns.
+    /// folder. A plug-in's torch model is written there before this returns, and so is an optimizer's state that several ranks keep: no rank
+    /// ever has all of it. Only rank 0 makes one, and the others [`Learner::tell_state`].
     ///
     /// # Errors
     /// When there is no memory for it: as much again as weights, moments and average take; or what the plug-in says.
@@ -413,13 +418,19 @@ impl Learner {
     }
 
     fn content(&self, dir: &Path) -> Result<Snapshot, ModelError> {
-        let (collected, weights) = (self.collected.as_deref(), self.average.is_some());
-        let optimizer = self.optimizer.content(&self.model.parameters, weights, collected)?;
-        let model = match &self.average {
+        let (parameters, weights) = (&self.model.parameters, self.average.is_some());
+        let (mut optimizer, mut written) = (None, None);
+        if self.reducer.pieces().is_none() {
+            optimizer = Some(self.optimizer.content(parameters, weights)?);
+        } else {
+            written = Some(self.optimizer.write(dir, parameters, weights, self.reducer.as_ref())?);
+        }
+        let mut snapshot = match &self.average {
             None => self.model.content(dir, |_, parameter| parameter.tensor.shallow_clone())?,
             Some(average) => self.model.content(dir, |at, _| average.values[at].shallow_clone())?,
         };
-        Ok(Snapshot { optimizer: Some(optimizer), ..model })
+        snapshot.written.extend(written);
+        Ok(Snapshot { optimizer, ..snapshot })
     }
 
     /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
@@ -430,7 +441,8 @@ impl Learner {
         self.round_again()
     }
 
-    /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection.
+    /// Gradient of each tensor by name, row-major fp32, as an update would take it now: for tests and inspection. None where ranks keep shares
+    /// of it.
     pub fn gradients(&self) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
         let factor = self.factor(&Totals::sum(self.sums.totals.iter().copied())) as f32;
         let last: Leaf = self.model.parameters.iter().map(|p| p.tensor.f_grad()).collect::<Result<_, _>>()?;

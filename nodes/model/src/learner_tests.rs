@@ -57,7 +57,7 @@ fn learner(reducer: Box<dyn Reducer>, normaliser: Normaliser, optimizer: Optimiz
     model.add_mask_token(7).unwrap();
     let options =
         ObjectiveOptions { normaliser, ..ObjectiveOptions::recommended(Objective::Diffusion { shift: true }) };
-    Learner::joined(model, options, optimizer, reducer).unwrap()
+    Learner::joined(model, options, optimizer, |_| Ok(reducer)).unwrap()
 }
 
 /// Micro-batches of different sizes: a wrong divisor or a wrong share of one process would show.

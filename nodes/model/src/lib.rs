@@ -10,7 +10,7 @@
 //! | evaluate | [`Model::nelbo_sums`], [`Model::ar_sums`], [`Model::continuation_nats`], [`Model::noised_continuation_nats`], [`Model::perplexity`], [`Model::logits`] |
 //! | decode | [`Model::decode`] (canvases), [`Model::infill`] (gaps of unknown length), [`Model::generate`] (prompts, KV cache) |
 //! | decode step by step | [`Filling`] (canvases, block by block too), [`Writing`] (prompts), [`Speculating`] (prompts, with drafts): join, watch and cancel between forwards |
-//! | inspect | [`Summary::read`], [`Memory::of_training`] |
+//! | inspect | [`Summary::read`], [`Memory::of_training`], [`RankMemory::of`] |
 //! | look at a device | [`self_test`], [`Profile`], [`DeviceSettings`] |
 //! | configure | [`Pattern`], [`ObjectiveOptions`], [`Normaliser`], [`Optimizer`], [`LearningRate`], [`Arithmetic`], [`Device`] |
 //!
@@ -47,6 +47,7 @@ mod average;
 mod batch;
 mod block;
 mod cache;
+mod coming;
 mod config;
 mod config_reader;
 mod config_unsupported;
@@ -56,6 +57,7 @@ mod decode;
 mod decoder;
 mod device;
 mod error;
+mod exchange;
 mod expected;
 mod experts;
 mod family;
@@ -86,6 +88,7 @@ mod parameter;
 mod pattern;
 pub mod plugin_tests;
 mod profile;
+mod rank_memory;
 mod ranks;
 mod recipe;
 mod recompute;
@@ -136,6 +139,7 @@ pub use objective::{Blocks, MaskedSet, Normaliser, Objective, ObjectiveKind, Obj
 pub use optimizer::{AdamW, Muon, OPTIMIZER_FILE, Optimizer, StateKind};
 pub use pattern::{Context, Pattern};
 pub use profile::Profile;
+pub use rank_memory::{RankMemory, Team, Trained};
 pub use ranks::{Sharding, allowed_ranks, exchanged_bytes};
 pub use recipe::RECIPE_FILE;
 pub use reducer::Totals;

@@ -25,6 +25,7 @@ use crate::later::upload;
 use crate::model::Model;
 use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
+use crate::reducer::Reducer;
 
 /// What a micro-step learns from.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,8 @@ pub(crate) struct Lesson<'a> {
     pub alignment: Option<&'a Alignment>,
     /// Of the routers' loss beside the objective; 0 for none.
     pub router_weight: f64,
+    /// Who hears which backward pass is the last.
+    pub reducer: &'a dyn Reducer,
 }
 
 /// What the gradients of a micro-step are divided by.
@@ -316,7 +319,8 @@ impl Model {
             Divisor::Positions => parts.iter().map(|part| part.selection.own).sum::<usize>().max(1) as f64,
         });
         let mut losses = Losses { known: StepSums::of(batch), parts: Vec::with_capacity(parts.len()) };
-        for mut part in parts {
+        let last = parts.iter().rposition(|part| !part.selection.target.is_empty());
+        for (number, mut part) in parts.into_iter().enumerate() {
             losses.known.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
             if part.selection.target.is_empty() {
                 continue;
@@ -370,6 +374,9 @@ impl Model {
                 (Some(near), Some(even)) => Some(near.f_add(&even)?),
                 (near, even) => near.or(even),
             };
+            if let Some(lesson) = lesson.filter(|_| last == Some(number)) {
+                lesson.reducer.last_pass();
+            }
             let values = self.head_losses(&predicting, &part.selection, divisor, beside.as_ref(), how)?;
             losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances, balance });
         }

@@ -1,41 +1,29 @@
 //! Several processes that train one model: each has a part of an update's micro-batches, and all of them end with the same sum of the
 //! gradients, the same totals, and so the same weights. They are the bytes that one process with all micro-batches ends with.
 //!
-//! Rank r has the micro-batches from r · n to (r + 1) · n − 1. Where n is a power of two, their sum is a node of the tree of the `sum` module,
-//! and the sum over the ranks is the rest of that tree. Each rank adds a share of all parameters, which `all_to_all` brings it from every
-//! rank, a round at a time. With [`Sharding::None`] it gives the sum to all, and each rank updates all weights; with [`Sharding::Optimizer`]
-//! it keeps the sum, updates its share, and gives the weights to all. As many bytes are sent.
+//! With [`Sharding::None`] and [`Sharding::Optimizer`] rank r has the micro-batches from r · n to (r + 1) · n − 1. Where n is a power of two,
+//! their sum is a node of the tree of the `sum` module, and the sum over the ranks is the rest of that tree. Each rank adds a share of all
+//! parameters, which `all_to_all` brings it from every rank, a round at a time. With [`Sharding::None`] it gives the sum to all, and each rank
+//! updates all weights; with [`Sharding::Optimizer`] it keeps the sum, updates its share, and gives the weights to all. As many bytes are sent.
+//!
+//! With [`Sharding::Gradients`] rank r of N has the micro-batches r, r + N, r + 2N and so on. After the k-th of each, a rank has its share of
+//! the gradients of the micro-batches from kN to (k + 1)N − 1, which are the next leaves of the tree: it takes them in one by one, as one
+//! process does, whatever N is. With the other order it would have the leaves of N distant places, and would have to keep as many sums.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, Tensor};
 
+use crate::coming::{Coming, locked};
 use crate::error::ModelError;
+use crate::exchange::{Exchange, ROUND, rounds};
 use crate::group::{Group, Place};
 use crate::host::values;
 use crate::parameter::Parameter;
-use crate::reducer::{Reducer, Share, TensorsOf, Totals};
+use crate::reducer::{Reducer, Share, Totals};
 use crate::shares::{Piece, Shares, Squares};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::sum::Tree;
-
-/// Returns the numbers of ranks that can share so many micro-batches of an update and add their gradients in the same tree.
-pub fn allowed_ranks(micro_batches: u64) -> Vec<u64> {
-    let fits = |ranks: &u64| {
-        *ranks == 1 || (micro_batches.is_multiple_of(*ranks) && (micro_batches / ranks).is_power_of_two())
-    };
-    (1..=micro_batches).filter(fits).collect()
-}
-
-/// Returns the bytes that all ranks together send in an update of so many parameters, but for some numbers beside them: each rank gets
-/// its share of every other one's fp32 gradients, and gives it back as sums or weights.
-pub fn exchanged_bytes(parameters: u64, ranks: u64) -> u64 {
-    2 * (ranks - 1) * 4 * parameters
-}
-
-/// The numbers of a micro-batch's [`Totals`].
-const NUMBERS: usize = 12;
 
 /// What a process keeps of what the optimizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,10 +33,29 @@ pub enum Sharding {
     None,
     /// The optimizer's state of its share: it updates that, and gives the weights to the others.
     Optimizer,
+    /// And the sum of the gradients of its share: those of a micro-batch are exchanged as they come.
+    Gradients,
 }
 
-/// Elements of each rank that are exchanged at a time: enough to be fast, and little beside a model.
-const ROUND: usize = if cfg!(test) { 1000 } else { 1 << 20 };
+/// Returns the numbers of ranks that can share so many micro-batches of an update and add their gradients in the same tree.
+pub fn allowed_ranks(micro_batches: u64, sharding: Sharding) -> Vec<u64> {
+    let part = |own: u64| sharding == Sharding::Gradients || own.is_power_of_two();
+    let fits = |ranks: &u64| *ranks == 1 || (micro_batches.is_multiple_of(*ranks) && part(micro_batches / ranks));
+    (1..=micro_batches).filter(fits).collect()
+}
+
+/// Returns the bytes that all ranks together send in an update of so many parameters by so many micro-batches, but for some numbers beside
+/// them: each rank gets its share of every other one's fp32 gradients, once, or of each micro-batch, and gives it back as sums or weights.
+pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding: Sharding) -> u64 {
+    let times = if sharding == Sharding::Gradients { micro_batches / ranks } else { 1 };
+    (times + 1) * (ranks - 1) * 4 * parameters
+}
+
+/// The numbers of a micro-batch's [`Totals`].
+const NUMBERS: usize = 12;
+
+/// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
+pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
 
 /// This process among them.
 #[derive(Debug)]
@@ -57,14 +64,16 @@ pub(crate) struct Ranks {
     /// Micro-batches of this rank in an update.
     micro_batches: u64,
     sharding: Sharding,
-    shares: Shares,
-    /// A round's elements of every rank's stretch, and of this rank's stretch by every rank: kept from update to update.
-    flat: Tensor,
-    pieces: Tensor,
+    shares: Arc<Shares>,
+    exchange: Arc<Mutex<Exchange>>,
+    /// Where gradients are exchanged as they come.
+    coming: Option<Arc<Mutex<Coming>>>,
     /// The sum of the gradients of this rank's stretch, where only it updates that.
     own: Tensor,
     /// Whether some rank has a gradient of each parameter.
     defined: Vec<bool>,
+    /// The parameters that several ranks have parts of.
+    cut: Vec<usize>,
 }
 
 impl Ranks {
@@ -75,70 +84,48 @@ impl Ranks {
         sharding: Sharding,
         parameters: &[Parameter],
         whole: impl Fn(&Parameter) -> bool,
-    ) -> Self {
+    ) -> Result<Self, ModelError> {
         let Place { rank, size } = group.place();
-        let shares = Shares::new(parameters, size, |parameter| sharding != Sharding::None && whole(parameter));
-        let room = (size * shares.most().min(ROUND)) as i64;
-        let own = if sharding == Sharding::None { 0 } else { shares.count(rank) as i64 };
-        let empty = |count| Tensor::zeros([count], (Kind::Float, Device::Cpu));
-        let defined = vec![false; parameters.len()];
-        Self {
-            group,
-            micro_batches,
-            sharding,
-            flat: empty(room),
-            pieces: empty(room),
-            own: empty(own),
-            defined,
-            shares,
-        }
+        let block = if sharding == Sharding::Gradients { BLOCK } else { usize::MAX };
+        let whole = |parameter: &Parameter| sharding != Sharding::None && whole(parameter);
+        let shares = Arc::new(Shares::new(parameters, size, block, whole));
+        let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone())));
+        let comes = sharding == Sharding::Gradients;
+        let coming = comes.then(|| Coming::new(rank, shares.clone(), exchange.clone(), parameters)).transpose()?;
+        let own = if sharding == Sharding::Optimizer { shares.count(rank) as i64 } else { 0 };
+        let (own, defined) = (Tensor::zeros([own], (Kind::Float, Device::Cpu)), vec![false; parameters.len()]);
+        let cut = shares.cut();
+        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, own, defined, cut })
     }
 
-    /// The sum of all ranks' gradients, a round at a time: each rank gets its stretch of every rank's and adds. It stays there, or all get it.
+    /// The sum of all ranks' gradients: each rank gets its stretch of every rank's and adds. It stays there, or all get it.
     fn sum(&mut self, parameters: &mut [Parameter]) -> Result<(), ModelError> {
-        let Place { rank, size } = self.group.place();
+        let rank = self.group.place().rank;
         let mut gradients = Vec::with_capacity(parameters.len());
         for (parameter, defined) in parameters.iter_mut().zip(&self.defined) {
             let mut gradient = parameter.tensor.f_grad()?;
             if !gradient.defined() && *defined && self.sharding == Sharding::None {
-                // Of all numbers, only −0 changes nothing that it is added to.
+                // It gets the sum of the others'.
                 let nothing = parameter.tensor.f_detach()?.f_full_like(-0.0)?;
                 set_gradient(&mut parameter.tensor, &nothing)?;
                 gradient = parameter.tensor.f_grad()?;
             }
             gradients.push(if gradient.defined() { Some(gradient.f_view(-1)?) } else { None });
         }
-        let most = self.shares.most();
-        for begin in (0..most).step_by(ROUND) {
-            let width = ROUND.min(most - begin);
-            let part = begin..begin + width;
-            let all = (size * width) as i64;
-            let (flat, mut pieces) = (self.flat.f_narrow(0, 0, all)?, self.pieces.f_narrow(0, 0, all)?);
-            for owner in 0..size {
-                for (at, Piece { parameter, range }) in self.shares.within(owner, part.clone()) {
-                    let count = range.len() as i64;
-                    let mut place = flat.f_narrow(0, (owner * width + at) as i64, count)?;
-                    match &gradients[parameter] {
-                        Some(gradient) => place.f_copy_(&gradient.f_narrow(0, range.start as i64, count)?)?,
-                        None => _ = place.f_fill_(-0.0)?,
-                    }
-                }
-            }
-            self.group.all_to_all(&mut pieces, &flat)?;
+        let exchange = locked(&self.exchange);
+        for parts in self.shares.blocks().iter().flat_map(rounds) {
             let mut tree = Tree::default();
-            for piece in pieces.f_chunk(size as i64, 0)? {
+            for piece in exchange.bring(&parts, &|parameter| gradients[parameter].as_ref())? {
                 tree.push(vec![piece])?;
             }
             let sum = tree.take()?.unwrap_or_default().remove(0);
             if self.sharding == Sharding::Optimizer {
-                let count = self.shares.count(rank).saturating_sub(begin).min(width) as i64;
-                if count > 0 {
-                    self.own.f_narrow(0, begin as i64, count)?.f_copy_(&sum.f_narrow(0, 0, count)?)?;
-                }
+                let own = &parts[rank];
+                self.own.f_narrow(0, own.start as i64, own.len() as i64)?.f_copy_(&sum)?;
                 continue;
             }
-            flat.f_narrow(0, (rank * width) as i64, width as i64)?.f_copy_(&sum)?;
-            self.give(&flat, part, &mut |piece, values| match &gradients[piece.parameter] {
+            exchange.place(&parts)?.f_copy_(&sum)?;
+            exchange.give(&parts, &mut |piece, values| match &gradients[piece.parameter] {
                 Some(gradient) => {
                     let (from, count) = (piece.range.start as i64, piece.range.len() as i64);
                     Ok(gradient.f_narrow(0, from, count)?.f_copy_(values)?)
@@ -149,94 +136,113 @@ impl Ranks {
         Ok(())
     }
 
-    /// Every rank gives what it has in `flat` of this part of its stretch to the others; `take` gets all pieces.
-    fn give(
-        &self,
-        flat: &Tensor,
-        part: Range<usize>,
-        take: &mut dyn FnMut(&Piece, &Tensor) -> Result<(), ModelError>,
-    ) -> Result<(), ModelError> {
-        let width = part.len();
-        for owner in 0..self.group.place().size {
-            let count = self.shares.count(owner).saturating_sub(part.start).min(width);
-            if count == 0 {
-                continue;
-            }
-            let mut values = flat.f_narrow(0, (owner * width) as i64, count as i64)?;
-            self.group.broadcast(&mut values, owner)?;
-            for (at, piece) in self.shares.within(owner, part.clone()) {
-                take(&piece, &values.f_narrow(0, at as i64, piece.range.len() as i64)?)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The norm as one process computes it: a parameter of several ranks is added up by one after the other.
     fn norm(&self, parameters: &[Parameter]) -> Result<f64, ModelError> {
         let Place { rank, size } = self.group.place();
         let missing = || ModelError::Torch("gradients that are not in the memory of the host".to_owned());
         let own = values(&self.own).ok_or_else(missing)?;
-        let mut totals = vec![0.0; parameters.len()];
-        // Goes on with a sum; returns it where another rank has the rest of the parameter.
-        let mut add = |piece: &Piece, own: &[f32], mut squares: Squares| {
-            let rest = squares.add(own);
-            let whole = piece.range.end == parameters[piece.parameter].tensor.numel();
-            if whole {
-                totals[piece.parameter] = squares.end(rest);
-            }
-            (!whole).then_some(squares)
-        };
-        let (mut at, mut open, mut continued, mut inherited) = (0, None, None, Squares::default());
+        let (mut totals, mut at, mut parts) = (vec![0.0; parameters.len()], 0, Vec::new());
         for piece in self.shares.of(rank) {
             let values = &own[at..at + piece.range.len()];
             at += values.len();
-            if piece.range.start > 0 {
-                continued = Some((piece, values));
-            } else {
-                open = add(piece, values, Squares::default());
+            match self.cut.binary_search(&piece.parameter) {
+                Ok(place) => parts.push((place, piece, values)),
+                Err(_) => {
+                    let mut squares = Squares::default();
+                    let rest = squares.add(values);
+                    totals[piece.parameter] = squares.end(rest);
+                }
             }
         }
-        for turn in 0..size {
-            if let Some((piece, values)) = continued.filter(|_| turn == rank) {
-                // Open only where it is the only piece of this rank.
-                open = add(piece, values, inherited).or(open);
+        let mut sums = vec![Squares::default(); self.cut.len()];
+        for turn in (0..size).filter(|_| !self.cut.is_empty()) {
+            if turn == rank {
+                for (place, piece, values) in &parts {
+                    let rest = sums[*place].add(values);
+                    if piece.range.end == parameters[piece.parameter].tensor.numel() {
+                        totals[piece.parameter] = sums[*place].end(rest);
+                    }
+                }
             }
-            let told = self.group.bytes_of(turn, &open.unwrap_or_default().told())?;
-            if turn + 1 == rank {
-                inherited = Squares::heard(&told);
-            }
+            let told: Vec<u8> = sums.iter().flat_map(|squares| squares.told()).collect();
+            let told = self.group.bytes_of(turn, &told)?;
+            sums = told.chunks(told.len() / self.cut.len()).map(Squares::heard).collect();
         }
         let totals = self.group.gather(&totals)?;
         let of = |parameter: usize| totals.iter().skip(parameter).step_by(parameters.len()).sum::<f64>();
         Ok((0..parameters.len()).map(of).sum::<f64>().sqrt())
     }
+
+    /// The numbers that one rank tells of its micro-batch `own`, by the number of that in the global batch.
+    fn in_order<'a>(&self, told: &[&'a [f64]]) -> Vec<&'a [f64]> {
+        let of = |rank: usize| told[rank].chunks(NUMBERS);
+        match self.sharding {
+            Sharding::Gradients => (0..self.micro_batches as usize)
+                .flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own)))
+                .collect(),
+            Sharding::None | Sharding::Optimizer => (0..told.len()).flat_map(of).collect(),
+        }
+    }
 }
 
 impl Reducer for Ranks {
     fn number(&self, own: u64) -> u64 {
-        self.group.place().rank as u64 * self.micro_batches + own
+        let Place { rank, size } = self.group.place();
+        match self.sharding {
+            Sharding::Gradients => own * size as u64 + rank as u64,
+            Sharding::None | Sharding::Optimizer => rank as u64 * self.micro_batches + own,
+        }
     }
 
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError> {
         Ok(self.group.gather(&[own])?[0])
     }
 
+    fn takes_gradients(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    fn last_pass(&self) {
+        if let Some(coming) = &self.coming {
+            locked(coming).last_pass();
+        }
+    }
+
+    fn passed(&self) -> Result<(), ModelError> {
+        self.coming.as_ref().map_or(Ok(()), |coming| locked(coming).passed())
+    }
+
+    fn problem(&self) -> Option<ModelError> {
+        self.coming.as_ref().and_then(|coming| locked(coming).problem())
+    }
+
     fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError> {
         let mut told: Vec<f64> = totals.iter().flat_map(numbers).collect();
-        for parameter in parameters.iter() {
-            told.push(f64::from(u8::from(parameter.tensor.f_grad()?.defined())));
+        let mut coming = self.coming.as_ref().map(|coming| locked(coming));
+        for (number, parameter) in parameters.iter().enumerate() {
+            let defined = match &coming {
+                Some(coming) => coming.defined()[number],
+                None => parameter.tensor.f_grad()?.defined(),
+            };
+            told.push(f64::from(u8::from(defined)));
         }
+        let own_sum = coming.as_mut().map(|coming| coming.take()).transpose()?.flatten();
+        drop(coming);
         let told = self.group.gather(&told)?;
         let own = totals.len() * NUMBERS;
-        let ranks: Vec<(&[f64], &[f64])> = told.chunks(own + parameters.len()).map(|rank| rank.split_at(own)).collect();
-        let sum = Totals::sum(ranks.iter().flat_map(|(totals, _)| totals.chunks(NUMBERS)).map(of_numbers));
+        let ranks = told.chunks(own + parameters.len()).map(|rank| rank.split_at(own));
+        let (told, defined): (Vec<&[f64]>, Vec<&[f64]>) = ranks.unzip();
+        let sum = Totals::sum(self.in_order(&told).into_iter().map(of_numbers));
         if sum.positions + sum.ar_positions == 0 {
             return Ok(sum);
         }
-        for (number, defined) in self.defined.iter_mut().enumerate() {
-            *defined = ranks.iter().any(|(_, defined)| defined[number] > 0.0);
+        for (number, some) in self.defined.iter_mut().enumerate() {
+            *some = defined.iter().any(|defined| defined[number] > 0.0);
         }
-        self.sum(parameters)?;
+        match own_sum {
+            Some(own) => self.own = own,
+            None => self.sum(parameters)?,
+        }
         if self.sharding == Sharding::Optimizer {
             parameters.iter_mut().try_for_each(|parameter| forget_gradient(&mut parameter.tensor))?;
         }
@@ -264,19 +270,18 @@ impl Reducer for Ranks {
         if self.sharding == Sharding::None {
             return Ok(());
         }
-        let Place { rank, .. } = self.group.place();
+        let rank = self.group.place().rank;
         let weights = parameters.iter().map(|parameter| Ok(parameter.tensor.f_detach()?.f_view(-1)?));
         let weights = weights.collect::<Result<Vec<_>, ModelError>>()?;
         let view =
             |piece: &Piece| weights[piece.parameter].f_narrow(0, piece.range.start as i64, piece.range.len() as i64);
-        let most = self.shares.most();
-        for begin in (0..most).step_by(ROUND) {
-            let part = begin..most.min(begin + ROUND);
-            for (at, piece) in self.shares.within(rank, part.clone()) {
-                let place = (rank * part.len() + at) as i64;
-                self.flat.f_narrow(0, place, piece.range.len() as i64)?.f_copy_(&view(&piece)?)?;
+        let exchange = locked(&self.exchange);
+        for parts in self.shares.blocks().iter().flat_map(rounds) {
+            let own = exchange.place(&parts)?;
+            for (at, piece) in self.shares.within(rank, parts[rank].clone()) {
+                own.f_narrow(0, at as i64, piece.range.len() as i64)?.f_copy_(&view(&piece)?)?;
             }
-            self.give(&self.flat, part, &mut |piece, values| Ok(view(piece)?.f_copy_(values)?))?;
+            exchange.give(&parts, &mut |piece, values| Ok(view(piece)?.f_copy_(values)?))?;
         }
         Ok(())
     }
@@ -285,15 +290,33 @@ impl Reducer for Ranks {
         (self.sharding != Sharding::None).then(|| self.shares.of(self.group.place().rank))
     }
 
-    fn collect(&self, tensors: &mut TensorsOf) -> Result<(), ModelError> {
-        for rank in 0..self.group.place().size {
-            for piece in self.shares.of(rank) {
-                for mut tensor in tensors(rank, piece)? {
-                    self.group.broadcast(&mut tensor, rank)?;
+    fn show(
+        &self,
+        wanted: &Piece,
+        kind: Kind,
+        own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,
+        take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let Place { rank, size } = self.group.place();
+        for of in (0..size).filter(|of| rank == 0 || *of == rank) {
+            for piece in self.shares.of(of).iter().filter(|piece| piece.parameter == wanted.parameter) {
+                let (from, to) = (piece.range.start.max(wanted.range.start), piece.range.end.min(wanted.range.end));
+                for begin in (from..to).step_by(ROUND) {
+                    let part = Piece { parameter: wanted.parameter, range: begin..to.min(begin + ROUND) };
+                    match (of == rank, rank) {
+                        (true, 0) => take(&own(&part)?)?,
+                        (true, _) => self.group.send(&own(&part)?, 0)?,
+                        (false, _) => {
+                            let mut values = Tensor::f_empty([part.range.len() as i64], (kind, Device::Cpu))?;
+                            self.group.receive(&mut values, of)?;
+                            take(&values)?;
+                        }
+                    }
                 }
             }
         }
-        Ok(())
+        // Nobody runs far ahead of the one that writes, and waits for it longer than it may.
+        self.group.gather(&[0.0]).map(drop)
     }
 }
 
@@ -338,10 +361,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_have_whole_parts_of_the_tree() {
-        assert_eq!(allowed_ranks(1), [1]);
-        assert_eq!(allowed_ranks(8), [1, 2, 4, 8]);
-        assert_eq!(allowed_ranks(12), [1, 3, 6, 12]);
-        assert_eq!(allowed_ranks(7), [1, 7]);
+    fn ranks_have_whole_parts_of_the_tree_or_take_its_leaves_in_turn() {
+        assert_eq!(allowed_ranks(1, Sharding::None), [1]);
+        assert_eq!(allowed_ranks(8, Sharding::Optimizer), [1, 2, 4, 8]);
+        assert_eq!(allowed_ranks(12, Sharding::Optimizer), [1, 3, 6, 12]);
+        assert_eq!(allowed_ranks(12, Sharding::Gradients), [1, 2, 3, 4, 6, 12]);
+        assert_eq!(allowed_ranks(7, Sharding::Gradients), [1, 7]);
     }
 }

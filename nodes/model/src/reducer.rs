@@ -1,7 +1,7 @@
 //! What several processes that train one model exchange in a step. The sums of a step go through it between the last
 //! micro-step and the update; a single process has nothing to exchange.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
 use crate::loss::StepSums;
@@ -94,6 +94,24 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// micro-batch of the global batch says. `own` is what this process would say of the first that it has.
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
 
+    /// Whether the gradients are taken from the parameters as they come. What this process updates comes from [`Reducer::share`] then.
+    fn takes_gradients(&self) -> bool {
+        false
+    }
+
+    /// The backward pass that begins is the last of its micro-batch.
+    fn last_pass(&self) {}
+
+    /// All passes of a micro-batch are done, or it had none: all processes come here.
+    fn passed(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// What went wrong in the middle of a backward pass, which only knows that something did.
+    fn problem(&self) -> Option<ModelError> {
+        None
+    }
+
     /// Adds up over all processes: returns the totals, and leaves the sum of the gradients in each parameter. `totals` is of each
     /// micro-batch that this process has. In a process whose micro-batches carried no loss, and of parameters that are not trained, the
     /// gradients are undefined.
@@ -114,15 +132,18 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         None
     }
 
-    /// Shows what each process keeps of its pieces to all. `tensors` gives those of a process's piece, flat, with room for what is another
-    /// one's.
-    fn collect(&self, _tensors: &mut TensorsOf) -> Result<(), ModelError> {
+    /// Gives the first process some elements of a parameter that each process keeps a piece of, in their order. `own` gives those of a piece of
+    /// this process, flat and of this kind; `take` gets them in the first one. All processes come here, again and again.
+    fn show(
+        &self,
+        _wanted: &Piece,
+        _kind: Kind,
+        _own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,
+        _take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
         Ok(())
     }
 }
-
-/// The tensors of a process's piece, flat.
-pub(crate) type TensorsOf<'a> = dyn FnMut(usize, &Piece) -> Result<Vec<Tensor>, ModelError> + 'a;
 
 /// The gradients that a process updates by.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! Who keeps what of a model that several processes train: the trained parameters, one behind the other, are cut into a stretch for each
-//! process.
+//! Who keeps what of a model that several processes train: the trained parameters, one behind the other, are cut into blocks, and each block
+//! into a stretch for each process.
 //!
 //! A cut lies sixteen elements apart from a parameter's beginning, or a multiple of that, so that norms are added up as in one process
 //! (see [`Squares`]), and never in a matrix that is updated as a whole.
@@ -16,61 +16,125 @@ pub(crate) struct Piece {
     pub range: Range<usize>,
 }
 
+/// Parameters that are exchanged together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Block {
+    /// Numbers of those that are trained.
+    pub parameters: Vec<usize>,
+    /// Where the elements of each process begin and end among all that it has.
+    pub stretches: Vec<Range<usize>>,
+}
+
+impl Block {
+    /// Elements of the process with the most of it.
+    pub fn most(&self) -> usize {
+        self.stretches.iter().map(Range::len).max().unwrap_or(0)
+    }
+}
+
 /// What each process has, in the order of the parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Shares(Vec<Vec<Piece>>);
+pub(crate) struct Shares {
+    pieces: Vec<Vec<Piece>>,
+    blocks: Vec<Block>,
+    /// Elements of each parameter.
+    counts: Vec<usize>,
+}
 
 impl Shares {
-    /// For so many processes. `whole` says of a parameter that it must not be cut.
-    pub fn new(parameters: &[Parameter], size: usize, whole: impl Fn(&Parameter) -> bool) -> Self {
-        let trained: Vec<(usize, &Parameter)> = parameters.iter().enumerate().filter(|(_, p)| p.trainable).collect();
-        let total: usize = trained.iter().map(|(_, p)| p.tensor.numel()).sum();
-        let (mut shares, mut start) = (vec![Vec::new(); size], 0);
-        for (number, parameter) in trained {
-            let count = parameter.tensor.numel();
-            // Where the share of each process ends, in this parameter.
-            let end = |rank: usize| {
-                let wanted = (total * (rank + 1) / size).saturating_sub(start).min(count);
-                if rank + 1 == size || wanted == count {
-                    count
-                } else if whole(parameter) {
-                    // To the nearer side.
-                    if 2 * wanted > count { count } else { 0 }
-                } else {
-                    wanted / LANES * LANES
-                }
-            };
+    /// For so many processes, in blocks of `least` elements or more. `whole` says of a parameter that it must not be cut.
+    pub fn new(parameters: &[Parameter], size: usize, least: usize, whole: impl Fn(&Parameter) -> bool) -> Self {
+        let counts: Vec<usize> = parameters.iter().map(|parameter| parameter.tensor.numel()).collect();
+        let mut shares = Self { pieces: vec![Vec::new(); size], blocks: Vec::new(), counts };
+        let (mut block, mut elements) = (Vec::new(), 0);
+        for (number, _) in parameters.iter().enumerate().filter(|(_, parameter)| parameter.trainable) {
+            block.push(number);
+            elements += shares.counts[number];
+            if elements >= least {
+                shares.add(parameters, std::mem::take(&mut block), &whole);
+                elements = 0;
+            }
+        }
+        if !block.is_empty() {
+            shares.add(parameters, block, &whole);
+        }
+        shares
+    }
+
+    /// Gives each process a stretch of a block: what stays whole goes to the one with the least so far, and the rest is cut evenly.
+    fn add(&mut self, parameters: &[Parameter], block: Vec<usize>, whole: impl Fn(&Parameter) -> bool) {
+        let size = self.pieces.len();
+        let begun: Vec<usize> = (0..size).map(|rank| self.count(rank)).collect();
+        let mut now = begun.clone();
+        let mut give = |rank: usize, parameter: usize, range: Range<usize>| {
+            if !range.is_empty() {
+                now[rank] += range.len();
+                self.pieces[rank].push(Piece { parameter, range });
+            }
+        };
+        let cut = |number: &usize| !whole(&parameters[*number]);
+        let total: usize = block.iter().filter(|number| cut(number)).map(|&number| self.counts[number]).sum();
+        let mut start = 0;
+        let mut uncut = Vec::new();
+        for &number in &block {
+            let count = self.counts[number];
+            if !cut(&number) {
+                uncut.push(number);
+                continue;
+            }
             let mut from = 0;
-            for (rank, share) in shares.iter_mut().enumerate() {
-                let range = from..end(rank).max(from);
-                from = range.end;
-                if !range.is_empty() {
-                    share.push(Piece { parameter: number, range });
-                }
+            for rank in 0..size {
+                // Where the share of each process ends, in this parameter.
+                let wanted = (total * (rank + 1) / size).saturating_sub(start).min(count);
+                let end = if rank + 1 == size || wanted == count { count } else { wanted / LANES * LANES };
+                give(rank, number, from..end.max(from));
+                from = end.max(from);
             }
             start += count;
         }
-        Self(shares)
+        for number in uncut {
+            let least = (0..size).min_by_key(|&rank| now[rank]).unwrap_or(0);
+            now[least] += self.counts[number];
+            self.pieces[least].push(Piece { parameter: number, range: 0..self.counts[number] });
+        }
+        for pieces in &mut self.pieces {
+            pieces.sort_by_key(|piece| piece.parameter);
+        }
+        let stretches = begun.into_iter().zip(now).map(|(begin, end)| begin..end).collect();
+        self.blocks.push(Block { parameters: block, stretches });
+    }
+
+    /// Returns what is exchanged together, in the order of the parameters.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
     }
 
     pub fn of(&self, rank: usize) -> &[Piece] {
-        &self.0[rank]
+        &self.pieces[rank]
     }
 
     /// Elements of a process.
     pub fn count(&self, rank: usize) -> usize {
-        self.0[rank].iter().map(|piece| piece.range.len()).sum()
+        self.pieces[rank].iter().map(|piece| piece.range.len()).sum()
     }
 
-    /// Elements of the process with the most.
+    /// Elements of the process with the most of a block.
     pub fn most(&self) -> usize {
-        (0..self.0.len()).map(|rank| self.count(rank)).max().unwrap_or(0)
+        self.blocks.iter().map(Block::most).max().unwrap_or(0)
     }
 
-    /// The pieces of a process that lie in this part of its stretch, each with where it begins there.
+    /// Returns the parameters that several processes have parts of, in order.
+    pub fn cut(&self) -> Vec<usize> {
+        let ends = |piece: &&Piece| piece.range.start > 0 && piece.range.end == self.counts[piece.parameter];
+        let mut cut: Vec<usize> = self.pieces.iter().flatten().filter(ends).map(|piece| piece.parameter).collect();
+        cut.sort_unstable();
+        cut
+    }
+
+    /// The pieces of a process that lie in this part of what it has, each with where it begins there.
     pub fn within(&self, rank: usize, part: Range<usize>) -> impl Iterator<Item = (usize, Piece)> {
         let mut at = 0;
-        self.0[rank].iter().filter_map(move |Piece { parameter, range }| {
+        self.pieces[rank].iter().filter_map(move |Piece { parameter, range }| {
             let begin = at;
             at += range.len();
             let (from, to) = (begin.max(part.start), at.min(part.end));
@@ -130,9 +194,10 @@ mod tests {
     fn every_element_has_one_process_and_none_has_much_more_than_the_others() {
         let model = model(LLAMA);
         for size in [1, 2, 3, 4, 7] {
-            for keep_whole in [false, true] {
+            for (keep_whole, least) in [(false, usize::MAX), (true, usize::MAX), (false, 1000), (true, 1000)] {
                 let whole = |p: &Parameter| keep_whole && p.leaf.matrices.is_some();
-                let shares = Shares::new(&model.parameters, size, whole);
+                let shares = Shares::new(&model.parameters, size, least, whole);
+                assert_eq!(shares.blocks().len() > 1, least < usize::MAX);
                 let mut next = vec![0; model.parameters.len()];
                 for rank in 0..size {
                     for Piece { parameter, range } in shares.of(rank) {
@@ -146,8 +211,19 @@ mod tests {
                 assert!(model.parameters.iter().zip(&next).all(|(p, next)| p.tensor.numel() == *next));
                 let total: usize = next.iter().sum();
                 let largest = model.parameters.iter().map(|p| p.tensor.numel()).max().unwrap();
-                let slack = if keep_whole { largest } else { 2 * LANES };
-                assert!(shares.most() <= total / size + slack, "{size}: {} of {total}", shares.most());
+                let slack = shares.blocks().len() * 2 * LANES + if keep_whole { largest } else { 0 };
+                let most = (0..size).map(|rank| shares.count(rank)).max().unwrap();
+                assert!(most <= total / size + slack, "{size}: {most} of {total}");
+                // The stretches of the blocks lie one behind the other, and hold what is of the block.
+                let mut ends = vec![0; size];
+                for Block { parameters, stretches } in shares.blocks() {
+                    for (rank, stretch) in stretches.iter().enumerate() {
+                        assert_eq!(stretch.start, std::mem::replace(&mut ends[rank], stretch.end));
+                        let own = shares.within(rank, stretch.clone());
+                        assert!(own.into_iter().all(|(_, piece)| parameters.contains(&piece.parameter)));
+                    }
+                }
+                assert!((0..size).all(|rank| ends[rank] == shares.count(rank)));
             }
         }
     }
@@ -155,7 +231,7 @@ mod tests {
     #[test]
     fn parts_of_a_stretch_are_all_of_it() {
         let model = model(LLAMA);
-        let shares = Shares::new(&model.parameters, 3, |_| false);
+        let shares = Shares::new(&model.parameters, 3, 2000, |_| false);
         let mut found = Vec::new();
         for begin in (0..shares.count(1)).step_by(100) {
             for (at, Piece { parameter, range }) in shares.within(1, begin..begin + 100) {

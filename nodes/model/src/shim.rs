@@ -1,5 +1,6 @@
 //! The Rust side of shim/shim.cpp: functions with gradients of our own, and libtorch's threads.
 
+use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +35,14 @@ unsafe extern "C" {
     fn difflow_profile_stop(path: *const c_char, error: *mut c_char, room: usize) -> c_int;
     fn difflow_forget_gradient(tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
     fn difflow_set_gradient(tensor: *mut c_void, gradient: *mut c_void, error: *mut c_char, room: usize) -> c_int;
+    fn difflow_after_gradient(
+        tensor: *mut c_void,
+        state: *mut c_void,
+        run: extern "C" fn(*mut c_void, *mut c_char, usize) -> c_int,
+        drop: extern "C" fn(*mut c_void),
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
     fn difflow_parallel(
         count: i64,
         grain: i64,
@@ -134,23 +143,65 @@ extern "C" fn run_backward(
             return 0;
         }
         Ok(Err(problem)) => problem.to_string(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            format!("it panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text"))
-        }
+        Err(panic) => panicked(panic.as_ref()),
     };
+    // SAFETY: the shim gives `room` bytes.
+    unsafe { tell(&problem, error, room) };
+    1
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    format!("it panicked: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no text"))
+}
+
+/// # Safety
+/// There are `room` bytes at `error`, at least one.
+unsafe fn tell(problem: &str, error: *mut c_char, room: usize) {
     let told = &problem.as_bytes()[..problem.len().min(room - 1)];
-    // SAFETY: the shim gives `room` bytes; the text is cut to leave one for the zero that ends it.
+    // SAFETY: the caller's; the text is cut to leave a byte for the zero that ends it.
     unsafe {
         std::ptr::copy_nonoverlapping(told.as_ptr(), error.cast(), told.len());
         *error.add(told.len()) = 0;
     }
-    1
 }
 
 extern "C" fn drop_state(state: *mut c_void) {
     // SAFETY: the box of `attach`, dropped once by the node's destructor.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(state.cast::<State>()) })));
+}
+
+/// What looks at a parameter's gradient.
+type Look = Box<dyn Fn() -> Result<(), ModelError> + Send>;
+
+/// Calls `look` from now on whenever a backward pass has added to a parameter's gradient; an error ends the pass. A parameter has one that
+/// looks: the last.
+pub(crate) fn after_gradient(
+    tensor: &Tensor,
+    look: impl Fn() -> Result<(), ModelError> + Send + 'static,
+) -> Result<(), ModelError> {
+    let state: Box<Look> = Box::new(Box::new(look));
+    let (tensor, state) = (tensor.as_ptr().cast_mut().cast(), Box::into_raw(state).cast());
+    // SAFETY: a live C++ tensor; it owns `state` and drops it with `drop_look`.
+    checked(|error, room| unsafe { difflow_after_gradient(tensor, state, run_look, drop_look, error, room) })
+}
+
+extern "C" fn run_look(state: *mut c_void, error: *mut c_char, room: usize) -> c_int {
+    // SAFETY: the box of `after_gradient`, used by one backward pass at a time.
+    let look = unsafe { &*state.cast::<Look>() };
+    let problem = match catch_unwind(AssertUnwindSafe(look)) {
+        Ok(Ok(())) => return 0,
+        Ok(Err(problem)) => problem.to_string(),
+        Err(panic) => panicked(panic.as_ref()),
+    };
+    // SAFETY: the shim gives `room` bytes.
+    unsafe { tell(&problem, error, room) };
+    1
+}
+
+extern "C" fn drop_look(state: *mut c_void) {
+    // SAFETY: the box of `after_gradient`, dropped once by the tensor's destructor, or by a hook that takes its place.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(unsafe { Box::from_raw(state.cast::<Look>()) })));
 }
 
 /// Forgets a parameter's gradient.

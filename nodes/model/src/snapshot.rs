@@ -32,7 +32,8 @@ pub(crate) struct OwnFiles {
 /// Files before they are written.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Those of a plug-in's torch model, which are written already: only the plug-in knows how.
+    /// Those that are written already: of a plug-in's torch model, because only the plug-in knows how, and of an optimizer's state that no
+    /// process has all of.
     pub(crate) written: Vec<SavedFile>,
     pub(crate) own: Option<OwnFiles>,
     pub(crate) optimizer: Option<TensorFile>,

@@ -44,6 +44,67 @@ impl Tree {
     }
 }
 
+/// A tree over flat leaves that come part by part, the same part of several leaves at a time. Its nodes are whole, in memory that is used
+/// again: what is added to a node stays in the node's place.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Elements of a leaf.
+    count: i64,
+    /// Of the nodes, from the left.
+    levels: Vec<u32>,
+    /// Those with the leaves whose parts are coming.
+    coming: Vec<u32>,
+    /// At least as many as there are levels.
+    nodes: Vec<Tensor>,
+}
+
+impl Parts {
+    pub fn new(count: usize) -> Self {
+        Self { count: count as i64, levels: Vec::new(), coming: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// Takes the elements from `begin` on of the next leaves, whose memory may change.
+    pub fn push(&mut self, begin: usize, leaves: Vec<Tensor>) -> Result<(), ModelError> {
+        let width = leaves.first().map_or(0, Tensor::numel) as i64;
+        let part = |node: &Tensor| node.f_narrow(0, begin as i64, width);
+        let mut tree = Tree::default();
+        for (level, node) in self.levels.iter().zip(&self.nodes) {
+            tree.0.push((*level, vec![part(node)?]));
+        }
+        leaves.into_iter().try_for_each(|leaf| tree.push(vec![leaf]))?;
+        for (at, (_, sum)) in tree.0.iter().enumerate() {
+            if at == self.nodes.len() {
+                self.nodes.push(Tensor::f_empty([self.count], (sum[0].kind(), sum[0].device()))?);
+            }
+            // Sums are made in the memory of what is left of them, so a node that was there is in its place.
+            let mut place = part(&self.nodes[at])?;
+            if place.data_ptr() != sum[0].data_ptr() {
+                place.f_copy_(&sum[0])?;
+            }
+        }
+        self.coming = tree.0.iter().map(|(level, _)| *level).collect();
+        Ok(())
+    }
+
+    /// All parts of the leaves are there.
+    pub fn end(&mut self) {
+        self.levels.clone_from(&self.coming);
+    }
+
+    /// Returns the sum of all leaves, and is empty then, but for the memory, which is that of the sum; `None` where there were none.
+    pub fn take(&mut self) -> Result<Option<Tensor>, ModelError> {
+        let nodes = self.levels.drain(..).zip(&self.nodes).map(|(level, node)| (level, vec![node.shallow_clone()]));
+        let sum = Tree(nodes.collect()).take()?;
+        self.coming.clear();
+        Ok(sum.map(|mut sum| sum.remove(0)))
+    }
+}
+
+/// Returns the most nodes that [`Parts`] keeps where so many leaves come so many at a time.
+pub(crate) fn most_nodes(leaves: u64, at_a_time: u64) -> u64 {
+    (1..=leaves / at_a_time).map(|times| u64::from((times * at_a_time).count_ones())).max().unwrap_or(0)
+}
+
 /// A leaf in memory of its own.
 pub(crate) fn copied(leaf: &Leaf) -> Result<Leaf, ModelError> {
     let copy = |tensor: &Tensor| {
@@ -112,6 +173,33 @@ mod tests {
             differs += usize::from(leaves.iter().sum::<f32>().to_bits() != whole.to_bits());
         }
         assert!(differs > 10, "these numbers prove nothing");
+    }
+
+    /// Two leaves at a time, three, or five, of nine elements, four at a time: what is added elsewhere must be the same sum.
+    #[test]
+    fn leaves_that_come_in_parts_are_added_in_the_same_tree() {
+        for (at_a_time, count) in [(1, 7), (2, 6), (3, 12), (4, 12), (5, 15)] {
+            let leaves: Vec<Vec<f32>> =
+                (0..count).map(|leaf| (0..9).map(|at| value(9 * leaf + at)).collect()).collect();
+            let mut parts = Parts::new(9);
+            for round in 0..2 {
+                for leaves in leaves.chunks(at_a_time) {
+                    for begin in (0..9).step_by(4) {
+                        let part = |leaf: &Vec<f32>| Tensor::from_slice(&leaf[begin..(begin + 4).min(9)]);
+                        parts.push(begin, leaves.iter().map(part).collect()).unwrap();
+                    }
+                    parts.end();
+                }
+                let most = most_nodes(count as u64, at_a_time as u64) as usize;
+                assert_eq!(parts.nodes.len(), most, "{count} in {at_a_time}: memory for other nodes");
+                let sum = Vec::<f32>::try_from(parts.take().unwrap().unwrap()).unwrap();
+                for (at, sum) in sum.iter().enumerate() {
+                    let wanted = by_definition(&leaves.iter().map(|leaf| leaf[at]).collect::<Vec<_>>());
+                    assert_eq!(sum.to_bits(), wanted.to_bits(), "{count} in {at_a_time}, {round}: element {at}");
+                }
+            }
+            assert!(parts.take().unwrap().is_none());
+        }
     }
 
     /// A micro-batch without a loss has no gradients.

@@ -57,6 +57,11 @@ impl ModelConfig {
         self.leaves().iter().map(Leaf::values).sum()
     }
 
+    /// Values of the largest parameter.
+    pub fn largest_count(&self) -> u64 {
+        self.leaves().iter().map(Leaf::values).max().unwrap_or(0)
+    }
+
     /// Values of the experts that do not compute a token: of all layers, what it does not pass.
     pub fn idle_count(&self) -> u64 {
         let idle = |mixture: &Mixture| {

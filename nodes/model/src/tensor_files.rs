@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -10,6 +11,12 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes of tensors that this thread has read.
+    pub(crate) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 struct MappedFile {
     path: PathBuf,
@@ -89,6 +96,15 @@ impl TensorFiles {
 
     /// A copy of one tensor, in the file's own element type, on the CPU. `None` when no file has it.
     pub fn get(&self, name: &str, wanted: &[i64]) -> Result<Option<Tensor>, ModelError> {
+        Ok(self.read(name, wanted, None)?.map(|flat| flat.f_view(wanted)).transpose()?)
+    }
+
+    /// As [`TensorFiles::get`], of some elements as they lie in the file: a flat tensor. No other bytes of the file are read.
+    pub fn get_part(&self, name: &str, wanted: &[i64], part: Range<usize>) -> Result<Option<Tensor>, ModelError> {
+        self.read(name, wanted, Some(part))
+    }
+
+    fn read(&self, name: &str, wanted: &[i64], part: Option<Range<usize>>) -> Result<Option<Tensor>, ModelError> {
         let Some(&index) = self.places.get(name) else { return Ok(None) };
         let file = &self.files[index];
         let Some(info) = file.metadata.info(name) else { return Ok(None) };
@@ -106,9 +122,12 @@ impl TensorFiles {
             Dtype::F8_E5M2 => Kind::Float8e5m2,
             other => return Err(ModelError::Dtype { tensor, file: file_path, found: format!("{other:?}") }),
         };
-        let (start, end) = info.data_offsets;
-        let bytes = &file.map[file.data_start + start..file.data_start + end];
-        Ok(Some(Tensor::f_from_data_size(bytes, wanted, kind)?))
+        let part = part.unwrap_or_else(|| 0..wanted.iter().product::<i64>() as usize);
+        let (begin, size) = (file.data_start + info.data_offsets.0, kind.elt_size_in_bytes());
+        let bytes = &file.map[begin + size * part.start..begin + size * part.end];
+        #[cfg(test)]
+        READ.set(READ.get() + bytes.len());
+        Ok(Some(Tensor::f_from_data_size(bytes, &[part.len() as i64], kind)?))
     }
 
     /// The file that holds a tensor, for errors.

@@ -1,5 +1,5 @@
 //! Writes safetensors so that the same tensors always give the same bytes: names sorted, contiguous, header padded to
-//! 8 bytes, one tensor in host memory at a time, synced to disk.
+//! 8 bytes, one tensor (or a part of one) in host memory at a time, synced to disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -107,14 +107,33 @@ pub(crate) fn write_tensors(
     tensors: &BTreeMap<String, (Tensor, Kind)>,
     notes: &BTreeMap<String, String>,
 ) -> Result<SavedFile, ModelError> {
+    let shapes = tensors.iter().map(|(name, (tensor, kind))| (name.clone(), (tensor.size(), *kind))).collect();
+    write_in_parts(dir, name, &shapes, notes, &mut |name, put| {
+        tensors.get(name).map_or(Ok(()), |(tensor, _)| put(tensor))
+    })
+}
+
+/// Takes the next elements of a tensor.
+pub(crate) type Put<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
+
+/// As [`write_tensors`], of tensors with these shapes and element types. `values` gives the elements of each, in parts; they are asked for in
+/// the order of the names, and one part at a time is in memory.
+pub(crate) fn write_in_parts(
+    dir: &Path,
+    name: &str,
+    tensors: &BTreeMap<String, (Vec<i64>, Kind)>,
+    notes: &BTreeMap<String, String>,
+    values: &mut dyn FnMut(&str, &mut Put<'_>) -> Result<(), ModelError>,
+) -> Result<SavedFile, ModelError> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(notes));
+    let size = |(shape, kind): &(Vec<i64>, Kind)| kind.elt_size_in_bytes() * shape.iter().product::<i64>() as usize;
     let mut end = 0;
-    for (name, (tensor, kind)) in tensors {
+    for (name, tensor) in tensors {
         let start = end;
-        end += kind.elt_size_in_bytes() * tensor.numel();
-        let dtype = names(*kind).0;
-        header.insert(name.clone(), json!({"dtype": dtype, "shape": tensor.size(), "data_offsets": [start, end]}));
+        end += size(tensor);
+        let (shape, kind) = tensor;
+        header.insert(name.clone(), json!({"dtype": names(*kind).0, "shape": shape, "data_offsets": [start, end]}));
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -122,11 +141,18 @@ pub(crate) fn write_tensors(
         out.put(&(header.len() as u64).to_le_bytes()).map_err(ModelError::write(path))?;
         out.put(&header).map_err(ModelError::write(path))?;
         let mut bytes = Vec::new();
-        for (tensor, kind) in tensors.values() {
-            let host = tensor.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(*kind)?.f_contiguous()?;
-            bytes.resize(kind.elt_size_in_bytes() * host.numel(), 0);
-            host.f_copy_data_u8(&mut bytes, host.numel())?;
-            out.put(&bytes).map_err(ModelError::write(path))?;
+        for (name, tensor) in tensors {
+            let (kind, before) = (tensor.1, out.bytes);
+            values(name, &mut |part| {
+                let host = part.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+                bytes.resize(kind.elt_size_in_bytes() * host.numel(), 0);
+                host.f_copy_data_u8(&mut bytes, host.numel())?;
+                out.put(&bytes).map_err(ModelError::write(path))
+            })?;
+            let (found, wanted) = (out.bytes - before, size(tensor) as u64);
+            if found != wanted {
+                return Err(ModelError::input(format!("bytes of tensor `{name}` to be written"), found, wanted));
+            }
         }
         Ok(())
     })

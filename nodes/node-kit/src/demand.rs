@@ -25,7 +25,7 @@ impl Share {
     pub const WHOLE: Self = Self { of: 1, first: 0, count: 1 };
 
     /// Returns the batch that the asker's `own`-th is, counted from the first that is shared out.
-    fn batch(self, own: u64) -> u64 {
+    pub fn batch(self, own: u64) -> u64 {
         own / self.count * self.of + self.first + own % self.count
     }
 

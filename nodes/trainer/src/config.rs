@@ -4,7 +4,7 @@ use std::path::Path;
 
 use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, StateKind};
+use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, Sharding, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Node, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
@@ -57,8 +57,21 @@ pub enum ShardingKind {
     /// Everything.
     #[default]
     None,
-    /// The optimizer's state of its share of the parameters (ZeRO-1); rank 0 has all of it while a checkpoint is written.
+    /// The optimizer's state of its share of the parameters (ZeRO-1).
     Optimizer,
+    /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
+    /// exchanges as often as a rank has micro-batches.
+    Gradients,
+}
+
+impl From<ShardingKind> for Sharding {
+    fn from(kind: ShardingKind) -> Self {
+        match kind {
+            ShardingKind::None => Self::None,
+            ShardingKind::Optimizer => Self::Optimizer,
+            ShardingKind::Gradients => Self::Gradients,
+        }
+    }
 }
 
 /// What turns gradients into updates.
@@ -236,7 +249,7 @@ pub struct Config {
     /// Threads of the CPU, of each rank; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
-    /// For several ranks: what each keeps of the optimizer's state. The bytes of the result are the same.
+    /// For several ranks: what each keeps of gradients and optimizer. The bytes of the result are the same.
     #[schemars(extend("x-may-change" = true))]
     pub sharding: ShardingKind,
     /// For several ranks: `auto` where all are on one machine; else HOST:PORT, at which rank 0 waits for the others. It is neither encrypted

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_model::{Device, Exchanged, Group, Meeting, Patience, Place, allowed_ranks};
+use difflow_model::{Device, Exchanged, Group, Meeting, Patience, Place, Sharding, allowed_ranks};
 use difflow_node_kit::{Event, Node, Problem, Problems, Share, record};
 use difflow_schema::Noised;
 use difflow_schema::run::{Manifest, RunDir, bytes_sha256, write_atomically};
@@ -45,6 +45,8 @@ pub struct Ranks {
     /// None for a single one.
     group: Option<Arc<Group>>,
     accumulation: u64,
+    /// Which micro-batches of a step each has.
+    sharding: Sharding,
 }
 
 /// What the exchanges between two steps took.
@@ -95,9 +97,9 @@ impl Ranks {
     /// # Errors
     /// [`Problems`] where so many ranks cannot train this; otherwise when they do not meet.
     pub fn join(config: &Config, node: &mut Node, dir: &RunDir, place: Place) -> Result<Option<Self>> {
-        let accumulation = config.accumulation;
+        let (accumulation, sharding) = (config.accumulation, Sharding::from(config.sharding));
         if place.size == 1 {
-            return Ok(Some(Self { place, group: None, accumulation }));
+            return Ok(Some(Self { place, group: None, accumulation, sharding }));
         }
         check(config, place.size as u64)?;
         let began = Instant::now();
@@ -123,7 +125,7 @@ impl Ranks {
             _ = fs::remove_file(dir.ranks());
             println!("{size} ranks after {:.1} s", began.elapsed().as_secs_f64());
         }
-        Ok(Some(Self { place, group: Some(Arc::new(group)), accumulation }))
+        Ok(Some(Self { place, group: Some(Arc::new(group)), accumulation, sharding }))
     }
 
     /// Whether this one has the run: its lock, its files, its metrics.
@@ -136,10 +138,19 @@ impl Ranks {
         self.group.as_ref()
     }
 
-    /// The micro-batches of a step that are this one's.
+    /// How many micro-batches of a step are this one's.
+    pub fn micro_batches(&self) -> u64 {
+        self.accumulation / self.place.size as u64
+    }
+
+    /// The micro-batches of a step that are this one's: those in a row, or every so many-th, as their gradients are added.
     pub fn share(&self) -> Share {
-        let count = self.accumulation / self.place.size as u64;
-        Share { of: self.accumulation, first: self.place.rank as u64 * count, count }
+        let (rank, size) = (self.place.rank as u64, self.place.size as u64);
+        if self.sharding == Sharding::Gradients {
+            return Share { of: size, first: rank, count: 1 };
+        }
+        let count = self.micro_batches();
+        Share { of: self.accumulation, first: rank * count, count }
     }
 
     /// Makes sure that all train the same, and returns the checkpoint that rank 0 begins with.
@@ -191,16 +202,18 @@ impl Ranks {
     /// # Errors
     /// When another batch is due, or another rank is lost.
     pub fn count(&self, trained: &mut Trained, first: u64, own: &[Noised]) -> Result<()> {
-        let (share, size) = (self.share(), self.place.size);
-        for rank in 0..size {
-            if rank == self.place.rank {
-                for (seq, batch) in (first + share.first..).zip(own) {
+        let (Share { of, count, .. }, size) = (self.share(), self.place.size as u64);
+        let mut own = own.iter();
+        for turn in 0..self.accumulation / count {
+            let (rank, begin) = (turn % size, first + turn / size * of + turn % size * count);
+            if rank == self.place.rank as u64 {
+                for (seq, batch) in (begin..begin + count).zip(own.by_ref()) {
                     trained.count(seq, batch)?;
                 }
             }
             if let Some(group) = &self.group {
-                let chain = String::from_utf8(group.bytes_of(rank, trained.chain().as_bytes())?)?;
-                trained.counted((rank as u64 + 1) * share.count + first, chain);
+                let chain = String::from_utf8(group.bytes_of(rank as usize, trained.chain().as_bytes())?)?;
+                trained.counted(begin + count, chain);
             }
         }
         Ok(())
@@ -209,7 +222,7 @@ impl Ranks {
 
 /// Whether so many ranks can train this.
 fn check(config: &Config, ranks: u64) -> Result<(), Problems> {
-    let allowed = allowed_ranks(config.accumulation);
+    let allowed = allowed_ranks(config.accumulation, config.sharding.into());
     let mut problems = Vec::new();
     if !allowed.contains(&ranks) {
         let numbers: Vec<String> = allowed.iter().map(u64::to_string).collect();

@@ -96,15 +96,14 @@ pub fn run(config: Config, mut node: Node) -> Result<()> {
         // The first batches are made while the model is read.
         puller.ask(&mut node)?;
     }
-    let (mut training, trained, last) = match good {
+    let (training, trained, last) = match good {
         Some(good) => {
             let path = dir.checkpoint(position.step);
             let trained = Trained::since(Lineage::read(&path)?, position.next_seq);
-            (training::resume(&config, &path)?, trained, Some(good.sha256))
+            (training::resume(&config, &path, Some(&ranks))?, trained, Some(good.sha256))
         }
-        None => (training::begin(&config)?, Trained::nothing(), None),
+        None => (training::begin(&config, Some(&ranks))?, Trained::nothing(), None),
     };
-    training.join(&config, &ranks)?;
     let previews = Previews::new(&node)?;
     let saver = Saver::new(dir.clone(), made.plugins.clone(), None, last);
     let upstream = Upstream::default();
@@ -274,7 +273,7 @@ impl Trainer {
     ) -> Result<Option<End>> {
         let from = Instant::now();
         let (mut batches, mut end) = (Vec::new(), None);
-        while end.is_none() && (batches.len() as u64) < self.ranks.share().count {
+        while end.is_none() && (batches.len() as u64) < self.ranks.micro_batches() {
             match self.wait(puller)? {
                 Wait::Batch(batch) => {
                     batches.push(batch);
@@ -366,9 +365,8 @@ impl Trainer {
     fn checkpoint(&mut self) -> Result<()> {
         self.saved = Some(self.position.step);
         let started = Instant::now();
-        self.training.learner.collect()?;
         if !self.ranks.leads() {
-            return Ok(());
+            return Ok(self.training.learner.tell_state()?);
         }
         let before = self.saver.begin(&mut self.training, self.position, &mut self.trained)?;
         let stall = started.elapsed().as_secs_f64();

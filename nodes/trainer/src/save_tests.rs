@@ -43,7 +43,7 @@ impl Run {
         fs::create_dir_all(dir.root()).unwrap();
         tidy(&dir).unwrap();
         let saver = Saver::new(dir.clone(), Plugins::new(), Some(origin()), None);
-        let training = training::begin(&config).unwrap();
+        let training = training::begin(&config, None).unwrap();
         let (trained, position) = (Trained::nothing(), Position::default());
         Self { _folder: folder, config, dir, training, trained, saver, position }
     }
@@ -197,7 +197,7 @@ fn a_checkpoint_holds_everything_and_knows_where_it_comes_from() {
     assert_eq!(proof.links.iter().map(|link| link.next_seq).collect::<Vec<_>>(), [0, 2, 4]);
 
     // Going on from it is going on: the same weights, average and moments.
-    let mut resumed = training::resume(&run.config, &last).unwrap();
+    let mut resumed = training::resume(&run.config, &last, None).unwrap();
     resumed.micro_step(&run.config, 4, batch(4)).unwrap();
     let finished = resumed.finish(4).unwrap();
     resumed.report(finished).unwrap();
@@ -278,7 +278,7 @@ fn the_objective_and_the_noiser_have_to_agree() {
     let error = run.training.hear(&run.config, &cut).unwrap_err().to_string();
     assert!(error.contains("OBJECTIVE") && error.contains("4:2,8"), "{error}");
     let config = Config { objective: ObjectiveKind::Block, ar_weight: 0.5, shift: false, ..run.config.clone() };
-    let mut training = training::begin(&config).unwrap();
+    let mut training = training::begin(&config, None).unwrap();
     let error = training.hear(&config, &Facts::default()).unwrap_err().to_string();
     assert!(error.contains("OBJECTIVE") && error.contains("BLOCK_SIZE"), "{error}");
     training.hear(&config, &cut).unwrap();
@@ -303,13 +303,13 @@ fn align_weight_aligns_with_the_base_model() {
         let finished = training.finish(step).unwrap();
         training.report(finished).unwrap().alignment
     };
-    let (mut plain, mut whole) = (training::begin(&run.config).unwrap(), training::begin(&config).unwrap());
+    let (mut plain, mut whole) = (training::begin(&run.config, None).unwrap(), training::begin(&config, None).unwrap());
     assert_eq!(step(&mut plain, 0), None);
     let first = step(&mut whole, 0).unwrap();
     assert!(first > 0.0 && first < 2.0, "{first}");
     let dir = tempfile::tempdir().unwrap();
     whole.learner.save(dir.path()).unwrap();
-    let mut resumed = training::resume(&config, dir.path()).unwrap();
+    let mut resumed = training::resume(&config, dir.path(), None).unwrap();
     assert_eq!(step(&mut whole, 1), step(&mut resumed, 1));
 }
 
@@ -318,7 +318,7 @@ fn align_weight_aligns_with_the_base_model() {
 fn router_weight_adds_the_routers_loss() {
     let run = Run::begin();
     let wrong = Config { router_weight: 0.5, ..run.config.clone() };
-    let error = training::begin(&wrong).err().unwrap().to_string();
+    let error = training::begin(&wrong, None).err().unwrap().to_string();
     assert!(error.contains("ROUTER_WEIGHT") && error.contains("LlamaForCausalLM has no experts"), "{error}");
     let base = tempfile::tempdir().unwrap();
     let experts = MODEL.replace("LlamaForCausalLM", "MixtralForCausalLM");
@@ -332,13 +332,13 @@ fn router_weight_adds_the_routers_loss() {
         training.report(finished).unwrap().router_loss
     };
     let (without, with) = (config(0.0), config(0.5));
-    assert_eq!(step(&without, &mut training::begin(&without).unwrap(), 0), None);
-    let mut whole = training::begin(&with).unwrap();
+    assert_eq!(step(&without, &mut training::begin(&without, None).unwrap(), 0), None);
+    let mut whole = training::begin(&with, None).unwrap();
     let first = step(&with, &mut whole, 0).unwrap();
     assert!(first > 1.5 && first < 4.0, "{first}");
     let dir = tempfile::tempdir().unwrap();
     whole.learner.save(dir.path()).unwrap();
-    let mut resumed = training::resume(&with, dir.path()).unwrap();
+    let mut resumed = training::resume(&with, dir.path(), None).unwrap();
     assert_eq!(step(&with, &mut whole, 1), step(&with, &mut resumed, 1));
 }
 
@@ -363,7 +363,7 @@ fn a_run_with_an_adapter_saves_the_adapter_and_goes_on_from_it() {
         let finished = training.finish(step).unwrap();
         training.report(finished).unwrap();
     };
-    let mut whole = training::begin(&config).unwrap();
+    let mut whole = training::begin(&config, None).unwrap();
     step(&mut whole, 0);
     let (first, last, again) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -379,14 +379,14 @@ fn a_run_with_an_adapter_saves_the_adapter_and_goes_on_from_it() {
         (&2.into(), &serde_json::json!(["embed_tokens", "lm_head"]))
     );
 
-    let mut resumed = training::resume(&config, first.path()).unwrap();
+    let mut resumed = training::resume(&config, first.path(), None).unwrap();
     step(&mut resumed, 1);
     resumed.learner.save(again.path()).unwrap();
     for name in ["adapter_model.safetensors", "optimizer.safetensors"] {
         assert!(fs::read(last.path().join(name)).unwrap() == fs::read(again.path().join(name)).unwrap(), "{name}");
     }
     made(8).unwrap();
-    let error = format!("{:#}", training::resume(&config, first.path()).err().unwrap());
+    let error = format!("{:#}", training::resume(&config, first.path(), None).err().unwrap());
     assert!(error.contains("base model of the adapter") && error.contains("sha256"), "{error}");
 }
 
@@ -396,7 +396,7 @@ fn arithmetic_torch_computes_without_difflows_kernels() {
     let run = Run::begin();
     let report = |arithmetic| {
         let config = Config { arithmetic, ..run.config.clone() };
-        let mut training = training::begin(&config).unwrap();
+        let mut training = training::begin(&config, None).unwrap();
         training.micro_step(&config, 0, batch(0)).unwrap();
         let finished = training.finish(0).unwrap();
         training.report(finished).unwrap()

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use difflow_model::{
     Arithmetic, Blocks, Device, Learner, LearningRate, Loader, MicroBatch, Model, ModelError, Normaliser, Objective,
-    ObjectiveOptions, Pattern, Precision, Sharding, TorchPlugin, Unread,
+    ObjectiveOptions, Pattern, Precision, TorchPlugin, Unread,
 };
 use difflow_node_kit::{Problem, Problems, Share};
 use difflow_plugin_host::{AnnealingSchedule, ModelRecipe};
@@ -26,8 +26,8 @@ pub struct Training {
     pub annealing: AnnealingSchedule,
     learning_rate: LearningRate,
     under_way: Option<UnderWay>,
-    /// The number that this process's first micro-batch has in a step.
-    first: u64,
+    /// The micro-batches of a step that are this process's.
+    share: Share,
 }
 
 /// The optimizer step that micro-batches are being taken for.
@@ -80,8 +80,9 @@ pub struct StepReport {
     pub finite: bool,
 }
 
-/// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0.
-pub fn begin(config: &Config) -> Result<Training> {
+/// Loads (or initialises) the base model, with a mask token for diffusion, ready for step 0; to be trained with the other ranks, where there
+/// are some.
+pub fn begin(config: &Config, ranks: Option<&Ranks>) -> Result<Training> {
     let dir = Path::new(&config.base_model);
     let loader = loader(config)?;
     let mut model =
@@ -99,7 +100,7 @@ pub fn begin(config: &Config) -> Result<Training> {
         let added = model.config().vocab_size > tokens;
         model.add_adapter(&config.adapter(model.config(), added)?, config.seed)?;
     }
-    training(config, model)
+    training(config, model, ranks)
 }
 
 /// How the base model and the checkpoints are read.
@@ -121,9 +122,9 @@ fn precision(config: &Config) -> Precision {
 }
 
 /// Loads the checkpoint in `dir`. Errors if it is damaged, or ([`Problems`]) of another optimizer.
-pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
+pub fn resume(config: &Config, dir: &Path, ranks: Option<&Ranks>) -> Result<Training> {
     let model = loader(config)?.checkpoint(dir)?;
-    let mut training = training(config, model)?;
+    let mut training = training(config, model, ranks)?;
     training.learner.load_optimizer(dir).map_err(|e| match e {
         ModelError::OtherOptimizer { ref found, wanted, .. } => {
             let was = format!("this run began with {found}; put it back, or choose another RUN ({e})");
@@ -139,7 +140,7 @@ pub fn resume(config: &Config, dir: &Path) -> Result<Training> {
     Ok(training)
 }
 
-fn training(config: &Config, mut model: Model) -> Result<Training> {
+fn training(config: &Config, mut model: Model, ranks: Option<&Ranks>) -> Result<Training> {
     let (precision, recompute) = (precision(config), config.activation_checkpointing);
     let (own, before) = (config.arithmetic == ArithmeticKind::Difflow, model.arithmetic());
     let (kernels, device_kernels) = (before.kernels && own, before.device_kernels && own);
@@ -167,7 +168,15 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     if !generation.is_empty() {
         model.set_generation(generation)?;
     }
-    let mut learner = Learner::new(model, options, config.optimizer())?;
+    let mut learner = match ranks.and_then(|ranks| Some((ranks.group()?.clone(), ranks.micro_batches()))) {
+        None => Learner::new(model, options, config.optimizer())?,
+        Some((group, own)) => {
+            Learner::of_ranks(model, options, config.optimizer(), group, own, config.sharding.into())?
+        }
+    };
+    if ranks.is_some_and(|ranks| ranks.leads() && ranks.group().is_some()) && config.sharding != ShardingKind::None {
+        println!("rank 0 keeps {:.0} % of the optimizer's state", 100.0 * learner.state_share());
+    }
     learner.set_dropout(dropout, config.seed)?;
     if config.align_weight > 0.0 {
         let dir = Path::new(&config.base_model);
@@ -178,7 +187,7 @@ fn training(config: &Config, mut model: Model) -> Result<Training> {
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
     }
-    Ok(Training { learner, annealing, learning_rate, under_way: None, first: 0 })
+    Ok(Training { learner, annealing, learning_rate, under_way: None, share: ranks.map_or(Share::WHOLE, Ranks::share) })
 }
 
 /// Adds the routers' loss to the objective. Errors ([`Problems`]) if there are no routers.
@@ -192,27 +201,6 @@ fn balance_experts(config: &Config, learner: &mut Learner) -> Result<()> {
 }
 
 impl Training {
-    /// Trains with the other ranks.
-    ///
-    /// # Errors
-    /// Where that cannot be done.
-    pub fn join(&mut self, config: &Config, ranks: &Ranks) -> Result<()> {
-        let Some(group) = ranks.group() else { return Ok(()) };
-        let Share { first, count, .. } = ranks.share();
-        self.first = first;
-        let sharding = match config.sharding {
-            ShardingKind::None => Sharding::None,
-            ShardingKind::Optimizer => Sharding::Optimizer,
-        };
-        let all = self.learner.state_bytes();
-        self.learner.join(group.clone(), count, sharding)?;
-        if ranks.leads() && sharding != Sharding::None {
-            let share = 100.0 * self.learner.state_bytes() as f64 / all.max(1) as f64;
-            println!("rank 0 keeps {share:.0} % of the optimizer's state");
-        }
-        Ok(())
-    }
-
     /// Takes in what is said of the batches.
     ///
     /// # Errors
@@ -252,7 +240,7 @@ impl Training {
                 begun.insert(UnderWay { attn_mask_ratio, micro_batches: 0 })
             }
         };
-        let draw = step * config.accumulation + self.first + under_way.micro_batches;
+        let draw = step * config.accumulation + self.share.batch(under_way.micro_batches);
         let ratio = under_way.attn_mask_ratio;
         let pattern = if ar {
             Pattern::Causal

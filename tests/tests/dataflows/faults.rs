@@ -40,7 +40,7 @@ impl Fault {
         if !matches!(self, Self::KillRank) {
             return dataflow;
         }
-        let (ranks, sharding) = ([1, 2, 4][random.below(3)], ["none", "optimizer"][random.below(2)]);
+        let (ranks, sharding) = ([1, 2, 4][random.below(3)], ["none", "optimizer", "gradients"][random.below(3)]);
         println!("{ranks} ranks, SHARDING {sharding}");
         dataflow.set("trainer", "SHARDING", sharding).set("trainer", "GROUP_TIMEOUT", 60).on_ranks(ranks)
     }

@@ -1,7 +1,7 @@
 //! What a run costs: parameters, tokens, floating-point operations, memory and disk. Pure arithmetic on shapes.
 
 use difflow_diffusion::BlockSizes;
-use difflow_model::{Memory, ModelConfig};
+use difflow_model::{Memory, ModelConfig, Trained};
 use difflow_trainer::config::{ObjectiveKind, PrecisionKind};
 use difflow_trainer::preset::MaskToken;
 
@@ -43,6 +43,8 @@ pub struct Cost {
     pub rule: &'static str,
     pub formula: f64,
     pub memory: Memory,
+    /// What several ranks share.
+    pub trained: Trained,
     /// Of the moving average of the weights.
     pub average_bytes: u64,
     /// Of the base model that the hidden states are aligned with.
@@ -153,6 +155,17 @@ impl Cost {
         let frozen_bytes = if t.align_weight > 0.0 { 4 * base_parameters } else { 0 };
         // fp32 weights and the optimizer's state; the average takes the place of the weights, which then stand beside it.
         let checkpoint_bytes = 4 * trained + optimizer.state_bytes(base, trained) + average_bytes;
+        let state = optimizer.state_bytes(base, trained);
+        // On a GPU gradients take the place of activations, where all weights have some.
+        let gradients = if on_device && adapter.is_none() { 0 } else { 4 * trained };
+        let shared = Trained {
+            weights: memory.parameters - gradients - state + average_bytes + frozen_bytes,
+            values: trained,
+            state,
+            activations: memory.activations + memory.logits,
+            largest: base.largest_count().min(trained),
+            tied: base.tied && adapter.is_none(),
+        };
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {
             base_parameters,
@@ -168,6 +181,7 @@ impl Cost {
             // Each position of a doubled input is counted; its attention as if it were full.
             formula: formula(base, length, positions, head_share / (1.0 + cut), t.activation_checkpointing),
             memory,
+            trained: shared,
             average_bytes,
             frozen_bytes,
             checkpoint_bytes,

@@ -4,6 +4,7 @@ mod calibrate;
 mod cost;
 mod curves;
 mod machine;
+mod ranks;
 mod shape;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ Examples:
   difflow plan my.yml --no-calibration            without the few seconds of measuring
   difflow plan my.yml --machine h100              time on an H100, as measured for docs/RESULTS.md
   difflow plan my.yml --flops-per-second 200e12   time on another machine
+  difflow plan my.yml --ranks 4                   memory of each of four processes, and what they send
 
 The time is an estimate from a short measurement of training steps on this machine; memory is what difflow's own kernels keep.";
 
@@ -43,6 +45,9 @@ pub struct Arguments {
     /// Take what was measured on another machine: h100, or the JSON file of scripts/gpu.sh.
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["no_calibration", "flops_per_second"])]
     machine: Option<String>,
+    /// In so many processes, as of `difflow run --ranks`. Not said: as many trainers as the file has.
+    #[arg(long, value_name = "N")]
+    ranks: Option<u64>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -67,7 +72,11 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         eprintln!("{}", terminal::error("a file with errors cannot be planned"));
         return Ok(EXIT_CONFIG);
     }
-    let work = work(&text)?;
+    let (work, trainers) = work(&text)?;
+    let ranks = arguments.ranks.unwrap_or(trainers);
+    if ranks == 0 {
+        return Err(eyre!("--ranks: found 0, wanted 1 or more"));
+    }
     let shape = shape::find(&work.trainer.base_model)?;
     let cost = Cost::of(&work, &shape.config);
     let elsewhere = machine.map(|machine| machine.flops_per_second(cost.base_parameters, work.trainer.precision));
@@ -78,11 +87,11 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         None => Some(calibrate::flops_per_second(&work, &shape)?),
     };
     if arguments.json {
-        println!("{:#}", to_json(&work, &shape, &cost, rate));
+        println!("{:#}", to_json(&work, &shape, &cost, (rate, ranks)));
         return Ok(0);
     }
     println!("{name}: run {} from {}", work.trainer.run.name, shape.from);
-    for (key, value) in lines(&work, &cost, rate) {
+    for (key, value) in lines(&work, &cost, (rate, ranks)) {
         println!("  {key:<18} {value}");
     }
     for curve in curves::of(&work)? {
@@ -91,14 +100,17 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     Ok(0)
 }
 
-/// The settings that decide the work.
-fn work(text: &str) -> Result<Work> {
+/// The settings that decide the work, and how many trainers share it.
+fn work(text: &str) -> Result<(Work, u64)> {
     let file = reading::read(text, Path::new("")).file;
     let nodes = validate::settings(&file, false, &mut Vec::new());
-    let (mut trainer, mut tokenizer, mut noiser, mut checkpointer) = (None, None, None, None);
+    let (mut trainer, mut tokenizer, mut noiser, mut checkpointer, mut trainers) = (None, None, None, None, 0);
     for node in &nodes {
         match &node.settings {
-            Settings::Trainer(c) => trainer = Some(c.as_ref().clone()),
+            Settings::Trainer(c) => {
+                trainer = Some(c.as_ref().clone());
+                trainers += 1;
+            }
             Settings::Tokenizer(c) => tokenizer = Some(c.clone()),
             Settings::Noiser(c) => noiser = Some(c.clone()),
             Settings::Checkpointer(c) => checkpointer = Some(c.clone()),
@@ -110,10 +122,10 @@ fn work(text: &str) -> Result<Work> {
         tokenizer.ok_or_else(|| eyre!("there is no difflow-tokenizer in this dataflow: the batch is not known"))?;
     let (noiser, checkpointer) = (noiser.unwrap_or_default(), checkpointer.unwrap_or_default());
     let masked_share = curves::masked_share(&noiser)?;
-    Ok(Work { trainer, tokenizer, noiser, checkpointer, masked_share })
+    Ok((Work { trainer, tokenizer, noiser, checkpointer, masked_share }, trainers))
 }
 
-fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, String)> {
+fn lines(work: &Work, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Vec<(&'static str, String)> {
     let t = &work.trainer;
     let mask = match cost.mask_rows {
         0 => "an existing token is the mask".to_owned(),
@@ -166,7 +178,17 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
             ),
         ),
     ];
+    if count > 1 {
+        lines.extend(ranks::lines(work, cost, count));
+    }
     lines.push(match rate {
+        Some(rate) if count > 1 => (
+            "time",
+            format!(
+                "{} at {rate:.2e} FLOP/s on each of {count} devices; exchange, sampling and scoring not counted",
+                duration(cost.flops / rate / count as f64)
+            ),
+        ),
         Some(rate) => (
             "time",
             format!(
@@ -179,7 +201,7 @@ fn lines(work: &Work, cost: &Cost, rate: Option<f64>) -> Vec<(&'static str, Stri
     lines
 }
 
-fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, rate: Option<f64>) -> Value {
+fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Value {
     json!({
         "run": work.trainer.run,
         "base_model": work.trainer.base_model,
@@ -200,7 +222,9 @@ fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, rate: Option<f64>) ->
         "checkpoints_kept": cost.checkpoints_kept,
         "disk_bytes": cost.disk_bytes,
         "flops_per_second": rate,
-        "seconds": rate.map(|rate| cost.flops / rate),
+        "seconds": rate.map(|rate| cost.flops / rate / count as f64),
+        "ranks": count,
+        "by_sharding": (count > 1).then(|| ranks::to_json(work, cost, count)),
     })
 }
 

@@ -20,11 +20,12 @@ use crate::error::ModelError;
 use crate::host::values;
 use crate::many::{self, Flags, Trained};
 use crate::optimizer::state::Noise;
-use crate::parameter::Parameter;
+use crate::parameter::{Parameter, Part};
 use crate::reducer::Reducer;
 use crate::shares::{Piece, Squares};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
+use crate::tensor_writer::{SavedFile, write_in_parts};
 
 /// Name of the state's file in a checkpoint.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
@@ -129,75 +130,47 @@ impl Optimizer {
         Ok(Moments::AdamW { first: zeros()?, second: zeros()? })
     }
 
-    /// Those of all trained parameters.
-    fn all_begun(&self, parameters: &[Parameter]) -> Result<Vec<Kept>, ModelError> {
-        let begun = |(number, (parameter, of)): (usize, (usize, &Parameter))| {
-            let moments = self.begun(of, &of.tensor.size())?;
-            Ok(Kept { parameter, trained: number, range: None, moments })
-        };
-        trained(parameters).enumerate().map(begun).collect()
+    /// By torch's names of them.
+    fn moments(&self, parameter: &Parameter) -> &'static [&'static str] {
+        if self.needs_whole(parameter) { &["momentum_buffer"] } else { &["exp_avg", "exp_avg_sq"] }
     }
 }
 
+/// A tensor of the state's file.
+struct Listed<'a> {
+    part: &'a Part,
+    /// The elements of the parameter that it has.
+    piece: Piece,
+    /// Number of the moment; `None`: the weights.
+    moment: Option<usize>,
+}
+
 impl OptimizerState {
-    pub fn new(settings: Optimizer, parameters: &[Parameter]) -> Result<Self, ModelError> {
-        let kept = settings.all_begun(parameters)?;
+    /// That of all parameters, or of these pieces of them.
+    pub fn new(settings: Optimizer, parameters: &[Parameter], pieces: Option<&[Piece]>) -> Result<Self, ModelError> {
+        let mut kept = Vec::new();
+        for (number, (parameter, of)) in trained(parameters).enumerate() {
+            let mut keep = |size: &[i64], range| {
+                kept.push(Kept { parameter, trained: number, range, moments: settings.begun(of, size)? });
+                Ok::<_, ModelError>(())
+            };
+            match pieces {
+                None => keep(&of.tensor.size(), None)?,
+                Some(pieces) => {
+                    for Piece { range, .. } in pieces.iter().filter(|piece| piece.parameter == parameter) {
+                        keep(&[range.len() as i64], Some(range.clone()))?;
+                    }
+                }
+            }
+        }
         Ok(Self { settings, step: 0, kept, counter: None })
     }
 
-    /// Bytes of the moments that are kept.
-    pub fn bytes(&self) -> u64 {
-        let numbers = |kept: &Kept| kept.moments.named().iter().map(|(_, tensor)| tensor.numel() as u64).sum::<u64>();
-        self.settings.state.bytes() * self.kept.iter().map(numbers).sum::<u64>()
-    }
-
-    /// Keeps the moments of these pieces only.
-    pub fn keep(&mut self, pieces: &[Piece], parameters: &[Parameter]) -> Result<(), ModelError> {
-        let all = std::mem::take(&mut self.kept);
-        for Piece { parameter, range } in pieces {
-            let Some(of) = all.iter().find(|kept| kept.parameter == *parameter) else { continue };
-            let moments = self.settings.begun(&parameters[*parameter], &[range.len() as i64])?;
-            for ((_, mut to), (_, from)) in moments.named().into_iter().map(owned).zip(of.moments.named()) {
-                to.f_copy_(&flat(from, Some(range))?)?;
-            }
-            self.kept.push(Kept { parameter: *parameter, trained: of.trained, range: Some(range.clone()), moments });
-        }
-        Ok(())
-    }
-
-    /// Where the processes keep pieces: shows this one's to all, and returns the moments of all parameters if `take` is set. A call of all
-    /// processes.
-    pub fn collected(
-        &self,
-        parameters: &[Parameter],
-        reducer: &dyn Reducer,
-        rank: usize,
-        take: bool,
-    ) -> Result<Vec<Kept>, ModelError> {
-        let all = if take { self.settings.all_begun(parameters)? } else { Vec::new() };
-        let mut own = self.kept.iter();
-        reducer.collect(&mut |of, piece| {
-            let shown = if of == rank { own.next() } else { None };
-            let whole = all.iter().find(|kept| kept.parameter == piece.parameter);
-            let room = match (whole, shown) {
-                (Some(whole), _) => {
-                    let moments = whole.moments.named().into_iter();
-                    moments.map(|(_, tensor)| flat(tensor, Some(&piece.range))).collect::<Result<Vec<_>, _>>()?
-                }
-                (None, Some(kept)) => kept.moments.named().into_iter().map(|one| owned(one).1).collect(),
-                (None, None) => {
-                    let passing = self.settings.begun(&parameters[piece.parameter], &[piece.range.len() as i64])?;
-                    passing.named().into_iter().map(|one| owned(one).1).collect()
-                }
-            };
-            if let (Some(_), Some(kept)) = (whole, shown) {
-                for (place, (_, moment)) in room.iter().zip(kept.moments.named()) {
-                    place.shallow_clone().f_copy_(moment)?;
-                }
-            }
-            Ok(room)
-        })?;
-        Ok(all)
+    /// The share of the moments of all parameters that is kept.
+    pub fn share(&self, parameters: &[Parameter]) -> f64 {
+        let all = trained(parameters).map(|(_, of)| self.settings.moments(of).len() * of.tensor.numel());
+        let own = |kept: &Kept| kept.moments.named().iter().map(|(_, tensor)| tensor.numel()).sum::<usize>();
+        self.kept.iter().map(own).sum::<usize>() as f64 / all.sum::<usize>().max(1) as f64
     }
 
     /// Global norm of the gradients (‖·‖₂ over all parameters). NaN or infinite when a gradient is.
@@ -305,52 +278,111 @@ impl OptimizerState {
         Ok(())
     }
 
-    /// What the file holds of one parameter: the moments and, where the model's file has something else, the weights.
-    fn saved<'a>(
-        &self,
-        parameter: &'a Parameter,
-        moments: &'a Moments,
-        weights: bool,
-    ) -> impl Iterator<Item = (&'static str, &'a Tensor, Kind)> {
-        let kind = self.settings.state.torch();
-        let weight = weights.then_some(("weight", &parameter.tensor, Kind::Float));
-        moments.named().into_iter().map(move |(name, tensor)| (name, tensor, kind)).chain(weight)
-    }
-
-    /// What its file holds: the moments (of all parameters, where others keep some), named after the files' tensors, the step and, if asked,
-    /// the weights.
-    pub fn content(
-        &self,
-        parameters: &[Parameter],
-        weights: bool,
-        collected: Option<&[Kept]>,
-    ) -> Result<TensorFile, ModelError> {
-        let mut tensors = BTreeMap::new();
-        let all = collected.unwrap_or(&self.kept);
-        if let Some(piece) = all.iter().find(|kept| kept.range.is_some()) {
-            let name = &parameters[piece.parameter].leaf.parts[0].name;
-            return Err(ModelError::Ranks(format!(
-                "the moments of `{name}` are kept by several ranks, and were not collected"
-            )));
-        }
-        for Kept { parameter, moments, .. } in all {
-            let parameter = &parameters[*parameter];
-            for (moment, tensor, kind) in self.saved(parameter, moments, weights) {
-                for (part, view) in parameter.split(tensor)? {
-                    tensors.insert(format!("{moment}.{}", part.name), (view, kind));
+    /// What the file holds, by the names of its tensors: the moments and, where the model's file has something else, the weights.
+    fn listed<'a>(&self, parameters: &'a [Parameter], weights: bool) -> BTreeMap<String, Listed<'a>> {
+        let mut listed = BTreeMap::new();
+        for (number, parameter) in trained(parameters) {
+            let names = self.settings.moments(parameter).iter().enumerate().map(|(at, name)| (*name, Some(at)));
+            let mut start = 0;
+            for part in &parameter.leaf.parts {
+                let range = start..start + part.shape.iter().product::<i64>() as usize;
+                start = range.end;
+                for (name, moment) in names.clone().chain(weights.then_some(("weight", None))) {
+                    let piece = Piece { parameter: number, range: range.clone() };
+                    listed.insert(format!("{name}.{}", part.name), Listed { part, piece, moment });
                 }
             }
         }
+        listed
+    }
+
+    /// The kept elements of a moment that are these, each flat and with where they begin among them.
+    fn elements(&self, Piece { parameter, range }: &Piece, moment: usize) -> Result<Vec<(usize, Tensor)>, ModelError> {
+        let mut all = Vec::new();
+        for Kept { range: own, moments, .. } in self.kept.iter().filter(|kept| kept.parameter == *parameter) {
+            let (_, tensor) = moments.named().swap_remove(moment);
+            let own = own.clone().unwrap_or(0..tensor.numel());
+            let (from, to) = (range.start.max(own.start), range.end.min(own.end));
+            if from < to {
+                all.push((from - range.start, flat(tensor, Some(&(from - own.start..to - own.start)))?));
+            }
+        }
+        Ok(all)
+    }
+
+    fn kind(&self, listed: &Listed) -> Kind {
+        if listed.moment.is_some() { self.settings.state.torch() } else { Kind::Float }
+    }
+
+    fn notes(&self) -> BTreeMap<String, String> {
         let mut notes =
             BTreeMap::from([("format".to_owned(), "pt".to_owned()), ("step".to_owned(), self.step.to_string())]);
         // AdamW's is without: it was the only one.
         if self.settings.muon.is_some() {
             notes.insert("optimizer".to_owned(), self.settings.name().to_owned());
         }
-        Ok(TensorFile { name: OPTIMIZER_FILE, tensors, notes })
+        notes
     }
 
-    /// Reads a file with that content.
+    /// What its file holds, where all moments are kept: they, named after the files' tensors, the step and, if asked, the weights.
+    pub fn content(&self, parameters: &[Parameter], weights: bool) -> Result<TensorFile, ModelError> {
+        let mut tensors = BTreeMap::new();
+        for (name, listed) in self.listed(parameters, weights) {
+            let values = match listed.moment {
+                None => flat(&parameters[listed.piece.parameter].tensor, Some(&listed.piece.range))?,
+                Some(moment) => {
+                    let missing = || ModelError::Ranks(format!("the elements of `{name}` are kept by several ranks"));
+                    self.elements(&listed.piece, moment)?.pop().ok_or_else(missing)?.1
+                }
+            };
+            let kind = self.kind(&listed);
+            tensors.insert(name, (values.f_view(listed.part.shape.as_slice())?, kind));
+        }
+        Ok(TensorFile { name: OPTIMIZER_FILE, tensors, notes: self.notes() })
+    }
+
+    /// Where the processes keep pieces: gives the first one the elements of a tensor of the file, in parts. All processes come here.
+    fn show(
+        &self,
+        parameters: &[Parameter],
+        listed: &Listed,
+        reducer: &dyn Reducer,
+        take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let Some(moment) = listed.moment else {
+            return take(&flat(&parameters[listed.piece.parameter].tensor, Some(&listed.piece.range))?);
+        };
+        let own = |piece: &Piece| {
+            let missing = || ModelError::Ranks(format!("elements of `{}` that no rank keeps", listed.part.name));
+            Ok(self.elements(piece, moment)?.pop().ok_or_else(missing)?.1)
+        };
+        reducer.show(&listed.piece, self.kind(listed), &own, take)
+    }
+
+    /// Where the processes keep pieces: writes the file of [`OptimizerState::content`] in the first process, while the others
+    /// [`OptimizerState::tell`] it what they keep. A part of a tensor at a time is in memory.
+    pub fn write(
+        &self,
+        dir: &Path,
+        parameters: &[Parameter],
+        weights: bool,
+        reducer: &dyn Reducer,
+    ) -> Result<SavedFile, ModelError> {
+        let listed = self.listed(parameters, weights);
+        let shapes =
+            listed.iter().map(|(name, one)| (name.clone(), (one.part.shape.clone(), self.kind(one)))).collect();
+        write_in_parts(dir, OPTIMIZER_FILE, &shapes, &self.notes(), &mut |name, put| {
+            listed.get(name).map_or(Ok(()), |listed| self.show(parameters, listed, reducer, put))
+        })
+    }
+
+    /// What the other processes do meanwhile.
+    pub fn tell(&self, parameters: &[Parameter], reducer: &dyn Reducer) -> Result<(), ModelError> {
+        let listed = self.listed(parameters, false);
+        listed.values().try_for_each(|listed| self.show(parameters, listed, reducer, &mut |_| Ok(())))
+    }
+
+    /// Reads a file with that content; of the moments only those that are kept.
     pub fn load(&mut self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<(), ModelError> {
         let path = dir.join(OPTIMIZER_FILE);
         let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
@@ -361,41 +393,27 @@ impl OptimizerState {
         }
         let step = files.note("step").and_then(|step| step.parse().ok());
         let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
-        let mut used = 0;
-        for (number, parameter) in trained(parameters) {
-            let own: Vec<&Kept> = self.kept.iter().filter(|kept| kept.parameter == number).collect();
-            let direct = own.first().filter(|kept| kept.range.is_none()).map(|kept| &kept.moments);
-            // Where pieces are kept, one whole parameter at a time is read.
-            let size = parameter.tensor.size();
-            let passing = if direct.is_none() { Some(self.settings.begun(parameter, &size)?) } else { None };
-            let Some(whole) = direct.or(passing.as_ref()) else { continue };
-            for (moment, tensor, _) in self.saved(parameter, whole, weights) {
-                for (part, mut view) in parameter.split(&tensor.f_detach()?)? {
-                    let name = format!("{moment}.{}", part.name);
-                    let found = files.get(&name, &part.shape)?;
-                    let found = found.ok_or_else(|| wrong(format!("tensor `{name}` is missing")))?;
-                    view.f_copy_(&found)?;
-                    used += 1;
-                }
-            }
-            for kept in own.iter().filter(|kept| kept.range.is_some()) {
-                for ((_, mut to), (_, from)) in kept.moments.named().into_iter().map(owned).zip(whole.named()) {
-                    to.f_copy_(&flat(from, kept.range.as_ref())?)?;
-                }
+        let listed = self.listed(parameters, weights);
+        for (name, Listed { part, piece, moment }) in &listed {
+            let places = match moment {
+                None => vec![(0, flat(&parameters[piece.parameter].tensor.f_detach()?, Some(&piece.range))?)],
+                Some(moment) => self.elements(piece, *moment)?,
+            };
+            let missing = || wrong(format!("tensor `{name}` is missing"));
+            // Of a tensor that others keep, too: whether it is there.
+            _ = files.get_part(name, &part.shape, 0..0)?.ok_or_else(missing)?;
+            for (begin, mut place) in places {
+                let found = files.get_part(name, &part.shape, begin..begin + place.numel())?;
+                place.f_copy_(&found.ok_or_else(missing)?)?;
             }
         }
         let all = files.names().count();
-        if all != used {
-            return Err(wrong(format!("found {all} tensors, wanted {used}")));
+        if all != listed.len() {
+            return Err(wrong(format!("found {all} tensors, wanted {}", listed.len())));
         }
         (self.step, self.counter) = (step, None);
         Ok(())
     }
-}
-
-/// An element of a moment by its name, with a handle of its own.
-fn owned((name, tensor): (&'static str, &Tensor)) -> (&'static str, Tensor) {
-    (name, tensor.shallow_clone())
 }
 
 /// Elements of a tensor as they lie in memory; the tensor itself where none are said.

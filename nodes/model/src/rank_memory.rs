@@ -1,0 +1,147 @@
+//! How much memory one of several processes that train a model needs.
+
+use crate::config::ModelConfig;
+use crate::exchange::ROUND;
+use crate::optimizer::Optimizer;
+use crate::ranks::{BLOCK, Sharding};
+use crate::sum::most_nodes;
+use crate::summary::Memory;
+
+/// Bytes of a process before it has a model: libtorch, mostly.
+const PROCESS: u64 = 250_000_000;
+
+/// The ranks, and how they share a step out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Team {
+    pub ranks: u64,
+    /// Of a step, of all ranks together.
+    pub micro_batches: u64,
+    pub sharding: Sharding,
+}
+
+/// What is trained, as one process keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trained {
+    /// Bytes of weights, of their average, and of a base model beside them.
+    pub weights: u64,
+    /// Values that have gradients.
+    pub values: u64,
+    /// Bytes of the optimizer's state.
+    pub state: u64,
+    /// Bytes that a forward and backward pass keeps.
+    pub activations: u64,
+    /// Values of the largest parameter.
+    pub largest: u64,
+    /// Whether embeddings and head are one parameter, whose two gradients are added.
+    pub tied: bool,
+}
+
+impl Trained {
+    /// All weights of a model with so many (more than `config` says, where a mask token was added), by micro-batches of so many rows of so
+    /// many tokens.
+    pub fn whole(config: &ModelConfig, parameters: u64, optimizer: &Optimizer, rows: u64, length: u64) -> Self {
+        let memory = Memory::of_training(config, parameters, optimizer, rows, length, false);
+        Self {
+            weights: 4 * parameters,
+            values: parameters,
+            state: optimizer.state_bytes(config, parameters),
+            activations: memory.activations + memory.logits,
+            largest: config.largest_count(),
+            tied: config.tied,
+        }
+    }
+}
+
+/// Bytes that a rank needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RankMemory {
+    pub process: u64,
+    /// As one process keeps them.
+    pub weights: u64,
+    /// Sums of gradients, and the gradients that are added to them.
+    pub gradients: u64,
+    /// The optimizer's state.
+    pub state: u64,
+    /// With logits.
+    pub activations: u64,
+    /// What is exchanged at a time.
+    pub buffers: u64,
+    /// A copy of the weights, in rank 0 while it writes a checkpoint; and of the optimizer's state, where each rank has all of it.
+    pub checkpoint: u64,
+}
+
+impl RankMemory {
+    /// Of one of several ranks.
+    pub fn of(trained: &Trained, team: Team) -> Self {
+        let Trained { weights, values, state, activations, largest, tied } = *trained;
+        let Team { ranks, micro_batches, sharding } = team;
+        let share = |of: u64| if sharding == Sharding::None { of } else { of.div_ceil(ranks) };
+        let own = (micro_batches / ranks).max(1);
+        let again = if tied { largest } else { 0 };
+        let gradients = match sharding {
+            // One that comes, and of those before it one for each digit of their number.
+            Sharding::None | Sharding::Optimizer => {
+                let sum = if sharding == Sharding::Optimizer { share(values) } else { 0 };
+                values * u64::from(own.ilog2() + 1) + again + sum
+            }
+            Sharding::Gradients => {
+                let passing = (BLOCK as u64 + largest).min(values) + again;
+                share(values) * most_nodes(micro_batches, ranks) + passing
+            }
+        };
+        let round = values.div_ceil(ranks).min(ROUND as u64);
+        let buffers = if ranks > 1 { 2 * 4 * ranks * round } else { 0 };
+        let copied = 4 * values + if sharding == Sharding::None { state } else { 0 };
+        Self {
+            process: PROCESS,
+            weights,
+            gradients: 4 * gradients,
+            state: share(state),
+            activations,
+            buffers,
+            checkpoint: copied,
+        }
+    }
+
+    /// While it trains.
+    pub fn total(&self) -> u64 {
+        self.process + self.weights + self.gradients + self.state + self.activations + self.buffers
+    }
+
+    /// Of rank 0, while it trains and writes a checkpoint.
+    pub fn with_checkpoint(&self) -> u64 {
+        self.total() + self.checkpoint
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Measured by the bench `ranks` with `memory` (docs/RANKS.md): the most that a rank held, in MB, in training and, of rank 0, with a
+    /// checkpoint to be written.
+    const MEASURED: [(u64, Sharding, f64, f64); 4] = [
+        (1, Sharding::None, 2906.0, 4042.0),
+        (2, Sharding::None, 2471.0, 3617.0),
+        (2, Sharding::Optimizer, 2284.0, 2614.0),
+        (2, Sharding::Gradients, 1437.0, 1846.0),
+    ];
+
+    #[test]
+    fn the_memory_of_a_rank_is_what_was_measured() {
+        let json = r#"{"architectures": ["GPT2LMHeadModel"], "n_positions": 1024, "vocab_size": 16384, "n_embd": 768, "n_layer": 12,
+            "n_head": 12}"#;
+        let config = ModelConfig::from_json(json, Path::new("config.json")).unwrap();
+        let trained = Trained::whole(&config, config.parameter_count() + 768, &Optimizer::default(), 1, 256);
+        for (ranks, sharding, training, with_checkpoint) in MEASURED {
+            let memory = RankMemory::of(&trained, Team { ranks, micro_batches: 4, sharding });
+            for (planned, measured) in [(memory.total(), training), (memory.with_checkpoint(), with_checkpoint)] {
+                let off = planned as f64 / 1e6 / measured - 1.0;
+                assert!(off.abs() < 0.15, "{ranks} ranks, {sharding:?}: {planned} for {measured} MB");
+            }
+        }
+    }
+}
