@@ -145,7 +145,7 @@ fn answer(mut client: TcpStream, server: u16, state: &Mutex<State>) -> std::io::
     }
     client.write_all(sent)?;
     if matches!(fault, Some(Fault::Stall)) {
-        client.read(&mut [0])?;
+        while client.read(&mut [0])? > 0 {}
     }
     Ok(())
 }
