@@ -38,7 +38,7 @@ fn main() {
         // Gloo is in libtorch, but its headers are not: these hold the names that libtorch's own mention.
         .define("USE_C10D_GLOO", None)
         .include("shim/names")
-        .files(["shim/shim.cpp", "shim/device.cpp", "shim/collective.cpp"])
+        .files(["shim/shim.cpp", "shim/device.cpp", "shim/collective.cpp", "shim/graph.cpp"])
         .compile("difflow_shim");
     println!("cargo:rustc-link-search=native={}", torch.join("lib").display());
     for library in ["torch_cpu", "c10", "gomp"] {

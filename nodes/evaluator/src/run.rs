@@ -1,5 +1,6 @@
 //! What the evaluator does with each checkpoint.
 
+use difflow_inference::lacks_memory;
 use difflow_node_kit::record::deciding;
 use difflow_node_kit::{CheckpointWork, Node, follow};
 use difflow_schema::run::RunDir;
@@ -42,6 +43,10 @@ impl CheckpointWork for Scoring {
 
     fn share(&self) -> f64 {
         self.evaluation.share()
+    }
+
+    fn lacked_memory(&self, problem: &eyre::Report) -> bool {
+        lacks_memory(problem.as_ref())
     }
 
     fn tell(&self, node: &mut Node, seq: u64, scores: &Scores) -> Result<()> {

@@ -42,8 +42,37 @@ pub enum InferenceError {
     Unfit { what: &'static str, found: String, wanted: String },
 }
 
+/// Whether an error, or what it comes from, is that a device or the host had no memory.
+pub fn lacks_memory(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let model = match error.downcast_ref() {
+            Some(InferenceError::Model(model)) => Some(model),
+            _ => error.downcast_ref(),
+        };
+        matches!(model, Some(ModelError::OutOfMemory { .. }))
+    })
+}
+
 impl InferenceError {
     pub(crate) fn unfit(what: &'static str, found: impl ToString, wanted: impl ToString) -> Self {
         Self::Unfit { what, found: found.to_string(), wanted: wanted.to_string() }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("checkpoint 7")]
+    struct Told(#[source] InferenceError);
+
+    #[test]
+    fn a_lack_of_memory_is_seen_through_what_was_said_of_it() {
+        let lack = || ModelError::OutOfMemory { detail: "CUDA out of memory".into() };
+        let told = Told(InferenceError::from(lack()));
+        assert!(lacks_memory(&lack()) && lacks_memory(&InferenceError::from(lack())) && lacks_memory(&told));
+        assert!(!lacks_memory(&InferenceError::unfit("what", 1, 2)) && !lacks_memory(&ModelError::NoMaskToken));
     }
 }

@@ -77,7 +77,7 @@ pub use chat::{Chat, Exchange};
 pub use checker::{Checker, CheckerError, Judged, OK};
 pub use compute::Compute;
 pub use decoding::{Decoder, Decoding};
-pub use error::InferenceError;
+pub use error::{InferenceError, lacks_memory};
 pub use facts::{Facts, IN_CHECKPOINT, Token, in_checkpoint};
 pub use gaps::{Gap, every_second_sentence_hidden};
 pub use likelihood::{Batching, Document, Estimate, Nats, Noise};

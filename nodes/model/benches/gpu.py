@@ -68,15 +68,18 @@ def llama(width, inner, layers, heads, kv, vocab=32000):
 FULL, ANNEALED = ("full attention", ["--ratio", "1"]), ("annealed, half open", ["--ratio", "0.5"])
 DOCUMENTS, BLOCKS = ("full, 4 documents a row", ["--ratio", "1", "--documents", "4"]), ("blocks of 16", ["--ratio", "1", "--block", "16"])
 PLAIN = ("full attention, torch's operations", ["--ratio", "1", "--plain"])
+GRAPHS = ("full attention, CUDA graphs", ["--ratio", "1", "--graphs"])
 SHAPES = {
-    "GPT-2 124M": (gpt2(768, 12, 12), 32, 512, [FULL]),
-    "GPT-2 355M": (gpt2(1024, 24, 16), 16, 1024, [FULL, ANNEALED, DOCUMENTS, BLOCKS, PLAIN]),
+    "GPT-2 11M": (gpt2(256, 12, 4, 8192), 8, 512, [FULL, GRAPHS]),
+    "GPT-2 124M": (gpt2(768, 12, 12), 32, 512, [FULL, GRAPHS]),
+    "GPT-2 124M, 4 rows": (gpt2(768, 12, 12), 4, 512, [FULL, GRAPHS]),
+    "GPT-2 355M": (gpt2(1024, 24, 16), 16, 1024, [FULL, GRAPHS, ANNEALED, DOCUMENTS, BLOCKS, PLAIN]),
     "GPT-2 355M, 32 rows": (gpt2(1024, 24, 16), 32, 1024, [FULL]),
     "LLaMA 1.1B": (llama(2048, 5632, 22, 32, 4), 4, 2048, [FULL]),
     "one block of 7B": (llama(4096, 11008, 1, 32, 32), 4, 2048, [FULL]),
 }
 SMALL = {
-    "GPT-2, small": (gpt2(64, 2, 4, 512, 128), 4, 64, [FULL, ANNEALED, DOCUMENTS, BLOCKS, PLAIN]),
+    "GPT-2, small": (gpt2(64, 2, 4, 512, 128), 4, 64, [FULL, GRAPHS, ANNEALED, DOCUMENTS, BLOCKS, PLAIN]),
     "LLaMA, small": (llama(64, 172, 2, 4, 2, 512), 4, 64, [FULL]),
 }
 MAIN = "GPT-2, small" if a.small else "GPT-2 355M"
@@ -103,6 +106,12 @@ def prepare(folder, config, tensors, dtype):
         "model": {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(size)}, "unk_token": "w0"}}))
     draw = random.Random(0)
     (folder / "words.txt").write_text(" ".join(f"w{draw.randrange(size)}" for _ in range(200_000)))
+
+
+def said(*words):
+    """Prints them, and writes what is known so far: a run that is cut short has lost nothing."""
+    Path(a.out).write_text(json.dumps(result, indent=1))
+    print(*words, flush=True)
 
 
 def run(program, *arguments, env=ENV):
@@ -147,37 +156,45 @@ compared = run(tools / "self_test", a.device)
 result["self_test"] = {"compared": len(compared), "held": sum(one["holds"] for one in compared),
                        "differ": [one for one in compared if not one["holds"]],
                        "largest_gradient_error": max(one["gradient"] for one in compared)}
-print("self-test:", result["self_test"]["held"], "of", len(compared), flush=True)
+said("self-test:", result["self_test"]["held"], "of", len(compared))
 for name, ((config, tensors), rows, length, variants) in (SMALL if a.small else SHAPES).items():
     with tempfile.TemporaryDirectory() as temporary:
         folder, trace = Path(temporary), Path(temporary) / "trace.json"
         prepare(folder, config, tensors, torch.float32 if "n_embd" in config else torch.bfloat16)
         common = [folder, "--rows", rows, "--length", length, "--steps", a.steps, "--dtype", "bf16", "--device", a.device]
         for variant, arguments in variants:
+            if "--graphs" in arguments and not gpu:
+                result["training"].append({"shape": name, "variant": variant, "tokens_per_s": NEEDS, "parameters": 0, "share_of_peak": NEEDS})
+                continue
             more = ["--profile", trace] if (name, variant) == (MAIN, FULL[0]) else []
             line, = run(tools / "train_step", *common, *arguments, *more)
             # What documents and blocks do not see is not computed: their operations are not those of the formula.
             counted = "--documents" not in arguments and "--block" not in arguments
             of_peak = share(line["tokens_per_s"], config, line["parameters"], length) if counted else "not counted"
             line = {"shape": name, "variant": variant, **line, "share_of_peak": of_peak}
+            line["graphs"] = line["graphs"] or "none recorded"
             line["peak_device_mib"] = line["peak_device_mib"] or NEEDS
             result["training"].append(line)
-            print(f"{name}, {variant}: {line['tokens_per_s']:,.0f} tokens/s, share of peak {line['share_of_peak']}, "
-                  f"memory {line['peak_device_mib']} MiB, estimated {line['estimated_device_mib']}", flush=True)
+            said(f"{name}, {variant}: {line['tokens_per_s']:,.0f} tokens/s, share of peak {line['share_of_peak']}, "
+                 f"memory {line['peak_device_mib']} MiB, estimated {line['estimated_device_mib']}")
             if more:
                 result["profile"] = profile(trace)
                 speed = line["tokens_per_s"]
         if name != MAIN:
             continue
-        pair = [run(tools / "train_step", *common, "--ratio", "1", "--deterministic")[0] for _ in range(2)]
-        result["deterministic"] = {"same_loss": pair[0]["loss"] == pair[1]["loss"],
-                                   "same_weights": pair[0]["weights_sha256"] == pair[1]["weights_sha256"]}
+        once, twice, recorded = (
+            run(tools / "train_step", *common, "--ratio", "1", "--deterministic", *more)[0] if gpu or not more else None
+            for more in ([], [], ["--graphs"]))
+        result["deterministic"] = {"same_loss": once["loss"] == twice["loss"],
+                                   "same_weights": once["weights_sha256"] == twice["weights_sha256"],
+                                   "same_weights_by_graphs": once["weights_sha256"] == recorded["weights_sha256"] if gpu else NEEDS}
         # The same first step on the CPU, whose forward of 355M parameters takes a minute.
         first = [folder, "--rows", 2, "--length", length, "--steps", 1, "--ratio", 1]
         there, here = (run(tools / "train_step", *first, "--device", device)[0] for device in (a.device, "cpu"))
         result["loss"] = {"device": there["first_loss"], "cpu": here["first_loss"], "gradient_norm": there["first_grad_norm"],
                           "gradient_norm_cpu": here["first_grad_norm"]}
-        result["sampling"] = run(tools / "decode_speed", folder, min(64, length), 16, 4, 0.9, 1, a.device)
+        said("the same step on the CPU:", result["loss"])
+        result["sampling"] = run(tools / "decode_speed", folder, min(64, length), 16, 4, 0.9, 3, a.device)
         for peer, flag in (("eager", []), ("compile", ["--compile"])) if a.peer else ():
             if peer == "compile" and not gpu:
                 result["peers"][peer] = NEEDS
@@ -186,5 +203,5 @@ for name, ((config, tensors), rows, length, variants) in (SMALL if a.small else 
                         "--steps", a.steps, "--warmup", a.steps, "--dtype", "bf16", "--device", "cuda" if gpu else "cpu", *flag,
                         env=dict(os.environ))
             result["peers"][peer] = {**told, "ratio": speed / told["tokens_per_s"]}
-            print(f"  difflow against the peer, {peer}: {speed / told['tokens_per_s']:.2f}", flush=True)
-Path(a.out).write_text(json.dumps(result, indent=1))
+            said(f"  difflow against the peer, {peer}: {speed / told['tokens_per_s']:.2f}")
+said("written:", a.out)

@@ -1,4 +1,5 @@
-//! Times decoding of a model directory and prints one JSON line a way of decoding: AR with KV cache, and the diffusion decoders.
+//! Times decoding of a model directory and prints one JSON line a way of decoding: AR with KV cache, and the diffusion decoders; on a GPU with
+//! CUDA graphs and without.
 //! A base model gets a mask row first, as in timing the peer.
 //!
 //! `cargo run --release -p difflow-model --example decode_speed -- DIR [LENGTH] [STEPS] [ROWS] [THRESHOLD] [RUNS] [DEVICE]`
@@ -7,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use difflow_model::{
-    Caching, Canvas, Device, DiffusionDecoding, Generation, Model, ModelError, Prompt, Reveals, Sampling, Score,
+    Arithmetic, Caching, Canvas, Device, DiffusionDecoding, Generation, Model, ModelError, Prompt, Reveals, Sampling,
+    Score,
 };
 
 fn main() -> Result<(), ModelError> {
@@ -37,38 +39,46 @@ fn main() -> Result<(), ModelError> {
         ("threshold", DiffusionDecoding { reveals: sure, ..base.clone() }),
         ("threshold, blocks, dual", DiffusionDecoding { reveals: sure, block, cache: Caching::Dual, ..base.clone() }),
     ];
+    let graphs = std::cell::Cell::new(device != Device::Cpu);
     let report = |way: &str, nfe: f64, mut seconds: Vec<f64>| {
         seconds.sort_by(f64::total_cmp);
         let median = seconds[seconds.len() / 2];
         println!(
-            "{{\"way\": \"{way}\", \"tokens_per_s\": {:.1}, \"seconds\": {median:.4}, \"length\": {length}, \"rows\": {rows}, \"nfe\": {nfe:.1}}}",
+            "{{\"way\": \"{way}\", \"graphs\": {}, \"tokens_per_s\": {:.1}, \"seconds\": {median:.4}, \"length\": {length}, \"rows\": {rows}, \"nfe\": {nfe:.1}}}",
+            graphs.get(),
             (rows * length) as f64 / median
         );
     };
-    for (way, options) in ways {
-        let canvases: Vec<Canvas> = (0..rows as u64).map(|key| Canvas::unconditional(anchor, length, key)).collect();
-        let (mut seconds, mut nfe) = (Vec::new(), 0.0);
+    let again = if graphs.get() { [true, false].as_slice() } else { &[false] };
+    for &recorded in again {
+        graphs.set(recorded);
+        model.set_arithmetic(Arithmetic { fixed_shapes: recorded, ..model.arithmetic() });
+        for (way, options) in &ways {
+            let canvases: Vec<Canvas> =
+                (0..rows as u64).map(|key| Canvas::unconditional(anchor, length, key)).collect();
+            let (mut seconds, mut nfe) = (Vec::new(), 0.0);
+            for run in 0..=runs {
+                let start = Instant::now();
+                let decoded = model.decode(&canvases, options)?;
+                // The first run warms up.
+                if run > 0 {
+                    seconds.push(start.elapsed().as_secs_f64());
+                }
+                nfe = decoded.iter().map(|one| f64::from(one.nfe)).sum::<f64>() / rows as f64;
+            }
+            report(way, nfe, seconds);
+        }
+        let prompts: Vec<Prompt> = (0..rows as u64).map(|key| Prompt { tokens: vec![anchor], key }).collect();
+        let options = Generation { max_new_tokens: length, sampling, seed: 0, stop: Vec::new() };
+        let mut seconds = Vec::new();
         for run in 0..=runs {
             let start = Instant::now();
-            let decoded = model.decode(&canvases, &options)?;
-            // The first run warms up.
+            model.generate(&prompts, &options)?;
             if run > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
             }
-            nfe = decoded.iter().map(|one| f64::from(one.nfe)).sum::<f64>() / rows as f64;
         }
-        report(way, nfe, seconds);
+        report("ar", length as f64, seconds);
     }
-    let prompts: Vec<Prompt> = (0..rows as u64).map(|key| Prompt { tokens: vec![anchor], key }).collect();
-    let options = Generation { max_new_tokens: length, sampling, seed: 0, stop: Vec::new() };
-    let mut seconds = Vec::new();
-    for run in 0..=runs {
-        let start = Instant::now();
-        model.generate(&prompts, &options)?;
-        if run > 0 {
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-    }
-    report("ar", length as f64, seconds);
     Ok(())
 }

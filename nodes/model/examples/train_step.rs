@@ -63,6 +63,9 @@ struct Arguments {
     /// Only kernels that give the same bits each time, and the sha256 of the weights at the end.
     #[arg(long)]
     deterministic: bool,
+    /// Records updates as CUDA graphs.
+    #[arg(long)]
+    graphs: bool,
     /// Records three steps after the warm-up with torch's profiler, as a trace in this file; they are not timed.
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -115,6 +118,10 @@ fn main() -> Result<(), ModelError> {
     };
     let optimizer = Optimizer { muon: a.muon.then(Muon::default), ..Optimizer::default() };
     let mut learner = Learner::new(model, ObjectiveOptions::recommended(objective), optimizer)?;
+
+    if a.graphs {
+        learner.record_updates().map_err(ModelError::Torch)?;
+    }
 
     let (recorded, steps) = (if a.profile.is_some() { 3 } else { 0 }, a.steps);
     let batches: Vec<MicroBatch> =
@@ -189,6 +196,7 @@ fn main() -> Result<(), ModelError> {
         "device": device.to_string(),
         "threads": difflow_model::num_threads(),
         "peak_mib": peak_mib(),
+        "graphs": learner.graph_use().map(|used| format!("{used:?}")),
         "weights_sha256": weights_sha256,
         "estimated_device_mib": estimated >> 20,
         "peak_device_mib": device.peak_memory()?.map(|bytes| bytes >> 20),

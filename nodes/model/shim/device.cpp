@@ -161,15 +161,18 @@ int difflow_lerp_all(Tensor* const* to, Tensor* const* from, size_t count, Tenso
 }
 
 // One update by AdamW of fp32 tensors. The gradients are divided by `divisor` in place; nothing is changed where `skip` is 1. `step` is the
-// number of this update; all three are fp32 numbers on the tensors' device.
+// number of this update; all three are fp32 numbers on the tensors' device, and so is `lr_there`, which stands for `lr` where it is not null.
 int difflow_adamw(Tensor* const* weights, Tensor* const* gradients, Tensor* const* first, Tensor* const* second, size_t count,
-                  Tensor* step, Tensor* divisor, Tensor* skip, double lr, double beta1, double beta2, double decay, double eps,
+                  Tensor* step, Tensor* divisor, Tensor* skip, Tensor* lr_there, double lr, double beta1, double beta2, double decay, double eps,
                   char* error, size_t room) {
   return guarded(error, room, [&] {
     at::NoGradGuard off;
     const std::vector<Tensor> steps(count, *step);
-    at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, steps, lr, beta1,
-                      beta2, decay, eps, /*amsgrad=*/false, /*maximize=*/false, *divisor, *skip);
+    const auto update = [&](const auto& lr) {
+      at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, steps, lr, beta1,
+                        beta2, decay, eps, /*amsgrad=*/false, /*maximize=*/false, *divisor, *skip);
+    };
+    lr_there == nullptr ? update(lr) : update(*lr_there);
   });
 }
 }

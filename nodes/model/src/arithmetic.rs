@@ -28,6 +28,9 @@ pub struct Arithmetic {
     /// Activation checkpointing: blocks are computed again in the backward pass, which saves the memory of their activations. The
     /// gradients are the same.
     pub recompute: bool,
+    /// The shapes of a step's operations depend on its batch as little as they can: what varies is filled up with positions of weight 0 and
+    /// empty documents. On a GPU, so that a step can be recorded once and done again.
+    pub fixed_shapes: bool,
 }
 
 impl Arithmetic {
@@ -41,6 +44,7 @@ impl Arithmetic {
             dropout: 0.0,
             adapter_dropout: 0.0,
             recompute: false,
+            fixed_shapes: !host,
         }
     }
 

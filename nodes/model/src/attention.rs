@@ -38,7 +38,10 @@ impl Kernel {
         Ok(match (visibility.named(), documents) {
             (Some(Named::Causal), _) if !target.explicit => Self::Causal,
             (Some(Named::Full), _) => Self::Full,
-            (_, Some((named, all))) => Self::Documents(Documents::new(all, named == Named::Causal, target.device)?),
+            (_, Some((named, all))) => {
+                let (causal, length) = (named == Named::Causal, visibility.length());
+                Self::Documents(Documents::new(all, causal, length, target.fixed_shapes, target.device)?)
+            }
             (_, None) => Self::Bias(additive(&visibility.tensor(target.device)?, target.kind)?),
         })
     }
@@ -66,6 +69,8 @@ pub(crate) struct Target {
     pub documents: bool,
     /// Whether everything but full attention is to be a bias.
     pub explicit: bool,
+    /// As [`crate::Arithmetic`]'s.
+    pub fixed_shapes: bool,
 }
 
 /// Position ids of a row of the input, the same for all rows.
@@ -146,6 +151,28 @@ impl Attention {
             }
         };
         Ok(Self { positions, index, kernels, windows: windows.to_vec() })
+    }
+
+    /// The tensors that a forward reads, in a fixed order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let of_kernels = self.kernels.iter().filter_map(|(_, kernel)| match kernel {
+            Kernel::Bias(bias) => Some(bias),
+            Kernel::Documents(documents) => Some(documents.bounds()),
+            Kernel::Causal | Kernel::Full | Kernel::Fused(_) => None,
+        });
+        self.index.iter().chain(of_kernels)
+    }
+
+    /// What a forward depends on beside the values of those tensors: forwards with the same are the same operations.
+    pub fn signature(&self) -> Vec<i64> {
+        let of_kernels = self.kernels.iter().flat_map(|(_, kernel)| match kernel {
+            Kernel::Causal => vec![0],
+            Kernel::Full => vec![1],
+            Kernel::Bias(_) => vec![2],
+            Kernel::Documents(documents) => [&[3], documents.told().as_slice()].concat(),
+            Kernel::Fused(_) => vec![4],
+        });
+        of_kernels.chain([i64::from(self.index.is_some())]).collect()
     }
 
     /// That of a layer. Errors if it was made for fewer layers.

@@ -2,18 +2,24 @@
 
 use std::ops::Range;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use crate::attention::{Target, additive};
+use crate::attention::Target;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kernel::cached::{Lane, Place, Shape, Slab};
+use crate::replays::Replays;
+
+/// Capacities are a multiple of this where shapes are to stand still.
+const STEP: usize = 64;
 
 /// Keys and values of all layers for some sequences ("lanes") of at most `capacity` positions.
 #[derive(Debug)]
 pub(crate) struct Cache {
     pub shape: Shape,
     pub storage: Storage,
+    /// Forwards over it that were recorded.
+    pub replays: Replays,
 }
 
 /// Where they lie.
@@ -68,6 +74,8 @@ impl Cache {
         (lanes, capacity): (usize, usize),
         target: Target,
     ) -> Result<Self, ModelError> {
+        // Caches of about the same size are alike, so that they have forwards in common.
+        let capacity = if target.fixed_shapes { capacity.next_multiple_of(STEP) } else { capacity };
         let shape =
             Shape { lanes, capacity, heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim };
         let storage = if target.fused {
@@ -77,16 +85,20 @@ impl Cache {
             let empty = || Tensor::f_zeros(size, (target.kind, target.device));
             Storage::Torch((0..layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, ModelError>>()?)
         };
-        Ok(Self { shape, storage })
+        let recorded = target.device.is_cuda() && target.fixed_shapes && config.experts.is_none();
+        Ok(Self { shape, storage, replays: Replays::new(recorded) })
     }
 
     /// Makes room for at least `lanes` sequences of `capacity` positions; what is kept stays.
     pub fn grow(&mut self, (lanes, capacity): (usize, usize)) -> Result<(), ModelError> {
         let old = self.shape;
-        let shape = Shape { lanes: lanes.max(old.lanes), capacity: capacity.max(old.capacity), ..old };
+        let step = if self.replays.fixed_shapes() { STEP } else { 1 };
+        let capacity = capacity.max(old.capacity).next_multiple_of(step);
+        let shape = Shape { lanes: lanes.max(old.lanes), capacity, ..old };
         if shape == old {
             return Ok(());
         }
+        self.replays.forget();
         match &mut self.storage {
             Storage::Host(slabs) => slabs.iter_mut().for_each(|slab| slab.grow(&old, &shape)),
             Storage::Torch(layers) => {
@@ -149,7 +161,7 @@ impl Cache {
     /// Room for the texts of some lanes.
     pub fn of_texts((lanes, capacity): (usize, usize)) -> Self {
         let shape = Shape { lanes, capacity, heads: 0, kv_heads: 0, head_dim: 0 };
-        Self { shape, storage: Storage::Texts(vec![Text::default(); lanes]) }
+        Self { shape, storage: Storage::Texts(vec![Text::default(); lanes]), replays: Replays::new(false) }
     }
 }
 
@@ -185,78 +197,5 @@ impl Active {
         let first = self.places.get(places).map_or(0, |place| place.position);
         self.wanted.extend(wanted.map(|position| (places + position - first) as i64));
         self.lanes.push(Lane { places: places..self.places.len(), queries: queries..self.wanted.len() });
-    }
-}
-
-/// How torch computes the attention of an [`Active`] set: padded to `[lanes, Q]`, with a bias for what is not seen.
-pub(crate) struct Padded {
-    /// Where the keys of the places go, `[N]`.
-    pub slots: Tensor,
-    /// Place of each row of padded queries, `[lanes · Q]`, and back, `[queries]`.
-    pub spread: Tensor,
-    pub gather: Tensor,
-    /// Cached rows of the lanes, `[lanes · capacity]`.
-    pub rows: Tensor,
-    /// `[lanes, 1, Q, capacity]`, for each window that a layer has.
-    pub biases: Vec<(Option<usize>, Tensor)>,
-    pub size: (i64, i64),
-}
-
-impl Padded {
-    pub fn new(
-        active: &Active,
-        queries: &[i64],
-        widths: impl Fn(&Lane) -> Range<usize>,
-        shape: &Shape,
-        windows: &[Option<usize>],
-        (kind, device): (Kind, Device),
-    ) -> Result<Self, ModelError> {
-        let lanes: Vec<Range<usize>> = active.lanes.iter().map(widths).collect();
-        let widest = lanes.iter().map(Range::len).max().unwrap_or(0);
-        let (mut spread, mut gather, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, lane) in lanes.iter().enumerate() {
-            let of = active.places[active.lanes[number].places.start].lane;
-            rows.extend((0..shape.capacity).map(|at| (of * shape.capacity + at) as i64));
-            for column in 0..widest {
-                // Padding repeats the lane's first query; its result is not gathered.
-                let query = lane.clone().nth(column).unwrap_or(lane.start);
-                let place = queries.get(query).copied().unwrap_or(0);
-                spread.push(place);
-                if column < lane.len() {
-                    gather.push((number * widest + column) as i64);
-                }
-            }
-        }
-        let slots: Vec<i64> =
-            active.places.iter().map(|place| (place.lane * shape.capacity + place.position) as i64).collect();
-        let index = |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_to_device(device)?);
-        let size = (lanes.len() as i64, widest as i64);
-        let mut biases: Vec<(Option<usize>, Tensor)> = Vec::new();
-        for &window in windows {
-            if biases.iter().any(|(known, _)| *known == window) {
-                continue;
-            }
-            let mut visible = vec![false; spread.len() * shape.capacity];
-            for (&place, row) in spread.iter().zip(visible.chunks_mut(shape.capacity)) {
-                row[active.places[place as usize].seen(window)].fill(true);
-            }
-            let visible = Tensor::f_from_slice(&visible)?.f_view((size.0, 1, size.1, shape.capacity as i64))?;
-            biases.push((window, additive(&visible.f_to_device(device)?, kind)?));
-        }
-        Ok(Self {
-            slots: index(&slots)?,
-            spread: index(&spread)?,
-            gather: index(&gather)?,
-            rows: index(&rows)?,
-            biases,
-            size,
-        })
-    }
-
-    /// The bias of a window. Errors if it was made without.
-    pub fn bias(&self, window: Option<usize>) -> Result<Tensor, ModelError> {
-        let found = self.biases.iter().find(|(known, _)| *known == window);
-        let missing = || ModelError::Torch(format!("no bias was made for the window {window:?}"));
-        Ok(found.ok_or_else(missing)?.1.shallow_clone())
     }
 }

@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Kernel, LayerAttention, Target};
 use crate::block::{Block, Parts, Take};
+use crate::cache::Cache;
 use crate::config::{Layer, ModelConfig, Positions, Residual};
 use crate::cuda;
 use crate::error::ModelError;
@@ -38,6 +39,8 @@ pub(crate) struct Decoder {
     head: Weight,
     /// Of each rotary embedding the tables of the last length.
     rotary: Mutex<Vec<Rotary>>,
+    /// On a device: the room of forwards of which nothing is kept.
+    pub(crate) passing: Mutex<Option<(Arithmetic, Cache)>>,
 }
 
 /// Cosines and sines of one sequence length, `[L, size / 2]`: for the kernels, and on the device.
@@ -74,8 +77,8 @@ impl Decoder {
         } else {
             (parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?.into()
         };
-        let rotary = Mutex::new(Vec::new());
-        Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary })
+        let (rotary, passing) = (Mutex::new(Vec::new()), Mutex::new(None));
+        Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary, passing })
     }
 
     /// What [`Decoder::block`] needs besides the block, sharing all memory.
@@ -88,6 +91,7 @@ impl Decoder {
             norm: self.norm.share(),
             head: self.head.share(),
             rotary: Mutex::new(self.kept_rotary().iter().map(Rotary::share).collect()),
+            passing: Mutex::new(None),
         }
     }
 
@@ -99,7 +103,14 @@ impl Decoder {
         let usual = !capped && self.config.each.iter().all(|layer| layer.scale.is_none());
         let documents =
             cuda::kernels(device, how).is_some() && whole && usual && self.config.head_dim.is_multiple_of(8);
-        Target { kind, device, fused: how.kernels && whole, documents, explicit: capped }
+        Target {
+            kind,
+            device,
+            fused: how.kernels && whole,
+            documents,
+            explicit: capped,
+            fixed_shapes: how.fixed_shapes,
+        }
     }
 
     /// Hidden states before the last norm, `[B·L, D]`, of token ids `[B, L]` (i64).
@@ -222,6 +233,7 @@ impl Decoder {
     /// # Errors
     /// When there is no memory for it: half as much again as the weights take.
     pub fn round(&mut self) -> Result<(), ModelError> {
+        self.forget_recorded();
         self.head.round_aligned()?;
         self.blocks.iter_mut().try_for_each(Block::round)
     }
@@ -406,6 +418,16 @@ impl Decoder {
         })
     }
 
+    /// Whoever changes which tensors a forward reads says so: recorded forwards read those of before.
+    pub(crate) fn forget_recorded(&mut self) {
+        *self.passing.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The tables of the rotary embeddings that are kept now, on the device.
+    pub(crate) fn tables(&self) -> Vec<Tensor> {
+        self.kept_rotary().iter().flat_map(|rotary| [rotary.cos.shallow_clone(), rotary.sin.shallow_clone()]).collect()
+    }
+
     /// What `take` gives for each rotary embedding of the model.
     pub(crate) fn rotaries<T>(
         &self,
@@ -458,12 +480,13 @@ unsafe impl Sync for Decoder {}
 /// Fails to compile when a field of a decoder is neither a tensor nor `Sync`.
 fn sync_apart_from_tensors(decoder: &Decoder) {
     fn sync<T: Sync>(_: &T) {}
-    let Decoder { config, embedding: _, position_table: _, blocks, norm, head, rotary } = decoder;
+    let Decoder { config, embedding: _, position_table: _, blocks, norm, head, rotary, passing } = decoder;
     sync(config);
     sync(blocks);
     sync(norm);
     sync(head);
     sync(rotary);
+    sync(passing);
 }
 const _: fn(&Decoder) = sync_apart_from_tensors;
 

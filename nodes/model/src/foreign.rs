@@ -29,7 +29,14 @@ impl Foreign {
     }
 
     pub fn target(&self) -> Target {
-        Target { kind: self.kind, device: self.device.torch(), fused: false, documents: false, explicit: false }
+        Target {
+            kind: self.kind,
+            device: self.device.torch(),
+            fused: false,
+            documents: false,
+            explicit: false,
+            fixed_shapes: false,
+        }
     }
 
     /// The parameters that are trained, sharing memory with the plug-in.

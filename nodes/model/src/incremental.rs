@@ -1,54 +1,99 @@
 //! A forward over some positions of some sequences, with the others taken from the cache.
 
-use std::sync::Arc;
-
 use tch::{Kind, Tensor};
 
 use crate::arithmetic::Arithmetic;
-use crate::cache::{Active, Cache, Padded, Storage};
+use crate::cache::{Active, Cache, Storage};
 use crate::config::Layer;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::host::{blank, read, write};
-use crate::kernel::attention::Tables;
 use crate::kernel::cached::{self, Shape, Slab, Work};
+use crate::padded::{Numbers, Padded, Reading};
 
 impl Decoder {
     /// Hidden states before the last norm, `[W, D]`, of the wanted places; keys and values of all places are written into the
     /// cache. The last block is computed for the wanted places only.
     pub fn partial(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
-        let (count, device) = (active.places.len() as i64, self.device());
-        let row =
-            |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_view((1, -1))?.f_to_device(device)?);
+        let Cache { shape, storage, replays } = cache;
+        match storage {
+            Storage::Host(slabs) => self.partial_here(active, *shape, slabs, how),
+            Storage::Torch(layers) => {
+                let numbers = Numbers::new(active, shape, &self.config.windows(), replays.fixed_shapes());
+                // Made now if they are of another length: a forward that is recorded must not.
+                self.rotaries(|layer| self.with_rotary(layer, numbers.sizes.rotary_length, |_| Ok(Some(()))))?;
+                let kept = || self.tables();
+                let states = replays.states(&numbers, self.device(), kept, |values| {
+                    self.partial_there(
+                        &Reading::new(values, &numbers.sizes, how.kind())?,
+                        &numbers,
+                        (*shape, layers),
+                        how,
+                    )
+                })?;
+                Ok(states.f_narrow(0, 0, active.wanted.len() as i64)?)
+            }
+            Storage::Texts(_) => Err(ModelError::Torch("a cache was made for a plug-in's model".to_owned())),
+        }
+    }
+
+    /// By the CPU kernels.
+    fn partial_here(
+        &self,
+        active: &Active,
+        shape: Shape,
+        slabs: &mut [Slab],
+        how: Arithmetic,
+    ) -> Result<Tensor, ModelError> {
+        let row = |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_view((1, -1))?);
         let positions: Vec<i64> = active.places.iter().map(|place| place.position as i64).collect();
-        let positions = row(&positions)?;
-        let wanted = Tensor::f_from_slice(&active.wanted)?.f_to_device(device)?;
-        let all: Vec<i64> = (0..count).collect();
-        let mut plan = Plan::new(self, active, cache, &positions, &all, how)?;
-        let mut x = self.embed(&row(&active.tokens)?, Some(&positions))?;
+        let wanted = Tensor::f_from_slice(&active.wanted)?;
+        let length = active.rotary_length.unwrap_or(shape.capacity);
+        let rotaries = self.rotaries(|layer| self.with_rotary(layer, length, |rotary| Ok(rotary.host.clone())))?;
+        let mut x = self.embed(&row(&active.tokens)?, Some(&row(&positions)?))?;
+        let all: Vec<i64> = (0..active.places.len() as i64).collect();
+        let whole = |lane: &cached::Lane| cached::Lane { queries: lane.places.clone(), ..lane.clone() };
+        let (mut queries, mut lanes) = (&all, active.lanes.iter().map(whole).collect::<Vec<_>>());
         let last = self.blocks.len().saturating_sub(1);
         for (layer, block) in self.blocks.iter().enumerate() {
             let qkv = self.project(block, &x, how)?;
             if layer == last {
                 x = x.f_index_select(0, &wanted)?;
-                plan.narrow(active, cache, self, how)?;
+                (queries, lanes) = (&active.wanted, active.lanes.clone());
             }
-            let attended = match (&plan, &mut cache.storage) {
-                (Plan::Host { rotaries, queries, lanes }, Storage::Host(slabs)) => {
-                    let slab = layer % slabs.len();
-                    let rotary = &block.layer.rope.and_then(|rope| rotaries.get(rope).cloned());
-                    let (scores, window) = (self.scores(block.layer), block.layer.window);
-                    let work = Work { places: &active.places, queries, lanes, rotary, scores, window };
-                    host(cache.shape, work, &mut slabs[slab], &qkv)?
-                }
-                (Plan::Torch { rotaries, padded }, Storage::Torch(layers)) => {
-                    let (keys, values) = &layers[layer % layers.len()];
-                    let rotary = block.layer.rope.and_then(|rope| rotaries.get(rope));
-                    let (q, k, v) = self.heads(&qkv, (1, count), rotary, how)?;
-                    self.padded(block.layer, padded, &cache.shape, (q, k, v), (keys, values), how)?
-                }
-                _ => return Err(ModelError::Torch("a cache was made for another device".to_owned())),
-            };
+            let slab = layer % slabs.len();
+            let rotary = &block.layer.rope.and_then(|rope| rotaries.get(rope).cloned());
+            let (scores, window) = (self.scores(block.layer), block.layer.window);
+            let work = Work { places: &active.places, queries, lanes: &lanes, rotary, scores, window };
+            let attended = host(shape, work, &mut slabs[slab], &qkv)?;
+            x = self.finish(block, &x, &attended, how)?.rows;
+        }
+        Ok(x)
+    }
+
+    /// By torch's operations, on any device.
+    fn partial_there(
+        &self,
+        reading: &Reading,
+        numbers: &Numbers,
+        (shape, layers): (Shape, &[(Tensor, Tensor)]),
+        how: Arithmetic,
+    ) -> Result<Tensor, ModelError> {
+        let length = numbers.sizes.rotary_length;
+        let rotaries = self.rotaries(|layer| self.rotary_tables(layer, length, Some(&reading.positions)))?;
+        let count = reading.positions.numel() as i64;
+        let mut x = self.embed(&reading.tokens, Some(&reading.positions))?;
+        let last = self.blocks.len().saturating_sub(1);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let qkv = self.project(block, &x, how)?;
+            if layer == last {
+                x = x.f_index_select(0, &reading.wanted)?;
+            }
+            let padded = if layer == last { &reading.last } else { &reading.all };
+            let rotary = block.layer.rope.and_then(|rope| rotaries.get(rope));
+            let heads = self.heads(&qkv, (1, count), rotary, how)?;
+            let (keys, values) = &layers[layer % layers.len()];
+            let attended = self.padded(block.layer, (reading, padded), &shape, heads, (keys, values), how)?;
             x = self.finish(block, &x, &attended, how)?.rows;
         }
         Ok(x)
@@ -57,85 +102,25 @@ impl Decoder {
     fn padded(
         &self,
         layer: Layer,
-        padded: &Padded,
+        (reading, padded): (&Reading, &Padded),
         shape: &Shape,
         (q, k, v): (Tensor, Tensor, Tensor),
         (keys, values): (&Tensor, &Tensor),
         how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
         let flat = |x: &Tensor| Ok::<_, ModelError>(x.f_squeeze_dim(0)?.f_transpose(0, 1)?);
-        let _ = keys.shallow_clone().f_index_copy_(0, &padded.slots, &flat(&k)?)?;
-        let _ = values.shallow_clone().f_index_copy_(0, &padded.slots, &flat(&v)?)?;
+        let _ = keys.shallow_clone().f_index_copy_(0, &reading.slots, &flat(&k)?)?;
+        let _ = values.shallow_clone().f_index_copy_(0, &reading.slots, &flat(&v)?)?;
         let (lanes, width) = padded.size;
         let (h, kv, d) = (shape.heads as i64, shape.kv_heads as i64, shape.head_dim as i64);
         let query = flat(&q)?.f_index_select(0, &padded.spread)?.f_view((lanes, width, h, d))?.f_transpose(1, 2)?;
         let cached = |x: &Tensor| -> Result<Tensor, ModelError> {
-            let rows = x.f_index_select(0, &padded.rows)?;
+            let rows = x.f_index_select(0, &reading.rows)?;
             Ok(rows.f_view((lanes, shape.capacity as i64, kv, d))?.f_transpose(1, 2)?)
         };
         let bias = crate::attention::Kernel::Bias(padded.bias(layer.window)?);
         let attended = self.attend(layer, (&query, &cached(keys)?, &cached(values)?), &bias, how)?;
         Ok(attended.f_index_select(0, &padded.gather)?)
-    }
-}
-
-/// What is the same for all blocks of a forward; of each rotary embedding the tables.
-enum Plan<'a> {
-    Host { rotaries: Vec<Arc<Tables>>, queries: &'a [i64], lanes: Vec<cached::Lane> },
-    Torch { rotaries: Vec<(Tensor, Tensor)>, padded: Padded },
-}
-
-impl<'a> Plan<'a> {
-    /// Every place is a query.
-    fn new(
-        decoder: &Decoder,
-        active: &Active,
-        cache: &Cache,
-        positions: &Tensor,
-        all: &'a [i64],
-        how: Arithmetic,
-    ) -> Result<Self, ModelError> {
-        let length = active.rotary_length.unwrap_or(cache.shape.capacity);
-        Ok(match &cache.storage {
-            Storage::Host(_) => {
-                let whole = |lane: &cached::Lane| cached::Lane { queries: lane.places.clone(), ..lane.clone() };
-                let tables = |layer| decoder.with_rotary(layer, length, |rotary| Ok(rotary.host.clone()));
-                let rotaries = decoder.rotaries(tables)?;
-                Self::Host { rotaries, queries: all, lanes: active.lanes.iter().map(whole).collect() }
-            }
-            Storage::Torch(_) | Storage::Texts(_) => {
-                let target = (how.kind(), decoder.device());
-                let windows = decoder.config.windows();
-                let padded = Padded::new(active, all, |lane| lane.places.clone(), &cache.shape, &windows, target)?;
-                let rotaries = decoder.rotaries(|layer| decoder.rotary_tables(layer, length, Some(positions)))?;
-                Self::Torch { rotaries, padded }
-            }
-        })
-    }
-
-    /// From now on only the wanted places are queries.
-    fn narrow(
-        &mut self,
-        active: &'a Active,
-        cache: &Cache,
-        decoder: &Decoder,
-        how: Arithmetic,
-    ) -> Result<(), ModelError> {
-        match self {
-            Self::Host { queries, lanes, .. } => {
-                *queries = &active.wanted;
-                lanes.clone_from(&active.lanes);
-            }
-            Self::Torch { padded, .. } => {
-                let target = (how.kind(), decoder.device());
-                // Only the last block is still to come.
-                let windows = decoder.config.windows();
-                let last = &windows[windows.len().saturating_sub(1)..];
-                let queries = |lane: &cached::Lane| lane.queries.clone();
-                *padded = Padded::new(active, &active.wanted, queries, &cache.shape, last, target)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -155,6 +140,7 @@ mod tests {
     use crate::host::copied;
     use crate::input::Layout;
     use crate::pattern::Pattern;
+    use crate::replays::Replays;
     use crate::{Model, small};
 
     const LLAMA: &str = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":37,"hidden_size":24,"intermediate_size":21,
@@ -276,6 +262,39 @@ mod tests {
                     compare(&model, &Pattern::Causal, &[0..11, 11..12, 12..36, 36..40]);
                 });
             }
+        }
+    }
+
+    /// A number that stayed as it was recorded, or a place that fills a shape up and is read, changes some state.
+    #[test]
+    fn forwards_that_are_done_again_read_their_own_numbers() {
+        crate::set_num_threads(1);
+        let mistral = LLAMA
+            .replace("LlamaForCausalLM", "MistralForCausalLM")
+            .replace("\"head_dim\"", "\"sliding_window\":5,\"head_dim\"");
+        for json in [LLAMA, GPT2, &mistral] {
+            let model = model(json, false);
+            let target = model.decoder.target(model.arithmetic);
+            let [mut plain, mut again] = [(); 2].map(|()| Cache::new(model.config(), (3, 64), target).unwrap());
+            again.replays = Replays::again();
+            for round in 0..4 {
+                for part in [0..40, 13..22 + round % 2, 17..18] {
+                    let mut active = Active::default();
+                    for lane in (0..3).filter(|lane| part.len() > 9 || lane % 2 == round % 2) {
+                        let text = part.clone().map(|at| (at, ((at * 7 + lane * 5 + round * 11) % 37) as u32));
+                        let wanted = part.clone().filter(|at| at % 3 == round % 3 || part.len() == 1);
+                        active.add(lane, text, |at| 0..(at + 3 + round).min(40), wanted);
+                    }
+                    let [a, b] = [&mut plain, &mut again].map(|cache| {
+                        let states = tch::no_grad(|| model.decoder.partial(&active, cache, model.arithmetic));
+                        copied(&states.unwrap()).unwrap()
+                    });
+                    assert_eq!(a.len(), active.wanted.len() * model.config().hidden_size);
+                    let gap = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(a.len() == b.len() && gap < 1e-4, "{json}, round {round}, {part:?}: {gap}");
+                }
+            }
+            assert!(again.replays.count() >= 2 && plain.replays.count() == 0);
         }
     }
 }

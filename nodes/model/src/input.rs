@@ -76,11 +76,13 @@ impl<'a> Input<'a> {
         };
         Self { layout: Layout { rows: batch.rows, text: batch.length, copies, documents }, tokens }
     }
+}
 
-    /// Which of its tokens are not padding of the batch that it is made of.
-    pub fn real(&self, batch: &MicroBatch) -> Vec<bool> {
-        let rows = batch.documents.chunks(batch.length.max(1));
-        let copies = rows.flat_map(|row| std::iter::repeat_n(row, self.layout.copies.count()));
-        copies.flatten().map(|document| *document != PADDING).collect()
-    }
+/// Which tokens of an input that is made of a batch are not its padding.
+pub(crate) fn real(batch: &MicroBatch, copies: Copies) -> Vec<bool> {
+    let rows = batch.documents.chunks(batch.length.max(1));
+    rows.flat_map(|row| std::iter::repeat_n(row, copies.count()))
+        .flatten()
+        .map(|document| *document != PADDING)
+        .collect()
 }

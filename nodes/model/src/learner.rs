@@ -1,5 +1,6 @@
 //! A model in training: micro-steps accumulate gradients, `apply` turns them into one update.
 
+mod recorded;
 mod update;
 
 use std::path::Path;
@@ -29,8 +30,10 @@ use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
 use crate::sum::{Leaf, Tree, copied as copied_leaf};
 use crate::tensor_writer::SavedFile;
+use recorded::Recorder;
 use update::{CLIP_EPS, Update};
 
+pub use recorded::GraphUse;
 pub use update::Unread;
 
 /// What one update did.
@@ -68,6 +71,8 @@ pub struct Learner {
     sums: Sums,
     /// Updates are computed by operations of the device, without waiting for it.
     on_device: bool,
+    /// Of updates that are recorded.
+    recorder: Option<Recorder>,
 }
 
 /// What has been added up since the last update.
@@ -164,6 +169,7 @@ impl Learner {
             rank: 0,
             sums,
             on_device,
+            recorder: None,
         })
     }
 
@@ -241,12 +247,32 @@ impl Learner {
     /// Forward and backward of one micro-batch; its gradients add to those of earlier micro-steps. Batches may come one by one: how
     /// many there will be, and how large they are together, need not be known. Waits for the device, to return the losses.
     pub fn micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<StepSums, ModelError> {
+        if self.recorder.is_some() {
+            return Err(ModelError::Torch("the losses of a recorded update come with it".to_owned()));
+        }
         self.forward_backward(batch, pattern)?.read()
     }
 
     /// As [`Learner::micro_step`], without waiting: the losses come with the update's [`Applied`].
     pub fn start_micro_step(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<(), ModelError> {
-        self.forward_backward(batch, pattern).map(drop)
+        if self.recorder.is_none() {
+            return self.forward_backward(batch, pattern).map(drop);
+        }
+        let divisor = self.divisor(batch)?;
+        let counted = self.wait_with(batch, pattern, divisor)?;
+        self.sums.totals.push(Totals::of(&counted, batch.tokens_read()));
+        Ok(())
+    }
+
+    /// What the gradients of the next micro-step are divided by.
+    fn divisor(&mut self, batch: &MicroBatch) -> Result<Divisor, ModelError> {
+        if self.sums.totals.is_empty() {
+            self.sums.divisor = self.reducer.divisor(batch.maskable_tokens().max(1) as f64)?;
+        }
+        Ok(match self.options.normaliser {
+            Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
+            Normaliser::MaskedTokens => Divisor::Positions,
+        })
     }
 
     fn forward_backward(&mut self, batch: &MicroBatch, pattern: &Pattern) -> Result<&Losses, ModelError> {
@@ -263,13 +289,7 @@ impl Learner {
             let mut rng = keyed::rng(self.dropout_seed, "dropout", self.optimizer.step, number);
             tch::manual_seed(rng.next_u64() as i64);
         }
-        if number == 0 {
-            self.sums.divisor = self.reducer.divisor(batch.maskable_tokens().max(1) as f64)?;
-        }
-        let divisor = match self.options.normaliser {
-            Normaliser::MaskableTokens => Divisor::Number(self.sums.divisor),
-            Normaliser::MaskedTokens => Divisor::Positions,
-        };
+        let divisor = self.divisor(batch)?;
         let (reducer, router_weight) = (self.reducer.as_ref(), self.router_weight);
         let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight, reducer };
         let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson));
@@ -298,13 +318,19 @@ impl Learner {
 
     /// As [`Learner::apply`], without waiting: [`Learner::read`] says what it did. Updates are read in their order.
     pub fn start_update(&mut self, lr: f64) -> Result<Unread, ModelError> {
-        self.add_gradients()?;
+        if self.recorder.is_none() {
+            self.add_gradients()?;
+        }
         let totals = self.reducer.add(&self.sums.totals, &mut self.model.parameters)?;
         let (factor, finite) = (self.factor(&totals), totals.is_finite());
         let losses = std::mem::replace(&mut self.sums, Sums::nothing()).losses;
         if totals.positions + totals.ar_positions == 0 {
+            self.forget_waiting();
             let applied = Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite };
             return Ok(Unread(Update::Done(applied)));
+        }
+        if self.recorder.is_some() {
+            return self.update_recorded(lr, totals, factor);
         }
         if self.on_device {
             return self.start_on_device(lr, totals, factor, losses);

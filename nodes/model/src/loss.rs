@@ -4,26 +4,21 @@
 //! memory at once. When a batch needs several chunks, each chunk's gradient is computed immediately and propagated
 //! through the selected hidden states.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use tch::{Kind, Reduction, Tensor};
 
 use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
-use crate::attention::Attention;
 use crate::batch::MicroBatch;
-use crate::decoder::Seen;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::experts::balance;
 use crate::fused;
 use crate::head;
 use crate::host::copied;
-use crate::input::{Copies, Input};
-use crate::later::upload;
+use crate::input::real;
 use crate::model::Model;
-use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
+use crate::objective::{Objective, ObjectiveOptions, Selection};
+use crate::part::{Given, Ready, Wanted};
 use crate::pattern::Pattern;
 use crate::reducer::Reducer;
 
@@ -100,7 +95,7 @@ impl StepSums {
     }
 
     /// Of a batch that nothing has been predicted of.
-    fn of(batch: &MicroBatch) -> Self {
+    pub(crate) fn of(batch: &MicroBatch) -> Self {
         let maskable = |row: &[bool]| row.iter().filter(|&&maskable| maskable).count() as u64;
         let row = |row| RowSums { maskable: maskable(row), ..RowSums::default() };
         Self { rows: batch.maskable.chunks(batch.length).map(row).collect(), ..Self::default() }
@@ -163,14 +158,38 @@ struct Balance {
 }
 
 #[derive(Debug)]
-enum Values {
+pub(crate) enum Values {
     /// A CPU kernel's.
     Here(Vec<f32>),
     /// fp32 `[n]`.
     There(Tensor),
 }
 
+impl Values {
+    /// Those that are in a tensor.
+    pub fn there(&self) -> Option<&Tensor> {
+        match self {
+            Self::Here(_) => None,
+            Self::There(tensor) => Some(tensor),
+        }
+    }
+
+    /// The same, without a copy of a tensor.
+    pub fn share(&self) -> Self {
+        match self {
+            Self::Here(values) => Self::Here(values.clone()),
+            Self::There(tensor) => Self::There(tensor.shallow_clone()),
+        }
+    }
+}
+
 impl Losses {
+    /// Of these parts: each has the numbers of its rows, what it predicts and the losses of that.
+    pub fn new(known: StepSums, parts: impl Iterator<Item = (Vec<usize>, Selection, Values)>) -> Self {
+        let part = |(rows, selection, values)| PartLosses { rows, selection, values, distances: None, balance: None };
+        Self { known, parts: parts.map(part).collect() }
+    }
+
     /// What is known without reading anything: how many positions of each kind there are; the losses are 0.
     pub fn counted(&self) -> StepSums {
         let mut sums = StepSums { rows: Vec::new(), ..self.known.clone() };
@@ -187,11 +206,11 @@ impl Losses {
     /// Those that are in tensors, in order.
     pub fn there(&self) -> impl Iterator<Item = &Tensor> {
         self.parts.iter().flat_map(|part| {
-            let losses = match &part.values {
-                Values::Here(_) => None,
-                Values::There(tensor) => Some(tensor),
-            };
-            losses.into_iter().chain(&part.distances).chain(part.balance.as_ref().map(|balance| &balance.loss))
+            part.values
+                .there()
+                .into_iter()
+                .chain(&part.distances)
+                .chain(part.balance.as_ref().map(|balance| &balance.loss))
         })
     }
 
@@ -208,8 +227,9 @@ impl Losses {
             match values {
                 Values::Here(losses) => sums.add(rows, selection, losses),
                 Values::There(tensor) => {
+                    // Behind them may be those of the positions that fill the shape up.
                     let losses: Vec<f32> = there.by_ref().take(tensor.numel()).collect();
-                    sums.add(rows, selection, &losses);
+                    sums.add(rows, selection, &losses[..selection.target.len()]);
                 }
             }
             for distance in there.by_ref().take(distances.as_ref().map_or(0, Tensor::numel)) {
@@ -222,64 +242,6 @@ impl Losses {
             }
         }
         sums.totalled()
-    }
-}
-
-/// The rows of a batch that one forward reads: all of them, unless they are cut into blocks of different sizes.
-struct Part<'a> {
-    /// Their numbers in the batch.
-    rows: Vec<usize>,
-    batch: Cow<'a, MicroBatch>,
-    xt: Vec<u32>,
-    pattern: Pattern,
-    selection: Selection,
-}
-
-impl<'a> Part<'a> {
-    /// Of `batch` the rows that are cut alike, smallest blocks first; those that are not cut come last and have `pattern`. Errors if xt
-    /// needs a mask token and there is none.
-    fn all(
-        batch: &'a MicroBatch,
-        pattern: &Pattern,
-        options: ObjectiveOptions,
-        mask: Option<u32>,
-    ) -> Result<Vec<Self>, ModelError> {
-        let Objective::Block(blocks) = options.objective else {
-            if pattern.copies() != Copies::One {
-                let wanted = "one of a text that stands once, or block diffusion";
-                return Err(ModelError::input("attention pattern", "one of [x_t ; x_0]", wanted));
-            }
-            let rows = (0..batch.rows).collect();
-            return Ok(vec![Self::new(rows, Cow::Borrowed(batch), pattern.clone(), options, mask)?]);
-        };
-        let mut groups = BTreeMap::<usize, Vec<usize>>::new();
-        for row in 0..batch.rows {
-            let size = batch.blocks.get(row).map_or(blocks.size, |&size| size);
-            groups.entry(size.min(batch.length)).or_default().push(row);
-        }
-        let part = |(size, rows): (usize, Vec<usize>)| {
-            let own = Cow::Owned(batch.only(&rows));
-            if size == batch.length {
-                let objective = Objective::Diffusion { shift: blocks.shift };
-                return Self::new(rows, own, pattern.clone(), ObjectiveOptions { objective, ..options }, mask);
-            }
-            let objective = Objective::Block(Blocks { size, ..blocks });
-            let pattern = Pattern::NoisedBlocks { size, context: blocks.context };
-            Self::new(rows, own, pattern, ObjectiveOptions { objective, ..options }, mask)
-        };
-        groups.into_iter().map(part).collect()
-    }
-
-    fn new(
-        rows: Vec<usize>,
-        batch: Cow<'a, MicroBatch>,
-        pattern: Pattern,
-        options: ObjectiveOptions,
-        mask: Option<u32>,
-    ) -> Result<Self, ModelError> {
-        let xt = noised(&batch, options.objective, mask)?;
-        let selection = select(&batch, &xt, options, mask);
-        Ok(Self { rows, batch, xt, pattern, selection })
     }
 }
 
@@ -311,55 +273,42 @@ impl Model {
         how: Arithmetic,
         lesson: Option<Lesson<'_>>,
     ) -> Result<Losses, ModelError> {
-        batch.check(self.config.vocab_size, self.longest())?;
-        let mask = self.config.adapted.as_ref().map(|a| a.mask_token_id);
-        let parts = Part::all(batch, pattern, options, mask)?;
-        let divisor = lesson.map(|lesson| match lesson.divisor {
-            Divisor::Number(number) => number,
-            Divisor::Positions => parts.iter().map(|part| part.selection.own).sum::<usize>().max(1) as f64,
-        });
-        let mut losses = Losses { known: StepSums::of(batch), parts: Vec::with_capacity(parts.len()) };
-        let last = parts.iter().rposition(|part| !part.selection.target.is_empty());
-        for (number, mut part) in parts.into_iter().enumerate() {
-            losses.known.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
-            if part.selection.target.is_empty() {
-                continue;
-            }
-            let xt = std::mem::take(&mut part.xt);
-            let input = Input::new(&part.batch, xt, &part.pattern, options.document_attention);
-            let (batch, selection) = (&part.batch, &part.selection);
+        let asked = lesson.map(|lesson| lesson.divisor);
+        let (parts, known, divisor) = self.ready(batch, pattern, options, how, asked)?;
+        let (mut losses, last) = (Losses { known, parts: Vec::with_capacity(parts.len()) }, parts.len());
+        for (number, part) in parts.into_iter().enumerate() {
+            let Ready { rows, batch, selection, copies, given } = part;
+            let batch = batch.as_ref();
             let pairs = match lesson.and_then(|lesson| lesson.alignment) {
-                Some(alignment) => alignment.pairs(selection, batch)?.map(|pairs| (alignment, pairs)),
+                Some(alignment) => alignment.pairs(&selection, batch)?.map(|pairs| (alignment, pairs)),
                 None => None,
             };
             let router_weight = lesson.map_or(0.0, |lesson| lesson.router_weight);
-            let index: Vec<i64> = selection.from.iter().map(|&place| place as i64).collect();
-            let index = upload(&index, self.device.torch())?;
             let (mut layers, mut routed) = (Vec::new(), Vec::new());
             let predicting = if pairs.is_none() && router_weight == 0.0 {
-                self.hidden(&input, &part.pattern, how, lesson.is_some(), &index)?
+                self.predicting(&given, how, lesson.is_some())?
             } else {
-                let hidden = self.layers(&input, &part.pattern, how, &mut |layer| {
+                let hidden = self.decoder.layers(&given.ids, &given.attention, how, &mut |layer| {
                     if pairs.is_some() {
                         layers.push(layer.rows);
                     }
                     routed.extend(layer.routed);
                     Ok(())
                 })?;
-                hidden.f_index_select(0, &index)?
+                hidden.f_index_select(0, &given.index)?
             };
             let near = match &pairs {
                 None => None,
                 Some((alignment, pairs)) => {
                     let distances = alignment.distances(&layers, pairs, batch, options.document_attention)?;
                     let loss = distances.f_sum(Kind::Float)?;
-                    let loss = loss.f_mul_scalar(alignment.weight / divisor.unwrap_or(1.0))?;
+                    let loss = loss.f_mul_scalar(alignment.weight / divisor)?;
                     Some((loss, distances.f_detach()?))
                 }
             };
             let (near, distances) = near.unzip();
-            let even = if router_weight == 0.0 { None } else { balance(&routed, &input.real(batch))? };
-            let balanced = match lesson.map(|lesson| lesson.divisor) {
+            let even = if router_weight == 0.0 { None } else { balance(&routed, &real(batch, copies))? };
+            let balanced = match asked {
                 Some(Divisor::Positions) => selection.own as u64,
                 Some(Divisor::Number(_)) | None => batch.maskable_tokens(),
             };
@@ -368,62 +317,40 @@ impl Model {
                 Some(loss) => Some(Balance { loss: loss.f_detach()?.f_view(1)?, balanced }),
             };
             // As much of it as there is of the objective in this forward.
-            let weight = router_weight * balanced as f64 / divisor.unwrap_or(1.0);
+            let weight = router_weight * balanced as f64 / divisor;
             let even = even.map(|loss| loss.f_mul_scalar(weight)).transpose()?;
             let beside = match (near, even) {
                 (Some(near), Some(even)) => Some(near.f_add(&even)?),
                 (near, even) => near.or(even),
             };
-            if let Some(lesson) = lesson.filter(|_| last == Some(number)) {
+            if let Some(lesson) = lesson.filter(|_| number + 1 == last) {
                 lesson.reducer.last_pass();
             }
-            let values = self.head_losses(&predicting, &part.selection, divisor, beside.as_ref(), how)?;
-            losses.parts.push(PartLosses { rows: part.rows, selection: part.selection, values, distances, balance });
+            let values = self.head_losses(&predicting, &given.wanted, beside.as_ref(), how)?;
+            losses.parts.push(PartLosses { rows, selection, values, distances, balance });
         }
         Ok(losses)
     }
 
-    /// Hidden states before the last norm, `[n, D]`, of some rows of an input, `wanted` `[n]`.
-    fn hidden(
-        &self,
-        input: &Input,
-        pattern: &Pattern,
-        how: Arithmetic,
-        train: bool,
-        wanted: &Tensor,
-    ) -> Result<Tensor, ModelError> {
-        let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
-        self.decoder.hidden_of(&self.ids(&input.tokens, input.layout.rows)?, &attention, how, train, wanted)
+    /// Hidden states before the last norm, `[n, D]`, of the rows that predict.
+    pub(crate) fn predicting(&self, given: &Given, how: Arithmetic, train: bool) -> Result<Tensor, ModelError> {
+        self.decoder.hidden_of(&given.ids, &given.attention, how, train, &given.index)
     }
 
     /// Cross-entropy, in nats, of each token as a row of hidden states before the last norm, `[N, D]`, predicts it; without gradients.
     pub(crate) fn cross_entropies(&self, rows: &Tensor, target: Vec<i64>) -> Result<Vec<f32>, ModelError> {
-        let selection = Selection { own: target.len(), target, ..Selection::default() };
-        match self.head_losses(rows, &selection, None, None, self.arithmetic)? {
+        let wanted = Wanted::new(self, self.arithmetic, &target, None)?;
+        match self.head_losses(rows, &wanted, None, self.arithmetic)? {
             Values::Here(losses) => Ok(losses),
             Values::There(losses) => copied(&losses),
         }
     }
 
-    /// Hidden states before the last norm, `[B·L, D]`, of an input in training; shows what is behind each layer to `seen`.
-    fn layers(
-        &self,
-        input: &Input,
-        pattern: &Pattern,
-        how: Arithmetic,
-        seen: &mut Seen<'_>,
-    ) -> Result<Tensor, ModelError> {
-        let attention = Attention::new(pattern, input.layout, &self.config.windows(), self.decoder.target(how))?;
-        let ids = self.ids(&input.tokens, input.layout.rows)?;
-        self.decoder.layers(&ids, &attention, how, seen)
-    }
-
-    /// Cross-entropy of each selected position, in nats; with a divisor, the gradients of their weighted sum and of the loss `beside` it.
-    fn head_losses(
+    /// Cross-entropy of each row's token, in nats; with a scale, the gradients of their scaled sum and of the loss `beside` it.
+    pub(crate) fn head_losses(
         &self,
         rows: &Tensor,
-        selection: &Selection,
-        divisor: Option<f64>,
+        wanted: &Wanted,
         beside: Option<&Tensor>,
         how: Arithmetic,
     ) -> Result<Values, ModelError> {
@@ -434,38 +361,35 @@ impl Model {
             };
             Ok(total.f_backward()?)
         };
-        let count = selection.target.len();
-        let chunk = (self.chunk_elements / self.config.vocab_size).clamp(1, count);
-        let scale: Option<Vec<f32>> =
-            divisor.map(|divisor| selection.weight.iter().map(|w| (w / divisor) as f32).collect());
-        let decoder = self.decoder.own();
-        if let Some(decoder) = decoder.filter(|_| how.kernels) {
-            let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
-            let (sizes, cap) = ((chunk, how.kind()), self.config.logit_softcap);
-            let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), sizes, cap)?;
-            if scale.is_some() {
-                backward(total)?;
+        let chunk = |count: usize| (self.chunk_elements / self.config.vocab_size).clamp(1, count);
+        match (wanted, self.decoder.own()) {
+            (Wanted::Here { target, scale }, Some(decoder)) => {
+                let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
+                let (sizes, cap) = ((chunk(target.len()), how.kind()), self.config.logit_softcap);
+                let (total, losses) = fused::head_loss(&normed, head, target, scale.as_deref(), sizes, cap)?;
+                if scale.is_some() {
+                    backward(total)?;
+                }
+                Ok(Values::Here(losses))
             }
-            return Ok(Values::Here(losses));
-        }
-        let device = self.device.torch();
-        let target = upload(&selection.target, device)?;
-        let scale = scale.map(|scale| upload(&scale, device)).transpose()?;
-        if let Some(decoder) = decoder {
-            let normed = decoder.normed(rows, how)?;
-            let (total, losses) =
-                head::loss(&normed, decoder.head(), &target, scale.as_ref(), (chunk, self.config.logit_softcap), how)?;
-            if scale.is_some() {
-                backward(total)?;
+            (Wanted::There { target, scale }, Some(decoder)) => {
+                let (normed, sizes) = (decoder.normed(rows, how)?, (chunk(target.numel()), self.config.logit_softcap));
+                let (total, losses) = head::loss(&normed, decoder.head(), target, scale.as_ref(), sizes, how)?;
+                if scale.is_some() {
+                    backward(total)?;
+                }
+                Ok(Values::There(losses))
             }
-            return Ok(Values::There(losses));
+            // A plug-in's model has made all logits already.
+            (Wanted::There { target, scale }, None) => {
+                let loss = rows.f_cross_entropy_loss(target, None::<Tensor>, Reduction::None, -100, 0.0)?;
+                if let Some(scale) = scale {
+                    backward(loss.f_mul(scale)?.f_sum(Kind::Float)?)?;
+                }
+                Ok(Values::There(loss.f_detach()?))
+            }
+            (Wanted::Here { .. }, None) => Err(ModelError::Torch("a CPU kernel for a plug-in's model".to_owned())),
         }
-        // A plug-in's model has made all logits already.
-        let loss = rows.f_cross_entropy_loss(&target, None::<Tensor>, Reduction::None, -100, 0.0)?;
-        if let Some(scale) = &scale {
-            backward(loss.f_mul(scale)?.f_sum(Kind::Float)?)?;
-        }
-        Ok(Values::There(loss.f_detach()?))
     }
 }
 
@@ -473,6 +397,8 @@ impl Model {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::attention::Attention;
+    use crate::input::Input;
     use crate::pattern::Context;
 
     /// What the clean text's own predictions, and decoding with its cache, rest on: it is read as the base model reads it, to the bit.
@@ -493,7 +419,10 @@ mod tests {
             let hidden = |noised: Vec<u32>, pattern: &Pattern| {
                 let input = Input::new(&batch, noised, pattern, true);
                 let all = Tensor::arange(input.tokens.len() as i64, (Kind::Int64, tch::Device::Cpu));
-                copied(&model.hidden(&input, pattern, how, false, &all).unwrap()).unwrap()
+                let (windows, target) = (model.config.windows(), model.decoder.target(how));
+                let attention = Attention::new(pattern, input.layout, &windows, target).unwrap();
+                let ids = model.ids(&input.tokens, input.layout.rows).unwrap();
+                copied(&model.decoder.hidden_of(&ids, &attention, how, false, &all).unwrap()).unwrap()
             };
             let blocks = Pattern::NoisedBlocks { size: 4, context: Context::Causal };
             let (both, alone) = (hidden(xt.clone(), &blocks), hidden(batch.tokens.clone(), &Pattern::Causal));

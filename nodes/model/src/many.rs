@@ -31,6 +31,7 @@ unsafe extern "C" {
         step: Raw,
         divisor: Raw,
         skip: Raw,
+        lr_there: Raw,
         lr: f64,
         beta1: f64,
         beta2: f64,
@@ -84,6 +85,13 @@ pub(crate) struct Flags<'a> {
     pub skip: &'a Tensor,
 }
 
+/// The learning rate of an update.
+pub(crate) enum Rate {
+    Here(f64),
+    /// An fp32 number on the device: a recorded update has the one of its turn.
+    There(Tensor),
+}
+
 /// The tensors that an update by AdamW changes, fp32, by parameter.
 #[derive(Default)]
 pub(crate) struct Trained {
@@ -94,7 +102,13 @@ pub(crate) struct Trained {
 }
 
 /// One update of all of them with weight decay `decay`.
-pub(crate) fn adamw(trained: &Trained, flags: &Flags, settings: AdamW, lr: f64, decay: f64) -> Result<(), ModelError> {
+pub(crate) fn adamw(
+    trained: &Trained,
+    flags: &Flags,
+    settings: AdamW,
+    lr: &Rate,
+    decay: f64,
+) -> Result<(), ModelError> {
     let (weights, gradients) = same(all(&trained.weights), all(&trained.gradients))?;
     let (first, second) = same(all(&trained.first), all(&trained.second))?;
     let (weights, first) = same(weights, first)?;
@@ -104,9 +118,30 @@ pub(crate) fn adamw(trained: &Trained, flags: &Flags, settings: AdamW, lr: f64, 
     let (step, divisor, skip) = (raw(flags.step), raw(flags.divisor), raw(flags.skip));
     let AdamW { beta1, beta2, eps, .. } = settings;
     let (w, g, m, v) = (weights.as_ptr(), gradients.as_ptr(), first.as_ptr(), second.as_ptr());
+    let (lr_there, lr) = match lr {
+        Rate::Here(lr) => (std::ptr::null_mut(), *lr),
+        Rate::There(lr) => (raw(lr), 0.0),
+    };
     // SAFETY: live tensors, as many of each kind.
     checked(|error, room| unsafe {
-        difflow_adamw(w, g, m, v, weights.len(), step, divisor, skip, lr, beta1, beta2, decay, eps, error, room)
+        difflow_adamw(
+            w,
+            g,
+            m,
+            v,
+            weights.len(),
+            step,
+            divisor,
+            skip,
+            lr_there,
+            lr,
+            beta1,
+            beta2,
+            decay,
+            eps,
+            error,
+            room,
+        )
     })
 }
 
@@ -139,7 +174,7 @@ mod tests {
                 second: vec![one(0.0)],
             };
             let flags = Flags { step: &number(1.0), divisor: &number(2.0), skip: &number(skip) };
-            adamw(&trained, &flags, AdamW::default(), 0.1, 0.5).unwrap();
+            adamw(&trained, &flags, AdamW::default(), &Rate::Here(0.1), 0.5).unwrap();
             // 1 − lr · decay − lr · g/|g|, with g = 4/2.
             let (weight, first) = if skip == 1.0 { (1.0, 0.0) } else { (1.0 - 0.05 - 0.1, 0.2) };
             let found = [&trained.weights[0], &trained.first[0]].map(|tensor| tensor.double_value(&[0]));

@@ -7,6 +7,7 @@ use crate::arithmetic::{Arithmetic, Precision};
 use crate::batch::{MicroBatch, PADDING};
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::host::copied;
 use crate::learner::Learner;
 use crate::model::Model;
 use crate::objective::{Blocks, Objective, ObjectiveOptions};
@@ -94,7 +95,51 @@ pub fn self_test(device: Device) -> Result<Vec<Compared>, ModelError> {
             }
         }
     }
+    if device != Device::Cpu {
+        for (name, json) in &MODELS[..2] {
+            for documents in [false, true] {
+                let what = format!("{name}; recorded updates{}", if documents { ", documents" } else { "" });
+                let [plain, recorded] = [false, true].map(|recorded| updates(json, device, documents, recorded));
+                let (plain, recorded) = (plain?, recorded?);
+                found.push(Compared {
+                    what,
+                    loss: (plain.loss - recorded.loss).abs() / plain.loss.abs(),
+                    gradient: distance(&recorded.gradients, &plain.gradients),
+                    // Sums in the order of atomic additions, and what six updates make of it.
+                    allowed: 2e-2,
+                });
+            }
+        }
+    }
     Ok(found)
+}
+
+/// The last loss and the weights after six updates of two micro-batches, most of which are recorded ones if they may be.
+fn updates(json: &str, device: Device, documents: bool, recorded: bool) -> Result<Step, ModelError> {
+    let mut model = Model::of_json(json, 7, device)?;
+    model.set_arithmetic(Arithmetic { precision: Precision::Bf16, ..model.arithmetic() });
+    model.add_mask_token(7)?;
+    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+    let mut learner = Learner::new(model, options, AdamW::default())?;
+    if recorded {
+        learner.record_updates().map_err(ModelError::Torch)?;
+    }
+    let mut loss = 0.0;
+    for number in 0..6 {
+        for rows in [3, 4] {
+            let mut batch = batch(rows, 96, documents);
+            batch.tokens.iter_mut().for_each(|token| *token = (*token + 17 * number) % 301);
+            learner.start_micro_step(&batch, &Pattern::Full)?;
+        }
+        loss = learner.apply(1e-3)?.totals.weighted;
+    }
+    let replayed = learner.graph_use().map_or(0, |used| used.replayed);
+    if recorded && replayed != 5 {
+        let reason = learner.graph_use().and_then(|used| used.stopped.clone());
+        return Err(ModelError::Torch(format!("{replayed} of 6 updates were recorded ones: {reason:?}")));
+    }
+    let weights = learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor));
+    Ok(Step { loss, gradients: weights.collect::<Result<Vec<_>, _>>()?.concat() })
 }
 
 fn patterns() -> [(Pattern, bool); 7] {

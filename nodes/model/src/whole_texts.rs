@@ -23,7 +23,10 @@ impl Decoder {
             let mut nothing = Cache::passing(&self.config, (part.lanes.len(), capacity), self.target(how))?;
             self.partial(part, &mut nothing, how)
         };
-        let parts = if host { active.parts_for(num_threads()) } else { active.parts(1) };
+        if !host {
+            return self.whole_there(active, capacity, how);
+        }
+        let parts = active.parts_for(num_threads());
         if parts.len() == 1 {
             return alone(&parts[0]);
         }
@@ -38,6 +41,20 @@ impl Decoder {
         let found = found.into_iter().map(|one| one.into_inner().unwrap_or_else(PoisonError::into_inner));
         let found: Vec<Tensor> = found.map(|one| one.unwrap_or_else(missing)).collect::<Result<_, _>>()?;
         Ok(Tensor::f_cat(&found, 0)?)
+    }
+
+    /// On a device: in a room that is kept, for the forwards that were recorded in it.
+    fn whole_there(&self, active: &Active, capacity: usize, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let active = &active.parts(1)[0];
+        let mut kept = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of another arithmetic the tensors are of another kind.
+        let usable = kept.take().filter(|(of, _)| *of == how);
+        let (_, room) = match usable {
+            Some(room) => kept.insert(room),
+            None => kept.insert((how, Cache::passing(&self.config, (active.lanes.len(), capacity), self.target(how))?)),
+        };
+        room.grow((active.lanes.len(), capacity))?;
+        self.partial(active, room, how)
     }
 }
 

@@ -27,16 +27,22 @@ pub trait CheckpointWork {
     /// The most of the time that the work takes while the run trains, above 0 and at most 1. It rests in between.
     fn share(&self) -> f64;
 
+    /// Whether the work failed for want of memory, which others may leave again. A lack of it then ends nobody: the checkpoint is passed over.
+    fn lacked_memory(&self, _problem: &eyre::Report) -> bool {
+        false
+    }
+
     /// Tells the other nodes; `seq` is the number of the message. Errors if dora does not take it.
     fn tell(&self, node: &mut Node, seq: u64, outcome: &Self::Outcome) -> Result<()>;
 }
 
 /// Works on every published checkpoint until there are no more, and then on the last good one in `dir` if it is not
 /// done: its message may have been lost. An earlier result is sent again, not computed again. A damaged checkpoint is
-/// skipped with a warning. Errors if dora fails, or if the work on an undamaged checkpoint does.
+/// skipped with a warning, and so is one that there was no memory for; the last is tried again at the end. Errors if dora fails, or if the
+/// work on an undamaged checkpoint does.
 pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Result<()> {
     let mut inbox = Inbox::default();
-    let mut done = BTreeSet::new();
+    let (mut done, mut without_memory) = (BTreeSet::new(), BTreeSet::new());
     let mut seq = 0;
     while let Some(checkpoint) = next(&mut inbox, node, dir, &done)? {
         let outcome = match work.earlier(&checkpoint) {
@@ -44,6 +50,11 @@ pub fn follow<W: CheckpointWork>(node: &mut Node, dir: &RunDir, work: &W) -> Res
             None => match work.work(&checkpoint, &mut at_its_share(&mut inbox, node, work.share())) {
                 Ok(outcome) => outcome,
                 Err(e) if e.is::<Stopped>() => return Ok(()),
+                // The second time it is the last one, with nobody left who could leave some.
+                Err(e) if work.lacked_memory(&e) && without_memory.insert(checkpoint.step) => {
+                    eprintln!("warning: checkpoint of step {} is passed over: {e:#}", checkpoint.step);
+                    continue;
+                }
                 Err(e) => {
                     passed_over(&checkpoint, e)?;
                     continue;
@@ -114,7 +125,7 @@ fn passed_over(checkpoint: &Checkpoint, problem: eyre::Report) -> Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
     use std::fs;
 
@@ -131,7 +142,13 @@ mod tests {
     struct Work {
         folder: TempDir,
         worked: RefCell<Vec<u64>>,
+        /// How often there is no memory.
+        lacks: Cell<usize>,
     }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no memory")]
+    struct NoMemory;
 
     impl CheckpointWork for Work {
         type Outcome = u64;
@@ -142,6 +159,9 @@ mod tests {
 
         fn work(&self, checkpoint: &Checkpoint, check: &mut dyn FnMut() -> Result<()>) -> Result<u64> {
             check()?;
+            if self.lacks.replace(self.lacks.get().saturating_sub(1)) > 0 {
+                return Err(NoMemory.into());
+            }
             let weights = fs::read(Path::new(&checkpoint.path).join("weights"))?;
             ensure!(weights == checkpoint.step.to_le_bytes(), "these are no weights");
             write_atomically(&self.dir().scores(checkpoint.step), b"{}")?;
@@ -153,6 +173,10 @@ mod tests {
             1.0
         }
 
+        fn lacked_memory(&self, problem: &eyre::Report) -> bool {
+            problem.is::<NoMemory>()
+        }
+
         fn tell(&self, node: &mut Node, seq: u64, step: &u64) -> Result<()> {
             node.send("scores", seq, &Metrics::of_step(*step, [("nelbo", 1.0)]))
         }
@@ -160,7 +184,7 @@ mod tests {
 
     impl Work {
         fn new() -> Self {
-            Self { folder: tempfile::tempdir().unwrap(), worked: RefCell::default() }
+            Self { folder: tempfile::tempdir().unwrap(), worked: RefCell::default(), lacks: Cell::default() }
         }
 
         fn dir(&self) -> RunDir {
@@ -237,6 +261,21 @@ mod tests {
         fs::create_dir_all(work.dir().root()).unwrap();
         fs::write(work.dir().root().join("scores"), b"a file where a folder is wanted").unwrap();
         assert!(work.follow(heard(&[&message])).is_err());
+    }
+
+    /// The trainer's memory would end the sampler, and that the run. With nobody else there any more, it is an error.
+    #[test]
+    fn a_checkpoint_that_there_is_no_memory_for_is_passed_over_and_the_last_one_tried_again() {
+        let work = Work::new();
+        let messages = [work.checkpoint(10), work.checkpoint(20)];
+        work.lacks.set(1);
+        assert_eq!(work.follow(heard(&[&messages[0], &messages[1]])).unwrap(), (vec![20], vec![20]));
+        let message = work.checkpoint(30);
+        work.lacks.set(1);
+        assert_eq!(work.follow(heard(&[&message])).unwrap(), (vec![30], vec![30]));
+        let message = work.checkpoint(40);
+        work.lacks.set(2);
+        assert!(work.follow(heard(&[&message])).unwrap_err().is::<NoMemory>());
     }
 
     #[test]

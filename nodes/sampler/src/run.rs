@@ -1,5 +1,6 @@
 //! What the sampler does with each checkpoint.
 
+use difflow_inference::lacks_memory;
 use difflow_node_kit::{CheckpointWork, Node, follow};
 use difflow_schema::run::RunDir;
 use difflow_schema::{Checkpoint, Texts};
@@ -38,6 +39,10 @@ impl CheckpointWork for Writing {
 
     fn share(&self) -> f64 {
         self.sampler.share()
+    }
+
+    fn lacked_memory(&self, problem: &eyre::Report) -> bool {
+        lacks_memory(problem.as_ref())
     }
 
     fn tell(&self, node: &mut Node, seq: u64, texts: &Texts) -> Result<()> {

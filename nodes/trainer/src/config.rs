@@ -50,6 +50,17 @@ pub enum ArithmeticKind {
     Torch,
 }
 
+/// Whether updates are recorded as CUDA graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CudaGraphs {
+    /// Where they can be.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
 /// What each of several ranks keeps of what the optimizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -243,6 +254,11 @@ pub struct Config {
     /// On a GPU: the same bits in every run on the same kind of GPU; an operation that cannot give them is an error. The CPU always gives
     /// them.
     pub deterministic: bool,
+    /// On a GPU: auto records an update whose shapes come again as a CUDA graph, which then takes one call in place of thousands: for small
+    /// models. It takes the memory of a second step's activations, and is left where there is none; the weights are the same. off records
+    /// nothing.
+    #[schemars(extend("x-may-change" = true))]
+    pub cuda_graphs: CudaGraphs,
     /// On a GPU: the most of its memory that this node takes, as a share.
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0, "x-may-change" = true))]
     pub memory_fraction: f64,
@@ -336,6 +352,7 @@ impl Default for Config {
             device: "auto".into(),
             tf32: false,
             deterministic: false,
+            cuda_graphs: CudaGraphs::default(),
             memory_fraction: 1.0,
             threads: 2,
             sharding: ShardingKind::default(),

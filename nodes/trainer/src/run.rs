@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use difflow_model::Device;
+use difflow_model::{Device, GraphUse};
 use difflow_node_kit::{Event, Node, Puller, Upstream};
 use difflow_schema::run::{Manifest, RunDir};
 use difflow_schema::{Checkpoint, Facts, Metrics, Noised};
@@ -380,6 +380,12 @@ impl Trainer {
     /// Leaves a checkpoint of the last finished step.
     fn finish(&mut self) -> Result<()> {
         self.report_all()?;
+        if let Some(GraphUse { recorded, replayed, stopped }) = self.training.learner.graph_use() {
+            println!("{replayed} updates by {recorded} CUDA graphs");
+            if let Some(reason) = stopped {
+                println!("no more CUDA graphs: {reason}");
+            }
+        }
         self.wait_for_checkpoint()?;
         if self.saved != Some(self.position.step) {
             self.checkpoint()?;

@@ -13,7 +13,7 @@ use difflow_schema::{Facts, Noised};
 use eyre::{Context, Result, eyre};
 
 use crate::annealing;
-use crate::config::{ArithmeticKind, Config, ObjectiveKind, PrecisionKind, ShardingKind};
+use crate::config::{ArithmeticKind, Config, CudaGraphs, ObjectiveKind, PrecisionKind, ShardingKind};
 use crate::preset::MaskToken;
 use crate::ranks::Ranks;
 use crate::save::ANNEALING_STATE;
@@ -186,6 +186,12 @@ fn training(config: &Config, mut model: Model, ranks: Option<&Ranks>) -> Result<
     balance_experts(config, &mut learner)?;
     if config.ema_decay > 0.0 {
         learner.keep_average(config.ema_decay)?;
+    }
+    if config.cuda_graphs == CudaGraphs::Auto
+        && let Err(reason) = learner.record_updates()
+        && learner.model().device() != Device::Cpu
+    {
+        println!("no CUDA graphs: {reason}");
     }
     Ok(Training { learner, annealing, learning_rate, under_way: None, share: ranks.map_or(Share::WHOLE, Ranks::share) })
 }

@@ -173,6 +173,7 @@ impl Model {
     /// When there is no memory for it.
     pub fn merge_adapter(&mut self) -> Result<(), ModelError> {
         let Network::Own(decoder) = &mut self.decoder else { return Ok(()) };
+        decoder.forget_recorded();
         tch::no_grad(|| {
             for map in decoder.blocks.iter_mut().flat_map(crate::block::Block::maps_mut) {
                 let Some(change) = map.adapter.take() else { continue };
@@ -226,6 +227,7 @@ impl Model {
             let wanted = "a model that difflow computes itself";
             return Err(ModelError::input("adapter", "for a plug-in's torch model", wanted));
         };
+        decoder.forget_recorded();
         let mut added = Vec::new();
         let mut seen = Vec::new();
         for map in decoder.blocks.iter_mut().flat_map(crate::block::Block::maps_mut) {

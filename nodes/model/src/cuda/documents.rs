@@ -49,6 +49,9 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// Documents that fixed shapes have room for at least.
+const FEWEST: usize = 16;
+
 /// The documents of a batch, on the device.
 #[derive(Debug, Clone)]
 pub(crate) struct Documents {
@@ -65,12 +68,34 @@ struct Bounds(Tensor);
 unsafe impl Sync for Bounds {}
 
 impl Documents {
-    /// Of documents that lie one after the other.
-    pub fn new(documents: &[Stretch], causal: bool, device: tch::Device) -> Result<Self, ModelError> {
+    /// Of documents that lie one after the other in rows of `length`. With fixed shapes there are empty documents behind them, up to a power
+    /// of two, and the longest is said to be as long as a row.
+    pub fn new(
+        documents: &[Stretch],
+        causal: bool,
+        length: usize,
+        fixed_shapes: bool,
+        device: tch::Device,
+    ) -> Result<Self, ModelError> {
         let ends = documents.iter().map(|document| document.end as i32);
-        let bounds: Vec<i32> = std::iter::once(0).chain(ends).collect();
-        let longest = documents.iter().map(|document| document.len()).max().unwrap_or(0) as i64;
-        Ok(Self { bounds: Arc::new(Bounds(upload(&bounds, device)?)), longest, causal })
+        let mut bounds: Vec<i32> = std::iter::once(0).chain(ends).collect();
+        let mut longest = documents.iter().map(|document| document.len()).max().unwrap_or(0);
+        if fixed_shapes {
+            let end = bounds.last().copied().unwrap_or(0);
+            bounds.resize(documents.len().next_power_of_two().max(FEWEST) + 1, end);
+            longest = length;
+        }
+        Ok(Self { bounds: Arc::new(Bounds(upload(&bounds, device)?)), longest: longest as i64, causal })
+    }
+
+    /// Their bounds, on the device.
+    pub fn bounds(&self) -> &Tensor {
+        &self.bounds.0
+    }
+
+    /// What a kernel is told beside them.
+    pub fn told(&self) -> [i64; 2] {
+        [self.longest, i64::from(self.causal)]
     }
 
     /// Attention of queries `[T, H, d]` over keys and values `[T, Hkv, d]`: `[T, H, d]`.

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocks;
 mod documents;
+mod graph;
 mod library;
 mod ops;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use library::Kernels;
 use crate::arithmetic::Arithmetic;
 
 pub(crate) use documents::Documents;
+pub(crate) use graph::{DeviceMemory, Graph};
 pub(crate) use ops::cross_entropy;
 
 /// The kernels for bf16 on a device, where the arithmetic wants them and they compile.

@@ -2,11 +2,12 @@
 
 use tch::{Kind, Tensor};
 
+use crate::device::Device;
 use crate::error::ModelError;
-use crate::later::Later;
+use crate::later::{Later, upload};
 use crate::learner::{Applied, Learner};
 use crate::loss::Losses;
-use crate::many;
+use crate::many::{self, Rate};
 use crate::reducer::Totals;
 
 /// An update that the device may still be working on.
@@ -42,12 +43,29 @@ impl Learner {
         factor: f64,
         losses: Vec<Losses>,
     ) -> Result<Unread, ModelError> {
+        let device = self.model.device.torch();
+        self.optimizer.begin_on_device(device)?;
+        let rates = upload(&[factor, 1.0 / factor, lr], device)?;
+        let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
+        let left = self.update_on_device(&values, &rates, lr)?;
+        let clip = self.optimizer.settings.adamw.clip;
+        Ok(Unread(Update::There { totals, losses, clip, left: Later::start(&left)? }))
+    }
+
+    /// All of an update but what the host does: `values` are the losses of the micro-steps, `rates`, f64 on the device, what the gradients
+    /// are multiplied by, one through that, and the learning rate. Returns what is read back: the gradient's norm, and the losses.
+    pub(super) fn update_on_device(
+        &mut self,
+        values: &[&Tensor],
+        rates: &Tensor,
+        lr: f64,
+    ) -> Result<Tensor, ModelError> {
         let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
         let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
         let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
-        let norm = many::norm(&gradients)?.f_mul_scalar(factor)?;
-        let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
-        let values = Tensor::f_cat(&values, 0)?.f_to_kind(Kind::Double)?;
+        let rate = |number: i64| rates.f_select(0, number);
+        let norm = many::norm(&gradients)?.f_mul(&rate(0)?)?;
+        let values = Tensor::f_cat(values, 0)?.f_to_kind(Kind::Double)?;
         // Not a number as soon as one of them is none, or infinite.
         let sound = values.f_sum(Kind::Double)?.f_mul_scalar(0.0)?.f_add(&norm)?.f_isfinite()?;
         let clip = self.optimizer.settings.adamw.clip;
@@ -56,15 +74,18 @@ impl Learner {
             None => norm.f_ones_like()?,
         };
         let skip = sound.f_logical_not()?.f_to_kind(Kind::Float)?;
-        let divisor = clipping.f_mul_scalar(1.0 / factor)?.f_to_kind(Kind::Float)?;
-        self.optimizer.update_on_device(&self.model.parameters, lr, &divisor, &skip)?;
+        let divisor = clipping.f_mul(&rate(1)?)?.f_to_kind(Kind::Float)?;
+        let lr = match self.model.device {
+            Device::Cpu => Rate::Here(lr),
+            Device::Cuda(_) => Rate::There(rate(2)?.f_to_kind(Kind::Float)?),
+        };
+        self.optimizer.update_on_device(&self.model.parameters, &lr, &divisor, &skip)?;
         if let Some(average) = &mut self.average {
             average.add_unless(&skip, &self.model.parameters)?;
         }
         self.round_again()?;
         self.clear_gradients()?;
-        let left = Later::start(&Tensor::f_cat(&[norm.f_view(1)?, values], 0)?)?;
-        Ok(Unread(Update::There { totals, losses, clip, left }))
+        Ok(Tensor::f_cat(&[norm.f_view(1)?, values], 0)?)
     }
 
     /// Copies the masters over the rounded weights, where those are kept.

@@ -18,7 +18,7 @@ pub use state::StateKind;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::host::values;
-use crate::many::{self, Flags, Trained};
+use crate::many::{self, Flags, Rate, Trained};
 use crate::optimizer::state::Noise;
 use crate::parameter::{Parameter, Part};
 use crate::reducer::Reducer;
@@ -238,23 +238,29 @@ impl OptimizerState {
         self.settings.muon.is_none() && self.settings.state == StateKind::Fp32
     }
 
-    /// One update from gradients divided by `divisor`, unless `skip` is 1: both are fp32 numbers on the device. Nothing is read back, so
-    /// the step counts at once; who learns that it was skipped takes it back.
+    /// Counts an update that [`OptimizerState::update_on_device`] will do: who learns that it was skipped takes it back.
+    pub fn begin_on_device(&mut self, device: tch::Device) -> Result<(), ModelError> {
+        self.step += 1;
+        if self.counter.is_none() {
+            self.counter = Some(Tensor::f_full([] as [i64; 0], (self.step - 1) as f64, (Kind::Float, device))?);
+        }
+        Ok(())
+    }
+
+    /// One update from gradients divided by `divisor`, unless `skip` is 1: both are fp32 numbers on the device. Nothing is read back, and
+    /// nothing changes but tensors, so that it can be recorded.
     ///
     /// # Errors
-    /// When it is not [`OptimizerState::is_fused`].
+    /// When it is not [`OptimizerState::is_fused`], or was not begun.
     pub fn update_on_device(
-        &mut self,
+        &self,
         parameters: &[Parameter],
-        lr: f64,
+        lr: &Rate,
         divisor: &Tensor,
         skip: &Tensor,
     ) -> Result<(), ModelError> {
-        self.step += 1;
-        let done = match self.counter.take() {
-            Some(done) => done,
-            None => skip.f_full_like((self.step - 1) as f64)?,
-        };
+        let missing = || ModelError::Torch("an update that was not begun".to_owned());
+        let mut done = self.counter.as_ref().ok_or_else(missing)?.shallow_clone();
         let step = done.f_add_scalar(1.0)?;
         let (mut matrices, mut others) = (Trained::default(), Trained::default());
         for Kept { parameter, moments, .. } in &self.kept {
@@ -274,7 +280,7 @@ impl OptimizerState {
         let (flags, adamw) = (Flags { step: &step, divisor, skip }, self.settings.adamw);
         many::adamw(&matrices, &flags, adamw, lr, adamw.weight_decay)?;
         many::adamw(&others, &flags, adamw, lr, 0.0)?;
-        self.counter = Some(step.f_sub(skip)?);
+        done.f_copy_(&step.f_sub(skip)?)?;
         Ok(())
     }
 
