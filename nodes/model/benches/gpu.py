@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -108,6 +109,20 @@ def prepare(folder, config, tensors, dtype):
     (folder / "words.txt").write_text(" ".join(f"w{draw.randrange(size)}" for _ in range(200_000)))
 
 
+class Failed(Exception):
+    """A program that did not do what it was asked. What else is asked is asked all the same."""
+
+
+@contextmanager
+def part():
+    """What may fail by itself."""
+    try:
+        yield
+    except Failed as failed:
+        result["failed"].append(str(failed))
+        said("FAILED:", failed)
+
+
 def said(*words):
     """Prints them, and writes what is known so far: a run that is cut short has lost nothing."""
     Path(a.out).write_text(json.dumps(result, indent=1))
@@ -117,7 +132,7 @@ def said(*words):
 def run(program, *arguments, env=ENV):
     done = subprocess.run([str(part) for part in (program, *arguments)], capture_output=True, text=True, env=env)
     if done.returncode:
-        sys.exit(f"{program} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+        raise Failed(f"{program} {' '.join(map(str, arguments))} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
@@ -151,57 +166,94 @@ def share(speed, config, parameters, length):
     return speed * flops(config, parameters, length) / (peak * 1e12) if peak else NEEDS
 
 
-result = {"device": torch.cuda.get_device_name(0) if gpu else "cpu", "torch": torch.__version__, "training": [], "peers": {}}
-compared = run(tools / "self_test", a.device)
-result["self_test"] = {"compared": len(compared), "held": sum(one["holds"] for one in compared),
-                       "differ": [one for one in compared if not one["holds"]],
-                       "largest_gradient_error": max(one["gradient"] for one in compared)}
-said("self-test:", result["self_test"]["held"], "of", len(compared))
-for name, ((config, tensors), rows, length, variants) in (SMALL if a.small else SHAPES).items():
+result = {"device": torch.cuda.get_device_name(0) if gpu else "cpu", "torch": torch.__version__, "failed": [], "training": [], "peers": {}}
+
+
+def self_test():
+    compared = run(tools / "self_test", a.device)
+    result["self_test"] = {"compared": len(compared), "held": sum(one["holds"] for one in compared),
+                           "differ": [one for one in compared if not one["holds"]],
+                           "largest_gradient_error": max(one["gradient"] for one in compared)}
+    said("self-test:", result["self_test"]["held"], "of", len(compared))
+
+
+def train(name, variant, shape, common, trace):
+    """Times one variant of a shape. Returns its tokens/s."""
+    (config, _), _, length = shape
+    (variant, arguments), more = variant, []
+    if "--graphs" in arguments and not gpu:
+        result["training"].append({"shape": name, "variant": variant, "tokens_per_s": NEEDS, "parameters": 0, "share_of_peak": NEEDS})
+        return NEEDS
+    if (name, variant) == (MAIN, FULL[0]):
+        more = ["--profile", trace]
+    line, = run(tools / "train_step", *common, *arguments, *more)
+    # What documents and blocks do not see is not computed: their operations are not those of the formula.
+    counted = "--documents" not in arguments and "--block" not in arguments
+    of_peak = share(line["tokens_per_s"], config, line["parameters"], length) if counted else "not counted"
+    line = {"shape": name, "variant": variant, **line, "share_of_peak": of_peak}
+    line["graphs"] = line["graphs"] or "none recorded"
+    line["peak_device_mib"] = line["peak_device_mib"] or NEEDS
+    result["training"].append(line)
+    said(f"{name}, {variant}: {line['tokens_per_s']:,.0f} tokens/s, share of peak {line['share_of_peak']}, "
+         f"memory {line['peak_device_mib']} MiB, estimated {line['estimated_device_mib']}")
+    if more:
+        result["profile"] = profile(trace)
+    return line["tokens_per_s"]
+
+
+def deterministic(common):
+    step = [tools / "train_step", *common, "--ratio", "1", "--deterministic"]
+    (once,), (twice,), recorded = run(*step), run(*step), run(*step, "--graphs")[0] if gpu else None
+    result["deterministic"] = {"same_loss": once["loss"] == twice["loss"],
+                               "same_weights": once["weights_sha256"] == twice["weights_sha256"],
+                               "same_weights_by_graphs": once["weights_sha256"] == recorded["weights_sha256"] if gpu else NEEDS}
+    said("the same bits:", result["deterministic"])
+
+
+def beside_the_cpu(folder, length):
+    """The same first step on both, whose forward of 355M parameters takes a CPU a minute."""
+    first = [folder, "--rows", 2, "--length", length, "--steps", 1, "--ratio", 1]
+    there, here = (run(tools / "train_step", *first, "--device", device)[0] for device in (a.device, "cpu"))
+    result["loss"] = {"device": there["first_loss"], "cpu": here["first_loss"], "gradient_norm": there["first_grad_norm"],
+                      "gradient_norm_cpu": here["first_grad_norm"]}
+    said("the same step on the CPU:", result["loss"])
+
+
+def sampling(folder, length):
+    result["sampling"] = run(tools / "decode_speed", folder, min(64, length), 16, 4, 0.9, 3, a.device)
+
+
+def peer(folder, rows, length, name, flag, speed):
+    if name == "compile" and not gpu:
+        result["peers"][name] = NEEDS
+        return
+    told, = run(sys.executable, a.peer, "--model", folder, "--text", folder / "words.txt", "--batch", rows, "--seq-len", length,
+                "--steps", a.steps, "--warmup", a.steps, "--dtype", "bf16", "--device", "cuda" if gpu else "cpu", *flag,
+                env=dict(os.environ))
+    result["peers"][name] = {**told, "ratio": speed / told["tokens_per_s"]}
+    said(f"  difflow against the peer, {name}: {speed / told['tokens_per_s']:.2f}")
+
+
+with part():
+    self_test()
+for name, (made, rows, length, variants) in (SMALL if a.small else SHAPES).items():
     with tempfile.TemporaryDirectory() as temporary:
-        folder, trace = Path(temporary), Path(temporary) / "trace.json"
-        prepare(folder, config, tensors, torch.float32 if "n_embd" in config else torch.bfloat16)
+        folder, trace, speeds = Path(temporary), Path(temporary) / "trace.json", {}
+        prepare(folder, *made, torch.float32 if "n_embd" in made[0] else torch.bfloat16)
         common = [folder, "--rows", rows, "--length", length, "--steps", a.steps, "--dtype", "bf16", "--device", a.device]
-        for variant, arguments in variants:
-            if "--graphs" in arguments and not gpu:
-                result["training"].append({"shape": name, "variant": variant, "tokens_per_s": NEEDS, "parameters": 0, "share_of_peak": NEEDS})
-                continue
-            more = ["--profile", trace] if (name, variant) == (MAIN, FULL[0]) else []
-            line, = run(tools / "train_step", *common, *arguments, *more)
-            # What documents and blocks do not see is not computed: their operations are not those of the formula.
-            counted = "--documents" not in arguments and "--block" not in arguments
-            of_peak = share(line["tokens_per_s"], config, line["parameters"], length) if counted else "not counted"
-            line = {"shape": name, "variant": variant, **line, "share_of_peak": of_peak}
-            line["graphs"] = line["graphs"] or "none recorded"
-            line["peak_device_mib"] = line["peak_device_mib"] or NEEDS
-            result["training"].append(line)
-            said(f"{name}, {variant}: {line['tokens_per_s']:,.0f} tokens/s, share of peak {line['share_of_peak']}, "
-                 f"memory {line['peak_device_mib']} MiB, estimated {line['estimated_device_mib']}")
-            if more:
-                result["profile"] = profile(trace)
-                speed = line["tokens_per_s"]
+        for variant in variants:
+            with part():
+                speeds[variant[0]] = train(name, variant, (made, rows, length), common, trace)
         if name != MAIN:
             continue
-        once, twice, recorded = (
-            run(tools / "train_step", *common, "--ratio", "1", "--deterministic", *more)[0] if gpu or not more else None
-            for more in ([], [], ["--graphs"]))
-        result["deterministic"] = {"same_loss": once["loss"] == twice["loss"],
-                                   "same_weights": once["weights_sha256"] == twice["weights_sha256"],
-                                   "same_weights_by_graphs": once["weights_sha256"] == recorded["weights_sha256"] if gpu else NEEDS}
-        # The same first step on the CPU, whose forward of 355M parameters takes a minute.
-        first = [folder, "--rows", 2, "--length", length, "--steps", 1, "--ratio", 1]
-        there, here = (run(tools / "train_step", *first, "--device", device)[0] for device in (a.device, "cpu"))
-        result["loss"] = {"device": there["first_loss"], "cpu": here["first_loss"], "gradient_norm": there["first_grad_norm"],
-                          "gradient_norm_cpu": here["first_grad_norm"]}
-        said("the same step on the CPU:", result["loss"])
-        result["sampling"] = run(tools / "decode_speed", folder, min(64, length), 16, 4, 0.9, 3, a.device)
-        for peer, flag in (("eager", []), ("compile", ["--compile"])) if a.peer else ():
-            if peer == "compile" and not gpu:
-                result["peers"][peer] = NEEDS
-                continue
-            told, = run(sys.executable, a.peer, "--model", folder, "--text", folder / "words.txt", "--batch", rows, "--seq-len", length,
-                        "--steps", a.steps, "--warmup", a.steps, "--dtype", "bf16", "--device", "cuda" if gpu else "cpu", *flag,
-                        env=dict(os.environ))
-            result["peers"][peer] = {**told, "ratio": speed / told["tokens_per_s"]}
-            said(f"  difflow against the peer, {peer}: {speed / told['tokens_per_s']:.2f}")
+        with part():
+            deterministic(common)
+        with part():
+            beside_the_cpu(folder, length)
+        with part():
+            sampling(folder, length)
+        for which, flag in (("eager", []), ("compile", ["--compile"])) if a.peer and FULL[0] in speeds else ():
+            with part():
+                peer(folder, rows, length, which, flag, speeds[FULL[0]])
 said("written:", a.out)
+sys.exit(len(result["failed"]) > 0)
