@@ -93,6 +93,18 @@ impl ModelError {
         move |source| Self::Write { path: path.to_owned(), source }
     }
 
+    /// What torch says of a failure: the C++ side appends its own stack; the first line is what a person can use.
+    pub(crate) fn of_torch(text: &str) -> Self {
+        let first = text.lines().next().unwrap_or_default();
+        // In a panic's text an end of line is written out.
+        let first = first.split("\\n").next().unwrap_or_default().to_owned();
+        if first.contains("out of memory") || first.contains("can't allocate memory") {
+            Self::OutOfMemory { detail: first }
+        } else {
+            Self::Torch(first)
+        }
+    }
+
     pub(crate) fn input(what: impl Into<String>, found: impl ToString, wanted: impl ToString) -> Self {
         Self::Input { what: what.into(), found: found.to_string(), wanted: wanted.to_string() }
     }
@@ -100,14 +112,7 @@ impl ModelError {
 
 impl From<tch::TchError> for ModelError {
     fn from(error: tch::TchError) -> Self {
-        let text = error.to_string();
-        // The C++ side appends its own stack; the first line is what a person can use.
-        let first = text.lines().next().unwrap_or_default().to_owned();
-        if first.contains("out of memory") || first.contains("can't allocate memory") {
-            Self::OutOfMemory { detail: first }
-        } else {
-            Self::Torch(first)
-        }
+        Self::of_torch(&error.to_string())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
 use crate::average::Average;
 use crate::batch::MicroBatch;
+use crate::caught::caught;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::group::Group;
@@ -259,7 +260,7 @@ impl Learner {
             return self.forward_backward(batch, pattern).map(drop);
         }
         let divisor = self.divisor(batch)?;
-        let counted = self.wait_with(batch, pattern, divisor)?;
+        let counted = caught(|| self.wait_with(batch, pattern, divisor))?;
         self.sums.totals.push(Totals::of(&counted, batch.tokens_read()));
         Ok(())
     }
@@ -330,10 +331,10 @@ impl Learner {
             return Ok(Unread(Update::Done(applied)));
         }
         if self.recorder.is_some() {
-            return self.update_recorded(lr, totals, factor);
+            return caught(|| self.update_recorded(lr, totals, factor));
         }
         if self.on_device {
-            return self.start_on_device(lr, totals, factor, losses);
+            return caught(|| self.start_on_device(lr, totals, factor, losses));
         }
         let share = self.reducer.share(&self.model.parameters)?;
         let grad_norm = factor

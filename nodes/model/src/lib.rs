@@ -47,6 +47,7 @@ mod average;
 mod batch;
 mod block;
 mod cache;
+mod caught;
 mod coming;
 mod config;
 mod config_reader;

@@ -9,6 +9,7 @@ use tch::{Kind, Reduction, Tensor};
 use crate::alignment::Alignment;
 use crate::arithmetic::Arithmetic;
 use crate::batch::MicroBatch;
+use crate::caught::caught;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::experts::balance;
@@ -273,6 +274,17 @@ impl Model {
         how: Arithmetic,
         lesson: Option<Lesson<'_>>,
     ) -> Result<Losses, ModelError> {
+        caught(|| self.losses_of(batch, pattern, options, how, lesson))
+    }
+
+    fn losses_of(
+        &self,
+        batch: &MicroBatch,
+        pattern: &Pattern,
+        options: ObjectiveOptions,
+        how: Arithmetic,
+        lesson: Option<Lesson<'_>>,
+    ) -> Result<Losses, ModelError> {
         let asked = lesson.map(|lesson| lesson.divisor);
         let (parts, known, divisor) = self.ready(batch, pattern, options, how, asked)?;
         let (mut losses, last) = (Losses { known, parts: Vec::with_capacity(parts.len()) }, parts.len());
@@ -340,7 +352,7 @@ impl Model {
     /// Cross-entropy, in nats, of each token as a row of hidden states before the last norm, `[N, D]`, predicts it; without gradients.
     pub(crate) fn cross_entropies(&self, rows: &Tensor, target: Vec<i64>) -> Result<Vec<f32>, ModelError> {
         let wanted = Wanted::new(self, self.arithmetic, &target, None)?;
-        match self.head_losses(rows, &wanted, None, self.arithmetic)? {
+        match caught(|| self.head_losses(rows, &wanted, None, self.arithmetic))? {
             Values::Here(losses) => Ok(losses),
             Values::There(losses) => copied(&losses),
         }

@@ -8,6 +8,7 @@ use tch::Tensor;
 use crate::arithmetic::Arithmetic;
 use crate::attention::{Attention, Target};
 use crate::cache::{Active, Cache};
+use crate::caught::caught;
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, Seen};
 use crate::error::ModelError;
@@ -85,21 +86,21 @@ impl Network {
 
     /// Hidden states before the last norm, `[W, D]`, of the wanted places.
     pub fn partial(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
-        match self {
+        caught(|| match self {
             Self::Own(decoder) => decoder.partial(active, cache, how),
             Self::Foreign(foreign) => foreign.partial(active, cache),
-        }
+        })
     }
 
     /// As [`Network::partial`], of texts that have all their places in `active`, `capacity` at most; nothing is kept.
     pub fn whole(&self, active: &Active, capacity: usize, how: Arithmetic) -> Result<Tensor, ModelError> {
-        match self {
+        caught(|| match self {
             Self::Own(decoder) => decoder.whole(active, capacity, how),
             Self::Foreign(foreign) => {
                 let active = &active.parts(1)[0];
                 foreign.partial(active, &mut Cache::of_texts((active.lanes.len(), capacity)))
             }
-        }
+        })
     }
 
     /// The last norm, on rows that will meet the output head.

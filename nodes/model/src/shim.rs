@@ -61,7 +61,7 @@ pub(crate) fn checked(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<
     }
     // SAFETY: the shim ends the message with a zero inside the room it was given.
     let text = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
-    Err(ModelError::Torch(text.lines().next().unwrap_or_default().to_owned()))
+    Err(ModelError::of_torch(&text))
 }
 
 /// Makes `output`, computed without a graph, a differentiable function of `inputs`. `backward` runs at most once and must not

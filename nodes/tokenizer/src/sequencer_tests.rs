@@ -222,3 +222,57 @@ fn of_conversations_nothing_is_served_before_all_are_there() {
     assert_eq!(early(Sequencer::new(open(), &config), 5000), (false, false));
     assert_eq!(early(Sequencer::new(open(), &config).wait_for_all(), 5000), (true, true));
 }
+
+/// A store of 10¹⁰ tokens, sparse but for the rows that are asked for: an offset that does not fit into 32 bits would give another row.
+/// Prints what the first of them costs and what the ten-millionth does (`--no-capture`); docs/DATA.md has the numbers.
+#[test]
+fn the_ten_millionth_sequence_is_found_where_it_is() {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
+    use crate::store::{ENDS, RECORD, ROWS, TOKENS};
+
+    const LENGTH: u64 = 512;
+    const COUNT: u64 = 10_000_000_000 / LENGTH;
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { sequence_length: LENGTH as usize, micro_batch: 1, shuffle_window: 8192, ..config(dir.path()) };
+    let record = Record {
+        key: "key".into(),
+        rows: COUNT,
+        length: LENGTH as usize,
+        ends: COUNT,
+        documents: COUNT,
+        ..Record::default()
+    };
+    fs::write(dir.path().join(RECORD), serde_json::to_vec(&record).unwrap()).unwrap();
+    let sized = |name: &str, bytes: u64| {
+        let file = File::create_new(dir.path().join(name)).unwrap();
+        file.set_len(bytes).unwrap();
+        file
+    };
+    let (tokens, ends, rows) =
+        (sized(TOKENS, COUNT * LENGTH * 4), sized(ENDS, COUNT * 4), sized(ROWS, COUNT * 8));
+    let mut order = Order::new(config.seed, config.shuffle_window);
+    let sequences = [0, 1, 10_000_000, 10_000_001, COUNT - 1];
+    for seq in sequences {
+        let row = order.row(seq, COUNT, true).unwrap();
+        let own: Vec<u8> = (0..LENGTH).flat_map(|at| ((row + at) as u32).to_le_bytes()).collect();
+        tokens.write_all_at(&own, row * LENGTH * 4).unwrap();
+        ends.write_all_at(&(LENGTH as u32).to_le_bytes(), row * 4).unwrap();
+        rows.write_all_at(&(row + 1).to_le_bytes(), row * 8).unwrap();
+        rows.write_all_at(&row.to_le_bytes(), row.saturating_sub(1) * 8).unwrap();
+    }
+    let mut took = Vec::new();
+    for seq in sequences {
+        let (store, record) = Store::reopen(dir.path(), "key").unwrap();
+        let mut sequencer = Sequencer::new(store, &config);
+        sequencer.complete(&record).unwrap();
+        let begin = std::time::Instant::now();
+        let found = batch(&mut sequencer, seq);
+        took.push(begin.elapsed().as_secs_f64() * 1e6);
+        let row = order.row(seq, COUNT, true).unwrap();
+        assert!((0..LENGTH).all(|at| found.tokens[at as usize] == (row + at) as u32), "sequence {seq}");
+        assert!(found.documents.iter().all(|&document| document == 0), "sequence {seq}");
+    }
+    println!("microseconds of sequences {sequences:?}: {took:.0?}");
+}

@@ -7,7 +7,7 @@ use eyre::{Context, Result, eyre};
 use serde::Deserialize;
 
 /// As [`Machine::measured`]: docs/RESULTS.md, "On a GPU".
-const H100: [(f64, f64); 3] = [(354.8e6, 437e12), (1100.0e6, 469e12), (6738.4e6, 462e12)];
+const H100: [(f64, f64); 4] = [(124.4e6, 356e12), (354.8e6, 447e12), (1100.0e6, 433e12), (6738.4e6, 460e12)];
 /// A model may be so much smaller or larger than those that were measured.
 const FACTOR: f64 = 3.0;
 /// Dense bf16 peaks in operations a second by a part of the device's name, as scripts/gpu.sh's program has them.
@@ -73,8 +73,13 @@ fn read(file: &Path) -> Result<Vec<(f64, f64)>> {
     let measured: Measured =
         serde_json::from_str(&text).with_context(|| format!("--machine: {name} is not a file of scripts/gpu.sh"))?;
     let Some((_, peak)) = PEAKS.iter().find(|(part, _)| measured.device.contains(part)) else { return Ok(Vec::new()) };
-    let whole = measured.training.iter().filter(|row| row.variant == "full attention");
-    Ok(whole.filter_map(|row| Some((row.parameters, row.share_of_peak.as_f64()? * peak))).collect())
+    let variants = ["full attention", "full attention, CUDA graphs"];
+    let whole = measured.training.iter().filter(|row| variants.contains(&row.variant.as_str()));
+    let rates = whole.filter_map(|row| Some((row.parameters, row.share_of_peak.as_f64()? * peak)));
+    let mut rates: Vec<(f64, f64)> = rates.collect();
+    // Of two of a size the faster one counts: updates are recorded where that is possible.
+    rates.sort_by(|a, b| b.1.total_cmp(&a.1));
+    Ok(rates)
 }
 
 #[cfg(test)]
@@ -88,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_machine_is_known_near_the_sizes_that_were_measured() {
-        assert!((rate("h100", 350_000_000).unwrap() - 437e12).abs() < 1e6);
-        assert!((rate("h100", 7_000_000_000).unwrap() - 462e12).abs() < 1e6);
+        assert!((rate("h100", 350_000_000).unwrap() - 447e12).abs() < 1e6);
+        assert!((rate("h100", 7_000_000_000).unwrap() - 460e12).abs() < 1e6);
         let error = rate("h100", 900_000).unwrap_err().to_string();
-        assert!(error.contains("3.548e8") && error.contains("--flops-per-second"), "{error}");
+        assert!(error.contains("1.244e8") && error.contains("--flops-per-second"), "{error}");
         let error = Machine::open("h100").unwrap().flops_per_second(350_000_000, PrecisionKind::Fp32).unwrap_err();
         assert!(error.to_string().contains("bf16"), "{error}");
         let error = rate("h1000", 1).unwrap_err().to_string();
@@ -104,7 +109,11 @@ mod tests {
         let file = folder.path().join("gpu.json");
         let row = |variant: &str, parameters: f64, share: serde_json::Value| serde_json::json!({"variant": variant, "parameters": parameters, "share_of_peak": share, "tokens_per_s": 1.0});
         let write = |device: &str, share: serde_json::Value| {
-            let rows = [row("full attention", 1e8, share), row("annealed, half open", 1e8, 0.9.into())];
+            let rows = [
+                row("full attention", 1e8, 0.3.into()),
+                row("full attention, CUDA graphs", 1e8, share),
+                row("annealed, half open", 1e8, 0.9.into()),
+            ];
             std::fs::write(&file, serde_json::json!({"device": device, "training": rows}).to_string()).unwrap();
         };
         write("NVIDIA A100-SXM4-80GB", 0.5.into());

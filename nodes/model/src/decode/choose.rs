@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::caught::caught;
 use crate::decode::draw::Sampling;
 use crate::decode::options::Score;
 use crate::error::ModelError;
@@ -64,7 +65,7 @@ impl Model {
         let sides: Vec<Sides> = asks.iter().map(|ask| Sides { given: ask.row, unguided: ask.unguided }).collect();
         // Where a distribution has moved is asked of the host.
         if self.device.torch() != Device::Cpu && asks.iter().all(|ask| ask.before.is_none()) {
-            return self.choose_there(hidden, asks, &sides, draws, guidance);
+            return caught(|| self.choose_there(hidden, asks, &sides, draws, guidance));
         }
         self.over_logits(hidden, &sides, guidance, |scratch, at, logits| {
             let Draw { sampling, score } = &draws[at];
@@ -127,11 +128,11 @@ impl Model {
         read: impl Fn(&mut Vec<f32>, usize, &mut [f32]) -> T + Sync,
     ) -> Result<Vec<T>, ModelError> {
         let vocabulary = self.config.vocab_size;
-        let normed = self.decoder.normed(hidden, self.arithmetic)?;
+        let normed = caught(|| self.decoder.normed(hidden, self.arithmetic))?;
         let chunk = self.chunk_rows();
         let mut results = Vec::with_capacity(rows.len());
         for (number, part) in rows.chunks(chunk).enumerate() {
-            let logits = self.logits_of(&normed, part, guidance)?;
+            let logits = caught(|| self.logits_of(&normed, part, guidance))?;
             let mut logits = logits.f_to_device(Device::Cpu)?.f_contiguous()?;
             let grain = ROW_WORK / vocabulary + 1;
             // SAFETY: no other slice of it is in use.
