@@ -3,11 +3,11 @@
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
-use crate::later::Later;
+use crate::later::{Later, upload};
 use crate::learner::{Applied, Learner};
 use crate::loss::Losses;
 use crate::many;
-use crate::reducer::Totals;
+use crate::reducer::{Share, Totals};
 
 /// An update that the device may still be working on.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Unread {
 pub(super) enum Update {
     /// It is done.
     Done(Applied),
-    /// The losses of its micro-steps, and before their values in `left` the gradient's norm.
+    /// The losses of its micro-steps that `totals` has not, and before their values in `left` the gradient's norm.
     There { totals: Totals, losses: Vec<Losses>, clip: Option<f64>, left: Later },
 }
 
@@ -41,13 +41,24 @@ impl Learner {
         totals: Totals,
         factor: f64,
         losses: Vec<Losses>,
+        share: Option<Share>,
     ) -> Result<Unread, ModelError> {
-        let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
-        let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
-        let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
-        let norm = many::norm(&gradients)?.f_mul_scalar(factor)?;
+        let device = self.model.device.torch();
+        let norm = match &share {
+            Some(share) => upload(&[share.norm], device)?.f_view(())?,
+            None => {
+                let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
+                let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
+                many::norm(&gradients.into_iter().filter(Tensor::defined).collect::<Vec<_>>())?
+            }
+        };
+        let norm = norm.f_mul_scalar(factor)?;
         let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
-        let values = Tensor::f_cat(&values, 0)?.f_to_kind(Kind::Double)?;
+        let values = match values.is_empty() {
+            // They are in the totals.
+            true => upload(&[if totals.is_finite() { 0.0 } else { f64::NAN }], device)?,
+            false => Tensor::f_cat(&values, 0)?.f_to_kind(Kind::Double)?,
+        };
         // Not a number as soon as one of them is none, or infinite.
         let sound = values.f_sum(Kind::Double)?.f_mul_scalar(0.0)?.f_add(&norm)?.f_isfinite()?;
         let clip = self.optimizer.settings.adamw.clip;
@@ -57,7 +68,9 @@ impl Learner {
         };
         let skip = sound.f_logical_not()?.f_to_kind(Kind::Float)?;
         let divisor = clipping.f_mul_scalar(1.0 / factor)?.f_to_kind(Kind::Float)?;
-        self.optimizer.update_on_device(&self.model.parameters, lr, &divisor, &skip)?;
+        let gradients = share.as_ref().map(|share| share.gradients.as_slice());
+        self.optimizer.update_on_device(&self.model.parameters, lr, &divisor, &skip, gradients)?;
+        self.reducer.spread(&mut self.model.parameters)?;
         if let Some(average) = &mut self.average {
             average.add_unless(&skip, &self.model.parameters)?;
         }
@@ -82,7 +95,7 @@ impl Learner {
         };
         let left = left.read()?;
         let (grad_norm, mut values) = (left[0], &left[1..]);
-        let mut finite = grad_norm.is_finite();
+        let mut finite = grad_norm.is_finite() && totals.is_finite();
         for losses in losses {
             let own: usize = losses.there().map(Tensor::numel).sum();
             let (these, rest) = values.split_at(own);
