@@ -2,7 +2,7 @@
 //! 0 where all of them hold.
 //!
 //! * NCCL in a group of one, or of two where there are two GPUs: every exchange, and training with every `SHARDING`.
-//! * Two ranks on one GPU, which exchange through host memory: the bytes of one process, twice.
+//! * Two ranks on one GPU, for which NCCL is refused, and which exchange through host memory: the bytes of one process.
 //!
 //! With `--device cpu` the second one only.
 
@@ -29,6 +29,9 @@ struct Arguments {
     /// All together; what is not done by then has failed.
     #[arg(long, default_value_t = 38)]
     seconds: u64,
+    /// Torch operations instead of difflow's own kernels: on a CPU, the updates of a GPU.
+    #[arg(long)]
+    plain: bool,
 }
 
 /// What one process is to do.
@@ -39,8 +42,9 @@ struct Job {
     /// Where the ranks meet.
     address: SocketAddr,
     device: String,
-    /// Whether NCCL must be there.
+    /// Whether NCCL must be there; otherwise it must be refused.
     nccl: bool,
+    plain: bool,
     /// The folder of the model's config.json.
     shape: PathBuf,
 }
@@ -62,7 +66,7 @@ fn failed(e: impl std::fmt::Display) -> ModelError {
 }
 
 fn batch(number: usize) -> MicroBatch {
-    let (rows, length) = (2 + number % 2, 128);
+    let (rows, length) = (2 + number % 2, 64);
     let hash = |at: usize| (at as u64 + 10_000 * number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
     let mut batch = MicroBatch::clean(rows, length, (0..rows * length).map(|at| (hash(at) % 999) as u32).collect());
     batch.masked = (0..rows * length).map(|at| batch.maskable[at] && hash(at) % 2 == 0).collect();
@@ -74,7 +78,8 @@ fn trained(job: &Job, device: Device, case: usize, group: Option<(&Arc<Group>, S
     let mut model = Model::initialise(&job.shape, 1, device)?;
     model.add_mask_token(0)?;
     let precision = if case == 0 { Precision::Fp32 } else { Precision::Bf16 };
-    model.set_arithmetic(Arithmetic { precision, ..model.arithmetic() });
+    let (kernels, device_kernels) = (!job.plain, !job.plain);
+    model.set_arithmetic(Arithmetic { precision, kernels, device_kernels, ..model.arithmetic() });
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let optimizer = Optimizer { muon: (case == 2).then(Muon::default), ..Optimizer::default() };
     let (place, sharding) = match group {
@@ -128,12 +133,17 @@ fn rank(job: &Job) -> Result<(), ModelError> {
     };
     let patience = Patience { join: Duration::from_secs(20), exchange: Duration::from_secs(15) };
     let mut group = Group::open(meeting, place, &format!("rank-{}", job.rank), patience)?;
-    let route = group.connect(device, if job.nccl { Transport::Nccl } else { Transport::Auto })?;
-    let (nccl, why) = match &route {
-        Route::Nccl => (true, None),
-        Route::Host(why) => (false, Some(why)),
+    let route = match group.connect(device, Transport::Nccl) {
+        Ok(route) => route,
+        Err(e) if job.nccl => return Err(e),
+        Err(e) => {
+            println!("{}", json!({"refused": e.to_string()}));
+            group.connect(device, Transport::Auto)?
+        }
     };
-    println!("{}", json!({"nccl": nccl, "why": why, "exchanges": group.check(device)?, "seconds": began.elapsed().as_secs_f64()}));
+    let route = if let Route::Host(why) = route { why } else { "NCCL".to_owned() };
+    let exchanges = group.check(device)?;
+    println!("{}", json!({"route": route, "exchanges": exchanges, "seconds": began.elapsed().as_secs_f64()}));
     let group = Arc::new(group);
     for (case, name) in CASES.iter().enumerate() {
         if job.size == 1 {
@@ -145,15 +155,17 @@ fn rank(job: &Job) -> Result<(), ModelError> {
             println!("{}", json!({"case": name, "sharding": sharding, "trained": trained}));
         }
     }
+    let again = trained(job, device, 1, Some((&group, Sharding::Optimizer)))?;
+    println!("{}", json!({"case": CASES[1], "sharding": "again", "trained": again}));
     println!("{}", json!({"seconds": began.elapsed().as_secs_f64(), "peak_mib": device.peak_memory()?.map(|bytes| bytes >> 20)}));
     Ok(())
 }
 
 /// What rank 0 of some processes printed; errors say which did not end well, and what it had printed.
-fn run(folder: &Path, devices: &[&str], nccl: bool, deadline: Instant) -> (Vec<Value>, Option<String>) {
+fn run(folder: &Path, devices: &[&str], (nccl, plain): (bool, bool), deadline: Instant) -> (Vec<Value>, Option<String>) {
     let start = |rank: usize, device: &str, address: SocketAddr| -> std::io::Result<Child> {
-        let shape = folder.to_owned();
-        let job = Job { rank, size: devices.len(), address, device: device.to_owned(), nccl, shape };
+        let (shape, device) = (folder.to_owned(), device.to_owned());
+        let job = Job { rank, size: devices.len(), address, device, nccl, plain, shape };
         let out = std::fs::File::create(folder.join(format!("out-{rank}")))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.env(PART, serde_json::to_string(&job)?).stdout(out).stdin(Stdio::null()).spawn()
@@ -217,7 +229,8 @@ fn compare(name: &str, lines: &[Value], alone: &[Value]) -> bool {
         let holds = same("weights") && same("state");
         all &= say(&format!("{name}: {case}, SHARDING {sharding}"), holds, json!({"trained": found, "alone": wanted}));
     }
-    all
+    let (first, again) = (of(lines, CASES[1], "optimizer"), of(lines, CASES[1], "again"));
+    all & say(&format!("{name}: the same again"), again.is_some() && first == again, Value::Null)
 }
 
 /// The lines that are not of a training.
@@ -231,7 +244,7 @@ fn checks(a: &Arguments) -> Result<bool, ModelError> {
     let folder = folder.path();
     std::fs::write(folder.join("config.json"), SHAPE).map_err(failed)?;
     let gpu = a.device != "cpu";
-    let (alone, problem) = run(folder, &[&a.device], gpu, deadline);
+    let (alone, problem) = run(folder, &[&a.device], (gpu, a.plain), deadline);
     let name = if gpu { "a group of one, NCCL" } else { "a group of one" };
     let mut all = say(name, problem.is_none(), json!({"problem": problem, "said": others(&alone)}));
     if alone.iter().all(|line| line.get("opened").is_none()) {
@@ -239,30 +252,18 @@ fn checks(a: &Arguments) -> Result<bool, ModelError> {
     }
     all &= compare(name, &alone, &alone);
     let device = a.device.as_str();
-    if gpu {
-        let (_, problem) = run(folder, &[device, device], true, deadline);
-        let refused = problem.as_ref().is_some_and(|problem| problem.contains("have the same GPU"));
-        all &= say("two ranks on one GPU that ask for NCCL are refused", refused, json!(problem));
-    }
-    let mut before: Option<Vec<Value>> = None;
-    for round in ["first", "again"] {
-        let name = format!("two ranks on {device} through host memory, {round}");
-        let (lines, problem) = run(folder, &[device, device], false, deadline);
-        all &= say(&name, problem.is_none(), json!({"problem": problem, "said": others(&lines)}));
-        match &before {
-            None => all &= compare(&name, &lines, &alone),
-            Some(before) => {
-                let trained = |lines: &[Value]| lines.iter().filter_map(|line| line.get("trained")).cloned().collect::<Vec<_>>();
-                let same = trained(&lines) == trained(before) && !trained(before).is_empty();
-                all &= say("two ranks on one device: the same bytes again", same, Value::Null);
-            }
-        }
-        before = Some(lines);
-    }
+    let name = format!("two ranks on {device} through host memory");
+    let (lines, problem) = run(folder, &[device, device], (false, a.plain), deadline);
+    all &= say(&name, problem.is_none(), json!({"problem": problem, "said": others(&lines)}));
+    let why = if gpu { "have the same GPU" } else { "computes on the CPU" };
+    let refused = lines.iter().find_map(|line| line.get("refused")?.as_str()).unwrap_or_default();
+    all &= say("NCCL is refused to them", refused.contains(why), json!(refused));
+    all &= compare(&name, &lines, &alone);
     if alone.iter().any(|line| line["second"] == true) {
-        let (lines, problem) = run(folder, &["cuda:0", "cuda:1"], true, deadline);
-        all &= say("two ranks on two GPUs, NCCL", problem.is_none(), json!({"problem": problem, "said": others(&lines)}));
-        all &= compare("two ranks on two GPUs, NCCL", &lines, &alone);
+        let name = "two ranks on two GPUs, NCCL";
+        let (lines, problem) = run(folder, &["cuda:0", "cuda:1"], (true, a.plain), deadline);
+        all &= say(name, problem.is_none(), json!({"problem": problem, "said": others(&lines)}));
+        all &= compare(name, &lines, &alone);
     } else {
         println!("{}", json!({"check": "two ranks on two GPUs, NCCL", "skipped": "one device"}));
     }
