@@ -42,7 +42,7 @@ struct Job {
     /// Where the ranks meet.
     address: SocketAddr,
     device: String,
-    /// Whether NCCL must be there; otherwise it must be refused.
+    /// Whether NCCL must be there; otherwise it must be refused to several.
     nccl: bool,
     plain: bool,
     /// The folder of the model's config.json.
@@ -133,7 +133,8 @@ fn rank(job: &Job) -> Result<(), ModelError> {
     };
     let patience = Patience { join: Duration::from_secs(20), exchange: Duration::from_secs(15) };
     let mut group = Group::open(meeting, place, &format!("rank-{}", job.rank), patience)?;
-    let route = match group.connect(device, Transport::Nccl) {
+    let alone = job.size == 1 && !job.nccl;
+    let route = match group.connect(device, if alone { Transport::Host } else { Transport::Nccl }) {
         Ok(route) => route,
         Err(e) if job.nccl => return Err(e),
         Err(e) => {
@@ -244,18 +245,26 @@ fn checks(a: &Arguments) -> Result<bool, ModelError> {
     let folder = folder.path();
     std::fs::write(folder.join("config.json"), SHAPE).map_err(failed)?;
     let gpu = a.device != "cpu";
-    let (alone, problem) = run(folder, &[&a.device], (gpu, a.plain), deadline);
+    let (mut alone, problem) = run(folder, &[&a.device], (gpu, a.plain), deadline);
     let name = if gpu { "a group of one, NCCL" } else { "a group of one" };
     let mut all = say(name, problem.is_none(), json!({"problem": problem, "said": others(&alone)}));
     if alone.iter().all(|line| line.get("opened").is_none()) {
         return Ok(false);
     }
     all &= compare(name, &alone, &alone);
+    if problem.is_some() && gpu {
+        // What does not need NCCL is looked at all the same.
+        let (lines, problem) = run(folder, &[&a.device], (false, a.plain), deadline);
+        let name = "a group of one through host memory";
+        alone = lines;
+        all &= say(name, problem.is_none(), json!({"problem": problem, "said": others(&alone)}));
+        all &= compare(name, &alone, &alone);
+    }
     let device = a.device.as_str();
     let name = format!("two ranks on {device} through host memory");
     let (lines, problem) = run(folder, &[device, device], (false, a.plain), deadline);
     all &= say(&name, problem.is_none(), json!({"problem": problem, "said": others(&lines)}));
-    let why = if gpu { "have the same GPU" } else { "computes on the CPU" };
+    let why = if gpu { "have the same GPU" } else { "rank 0 computes on the CPU" };
     let refused = lines.iter().find_map(|line| line.get("refused")?.as_str()).unwrap_or_default();
     all &= say("NCCL is refused to them", refused.contains(why), json!(refused));
     all &= compare(&name, &lines, &alone);
