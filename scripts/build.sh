@@ -27,3 +27,4 @@ sed -n '/"crate_types":\["cdylib"\]/s/.*"filenames":\["\([^"]*\.so\)".*/\1/p' "$
     mv -f "bin/plugins/.$name.new" "bin/plugins/$name"
 done
 make --silent -C plugins/quadratic-noise-c OUT="$root/bin/plugins/quadratic_noise.so"
+scripts/nccl.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that a GPU is asked about difflow, in one call: the self-test, training speed of several shapes and its share of the chip's
-# bf16 peak, memory against the estimate, the peer, where a step's time goes, the same bits twice, sampling.
+# bf16 peak, memory against the estimate, the peer, where a step's time goes, the same bits twice, sampling; and of ranks (`group_check`, by itself).
 #
 #   scripts/gpu.sh pack              here: puts everything needed into bin/gpu (a few MB; the peer from DIFFLOW_BENCH_DIR)
 #   bin/gpu/run [OUT] [OPTIONS]      on the GPU machine, with bin/gpu copied there: writes OUT/gpu.json (default: next to itself)
@@ -13,10 +13,12 @@
 [ "${1:-}" = pack ] || die "usage: scripts/gpu.sh pack"
 claim_target
 # Builds the whole workspace, so that dependencies get the same features as in the main build.
-examples=(train_step self_test decode_speed)
+examples=(train_step self_test decode_speed group_check)
 cargo build --quiet --release --workspace --locked "${examples[@]/#/--example=}" 9>&-
 mkdir -p bin/gpu
 cp "${examples[@]/#/.difflow/target/release/examples/}" nodes/model/benches/gpu.py bin/gpu/
+# Beside the programs, where it was built (DEVICE=cuda).
+[ ! -e bin/libdifflow_nccl.so ] || cp bin/libdifflow_nccl.so bin/gpu/
 [ -z "${DIFFLOW_BENCH_DIR:-}" ] || cp "$(absolute "$DIFFLOW_BENCH_DIR")/peer_train.py" bin/gpu/
 cat >bin/gpu/run <<'RUN'
 #!/usr/bin/env bash

@@ -90,6 +90,17 @@ install_libtorch() {
     mv "$tree" "$cache/libtorch"
 }
 
+# What scripts/nccl.sh compiles with beside libtorch's tree: headers that no library needs, so pip does not bring them.
+headers_ready() { [ "$device" = cpu ] || [ -e "$cache/cuda-headers/nvidia/cu13/include/crt/host_config.h" ]; }
+
+install_headers() {
+    say "headers of CUDA: 3.3 MB to download; usually 5-10 seconds"
+    "$cache/venv/bin/python3" -m pip install --disable-pip-version-check --no-cache-dir --no-compile --only-binary=:all: \
+        --no-deps --target "$scratch/headers" 'nvidia-cuda-crt==13.0.*' 'nvidia-cuda-cccl==13.0.*' >&2
+    rm -rf "$cache/cuda-headers"
+    mv "$scratch/headers" "$cache/cuda-headers"
+}
+
 venv_ready() { [ -x "$cache/venv/bin/python3" ] && "$cache/venv/bin/python3" -m pip --version >/dev/null 2>&1; }
 
 dora_ready() { [ "$("$cache/venv/bin/dora" --version 2>/dev/null)" = "dora-cli $DORA_VERSION" ]; }
@@ -104,7 +115,7 @@ install_dora() {
 
 # Returns silently if everything exists; otherwise takes the lock and creates what is missing.
 fill_cache() {
-    dora_ready && libtorch_ready && return
+    dora_ready && libtorch_ready && headers_ready && return
     lock "$cache/setup.lock" "$cache"
     rm -rf "$cache"/.setup.*
     scratch=$(mktemp -d "$cache/.setup.XXXXXX")
@@ -117,6 +128,10 @@ fill_cache() {
     libtorch_ready || {
         venv_ready || die "$cache/venv has no pip; delete that folder and call again"
         install_libtorch
+    }
+    headers_ready || {
+        venv_ready || die "$cache/venv has no pip; delete that folder and call again"
+        install_headers
     }
 }
 

@@ -143,9 +143,11 @@ def main():
     version = version_of(r'^version = "([^"]+)"', "Cargo.toml")
     programs = [arguments.bin / name for name in [DIFFLOW, *OTHERS]]
     plugins = sorted((arguments.bin / "plugins").glob("*.so"))
+    # Difflow's for NCCL, where it was built.
+    libraries = sorted(arguments.bin.glob("lib*.so"))
     if missing := [path for path in programs if not path.is_file()]:
         fail(f"{missing[0]} is not there; run: make build")
-    tag = f"py3-none-{platform([*programs, *plugins])}"
+    tag = f"py3-none-{platform([*programs, *plugins, *libraries])}"
     nodes = node_programs()
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"difflow-{version}-{tag}.whl"
@@ -159,7 +161,7 @@ def main():
     for name in nodes:
         wheel.add(f"difflow/bin/{name}", (SOURCES / "node.sh").read_text(), executable=True)
     with tempfile.TemporaryDirectory() as folder:
-        for program in programs:
+        for program in [*programs, *libraries]:
             wheel.add(f"difflow/bin/{program.name}", stripped(program, folder), executable=True)
         for plugin in plugins:
             wheel.add(f"difflow/bin/plugins/{plugin.name}", stripped(plugin, folder), executable=True)

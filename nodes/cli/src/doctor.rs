@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::Args;
-use difflow_model::{Compared, Device, self_test};
+use difflow_model::{Compared, Device, nccl_library, self_test};
 use difflow_schema::ports::PORTS;
 use eyre::Result;
 use serde_json::json;
@@ -159,7 +159,12 @@ fn computes(name: &str) -> Vec<Check> {
             }
         }
     };
-    vec![kernels, tested]
+    let ranks = (device != Device::Cpu).then(|| {
+        let how = nccl_library()
+            .map_or_else(|why| format!("through host memory, not by NCCL: {why}"), |()| "by NCCL".to_owned());
+        check("ranks", State::Good, format!("they exchange what is on a GPU {how}"))
+    });
+    [kernels, tested].into_iter().chain(ranks).collect()
 }
 
 fn told(compared: &Compared) -> String {

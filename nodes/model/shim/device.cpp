@@ -135,10 +135,11 @@ int difflow_documents_slope(Tensor* gradient, Tensor* q, Tensor* k, Tensor* v, T
   });
 }
 
-// `out` gets the norm over all tensors, in double precision, on their device.
+// `out` gets the norm over all tensors, in double precision, on their device. It is added up in that, too: parts of the tensors, which
+// several processes have, give the same but for its last bits.
 int difflow_norm(Tensor* const* tensors, size_t count, Tensor** out, char* error, size_t room) {
   return guarded(error, room, [&] {
-    *out = new Tensor(at::stack(at::_foreach_norm(list(tensors, count), 2, at::kFloat)).to(at::kDouble).norm());
+    *out = new Tensor(at::stack(at::_foreach_norm(list(tensors, count), 2, at::kDouble)).norm());
   });
 }
 

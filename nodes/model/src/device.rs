@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::cuda;
@@ -132,10 +132,7 @@ pub fn num_threads() -> usize {
 /// Loads libtorch's CUDA half from beside the CPU half. No symbol of this program names it, so the linker leaves it out;
 /// loading it at run time lets one binary serve both kinds of machine.
 #[cfg(target_os = "linux")]
-fn load_cuda() -> Result<(), String> {
-    use std::ffi::{CStr, CString};
-    use std::os::unix::ffi::OsStrExt;
-
+pub(crate) fn load_cuda_half() -> Result<(), String> {
     // Nothing may ask torch about CUDA before this: the first answer, no, would stay.
     let path = torch_dir()?.join("libtorch_cuda.so");
     if !path.exists() {
@@ -144,27 +141,42 @@ fn load_cuda() -> Result<(), String> {
             path.display()
         ));
     }
+    load_for_all(&path)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn load_cuda_half() -> Result<(), String> {
+    if tch::Cuda::is_available() { Ok(()) } else { Err("this libtorch has no CUDA".to_owned()) }
+}
+
+/// Loads a library that belongs to the libtorch already loaded; it is never unloaded, and what is loaded later finds its symbols.
+#[cfg(target_os = "linux")]
+fn load_for_all(path: &Path) -> Result<(), String> {
+    use std::ffi::{CStr, CString};
+    use std::os::unix::ffi::OsStrExt;
+
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
-    // SAFETY: a plain dlopen of a library that belongs to the libtorch already loaded; it is never unloaded.
+    // SAFETY: a plain dlopen.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if handle.is_null() {
-        // SAFETY: dlerror returns null or a string that stays valid until the next dl call of this thread.
-        let text = unsafe {
-            let error = libc::dlerror();
-            if error.is_null() { None } else { Some(CStr::from_ptr(error).to_string_lossy().into_owned()) }
-        };
-        return Err(format!("cannot load {}: {}", path.display(), text.unwrap_or_default()));
+    if !handle.is_null() {
+        return Ok(());
     }
+    // SAFETY: dlerror returns null or a string that stays valid until the next dl call of this thread.
+    let text = unsafe {
+        let error = libc::dlerror();
+        if error.is_null() { None } else { Some(CStr::from_ptr(error).to_string_lossy().into_owned()) }
+    };
+    Err(format!("cannot load {}: {}", path.display(), text.unwrap_or_default()))
+}
+
+/// Makes CUDA usable, if there is a device.
+fn load_cuda() -> Result<(), String> {
+    load_cuda_half()?;
     if tch::Cuda::is_available() {
         Ok(())
     } else {
         Err("libtorch finds no CUDA device; is the driver there?".to_owned())
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn load_cuda() -> Result<(), String> {
-    if tch::Cuda::is_available() { Ok(()) } else { Err("this libtorch has no CUDA".to_owned()) }
 }
 
 /// The directory that libtorch_cpu.so was loaded from.

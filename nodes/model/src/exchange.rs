@@ -39,10 +39,11 @@ fn width(parts: &[Range<usize>]) -> usize {
 }
 
 impl Exchange {
-    pub fn new(group: Arc<Group>, shares: Arc<Shares>) -> Self {
+    /// Exchanges on `device`, where the group can: see [`Group::exchanges_on`].
+    pub fn new(group: Arc<Group>, shares: Arc<Shares>, device: Device) -> Result<Self, ModelError> {
         let room = (group.place().size * shares.most().min(ROUND)) as i64;
-        let empty = || Tensor::zeros([room], (Kind::Float, Device::Cpu));
-        Self { group, shares, flat: empty(), pieces: empty() }
+        let empty = || Tensor::f_zeros([room], (Kind::Float, device));
+        Ok(Self { flat: empty()?, pieces: empty()?, group, shares })
     }
 
     /// Gives each process its part of what this one has, and returns what all of them have of this one's part, in their order. A flat tensor

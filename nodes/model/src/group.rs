@@ -1,4 +1,5 @@
-//! Processes that train one model together ("ranks"), over libtorch's own c10d: they meet at an address, and then exchange tensors.
+//! Processes that train one model together ("ranks"), over libtorch's own c10d: they meet at an address, and then exchange tensors. Those in
+//! host memory by Gloo, and those on a GPU by NCCL, once [`Group::connect`] has agreed on it.
 //!
 //! Every call is one of all ranks (but for what one sends to another): each of them makes the same calls in the same order. A rank that is lost makes the call of the others
 //! fail, at once where its connection breaks and else after the timeout; the group is of no use then. Nothing is added here, so the order
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use tch::{Device, Tensor};
 
 use crate::error::ModelError;
+use crate::nccl::Open;
 use crate::shim::checked;
 
 unsafe extern "C" {
@@ -29,6 +31,8 @@ unsafe extern "C" {
         error: *mut c_char,
         room: usize,
     ) -> c_int;
+    fn difflow_group_add_device(group: *mut c_void, index: c_int, open: Open, error: *mut c_char, room: usize)
+    -> c_int;
     fn difflow_group_close(group: *mut c_void);
     fn difflow_group_all_gather(
         group: *mut c_void,
@@ -179,6 +183,8 @@ pub struct Group {
     processes: Vec<Process>,
     timeout: Duration,
     exchanged: Mutex<Exchanged>,
+    /// The CUDA device whose tensors are exchanged as they are.
+    device: Option<usize>,
 }
 
 // SAFETY: c10d queues what several threads ask of a backend; no thread owns it.
@@ -226,12 +232,26 @@ impl Group {
             )
         });
         opened.map_err(|e| failed(&format!("rank {rank} of {size} cannot meet the others at {address}"), &e))?;
-        let mut group =
-            Self { raw: out, place, processes: Vec::new(), timeout: patience.exchange, exchanged: Mutex::default() };
+        let (processes, exchanged) = (Vec::new(), Mutex::default());
+        let mut group = Self { raw: out, place, processes, timeout: patience.exchange, exchanged, device: None };
         let told = group.gather_bytes(&Process::own(name).told())?;
         let processes: Option<Vec<Process>> = told.chunks(TOLD).map(Process::heard).collect();
         group.processes = processes.ok_or_else(|| ModelError::Ranks("a rank does not say who it is".to_owned()))?;
         Ok(group)
+    }
+
+    /// What is on a CUDA device is exchanged as it is from now on, by the backend that `open` makes. All ranks come here.
+    pub(crate) fn add_device(&mut self, index: usize, open: Open) -> Result<(), ModelError> {
+        // SAFETY: a live group, and the function of difflow's library for NCCL.
+        let added = self.call(0, |e, n| unsafe { difflow_group_add_device(self.raw, index as c_int, open, e, n) });
+        added.map_err(|e| ModelError::Ranks(format!("NCCL does not start on cuda:{index}: {e}")))?;
+        self.device = Some(index);
+        Ok(())
+    }
+
+    /// Where a tensor of this device has to be to be exchanged.
+    pub(crate) fn exchanges_on(&self, device: Device) -> Device {
+        if self.device.is_some_and(|index| device == Device::Cuda(index)) { device } else { Device::Cpu }
     }
 
     /// Returns what the exchanges since the last call took, and begins to count anew.
@@ -244,6 +264,12 @@ impl Group {
         self.place
     }
 
+    /// Returns how many of the ranks before this one are on its machine.
+    pub fn before_here(&self) -> usize {
+        let own = self.processes.get(self.place.rank).map(|process| &process.machine);
+        self.processes.iter().take(self.place.rank).filter(|process| Some(&process.machine) == own).count()
+    }
+
     /// Returns the numbers of all ranks, in the order of the ranks. All give as many.
     pub fn gather(&self, own: &[f64]) -> Result<Vec<f64>, ModelError> {
         Ok(Vec::try_from(self.gathered(&Tensor::f_from_slice(own)?)?)?)
@@ -254,8 +280,9 @@ impl Group {
         Ok(Vec::try_from(self.gathered(&Tensor::f_from_slice(own)?)?)?)
     }
 
-    fn gathered(&self, own: &Tensor) -> Result<Tensor, ModelError> {
-        let all = Tensor::f_empty([own.size1()? * self.place.size as i64], (own.kind(), Device::Cpu))?;
+    /// The flat tensors of all ranks, in the order of the ranks.
+    pub(crate) fn gathered(&self, own: &Tensor) -> Result<Tensor, ModelError> {
+        let all = Tensor::f_empty([own.size1()? * self.place.size as i64], (own.kind(), own.device()))?;
         let sent = bytes(own) * self.others();
         // SAFETY: live contiguous tensors, that of the result as large as those of all ranks.
         self.call(sent, |e, n| unsafe { difflow_group_all_gather(self.raw, raw(&all), raw(own), e, n) })?;

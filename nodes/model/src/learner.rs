@@ -105,9 +105,6 @@ impl Learner {
 
     /// As [`Learner::new`], for one of several processes that train the same model; each has so many micro-batches of every update, and the
     /// optimizer's state of its share.
-    ///
-    /// # Errors
-    /// Where updates are computed by the device's own operations: on a GPU, and without difflow's kernels.
     pub fn of_ranks(
         model: Model,
         options: ObjectiveOptions,
@@ -121,9 +118,6 @@ impl Learner {
             let whole = |parameter: &Parameter| optimizer.needs_whole(parameter);
             Ok(Box::new(Ranks::new(group, micro_batches, sharding, parameters, whole)?))
         })?;
-        if learner.on_device {
-            return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
-        }
         Ok(Self { rank, ..learner })
     }
 
@@ -296,7 +290,8 @@ impl Learner {
         let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson));
         let losses = losses.map_err(|e| reducer.problem().unwrap_or(e))?;
         reducer.passed()?;
-        let known = if self.on_device { losses.counted() } else { losses.read()? };
+        let later = self.on_device && !self.reducer.tells_losses();
+        let known = if later { losses.counted() } else { losses.read()? };
         self.sums.totals.push(Totals::of(&known, batch.tokens_read()));
         self.sums.losses.push(losses);
         self.sums.losses.last().ok_or_else(|| ModelError::Torch("a micro-step without losses".to_owned()))
@@ -324,7 +319,7 @@ impl Learner {
         }
         let totals = self.reducer.add(&self.sums.totals, &mut self.model.parameters)?;
         let (factor, finite) = (self.factor(&totals), totals.is_finite());
-        let losses = std::mem::replace(&mut self.sums, Sums::nothing()).losses;
+        let mut losses = std::mem::replace(&mut self.sums, Sums::nothing()).losses;
         if totals.positions + totals.ar_positions == 0 {
             self.forget_waiting();
             let applied = Applied { totals, grad_norm: 0.0, clipped: false, updated: false, finite };
@@ -333,10 +328,13 @@ impl Learner {
         if self.recorder.is_some() {
             return caught(|| self.update_recorded(lr, totals, factor));
         }
-        if self.on_device {
-            return caught(|| self.start_on_device(lr, totals, factor, losses));
-        }
         let share = self.reducer.share(&self.model.parameters)?;
+        if self.on_device {
+            if self.reducer.tells_losses() {
+                losses.clear();
+            }
+            return caught(|| self.start_on_device(lr, totals, factor, losses, share));
+        }
         let grad_norm = factor
             * match &share {
                 Some(share) => share.norm,

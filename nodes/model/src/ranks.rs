@@ -19,6 +19,7 @@ use crate::error::ModelError;
 use crate::exchange::{Exchange, ROUND, rounds};
 use crate::group::{Group, Place};
 use crate::host::values;
+use crate::many;
 use crate::parameter::Parameter;
 use crate::reducer::{Reducer, Share, Totals};
 use crate::shares::{Piece, Shares, Squares};
@@ -74,6 +75,8 @@ pub(crate) struct Ranks {
     defined: Vec<bool>,
     /// The parameters that several ranks have parts of.
     cut: Vec<usize>,
+    /// Where the parameters are.
+    device: Device,
 }
 
 impl Ranks {
@@ -89,13 +92,15 @@ impl Ranks {
         let block = if sharding == Sharding::Gradients { BLOCK } else { usize::MAX };
         let whole = |parameter: &Parameter| sharding != Sharding::None && whole(parameter);
         let shares = Arc::new(Shares::new(parameters, size, block, whole));
-        let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone())));
+        let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
+        let there = group.exchanges_on(device);
+        let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone(), there)?));
         let comes = sharding == Sharding::Gradients;
         let coming = comes.then(|| Coming::new(rank, shares.clone(), exchange.clone(), parameters)).transpose()?;
         let own = if sharding == Sharding::Optimizer { shares.count(rank) as i64 } else { 0 };
-        let (own, defined) = (Tensor::zeros([own], (Kind::Float, Device::Cpu)), vec![false; parameters.len()]);
+        let (own, defined) = (Tensor::f_zeros([own], (Kind::Float, there))?, vec![false; parameters.len()]);
         let cut = shares.cut();
-        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, own, defined, cut })
+        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, own, defined, cut, device })
     }
 
     /// The sum of all ranks' gradients: each rank gets its stretch of every rank's and adds. It stays there, or all get it.
@@ -136,11 +141,18 @@ impl Ranks {
         Ok(())
     }
 
-    /// The norm as one process computes it: a parameter of several ranks is added up by one after the other.
+    /// The norm as one process computes it: a parameter of several ranks is added up by one after the other. Of what is on a device, it is that
+    /// up to the rounding of f64.
     fn norm(&self, parameters: &[Parameter]) -> Result<f64, ModelError> {
         let Place { rank, size } = self.group.place();
-        let missing = || ModelError::Torch("gradients that are not in the memory of the host".to_owned());
-        let own = values(&self.own).ok_or_else(missing)?;
+        let Some(own) = values(&self.own) else {
+            let own = if self.own.numel() == 0 {
+                0.0
+            } else {
+                many::norm(&[self.own.shallow_clone()])?.f_double_value(&[])?
+            };
+            return Ok(self.group.gather(&[own * own])?.iter().sum::<f64>().sqrt());
+        };
         let (mut totals, mut at, mut parts) = (vec![0.0; parameters.len()], 0, Vec::new());
         for piece in self.shares.of(rank) {
             let values = &own[at..at + piece.range.len()];
@@ -202,6 +214,10 @@ impl Reducer for Ranks {
         self.coming.is_some()
     }
 
+    fn tells_losses(&self) -> bool {
+        true
+    }
+
     fn last_pass(&self) {
         if let Some(coming) = &self.coming {
             locked(coming).last_pass();
@@ -257,7 +273,7 @@ impl Reducer for Ranks {
         for piece in self.shares.of(self.group.place().rank) {
             let count = piece.range.len() as i64;
             gradients.push(if self.defined[piece.parameter] {
-                self.own.f_narrow(0, at, count)?
+                self.own.f_narrow(0, at, count)?.f_to_device(self.device)?
             } else {
                 Tensor::new()
             });
@@ -305,7 +321,7 @@ impl Reducer for Ranks {
                     let part = Piece { parameter: wanted.parameter, range: begin..to.min(begin + ROUND) };
                     match (of == rank, rank) {
                         (true, 0) => take(&own(&part)?)?,
-                        (true, _) => self.group.send(&own(&part)?, 0)?,
+                        (true, _) => self.group.send(&own(&part)?.f_to_device(Device::Cpu)?, 0)?,
                         (false, _) => {
                             let mut values = Tensor::f_empty([part.range.len() as i64], (kind, Device::Cpu))?;
                             self.group.receive(&mut values, of)?;

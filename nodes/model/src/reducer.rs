@@ -99,6 +99,11 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         false
     }
 
+    /// Whether the losses of a micro-batch are told to other processes when all are added up, and so must be known by then.
+    fn tells_losses(&self) -> bool {
+        false
+    }
+
     /// The backward pass that begins is the last of its micro-batch.
     fn last_pass(&self) {}
 

@@ -235,7 +235,8 @@ fn the_ten_millionth_sequence_is_found_where_it_is() {
     const LENGTH: u64 = 512;
     const COUNT: u64 = 10_000_000_000 / LENGTH;
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { sequence_length: LENGTH as usize, micro_batch: 1, shuffle_window: 8192, ..config(dir.path()) };
+    let config =
+        Config { sequence_length: LENGTH as usize, micro_batch: 1, shuffle_window: 8192, ..config(dir.path()) };
     let record = Record {
         key: "key".into(),
         rows: COUNT,
@@ -250,8 +251,7 @@ fn the_ten_millionth_sequence_is_found_where_it_is() {
         file.set_len(bytes).unwrap();
         file
     };
-    let (tokens, ends, rows) =
-        (sized(TOKENS, COUNT * LENGTH * 4), sized(ENDS, COUNT * 4), sized(ROWS, COUNT * 8));
+    let (tokens, ends, rows) = (sized(TOKENS, COUNT * LENGTH * 4), sized(ENDS, COUNT * 4), sized(ROWS, COUNT * 8));
     let mut order = Order::new(config.seed, config.shuffle_window);
     let sequences = [0, 1, 10_000_000, 10_000_001, COUNT - 1];
     for seq in sequences {

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, Sharding, StateKind};
+use difflow_model::{
+    AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, Sharding, StateKind, Transport,
+};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Node, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
@@ -73,6 +75,29 @@ pub enum ShardingKind {
     /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
     /// exchanges as often as a rank has micro-batches.
     Gradients,
+}
+
+/// How several ranks exchange what is on their GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransportKind {
+    /// By NCCL where each has a GPU of its own, and difflow's library for it is there; else through host memory.
+    #[default]
+    Auto,
+    /// By NCCL, from GPU to GPU.
+    Nccl,
+    /// Through host memory.
+    Host,
+}
+
+impl From<TransportKind> for Transport {
+    fn from(kind: TransportKind) -> Self {
+        match kind {
+            TransportKind::Auto => Self::Auto,
+            TransportKind::Nccl => Self::Nccl,
+            TransportKind::Host => Self::Host,
+        }
+    }
 }
 
 impl From<ShardingKind> for Sharding {
@@ -247,7 +272,7 @@ pub struct Config {
     pub precision: PrecisionKind,
     /// difflow (its own kernels where it has some) or torch (libtorch's operations alone: slower, to compare with).
     pub arithmetic: ArithmeticKind,
-    /// auto, cpu or cuda:N.
+    /// auto, cpu, cuda or cuda:N. Of several ranks with `auto` or `cuda`, each takes the next GPU of its machine; with `cuda:N`, all take that one.
     pub device: String,
     /// On a GPU: products of fp32 matrices in TF32, with 10 bits of mantissa, at several times the speed.
     pub tf32: bool,
@@ -268,6 +293,9 @@ pub struct Config {
     /// For several ranks: what each keeps of gradients and optimizer. The bytes of the result are the same.
     #[schemars(extend("x-may-change" = true))]
     pub sharding: ShardingKind,
+    /// For several ranks on GPUs: how they exchange what is there.
+    #[schemars(extend("x-may-change" = true))]
+    pub transport: TransportKind,
     /// For several ranks: `auto` where all are on one machine; else HOST:PORT, at which rank 0 waits for the others. It is neither encrypted
     /// nor protected: for private networks.
     #[schemars(extend("x-may-change" = true))]
@@ -356,6 +384,7 @@ impl Default for Config {
             memory_fraction: 1.0,
             threads: 2,
             sharding: ShardingKind::default(),
+            transport: TransportKind::default(),
             rendezvous: "auto".into(),
             join_timeout: 300.0,
             group_timeout: 120.0,

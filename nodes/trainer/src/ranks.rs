@@ -9,14 +9,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_model::{Device, Exchanged, Group, Meeting, Patience, Place, Sharding, allowed_ranks};
+use difflow_model::{Device, Exchanged, Group, Meeting, ModelError, Patience, Place, Route, Sharding, allowed_ranks};
 use difflow_node_kit::{Event, Node, Problem, Problems, Share, record};
 use difflow_schema::Noised;
 use difflow_schema::run::{Manifest, RunDir, bytes_sha256, write_atomically};
 use eyre::{Context, Result, bail, ensure, eyre};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ArithmeticKind, Config};
+use crate::config::{Config, TransportKind};
 use crate::lineage::Trained;
 use crate::record::Made;
 use crate::save::{Good, Position};
@@ -44,6 +44,8 @@ pub struct Ranks {
     place: Place,
     /// None for a single one.
     group: Option<Arc<Group>>,
+    /// On which this one computes.
+    device: Device,
     accumulation: u64,
     /// Which micro-batches of a step each has.
     sharding: Sharding,
@@ -99,7 +101,8 @@ impl Ranks {
     pub fn join(config: &Config, node: &mut Node, dir: &RunDir, place: Place) -> Result<Option<Self>> {
         let (accumulation, sharding) = (config.accumulation, Sharding::from(config.sharding));
         if place.size == 1 {
-            return Ok(Some(Self { place, group: None, accumulation, sharding }));
+            let device = Device::open(&config.device)?;
+            return Ok(Some(Self { place, group: None, device, accumulation, sharding }));
         }
         check(config, place.size as u64)?;
         let began = Instant::now();
@@ -109,12 +112,19 @@ impl Ranks {
         };
         let Some(meeting) = meeting(config, node, dir, place, patience.join)? else { return Ok(None) };
         let (sender, opened) = mpsc::channel();
-        let name = node.id();
+        config.device_settings().set()?;
+        let (name, asked, transport) = (node.id(), config.device.clone(), config.transport);
+        let open = move || {
+            let mut group = Group::open(meeting, place, &name, patience)?;
+            let device = device(&asked, group.before_here())?;
+            let route = group.connect(device, transport.into()).map_err(|e| not_so(e, transport))?;
+            Ok::<_, eyre::Report>((group, device, route))
+        };
         // On a thread of its own, so that the end of the run is heard meanwhile.
-        thread::spawn(move || _ = sender.send(Group::open(meeting, place, &name, patience)));
-        let group = loop {
+        thread::spawn(move || _ = sender.send(open()));
+        let (group, device, route) = loop {
             match opened.recv_timeout(LOOK) {
-                Ok(group) => break group?,
+                Ok(opened) => break opened?,
                 Err(RecvTimeoutError::Timeout) if over(node)? => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the thread that joins the ranks panicked"),
@@ -124,13 +134,23 @@ impl Ranks {
         if rank == 0 {
             _ = fs::remove_file(dir.ranks());
             println!("{size} ranks after {:.1} s", began.elapsed().as_secs_f64());
+            match route {
+                _ if device == Device::Cpu => {}
+                Route::Nccl => println!("they exchange from GPU to GPU, by NCCL"),
+                Route::Host(why) => println!("they exchange through host memory: {why}"),
+            }
         }
-        Ok(Some(Self { place, group: Some(Arc::new(group)), accumulation, sharding }))
+        Ok(Some(Self { place, group: Some(Arc::new(group)), device, accumulation, sharding }))
     }
 
     /// Whether this one has the run: its lock, its files, its metrics.
     pub fn leads(&self) -> bool {
         self.place.rank == 0
+    }
+
+    /// On which this one computes.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The others, where there are any.
@@ -229,15 +249,34 @@ fn check(config: &Config, ranks: u64) -> Result<(), Problems> {
         let found = format!("{} on {ranks} ranks", config.accumulation);
         problems.push(Problem::new("ACCUMULATION", found, format!("allowed ranks: {}", numbers.join(", "))));
     }
-    if config.arithmetic == ArithmeticKind::Torch {
-        problems.push(Problem::new("ARITHMETIC", "torch", "allowed with several ranks: difflow"));
-    }
-    match Device::open(&config.device) {
-        Ok(Device::Cpu) => {}
-        Ok(device) => problems.push(Problem::new("DEVICE", device, "allowed with several ranks: cpu, so far")),
-        Err(e) => problems.push(Problem::new("DEVICE", &config.device, e.to_string())),
+    if let Err(e) = Device::open(&config.device) {
+        problems.push(Problem::new("DEVICE", &config.device, e.to_string()));
     }
     Problems(problems).into_result()
+}
+
+/// The device of a rank with so many before it on its machine.
+fn device(asked: &str, before: usize) -> Result<Device> {
+    let device = Device::open(asked)?;
+    if device == Device::Cpu || !["auto", "cuda"].contains(&asked) {
+        return Ok(device);
+    }
+    Device::open(&format!("cuda:{before}")).map_err(|e| {
+        let allowed = format!(
+            "{e}; a GPU for each of the {} ranks so far on this machine, or `cuda:N` for one that all share",
+            before + 1
+        );
+        Problems::from(Problem::new("DEVICE", asked, allowed)).into()
+    })
+}
+
+/// A transport that is asked for and cannot be used is a matter of configuration.
+fn not_so(e: ModelError, asked: TransportKind) -> eyre::Report {
+    let refused = matches!(e, ModelError::Input { .. }).then(|| serde_json::to_value(asked).ok()).flatten();
+    match refused.as_ref().and_then(|asked| asked.as_str()) {
+        Some(asked) => Problems::from(Problem::new("TRANSPORT", asked, format!("{e}; or allowed: auto, host"))).into(),
+        None => e.into(),
+    }
 }
 
 /// Where the ranks meet. Returns `None` when the run ends before that is known.

@@ -84,7 +84,7 @@ pub struct StepReport {
 /// are some.
 pub fn begin(config: &Config, ranks: Option<&Ranks>) -> Result<Training> {
     let dir = Path::new(&config.base_model);
-    let loader = loader(config)?;
+    let loader = loader(config, ranks)?;
     let mut model =
         if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
             .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
@@ -104,9 +104,9 @@ pub fn begin(config: &Config, ranks: Option<&Ranks>) -> Result<Training> {
 }
 
 /// How the base model and the checkpoints are read.
-fn loader(config: &Config) -> Result<Loader> {
+fn loader(config: &Config, ranks: Option<&Ranks>) -> Result<Loader> {
     config.device_settings().set()?;
-    let device = Device::open(&config.device)?;
+    let device = ranks.map_or_else(|| Device::open(&config.device), |ranks| Ok(ranks.device()))?;
     let recipe = ModelRecipe::named(&config.model_recipe, &config.model_recipe_config)
         .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
     let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
@@ -123,7 +123,7 @@ fn precision(config: &Config) -> Precision {
 
 /// Loads the checkpoint in `dir`. Errors if it is damaged, or ([`Problems`]) of another optimizer.
 pub fn resume(config: &Config, dir: &Path, ranks: Option<&Ranks>) -> Result<Training> {
-    let model = loader(config)?.checkpoint(dir)?;
+    let model = loader(config, ranks)?.checkpoint(dir)?;
     let mut training = training(config, model, ranks)?;
     training.learner.load_optimizer(dir).map_err(|e| match e {
         ModelError::OtherOptimizer { ref found, wanted, .. } => {
@@ -180,7 +180,8 @@ fn training(config: &Config, mut model: Model, ranks: Option<&Ranks>) -> Result<
     learner.set_dropout(dropout, config.seed)?;
     if config.align_weight > 0.0 {
         let dir = Path::new(&config.base_model);
-        let base = loader(config)?.base(dir).with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+        let base =
+            loader(config, ranks)?.base(dir).with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
         learner.align(base, config.align_weight)?;
     }
     balance_experts(config, &mut learner)?;

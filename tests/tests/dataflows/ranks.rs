@@ -153,6 +153,8 @@ fn a_rank_that_stands_still_is_named_after_the_timeout() {
 }
 
 #[test]
-fn ranks_that_cannot_share_a_step_are_refused() {
+fn ranks_that_cannot_share_a_step_or_connect_are_refused() {
     small().on_ranks(3).run_within(LIMIT).refused(78, &["ACCUMULATION", "4 on 3 ranks", "1, 2, 4"]);
+    let nccl = small().set("trainer", "TRANSPORT", "nccl").on_ranks(2);
+    nccl.run_within(LIMIT).refused(78, &["TRANSPORT", "nccl", "rank 0 computes on the CPU", "auto, host"]);
 }

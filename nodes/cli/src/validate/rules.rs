@@ -226,9 +226,6 @@ fn ranks(nodes: &[Node], findings: &mut Vec<Finding>) {
             let allowed = format!("wanted: as many ranks as one of {}", numbers.join(", "));
             findings.push(wrong(node, "ACCUMULATION", found, allowed));
         }
-        if first.arithmetic == difflow_trainer::config::ArithmeticKind::Torch {
-            findings.push(wrong(node, "ARITHMETIC", format!("torch on {count} ranks"), "wanted: difflow".to_owned()));
-        }
         let values = node.values();
         for rank in &ranks[1..] {
             let own = rank.values();

@@ -100,6 +100,8 @@ impl Learner {
         let arithmetic = self.arithmetic;
         let reason = if !self.on_device {
             "Muon, and an optimizer state in bf16, are not computed by one operation of the device"
+        } else if self.reducer.tells_losses() {
+            "several ranks tell each other something in the middle of a step"
         } else if self.model.decoder.own().is_none() {
             "a plug-in's torch model may do something else each time"
         } else if self.model.config.experts.is_some() {
@@ -233,7 +235,7 @@ impl Learner {
         }
         self.add_gradients()?;
         let all: Vec<&Tensor> = values.iter().flatten().filter_map(Values::there).collect();
-        let left = self.update_on_device(&all, rates, lr)?;
+        let left = self.update_on_device(&all, rates, lr, None)?;
         Ok(Computed { values, left })
     }
 

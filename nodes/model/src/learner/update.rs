@@ -8,7 +8,7 @@ use crate::later::{Later, upload};
 use crate::learner::{Applied, Learner};
 use crate::loss::Losses;
 use crate::many::{self, Rate};
-use crate::reducer::Totals;
+use crate::reducer::{Share, Totals};
 
 /// An update that the device may still be working on.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Unread {
 pub(super) enum Update {
     /// It is done.
     Done(Applied),
-    /// The losses of its micro-steps, and before their values in `left` the gradient's norm.
+    /// The losses of its micro-steps that `totals` has not, and before their values in `left` the gradient's norm.
     There { totals: Totals, losses: Vec<Losses>, clip: Option<f64>, left: Later },
 }
 
@@ -42,29 +42,42 @@ impl Learner {
         totals: Totals,
         factor: f64,
         losses: Vec<Losses>,
+        share: Option<Share>,
     ) -> Result<Unread, ModelError> {
         let device = self.model.device.torch();
         self.optimizer.begin_on_device(device)?;
         let rates = upload(&[factor, 1.0 / factor, lr], device)?;
-        let values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
-        let left = self.update_on_device(&values, &rates, lr)?;
+        let mut values: Vec<&Tensor> = losses.iter().flat_map(Losses::there).collect();
+        // Where ranks have told each other their losses, they are in the totals.
+        let told = upload(&[if totals.is_finite() { 0f32 } else { f32::NAN }], device)?;
+        if values.is_empty() {
+            values.push(&told);
+        }
+        let left = self.update_on_device(&values, &rates, lr, share.as_ref())?;
         let clip = self.optimizer.settings.adamw.clip;
         Ok(Unread(Update::There { totals, losses, clip, left: Later::start(&left)? }))
     }
 
     /// All of an update but what the host does: `values` are the losses of the micro-steps, `rates`, f64 on the device, what the gradients
-    /// are multiplied by, one through that, and the learning rate. Returns what is read back: the gradient's norm, and the losses.
+    /// are multiplied by, one through that, and the learning rate. Of several ranks each has its share. Returns what is read back: the
+    /// gradient's norm, and the losses.
     pub(super) fn update_on_device(
         &mut self,
         values: &[&Tensor],
         rates: &Tensor,
         lr: f64,
+        share: Option<&Share>,
     ) -> Result<Tensor, ModelError> {
-        let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
-        let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
-        let gradients: Vec<Tensor> = gradients.into_iter().filter(Tensor::defined).collect();
+        let norm = match share {
+            Some(share) => upload(&[share.norm], self.model.device.torch())?.f_view(())?,
+            None => {
+                let gradients = self.model.parameters.iter().map(|parameter| parameter.tensor.f_grad());
+                let gradients = gradients.collect::<Result<Vec<_>, _>>()?;
+                many::norm(&gradients.into_iter().filter(Tensor::defined).collect::<Vec<_>>())?
+            }
+        };
         let rate = |number: i64| rates.f_select(0, number);
-        let norm = many::norm(&gradients)?.f_mul(&rate(0)?)?;
+        let norm = norm.f_mul(&rate(0)?)?;
         let values = Tensor::f_cat(values, 0)?.f_to_kind(Kind::Double)?;
         // Not a number as soon as one of them is none, or infinite.
         let sound = values.f_sum(Kind::Double)?.f_mul_scalar(0.0)?.f_add(&norm)?.f_isfinite()?;
@@ -79,7 +92,9 @@ impl Learner {
             Device::Cpu => Rate::Here(lr),
             Device::Cuda(_) => Rate::There(rate(2)?.f_to_kind(Kind::Float)?),
         };
-        self.optimizer.update_on_device(&self.model.parameters, &lr, &divisor, &skip)?;
+        let gradients = share.map(|share| share.gradients.as_slice());
+        self.optimizer.update_on_device(&self.model.parameters, &lr, &divisor, &skip, gradients)?;
+        self.reducer.spread(&mut self.model.parameters)?;
         if let Some(average) = &mut self.average {
             average.add_unless(&skip, &self.model.parameters)?;
         }
@@ -103,7 +118,7 @@ impl Learner {
         };
         let left = left.read()?;
         let (grad_norm, mut values) = (left[0], &left[1..]);
-        let mut finite = grad_norm.is_finite();
+        let mut finite = grad_norm.is_finite() && totals.is_finite();
         for losses in losses {
             let own: usize = losses.there().map(Tensor::numel).sum();
             let (these, rest) = values.split_at(own);

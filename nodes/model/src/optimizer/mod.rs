@@ -247,8 +247,8 @@ impl OptimizerState {
         Ok(())
     }
 
-    /// One update from gradients divided by `divisor`, unless `skip` is 1: both are fp32 numbers on the device. Nothing is read back, and
-    /// nothing changes but tensors, so that it can be recorded.
+    /// One update from gradients divided by `divisor`, unless `skip` is 1: both are fp32 numbers on the device. They are those that the
+    /// parameters have, or those of what is kept, flat. Nothing is read back, and nothing changes but tensors, so that it can be recorded.
     ///
     /// # Errors
     /// When it is not [`OptimizerState::is_fused`], or was not begun.
@@ -258,20 +258,24 @@ impl OptimizerState {
         lr: &Rate,
         divisor: &Tensor,
         skip: &Tensor,
+        gradients: Option<&[Tensor]>,
     ) -> Result<(), ModelError> {
         let missing = || ModelError::Torch("an update that was not begun".to_owned());
         let mut done = self.counter.as_ref().ok_or_else(missing)?.shallow_clone();
         let step = done.f_add_scalar(1.0)?;
         let (mut matrices, mut others) = (Trained::default(), Trained::default());
-        for Kept { parameter, moments, .. } in &self.kept {
+        for (at, Kept { parameter, range, moments, .. }) in self.kept.iter().enumerate() {
             let parameter = &parameters[*parameter];
-            let gradient = parameter.tensor.f_grad()?;
+            let gradient = match gradients {
+                Some(gradients) => gradients[at].shallow_clone(),
+                None => parameter.tensor.f_grad()?,
+            };
             let Moments::AdamW { first, second } = moments else {
                 return Err(ModelError::Torch("a fused update of parameters that AdamW does not train".to_owned()));
             };
             if gradient.defined() {
                 let group = if parameter.is_matrix() { &mut matrices } else { &mut others };
-                group.weights.push(parameter.tensor.shallow_clone());
+                group.weights.push(flat(&parameter.tensor.f_detach()?, range.as_ref())?);
                 group.gradients.push(gradient);
                 group.first.push(first.shallow_clone());
                 group.second.push(second.shallow_clone());
