@@ -143,8 +143,10 @@ fn ranks_share_what_sharding_says() {
     let plan: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let parameters = plan["parameters"].as_u64().unwrap() + plan["mask_rows"].as_u64().unwrap() * 768;
-    let rows: Vec<(&str, Value)> =
-        ["none", "optimizer", "gradients"].into_iter().zip(plan["by_sharding"].as_array().unwrap().clone()).collect();
+    let rows: Vec<(&str, Value)> = ["none", "optimizer", "gradients", "parameters"]
+        .into_iter()
+        .zip(plan["by_sharding"].as_array().unwrap().clone())
+        .collect();
     assert_eq!(rows.len(), 3);
     let mut before = u64::MAX;
     for (name, row) in &rows {

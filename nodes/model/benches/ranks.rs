@@ -34,7 +34,7 @@ const LARGE: &str = r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt
 struct Job {
     rank: usize,
     size: usize,
-    /// 0: none; 1: optimizer; 2: gradients.
+    /// 0: none; 1: optimizer; 2: gradients; 3: parameters.
     sharding: usize,
     /// Where the ranks meet.
     address: SocketAddr,
@@ -51,7 +51,7 @@ struct Job {
     saves: bool,
 }
 
-const SHARDINGS: [Sharding; 3] = [Sharding::None, Sharding::Optimizer, Sharding::Gradients];
+const SHARDINGS: [Sharding; 4] = [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters];
 
 fn batch(number: u64, (rows, length): (usize, usize), tokens: u64) -> MicroBatch {
     let hash = |at: usize| (at as u64 + 10_000 * number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
@@ -80,7 +80,10 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(60) };
     let group = meeting.map(|meeting| Group::open(meeting, place, "bench", patience)).transpose()?.map(Arc::new);
     let begun = peak();
-    let mut model = Model::initialise(&job.shape, 1, Device::Cpu)?;
+    let mut model = match sharding {
+        Sharding::Parameters => Model::initialise_apart(&job.shape, 1, Device::Cpu)?,
+        _ => Model::initialise(&job.shape, 1, Device::Cpu)?,
+    };
     let mask = model.add_mask_token(0)?;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let own = job.micro_batches / place.size as u64;

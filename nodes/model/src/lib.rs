@@ -63,6 +63,7 @@ mod experts;
 mod family;
 mod foreign;
 mod fused;
+mod gathered;
 mod group;
 mod head;
 mod host;
@@ -99,6 +100,7 @@ mod rope;
 mod rope_keys;
 mod self_test;
 mod shared;
+mod shared_file;
 mod shares;
 mod shim;
 #[cfg(test)]

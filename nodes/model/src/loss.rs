@@ -320,6 +320,10 @@ impl Model {
         });
         let mut losses = Losses { known: StepSums::of(batch), parts: Vec::with_capacity(parts.len()) };
         let last = parts.iter().rposition(|part| !part.selection.target.is_empty());
+        if let Some(lesson) = lesson {
+            let own = parts.iter().filter(|part| !part.selection.target.is_empty()).count();
+            lesson.reducer.passes(own as u64)?;
+        }
         for (number, mut part) in parts.into_iter().enumerate() {
             losses.known.positions_read += part.batch.tokens_read() * part.pattern.copies().count() as u64;
             if part.selection.target.is_empty() {
@@ -440,9 +444,11 @@ impl Model {
             divisor.map(|divisor| selection.weight.iter().map(|w| (w / divisor) as f32).collect());
         let decoder = self.decoder.own();
         if let Some(decoder) = decoder.filter(|_| how.kernels) {
-            let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
             let (sizes, cap) = ((chunk, how.kind()), self.config.logit_softcap);
-            let (total, losses) = fused::head_loss(&normed, head, &selection.target, scale.as_deref(), sizes, cap)?;
+            let (total, losses) = decoder.used_last(|| {
+                let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
+                fused::head_loss(&normed, head, &selection.target, scale.as_deref(), sizes, cap)
+            })?;
             if scale.is_some() {
                 backward(total)?;
             }

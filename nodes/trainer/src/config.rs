@@ -50,7 +50,7 @@ pub enum ArithmeticKind {
     Torch,
 }
 
-/// What each of several ranks keeps of what the optimizer needs.
+/// What each of several ranks keeps of weights, gradients and optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShardingKind {
@@ -62,6 +62,9 @@ pub enum ShardingKind {
     /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
     /// exchanges as often as a rank has micro-batches.
     Gradients,
+    /// And the weights of its share, and of their average (ZeRO-3): no rank ever has the whole model. A block's weights are gathered for its
+    /// forward and once more for its backward pass, while the block before it is computed. Not for Muon, adapters, alignment and torch models.
+    Parameters,
 }
 
 impl From<ShardingKind> for Sharding {
@@ -70,6 +73,7 @@ impl From<ShardingKind> for Sharding {
             ShardingKind::None => Self::None,
             ShardingKind::Optimizer => Self::Optimizer,
             ShardingKind::Gradients => Self::Gradients,
+            ShardingKind::Parameters => Self::Parameters,
         }
     }
 }
@@ -249,7 +253,7 @@ pub struct Config {
     /// Threads of the CPU, of each rank; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
-    /// For several ranks: what each keeps of gradients and optimizer. The bytes of the result are the same.
+    /// For several ranks: what each keeps of weights, gradients and optimizer. The bytes of the result are the same.
     #[schemars(extend("x-may-change" = true))]
     pub sharding: ShardingKind,
     /// For several ranks: `auto` where all are on one machine; else HOST:PORT, at which rank 0 waits for the others. It is neither encrypted
@@ -378,6 +382,38 @@ impl Config {
                 OptimizerStateKind::Bf16 => StateKind::Bf16,
             },
         }
+    }
+
+    /// What several ranks cannot keep shares of.
+    pub fn unshared(&self) -> Vec<Problem> {
+        if self.sharding != ShardingKind::Parameters {
+            return Vec::new();
+        }
+        let no = |key: &str, found: String, allowed: &str| {
+            Problem::new(key, found, format!("allowed with SHARDING: parameters: {allowed}; or SHARDING: gradients"))
+        };
+        let mut problems = Vec::new();
+        if self.optimizer == OptimizerKind::Muon {
+            problems.push(no("OPTIMIZER", "muon".to_owned(), "adamw, as Muon updates matrices as a whole"));
+        }
+        if self.lora_rank > 0 {
+            problems.push(no("LORA_RANK", self.lora_rank.to_string(), "0, as all weights must be trained"));
+        }
+        if self.align_weight > 0.0 {
+            problems.push(no(
+                "ALIGN_WEIGHT",
+                self.align_weight.to_string(),
+                "0, as each rank would need the whole base model",
+            ));
+        }
+        if !self.torch_model.is_empty() {
+            problems.push(no(
+                "TORCH_MODEL",
+                self.torch_model.clone(),
+                "none, as only difflow knows what a block of its own models needs",
+            ));
+        }
+        problems
     }
 
     /// The learning rate over the run.

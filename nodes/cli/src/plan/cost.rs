@@ -165,6 +165,7 @@ impl Cost {
             activations: memory.activations + memory.logits,
             largest: base.largest_count().min(trained),
             tied: base.tied && adapter.is_none(),
+            units: base.unit_counts(),
         };
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {

@@ -229,6 +229,9 @@ fn ranks(nodes: &[Node], findings: &mut Vec<Finding>) {
         if first.arithmetic == difflow_trainer::config::ArithmeticKind::Torch {
             findings.push(wrong(node, "ARITHMETIC", format!("torch on {count} ranks"), "wanted: difflow".to_owned()));
         }
+        for difflow_node_kit::Problem { key, found, allowed, .. } in first.unshared() {
+            findings.push(wrong(node, &key, found, allowed));
+        }
         let values = node.values();
         for rank in &ranks[1..] {
             let own = rank.values();
