@@ -367,9 +367,24 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
                 _ => Model::load(&dir, crate::Device::Cpu).unwrap(),
             };
             let mut resumed = begin(loaded);
-            let (read, all) = (READ.replace(0) as f64, tensor_bytes(&dir, "model-") as f64);
+            let read = READ.get();
+            if sharding == Sharding::Parameters {
+                // Nobody else takes part in this: it must not wait for them, nor read what is not there.
+                let alone = resumed.model().logits(&[1, 2, 3], &Pattern::Full).unwrap_err().to_string();
+                let saved = resumed.model().save(&dir).unwrap_err().to_string();
+                let apart = Model::load_apart(&dir, None, crate::Device::Cpu).unwrap();
+                let one = Learner::new(apart, options, optimizer).unwrap_err().to_string();
+                assert!(alone.contains("for training only"), "{alone}");
+                assert!(saved.contains("a share of them") && one.contains("several ranks"), "{saved} {one}");
+                let apart = Model::load_apart(&dir, None, crate::Device::Cpu).unwrap();
+                let muon = Optimizer { muon: Some(Muon::default()), ..optimizer };
+                let refused = Learner::of_ranks(apart, options, muon, group.clone(), 1, sharding).unwrap_err();
+                assert!(refused.to_string().contains("AdamW"), "{refused}");
+            }
+            let (read, all) = (read as f64, tensor_bytes(&dir, "model-") as f64);
             let wanted = if sharding == Sharding::Parameters { 0.5 } else { 1.0 };
             assert!((read / all - wanted).abs() < 0.02, "{sharding:?}: {read} of {all} bytes read");
+            READ.set(0);
             resumed.load_optimizer(&dir).unwrap();
             let (read, all) = (READ.get() as f64, tensor_bytes(&dir, "optimizer") as f64);
             // The weights are in it, too, all of them or a share.

@@ -169,6 +169,10 @@ impl Learner {
         if let Objective::Block(blocks) = options.objective {
             blocks.check(options.document_attention)?;
         }
+        if model.parameters.iter().any(|parameter| parameter.source.is_some()) {
+            let wanted = "several ranks that each keep a share of them";
+            return Err(ModelError::input("who trains a model whose weights have not been read", "others", wanted));
+        }
         keep_freed_memory();
         model.set_objective(options.objective);
         for parameter in &model.parameters {

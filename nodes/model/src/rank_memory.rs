@@ -34,6 +34,8 @@ pub struct Trained {
     pub largest: u64,
     /// Whether embeddings and head are one parameter, whose two gradients are added.
     pub tied: bool,
+    /// Bytes of copies that a forward makes of all weights and keeps for the backward pass; counted in `weights`, too.
+    pub rounded: u64,
     /// Values of the largest block, and of the two neighbours that are largest together.
     pub units: (u64, u64),
 }
@@ -50,6 +52,7 @@ impl Trained {
             activations: memory.activations + memory.logits,
             largest: config.largest_count(),
             tied: config.tied,
+            rounded: 0,
             units: config.unit_counts(),
         }
     }
@@ -77,7 +80,7 @@ pub struct RankMemory {
 impl RankMemory {
     /// Of one of several ranks.
     pub fn of(trained: &Trained, team: Team) -> Self {
-        let Trained { weights, values, state, activations, largest, tied, units: (block, pair) } = *trained;
+        let Trained { weights, values, state, activations, largest, tied, rounded, units: (block, pair) } = *trained;
         let Team { ranks, micro_batches, sharding } = team;
         let share = |of: u64| if sharding == Sharding::None { of } else { of.div_ceil(ranks) };
         let own = (micro_batches / ranks).max(1);
@@ -104,7 +107,10 @@ impl RankMemory {
         };
         Self {
             process: PROCESS,
-            weights: if sharding == Sharding::Parameters { share(weights) + 4 * pair } else { weights },
+            weights: match sharding {
+                Sharding::Parameters => share(weights) + rounded - share(rounded) + 4 * pair,
+                _ => weights,
+            },
             gradients: 4 * gradients,
             state: share(state),
             activations,
