@@ -18,6 +18,7 @@ use crate::pattern::{Context, Pattern};
 use crate::ranks::{Sharding, exchanged_bytes};
 use crate::small::{FAMILIES, LLAMA, MIXTRAL, model};
 use crate::tensor_files::READ;
+use tch::Kind;
 
 const PART: &str = "DIFFLOW_TEST_RANK";
 
@@ -403,6 +404,37 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
         return check(&Arc::new(joined(part, 60)));
     }
     let (group, children) = begun("a_rank_reads_its_share_of_the_state_and_goes_on_from_it", 2, 60);
+    check(&Arc::new(group));
+    all_well(children);
+}
+
+/// A tensor that one rank's share of could be written in the element type that it was read in, and another's could not.
+#[test]
+fn ranks_write_a_tensor_in_the_element_type_that_one_process_writes() {
+    let check = |group: &Arc<Group>| {
+        let mut model = model(LLAMA);
+        for parameter in &mut model.parameters {
+            let rounded = parameter.tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            parameter.tensor.copy_(&rounded);
+            parameter.stored.fill(Kind::BFloat16);
+        }
+        let odd = model.parameters[2].tensor.view(-1);
+        _ = odd.narrow(0, odd.numel() as i64 - 1, 1).fill_(0.30001);
+        let (place, dir) = (group.place(), tempfile::tempdir().unwrap());
+        let mut alone: Vec<String> = Vec::new();
+        for file in model.save(dir.path()).unwrap() {
+            alone.push(format!("{} {}", file.name, file.sha256));
+        }
+        let options = ObjectiveOptions::recommended(Objective::Ar);
+        let learner =
+            Learner::of_ranks(model, options, Optimizer::default(), group.clone(), 1, Sharding::Parameters).unwrap();
+        let shared = files(&learner, place, dir.path());
+        assert!(place.rank > 0 || alone.iter().all(|file| shared.contains(file)), "{alone:?} {shared:?}");
+    };
+    if let Some(part) = part() {
+        return check(&Arc::new(joined(part, 60)));
+    }
+    let (group, children) = begun("ranks_write_a_tensor_in_the_element_type_that_one_process_writes", 2, 60);
     check(&Arc::new(group));
     all_well(children);
 }
