@@ -143,16 +143,31 @@ fn ranks_share_what_sharding_says() {
     let plan: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let parameters = plan["parameters"].as_u64().unwrap() + plan["mask_rows"].as_u64().unwrap() * 768;
-    let rows: Vec<(&str, Value)> =
-        ["none", "optimizer", "gradients"].into_iter().zip(plan["by_sharding"].as_array().unwrap().clone()).collect();
-    assert_eq!(rows.len(), 3);
+    let rows: Vec<(&str, Value)> = ["none", "optimizer", "gradients", "parameters"]
+        .into_iter()
+        .zip(plan["by_sharding"].as_array().unwrap().clone())
+        .collect();
+    assert_eq!(rows.len(), 4);
     let mut before = u64::MAX;
     for (name, row) in &rows {
         assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(true)));
         let share = if *name == "none" { 1 } else { 8 };
-        assert_eq!(row["memory"]["weights"], 6 * parameters, "{name}");
+        let weights = row["memory"]["weights"].as_u64().unwrap();
+        if *name == "parameters" {
+            // A share of the masters, all of the rounded copies, and the embeddings and a block while they are used.
+            let used = 4 * ((50_257 + 1024) * 768 + 12 * 768 * 768 + 13 * 768);
+            let wanted = (6 * parameters).div_ceil(8) + 2 * parameters - (2 * parameters).div_ceil(8) + used;
+            assert_eq!(weights, wanted, "{name}");
+        } else {
+            assert_eq!(weights, 6 * parameters, "{name}");
+        }
         assert_eq!(row["memory"]["optimizer"].as_u64().unwrap(), (8 * parameters).div_ceil(share), "{name}");
-        assert_eq!(row["checkpoint_bytes"], if share == 1 { 12 * parameters } else { 4 * parameters }, "{name}");
+        let copied = match *name {
+            "none" => 12 * parameters,
+            "parameters" => 0,
+            _ => 4 * parameters,
+        };
+        assert_eq!(row["checkpoint_bytes"], copied, "{name}");
         let total = row["memory_bytes"].as_u64().unwrap();
         assert!(total < before, "{name}: not less than the row above");
         before = total;

@@ -7,6 +7,8 @@
 //!
 //! With `-- memory`: the most memory that each rank of a GPT-2 of about 100 million parameters holds with each SHARDING, four micro-batches of
 //! one row of 256 tokens a step, against the estimate of `difflow plan --ranks`.
+//!
+//! With `-- large`: what two ranks hold that keep shares of a model of 2.3 GB, drawn, written, read and written again. It needs 12 GB of disk.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use difflow_model::{
     AdamW, Device, Exchanged, Group, Learner, Meeting, MicroBatch, Model, ModelError, Objective, ObjectiveOptions,
-    Optimizer, Patience, Pattern, Place, RankMemory, Sharding, Team, Trained, exchanged_bytes,
+    Optimizer, Patience, Pattern, Place, RankMemory, Sharding, StateKind, Team, Trained, exchanged_bytes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,12 +31,17 @@ const SMALL: &str = r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt
 const LARGE: &str = r#"{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 1024, "vocab_size": 16384, "n_embd": 768,
     "n_layer": 12, "n_head": 12, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": true}"#;
 
+/// A LLaMA of 573 million parameters: 2.3 GB.
+const HUGE: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 16384, "hidden_size": 2048,
+    "intermediate_size": 5504, "num_hidden_layers": 10, "num_attention_heads": 16, "num_key_value_heads": 16,
+    "max_position_embeddings": 1024, "tie_word_embeddings": false}"#;
+
 /// What one process is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Job {
     rank: usize,
     size: usize,
-    /// 0: none; 1: optimizer; 2: gradients.
+    /// 0: none; 1: optimizer; 2: gradients; 3: parameters.
     sharding: usize,
     /// Where the ranks meet.
     address: SocketAddr,
@@ -49,9 +56,11 @@ struct Job {
     steps: usize,
     /// Whether a checkpoint is written at the end.
     saves: bool,
+    /// Of a large model: where it is read from, and written to. Nothing else is done with one then but a step.
+    large: Option<(Option<PathBuf>, PathBuf)>,
 }
 
-const SHARDINGS: [Sharding; 3] = [Sharding::None, Sharding::Optimizer, Sharding::Gradients];
+const SHARDINGS: [Sharding; 4] = [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters];
 
 fn batch(number: u64, (rows, length): (usize, usize), tokens: u64) -> MicroBatch {
     let hash = |at: usize| (at as u64 + 10_000 * number).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
@@ -80,7 +89,13 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(60) };
     let group = meeting.map(|meeting| Group::open(meeting, place, "bench", patience)).transpose()?.map(Arc::new);
     let begun = peak();
-    let mut model = Model::initialise(&job.shape, 1, Device::Cpu)?;
+    if let (Some((from, to)), Some(group)) = (&job.large, &group) {
+        return large_rank(job, from.as_deref(), to, group);
+    }
+    let mut model = match sharding {
+        Sharding::Parameters => Model::initialise_apart(&job.shape, 1, Device::Cpu)?,
+        _ => Model::initialise(&job.shape, 1, Device::Cpu)?,
+    };
     let mask = model.add_mask_token(0)?;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let own = job.micro_batches / place.size as u64;
@@ -119,6 +134,75 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// One of the processes that share a large model: reads its share, or draws it, and writes the model and its state. Prints the most memory that
+/// it held until it had its share, and until all was written; then, after a step.
+fn large_rank(job: &Job, from: Option<&Path>, to: &Path, group: &Arc<Group>) -> Result<(), ModelError> {
+    let begun = peak();
+    let mut model = match from {
+        Some(from) => Model::load_apart(from, None, Device::Cpu)?,
+        None => Model::initialise_apart(&job.shape, 1, Device::Cpu)?,
+    };
+    let mask = model.add_mask_token(0)?;
+    let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+    let optimizer = Optimizer { state: StateKind::Bf16, ..Optimizer::default() };
+    let mut learner = Learner::of_ranks(model, options, optimizer, group.clone(), 1, Sharding::Parameters)?;
+    if from.is_some() {
+        learner.load_optimizer(from.unwrap_or(to))?;
+    }
+    learner.limit_files(1 << 29);
+    let read = peak();
+    learner.tell_state()?;
+    if job.rank == 0 {
+        for file in learner.save(to)? {
+            println!("file {} {} {}", file.name, file.bytes, file.sha256);
+        }
+    }
+    let written = peak();
+    group.gather(&[0.0])?;
+    if from.is_some() {
+        learner.micro_step(&batch(job.rank as u64, (1, 64), u64::from(mask)), &Pattern::Full)?;
+        learner.apply(1e-4)?;
+    }
+    println!("step 1 1 1\nmemory {begun} {read} {written} {}", peak());
+    Ok(())
+}
+
+/// A model of 2.3 GB, drawn and written by two processes of which none has more than half of it, and read and written again by two.
+fn large(folder: &Path) -> Result<(), ModelError> {
+    std::fs::write(folder.join("config.json"), HUGE).map_err(failed)?;
+    let mut before: Vec<String> = Vec::new();
+    let (first, second) = (folder.join("first"), folder.join("second"));
+    for (from, to) in [(None, &first), (Some(first.clone()), &second)] {
+        std::fs::create_dir(to).map_err(failed)?;
+        let job = Job {
+            rank: 0,
+            size: 2,
+            sharding: 3,
+            address: ([127, 0, 0, 1], 0).into(),
+            shape: folder.to_owned(),
+            micro_batches: 2,
+            rows: 1,
+            length: 64,
+            warm_up: 0,
+            steps: 1,
+            saves: false,
+            large: Some((from, to.clone())),
+        };
+        let begin = Instant::now();
+        let Measured { memory, files, .. } = measured(&job)?;
+        for of in &memory {
+            let mb: Vec<String> = of.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
+            println!("MB before there is a model, with its share, all written, after a step: {}", mb.join(", "));
+        }
+        println!("{:.0} s; {}", begin.elapsed().as_secs_f64(), if files == before { "the same files" } else { "files" });
+        if before.is_empty() {
+            files.iter().for_each(|file| println!("  {file}"));
+            before = files;
+        }
+    }
+    Ok(())
+}
+
 /// What so many processes did.
 struct Measured {
     /// Of each rank the most memory that it held: before there was a model, at the end, and with a checkpoint.
@@ -129,6 +213,8 @@ struct Measured {
     exchange_share: [f64; 2],
     /// Of all ranks, a step.
     bytes: f64,
+    /// Name, bytes and sha256 of what was written of a large model.
+    files: Vec<String>,
 }
 
 /// Bytes that the loopback interface has sent.
@@ -152,7 +238,8 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
     };
     let size = job.size;
     let children = (0..size).map(start).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let (mut times, mut shares, mut bytes, mut memory) = (Vec::new(), Vec::new(), 0.0, Vec::new());
+    let (mut times, mut shares, mut bytes) = (Vec::new(), Vec::new(), 0.0);
+    let (mut memory, mut files) = (Vec::new(), Vec::new());
     for child in children {
         let text = child.wait_with_output().map_err(failed)?.stdout;
         let text = String::from_utf8_lossy(&text);
@@ -164,12 +251,14 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
         shares.push(column(1).sum::<f64>() / column(0).sum::<f64>());
         bytes += column(2).sum::<f64>() / job.steps as f64;
         memory.extend(of("memory ").map(numbers));
+        files.extend(of("file ").map(str::to_owned));
     }
     times.sort_by(f64::total_cmp);
     shares.sort_by(f64::total_cmp);
     let median = times.get(job.steps / 2).ok_or_else(|| failed("a rank failed"))?;
     Ok(Measured {
         memory,
+        files,
         tokens_per_second: (job.micro_batches as usize * job.rows * job.length) as f64 / median * 1e3,
         exchange_share: [shares[0], shares[size - 1]],
         bytes,
@@ -202,6 +291,7 @@ fn memory(folder: &Path) -> Result<(), ModelError> {
                 warm_up: 0,
                 steps: 1,
                 saves: true,
+                large: None,
             };
             let Measured { memory, .. } = measured(&job)?;
             let team = Team { ranks: size as u64, micro_batches, sharding };
@@ -242,6 +332,10 @@ fn main() -> Result<ExitCode, ModelError> {
         memory(folder.path())?;
         return Ok(ExitCode::SUCCESS);
     }
+    if std::env::args().any(|argument| argument == "large") {
+        large(folder.path())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     std::fs::write(folder.path().join("config.json"), SMALL).map_err(failed)?;
     let job = |size: usize| Job {
         rank: 0,
@@ -255,6 +349,7 @@ fn main() -> Result<ExitCode, ModelError> {
         warm_up: WARM_UP,
         steps: STEPS,
         saves: false,
+        large: None,
     };
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {

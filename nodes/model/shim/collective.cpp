@@ -56,6 +56,10 @@ void done(const difflow_group* group, const Tensor& tensor, const c10::intrusive
 
 }  // namespace
 
+struct difflow_started {
+  c10::intrusive_ptr<c10d::Work> work;
+};
+
 extern "C" {
 
 // Waits until all ranks are there. Rank 0 gives a listening socket in `listener`, which is taken over, the others -1; all of them give its
@@ -126,6 +130,23 @@ int difflow_group_broadcast(difflow_group* group, Tensor* tensor, int root, char
     done(group, *tensor, of(group, *tensor)->broadcast(tensors, options));
   });
 }
+
+// As difflow_group_broadcast, without waiting for it: `out` is what to wait for. The tensor lives at least as long as the exchange.
+int difflow_group_start_broadcast(difflow_group* group, Tensor* tensor, int root, difflow_started** out, char* error,
+                                  size_t room) {
+  return guarded(error, room, [&] {
+    std::vector<Tensor> tensors{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    *out = new difflow_started{group->backend->broadcast(tensors, options)};
+  });
+}
+
+int difflow_started_wait(difflow_started* started, char* error, size_t room) {
+  return guarded(error, room, [&] { started->work->wait(); });
+}
+
+void difflow_started_drop(difflow_started* started) { delete started; }
 
 // Gives a tensor to rank `to`.
 int difflow_group_send(difflow_group* group, Tensor* tensor, int to, char* error, size_t room) {

@@ -111,6 +111,18 @@ int difflow_set_gradient(Tensor* tensor, Tensor* gradient, char* error, size_t r
   return guarded(error, room, [&] { tensor->mutable_grad() = *gradient; });
 }
 
+// Gives the storage of a tensor in host memory, of which the tensor is all, memory with anything in it, or takes it away: the tensor and
+// its views keep their sizes, and must not be read then.
+int difflow_set_memory(Tensor* tensor, int there, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    c10::StorageImpl* storage = tensor->storage().unsafeGetStorageImpl();
+    const size_t bytes = there ? tensor->nbytes() : 0;
+    at::DataPtr data = there ? c10::GetAllocator(at::kCPU)->allocate(bytes) : at::DataPtr(nullptr, at::Device(at::kCPU));
+    storage->set_data_ptr_noswap(std::move(data));
+    storage->set_nbytes(bytes);
+  });
+}
+
 // Torch's profiler: the operations of this thread and, where there is a GPU, its kernels; `path` gets a trace.
 int difflow_profile_start(char* error, size_t room) {
   return guarded(error, room, [&] {

@@ -9,7 +9,8 @@ use crate::error::ModelError;
 use crate::many;
 use crate::parameter::Parameter;
 
-/// The averages, one for each parameter; of one that is not trained, the parameter itself.
+/// The averages, one for each parameter, or for each piece that this process keeps the weights of; of a parameter that is not trained, the
+/// parameter itself.
 #[derive(Debug)]
 pub(crate) struct Average {
     /// average ← decay · average + (1 − decay) · weight.
@@ -18,20 +19,24 @@ pub(crate) struct Average {
 }
 
 impl Average {
-    /// Begins with the weights as they are.
-    pub fn new(decay: f64, parameters: &[Parameter]) -> Result<Self, ModelError> {
+    /// Begins with the weights as they are: those of the parameters, or of `pieces`.
+    pub fn new(decay: f64, parameters: &[Parameter], pieces: Option<&[Tensor]>) -> Result<Self, ModelError> {
         if !(0.0..1.0).contains(&decay) {
             return Err(ModelError::input("decay of the averaged weights", decay, "0 or more, below 1"));
         }
-        let copy = |parameter: &Parameter| {
-            if !parameter.trainable {
-                return Ok(parameter.tensor.shallow_clone());
-            }
-            let mut copy = parameter.tensor.f_detach()?.f_zeros_like()?;
-            copy.f_copy_(&parameter.tensor.f_detach()?)?;
+        let copy = |tensor: &Tensor| {
+            let mut copy = tensor.f_detach()?.f_zeros_like()?;
+            copy.f_copy_(&tensor.f_detach()?)?;
             Ok::<_, ModelError>(copy)
         };
-        let values = parameters.iter().map(copy).collect::<Result<_, _>>()?;
+        let of = |parameter: &Parameter| match parameter.trainable {
+            true => copy(&parameter.tensor),
+            false => Ok(parameter.tensor.shallow_clone()),
+        };
+        let values = match pieces {
+            Some(pieces) => pieces.iter().map(copy).collect::<Result<_, _>>()?,
+            None => parameters.iter().map(of).collect::<Result<_, _>>()?,
+        };
         Ok(Self { decay, values })
     }
 
@@ -41,6 +46,12 @@ impl Average {
             let _ = average.f_lerp_(&parameter.tensor.f_detach()?, 1.0 - self.decay)?;
         }
         Ok(())
+    }
+
+    /// As [`Average::add`], of pieces.
+    pub fn add_pieces(&mut self, pieces: &[Tensor]) -> Result<(), ModelError> {
+        let each = self.values.iter_mut().zip(pieces);
+        each.map(|(average, weights)| Ok(drop(average.f_lerp_(weights, 1.0 - self.decay)?))).collect()
     }
 
     /// As [`Average::add`] where `skip`, a number on the device, is 0; nothing changes where it is 1.

@@ -45,12 +45,13 @@ pub(crate) fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Coming {
-    /// Looks at the gradients of these parameters from now on.
+    /// Looks at the gradients of these parameters from now on, or, where they are not to be `seen`, waits to be told that they are there.
     pub fn new(
         rank: usize,
         shares: Arc<Shares>,
         exchange: Arc<Mutex<Exchange>>,
         parameters: &[Parameter],
+        seen: bool,
     ) -> Result<Arc<Mutex<Self>>, ModelError> {
         let nothing = vec![false; parameters.len()];
         let coming = Arc::new(Mutex::new(Self {
@@ -65,7 +66,7 @@ impl Coming {
             problem: None,
             shares,
         }));
-        for (number, parameter) in parameters.iter().enumerate().filter(|(_, parameter)| parameter.trainable) {
+        for (number, parameter) in parameters.iter().enumerate().filter(|(_, parameter)| seen && parameter.trainable) {
             // A tensor keeps what looks at it, and must not keep itself.
             let coming = Arc::downgrade(&coming);
             after_gradient(&parameter.tensor, move || match coming.upgrade() {
@@ -93,6 +94,11 @@ impl Coming {
             self.problem = Some(problem);
             ModelError::Ranks(text)
         })
+    }
+
+    /// The gradients of this block and of those behind it are there, unless more passes of the micro-batch are to come.
+    pub fn exchange_from(&mut self, block: usize) -> Result<(), ModelError> {
+        if self.last { self.exchange_while(|_, left| left >= block) } else { Ok(()) }
     }
 
     fn is_whole(&self, block: usize) -> bool {

@@ -3,6 +3,7 @@
 //! Activations are rows `[B·L, D]`. The residual stream and the norms stay in fp32; matrix products and attention run
 //! in the compute kind (fp32, or bf16 with fp32 master weights).
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
@@ -15,6 +16,7 @@ use crate::config::{Layer, ModelConfig, Positions, Residual};
 use crate::cuda;
 use crate::error::ModelError;
 use crate::fused;
+use crate::gathered::{Gathered, Units};
 use crate::head;
 use crate::kernel::attention::{Plan, Shape, Tables};
 use crate::kernel::scores::Scores;
@@ -41,6 +43,10 @@ pub(crate) struct Decoder {
     rotary: Mutex<Vec<Rotary>>,
     /// On a device: the room of forwards of which nothing is kept.
     pub(crate) passing: Mutex<Option<(Arithmetic, Cache)>>,
+    /// Which parameters are used together.
+    pub(crate) units: Units,
+    /// Where each of several processes keeps a share of them.
+    pub(crate) gathered: Option<Arc<Gathered>>,
 }
 
 /// Cosines and sines of one sequence length, `[L, size / 2]`: for the kernels, and on the device.
@@ -55,9 +61,18 @@ pub(crate) struct Rotary {
 impl Decoder {
     /// Builds the decoder of a configuration. `take` is asked for every leaf, so what the decoder needs is said here only.
     pub fn new(config: &ModelConfig, take: &mut Take) -> Result<Self, ModelError> {
-        let take: &mut Take = &mut |leaf| match &config.recipe {
-            Some(recipe) => take(recipe.named(leaf)),
-            None => take(leaf),
+        let count = Cell::new(0);
+        let take: &mut Take = &mut |leaf| {
+            count.set(count.get() + 1);
+            match &config.recipe {
+                Some(recipe) => take(recipe.named(leaf)),
+                None => take(leaf),
+            }
+        };
+        let mut units = Units { blocks: config.layers, ..Units::default() };
+        let mut end_unit = || {
+            let begin = units.parameters.last().map_or(0, |unit| unit.end);
+            units.parameters.push(begin..count.get());
         };
         let (v, d, names) = (config.vocab_size as i64, config.hidden_size as i64, config.family.names());
         let weight = |name: &str| format!("{name}.weight");
@@ -70,15 +85,23 @@ impl Decoder {
             }
         };
         let mut parts = Parts { config, names, take };
-        let blocks = (0..config.layers).map(|layer| parts.block(layer)).collect::<Result<_, _>>()?;
+        end_unit();
+        let mut blocks = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            blocks.push(parts.block(layer)?);
+            end_unit();
+        }
         let norm = parts.norm(names.norm)?;
+        end_unit();
         let head = if config.tied {
             embedding.shallow_clone().into()
         } else {
-            (parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?.into()
+            let head = (parts.take)(Leaf::of_tokens(weight(names.head), vec![v, d]))?;
+            end_unit();
+            head.into()
         };
-        let (rotary, passing) = (Mutex::new(Vec::new()), Mutex::new(None));
-        Ok(Self { config: Arc::new(config.clone()), embedding, position_table, blocks, norm, head, rotary, passing })
+        let (config, rotary, passing) = (Arc::new(config.clone()), Mutex::new(Vec::new()), Mutex::new(None));
+        Ok(Self { config, embedding, position_table, blocks, norm, head, rotary, passing, units, gathered: None })
     }
 
     /// What [`Decoder::block`] needs besides the block, sharing all memory.
@@ -92,6 +115,37 @@ impl Decoder {
             head: self.head.share(),
             rotary: Mutex::new(self.kept_rotary().iter().map(Rotary::share).collect()),
             passing: Mutex::new(None),
+            units: Units::default(),
+            gathered: None,
+        }
+    }
+
+    /// Computes with parameters that are there then.
+    fn used<T>(&self, unit: usize, run: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+        match &self.gathered {
+            None => run(),
+            Some(gathered) => gathered.used(unit, run),
+        }
+    }
+
+    /// As it computes something with the last norm and the head.
+    pub fn used_last<T>(&self, run: impl FnOnce() -> Result<T, ModelError>) -> Result<T, ModelError> {
+        match &self.gathered {
+            None => run(),
+            Some(gathered) => gathered.used_last(&self.units, run),
+        }
+    }
+
+    /// As it computes a block from its input, with gradients.
+    fn used_block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        run: impl FnOnce(&Tensor) -> Result<Passed, ModelError>,
+    ) -> Result<Passed, ModelError> {
+        match &self.gathered {
+            None => run(x),
+            Some(gathered) => gathered.block(layer, x, run),
         }
     }
 
@@ -137,10 +191,15 @@ impl Decoder {
         let size = tokens.size2()?;
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
         for (layer, block) in before.iter().enumerate() {
-            x = self.block(block, &x, size, &attention.layer(layer)?, how)?.rows;
+            let attention = attention.layer(layer)?;
+            x = self.used_block(layer, &x, |x| self.block(block, x, size, &attention, how))?.rows;
         }
-        let attended = self.attention_of(last, &x, size, &attention.layer(before.len())?, how)?;
-        Ok(self.finish(last, &x.f_index_select(0, wanted)?, &attended.f_index_select(0, wanted)?, how)?.rows)
+        let attention = attention.layer(before.len())?;
+        let passed = self.used_block(before.len(), &x, |x| {
+            let attended = self.attention_of(last, x, size, &attention, how)?;
+            self.finish(last, &x.f_index_select(0, wanted)?, &attended.f_index_select(0, wanted)?, how)
+        })?;
+        Ok(passed.rows)
     }
 
     /// As [`Decoder::hidden`], and shows what is behind each layer to `seen`.
@@ -155,11 +214,13 @@ impl Decoder {
         let mut x = dropped(self.embed(tokens, attention.index.as_ref())?, how)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             let attention = attention.layer(layer)?;
-            let passed = if how.recompute && x.requires_grad() {
-                self.block_recomputed(block, &x, size, &attention, how)?
-            } else {
-                self.block(block, &x, size, &attention, how)?
-            };
+            let passed = self.used_block(layer, &x, |x| {
+                if how.recompute && x.requires_grad() {
+                    self.block_recomputed(block, x, size, &attention, how)
+                } else {
+                    self.block(block, x, size, &attention, how)
+                }
+            })?;
             x = passed.rows.shallow_clone();
             seen(passed)?;
         }
@@ -250,6 +311,10 @@ impl Decoder {
     }
 
     pub(crate) fn embed(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
+        self.used(Units::EMBEDDING, || self.embedded(tokens, positions))
+    }
+
+    fn embedded(&self, tokens: &Tensor, positions: Option<&Tensor>) -> Result<Tensor, ModelError> {
         let (rows, length) = tokens.size2()?;
         let width = self.config.hidden_size as i64;
         let found = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?.f_to_kind(Kind::Float)?;
@@ -480,13 +545,16 @@ unsafe impl Sync for Decoder {}
 /// Fails to compile when a field of a decoder is neither a tensor nor `Sync`.
 fn sync_apart_from_tensors(decoder: &Decoder) {
     fn sync<T: Sync>(_: &T) {}
-    let Decoder { config, embedding: _, position_table: _, blocks, norm, head, rotary, passing } = decoder;
+    let Decoder { config, embedding: _, position_table: _, blocks, norm, head, rotary, passing, units, gathered } =
+        decoder;
     sync(config);
     sync(blocks);
     sync(norm);
     sync(head);
     sync(rotary);
     sync(passing);
+    sync(units);
+    sync(gathered);
 }
 const _: fn(&Decoder) = sync_apart_from_tensors;
 

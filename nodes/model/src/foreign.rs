@@ -63,7 +63,7 @@ impl Foreign {
                 return Err(format!("parameter `{name}` as the result of a computation; detach it"));
             }
             let leaf = Leaf::new(Init::Zero, [(name.to_owned(), size)]);
-            all.push(Parameter { leaf, tensor, stored: vec![Kind::Float], trainable: true });
+            all.push(Parameter { leaf, tensor, source: None, stored: vec![Kind::Float], trainable: true });
             Ok(())
         })?;
         Ok(all)

@@ -55,6 +55,16 @@ unsafe extern "C" {
         error: *mut c_char,
         room: usize,
     ) -> c_int;
+    fn difflow_group_start_broadcast(
+        group: *mut c_void,
+        tensor: *mut c_void,
+        root: c_int,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_started_wait(started: *mut c_void, error: *mut c_char, room: usize) -> c_int;
+    fn difflow_started_drop(started: *mut c_void);
     fn difflow_group_send(group: *mut c_void, tensor: *mut c_void, to: c_int, error: *mut c_char, room: usize)
     -> c_int;
     fn difflow_group_receive(
@@ -192,6 +202,20 @@ unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
 
+/// An exchange that goes on while its process computes: [`Group::finish`] waits for it.
+#[derive(Debug)]
+pub(crate) struct Started(*mut c_void);
+
+// SAFETY: c10d's own threads work on it; no thread owns it.
+unsafe impl Send for Started {}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // SAFETY: made by `start_broadcast`, dropped once. The exchange itself, if it goes on, keeps its tensor.
+        unsafe { difflow_started_drop(self.0) }
+    }
+}
+
 fn bytes(tensor: &Tensor) -> u64 {
     (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
 }
@@ -301,6 +325,23 @@ impl Group {
         let sent = if root == self.place.rank { bytes(tensor) * self.others() } else { 0 };
         // SAFETY: a live contiguous tensor, of one size in all ranks.
         self.call(sent, |e, n| unsafe { difflow_group_broadcast(self.raw, raw(tensor), root as c_int, e, n) })
+    }
+
+    /// As [`Group::broadcast`], without waiting. What is started first is exchanged first, and before what is asked for after it.
+    pub(crate) fn start_broadcast(&self, tensor: &Tensor, root: usize) -> Result<Started, ModelError> {
+        let sent = if root == self.place.rank { bytes(tensor) * self.others() } else { 0 };
+        let mut out = std::ptr::null_mut();
+        // SAFETY: as above; the exchange keeps the tensor.
+        let start =
+            |e, n| unsafe { difflow_group_start_broadcast(self.raw, raw(tensor), root as c_int, &raw mut out, e, n) };
+        self.call(sent, start)?;
+        Ok(Started(out))
+    }
+
+    /// Waits until an exchange is done.
+    pub(crate) fn finish(&self, started: Started) -> Result<(), ModelError> {
+        // SAFETY: what `start_broadcast` made.
+        self.call(0, |e, n| unsafe { difflow_started_wait(started.0, e, n) })
     }
 
     /// Gives a flat tensor to rank `to`, which [`Group::receive`]s one of the same size.

@@ -1,6 +1,7 @@
 //! Real processes: a test starts its own program again, once a rank, with the part that it plays in the environment.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::{Context, Pattern};
 use crate::ranks::{Sharding, exchanged_bytes};
-use crate::small::{LLAMA, MIXTRAL, model};
+use crate::small::{FAMILIES, LLAMA, MIXTRAL, model};
 use crate::tensor_files::READ;
+use tch::Kind;
 
 const PART: &str = "DIFFLOW_TEST_RANK";
 
@@ -150,7 +152,7 @@ fn batch(number: usize, blocks: bool) -> MicroBatch {
 fn of_rank(Place { rank, size }: Place, micro_batches: usize, sharding: Sharding) -> Vec<usize> {
     let own = micro_batches / size;
     match sharding {
-        Sharding::Gradients => (0..own).map(|own| own * size + rank).collect(),
+        Sharding::Gradients | Sharding::Parameters => (0..own).map(|own| own * size + rank).collect(),
         Sharding::None | Sharding::Optimizer => (rank * own..(rank + 1) * own).collect(),
     }
 }
@@ -158,7 +160,7 @@ fn of_rank(Place { rank, size }: Place, micro_batches: usize, sharding: Sharding
 /// The weights and what the updates did, after three updates by so many micro-batches each, of which this rank has its part.
 fn trained(
     group: Option<Arc<Group>>,
-    Variant { json, normaliser, optimizer, adapter, router_weight, blocks, torch }: Variant,
+    Variant { json, normaliser, optimizer, adapter, router_weight, blocks, torch, recompute, average }: Variant,
     micro_batches: usize,
     sharding: Sharding,
 ) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
@@ -172,7 +174,7 @@ fn trained(
         model.round_base().unwrap();
     }
     // A block that is computed again gives its gradients in a backward pass inside the other.
-    model.set_arithmetic(Arithmetic { recompute: blocks, kernels: !torch, ..model.arithmetic() });
+    model.set_arithmetic(Arithmetic { recompute, kernels: !torch, ..model.arithmetic() });
     let diffusion = Objective::Diffusion { shift: true };
     let cut = Objective::Block(Blocks { size: 3, context: Context::Causal, shift: true, ar_weight: 0.5 });
     let objective = if blocks { cut } else { diffusion };
@@ -183,25 +185,34 @@ fn trained(
         None => Learner::new(model, options, optimizer).unwrap(),
         Some(group) => Learner::of_ranks(model, options, optimizer, group, own.len() as u64, sharding).unwrap(),
     };
-    learner.set_dropout(if blocks { 0.0 } else { 0.25 }, 3).unwrap();
+    learner.set_dropout(if recompute { 0.0 } else { 0.25 }, 3).unwrap();
     learner.balance_experts(router_weight).unwrap();
+    if average {
+        learner.keep_average(0.7).unwrap();
+    }
     let mut applied = Vec::new();
     for step in 0..3 {
         for number in &own {
             learner.micro_step(&batch(micro_batches * step + number, blocks), &Pattern::Full).unwrap();
             let holds = learner.model().parameters.iter().any(|parameter| parameter.tensor.grad().defined());
-            assert!(!holds || sharding != Sharding::Gradients, "gradients that were to be exchanged are kept");
+            assert!(!holds || !sharding.takes_turns(), "gradients that were to be exchanged are kept");
         }
         applied.push(learner.apply(1e-2).unwrap());
     }
-    let trained = learner.model().parameters.iter().filter(|parameter| parameter.trainable);
+    let parts = sharding != Sharding::Parameters;
+    let trained = learner.model().parameters.iter().filter(|parameter| parts && parameter.trainable);
     let weights = trained.map(|parameter| copied(&parameter.tensor).unwrap()).collect();
+    let files = files(&learner, place, tempfile::tempdir().unwrap().path());
+    (weights, applied, files)
+}
+
+/// What rank 0 writes: the names of the files, and their sha256.
+fn files(learner: &Learner, place: Place, dir: &Path) -> Vec<String> {
     learner.tell_state().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let files = if place.rank == 0 { learner.save(dir.path()).unwrap() } else { Vec::new() };
+    let files = if place.rank == 0 { learner.save(dir).unwrap() } else { Vec::new() };
     let mut files: Vec<String> = files.into_iter().map(|file| format!("{} {}", file.name, file.sha256)).collect();
     files.sort();
-    (weights, applied, files)
+    files
 }
 
 /// What is trained, and how.
@@ -213,13 +224,24 @@ struct Variant {
     /// An adapter, with embeddings and head whole, beside a base in bf16.
     adapter: bool,
     router_weight: f64,
-    /// Rows of two sizes of blocks, computed again in the backward pass.
+    /// Rows of two sizes of blocks.
     blocks: bool,
     /// Everything by operations of torch, updates too: what a GPU does.
     torch: bool,
+    /// Blocks of the model are computed again in the backward pass.
+    recompute: bool,
+    /// A moving average of the weights.
+    average: bool,
 }
 
-fn variants() -> [Variant; 12] {
+impl Variant {
+    /// Whether ranks can keep shares of what is trained.
+    fn allows(&self, sharding: Sharding) -> bool {
+        sharding != Sharding::Parameters || (!self.adapter && self.optimizer.muon.is_none() && !self.torch)
+    }
+}
+
+fn variants() -> [Variant; 14] {
     let plain = Variant {
         json: LLAMA,
         normaliser: Normaliser::MaskableTokens,
@@ -228,6 +250,8 @@ fn variants() -> [Variant; 12] {
         router_weight: 0.0,
         blocks: false,
         torch: false,
+        recompute: false,
+        average: false,
     };
     let experts = Variant { json: MIXTRAL, router_weight: 0.3, ..plain };
     let muon = Optimizer { muon: Some(Muon::default()), ..Optimizer::default() };
@@ -236,7 +260,7 @@ fn variants() -> [Variant; 12] {
         Variant { optimizer: bf16, ..plain },
         Variant { optimizer: Optimizer { state: StateKind::Bf16, ..muon }, ..plain },
         plain,
-        Variant { blocks: true, ..plain },
+        Variant { blocks: true, recompute: true, average: true, ..plain },
         Variant { normaliser: Normaliser::MaskedTokens, ..plain },
         Variant { optimizer: muon, ..plain },
         Variant { adapter: true, ..plain },
@@ -244,7 +268,9 @@ fn variants() -> [Variant; 12] {
         experts,
         Variant { optimizer: muon, normaliser: Normaliser::MaskedTokens, ..experts },
         Variant { torch: true, adapter: true, ..plain },
-        Variant { torch: true, blocks: true, ..plain },
+        Variant { torch: true, blocks: true, recompute: true, ..plain },
+        Variant { json: FAMILIES[8].1, blocks: true, ..plain },
+        Variant { json: FAMILIES[3].1, average: true, optimizer: bf16, ..plain },
     ]
 }
 
@@ -258,12 +284,12 @@ fn sent(group: &Group) -> u64 {
 
 /// Ranks, micro-batches of a step, and what is trained in them: three ranks only where each takes a leaf of the tree in turn.
 fn cases() -> Vec<(usize, usize, Vec<Sharding>, Vec<Variant>)> {
-    let all = [Sharding::None, Sharding::Optimizer, Sharding::Gradients];
+    let all = [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters];
     let several = variants()[2..6].to_vec();
     vec![
         (2, 4, all.to_vec(), variants().to_vec()),
         (4, 4, all.to_vec(), variants().to_vec()),
-        (3, 6, vec![Sharding::Gradients], several),
+        (3, 6, vec![Sharding::Gradients, Sharding::Parameters], several),
     ]
 }
 
@@ -283,7 +309,7 @@ fn two_three_and_four_ranks_train_the_bytes_of_one() {
         let group = Arc::new(joined(part, 60));
         for (_, micro_batches, shardings, variants) in cases().into_iter().filter(|case| case.0 == part.0.size) {
             for variant in variants {
-                for &sharding in &shardings {
+                for &sharding in shardings.iter().filter(|sharding| variant.allows(**sharding)) {
                     trained(Some(group.clone()), variant, micro_batches, sharding);
                     sent(&group);
                 }
@@ -296,17 +322,20 @@ fn two_three_and_four_ranks_train_the_bytes_of_one() {
         let group = Arc::new(group);
         for variant in variants {
             let alone = trained(None, variant, micro_batches, Sharding::None);
-            for &sharding in &shardings {
+            for &sharding in shardings.iter().filter(|sharding| variant.allows(**sharding)) {
                 let (weights, applied, files) = trained(Some(group.clone()), variant, micro_batches, sharding);
                 if variant.torch {
                     same_but_for_the_norm(&applied, &alone.1);
                 } else {
                     assert_eq!(applied, alone.1, "{size} ranks, {sharding:?}, {variant:?}");
                 }
-                assert!(weights == alone.0, "{size} ranks, {sharding:?}, {variant:?}: other weights");
+                assert!(
+                    weights == alone.0 || sharding == Sharding::Parameters,
+                    "{size} ranks, {sharding:?}, {variant:?}: other weights"
+                );
                 assert_eq!(files, alone.2, "{size} ranks, {sharding:?}, {variant:?}: other files");
                 // A checkpoint is shared state by state.
-                let (sent, count) = (sent(&group), weights.iter().map(Vec::len).sum::<usize>() as u64);
+                let (sent, count) = (sent(&group), alone.0.iter().map(Vec::len).sum::<usize>() as u64);
                 let formula = 3 * exchanged_bytes(count, size as u64, micro_batches as u64, sharding);
                 let most = if sharding == Sharding::None { formula * 11 / 10 } else { u64::MAX };
                 assert!((formula..most).contains(&sent), "{size} ranks, {variant:?}: {sent} bytes for {formula}");
@@ -317,14 +346,28 @@ fn two_three_and_four_ranks_train_the_bytes_of_one() {
 }
 
 /// Rank 0 says where something is.
-fn told(group: &Group, path: &std::path::Path) -> std::path::PathBuf {
+fn told(group: &Group, path: &Path) -> std::path::PathBuf {
     let mut text = path.display().to_string().into_bytes();
     text.resize(256, 0);
     let text = String::from_utf8(group.bytes_of(0, &text).unwrap()).unwrap();
     text.trim_end_matches('\0').into()
 }
 
-/// A rank that reads all of the state, and then keeps a part of it, needs the memory that sharding is to save.
+/// Bytes of the tensors in a folder's file, or in those of its index.
+fn tensor_bytes(dir: &Path, name: &str) -> usize {
+    let of = |path: &Path| {
+        let file = std::fs::read(path).unwrap();
+        file.len() - 8 - u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
+    };
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let fits = |path: &std::path::PathBuf| {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        file.starts_with(name) && file.ends_with(".safetensors")
+    };
+    names.filter(fits).map(|path| of(&path)).sum()
+}
+
+/// A rank that reads all of the state, or of the weights, and then keeps a part of it, needs the memory that sharding is to save.
 #[test]
 fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
     let check = |group: &Arc<Group>| {
@@ -332,9 +375,16 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
         for (sharding, optimizer) in [
             (Sharding::Optimizer, Optimizer::default()),
             (Sharding::Gradients, Optimizer { muon: Some(Muon::default()), ..Optimizer::default() }),
+            (Sharding::Parameters, Optimizer::default()),
         ] {
             let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-            let begin = |model| Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding).unwrap();
+            let begin = |model| {
+                let mut learner = Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding).unwrap();
+                learner.keep_average(0.7).unwrap();
+                // Several files.
+                learner.limit_files(4_000);
+                learner
+            };
             let mut first = model(LLAMA);
             first.add_mask_token(7).unwrap();
             let step = |learner: &mut Learner, number: usize| {
@@ -345,31 +395,82 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
             step(&mut whole, 1);
             let own = tempfile::tempdir().unwrap();
             let dir = told(group, own.path());
-            if rank == 0 {
-                whole.save(&dir).unwrap();
-            }
-            whole.tell_state().unwrap();
+            files(&whole, group.place(), &dir);
             group.gather(&[0.0]).unwrap();
-            let mut resumed = begin(Model::load(&dir, crate::Device::Cpu).unwrap());
+            READ.set(0);
+            let loaded = match sharding {
+                Sharding::Parameters => Model::load_apart(&dir, None, crate::Device::Cpu).unwrap(),
+                _ => Model::load(&dir, crate::Device::Cpu).unwrap(),
+            };
+            let mut resumed = begin(loaded);
+            let read = READ.get();
+            if sharding == Sharding::Parameters {
+                // Nobody else takes part in this: it must not wait for them, nor read what is not there.
+                let alone = resumed.model().logits(&[1, 2, 3], &Pattern::Full).unwrap_err().to_string();
+                let saved = resumed.model().save(&dir).unwrap_err().to_string();
+                let apart = Model::load_apart(&dir, None, crate::Device::Cpu).unwrap();
+                let one = Learner::new(apart, options, optimizer).unwrap_err().to_string();
+                assert!(alone.contains("for training only"), "{alone}");
+                assert!(saved.contains("a share of them") && one.contains("several ranks"), "{saved} {one}");
+                let apart = Model::load_apart(&dir, None, crate::Device::Cpu).unwrap();
+                let muon = Optimizer { muon: Some(Muon::default()), ..optimizer };
+                let refused = Learner::of_ranks(apart, options, muon, group.clone(), 1, sharding).unwrap_err();
+                assert!(refused.to_string().contains("AdamW"), "{refused}");
+            }
+            let (read, all) = (read as f64, tensor_bytes(&dir, "model-") as f64);
+            let wanted = if sharding == Sharding::Parameters { 0.5 } else { 1.0 };
+            assert!((read / all - wanted).abs() < 0.02, "{sharding:?}: {read} of {all} bytes read");
             READ.set(0);
             resumed.load_optimizer(&dir).unwrap();
-            let file = std::fs::read(dir.join(crate::OPTIMIZER_FILE)).unwrap();
-            let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-            let (read, share) = (READ.get() as f64 / (file.len() - 8 - header) as f64, resumed.state_share());
-            assert!(share < 0.7 && (read - share).abs() < 1e-9, "{read} read, {share} kept");
+            let (read, all) = (READ.get() as f64, tensor_bytes(&dir, "optimizer") as f64);
+            // The weights are in it, too, all of them or a share.
+            let (own, weights) = (resumed.state_share(), tensor_bytes(&dir, "model-") as f64);
+            let weights_read = if sharding == Sharding::Parameters { own * weights } else { weights };
+            let wanted = own * (all - weights) + weights_read;
+            assert!(own < 0.7 && (read / wanted - 1.0).abs() < 1e-9, "{sharding:?}: {read} of {all} read, {own} kept");
             for learner in [&mut whole, &mut resumed] {
                 step(learner, 2);
             }
-            let weights = |learner: &Learner| -> Vec<Vec<f32>> {
-                learner.model().parameters.iter().map(|parameter| copied(&parameter.tensor).unwrap()).collect()
-            };
-            assert!(weights(&whole) == weights(&resumed), "{sharding:?}: other weights");
+            let written = |learner: &Learner| files(learner, group.place(), tempfile::tempdir().unwrap().path());
+            assert!(written(&whole) == written(&resumed), "{sharding:?}: other weights");
         }
     };
     if let Some(part) = part() {
         return check(&Arc::new(joined(part, 60)));
     }
     let (group, children) = begun("a_rank_reads_its_share_of_the_state_and_goes_on_from_it", 2, 60);
+    check(&Arc::new(group));
+    all_well(children);
+}
+
+/// A tensor that one rank's share of could be written in the element type that it was read in, and another's could not.
+#[test]
+fn ranks_write_a_tensor_in_the_element_type_that_one_process_writes() {
+    let check = |group: &Arc<Group>| {
+        let mut model = model(LLAMA);
+        for parameter in &mut model.parameters {
+            let rounded = parameter.tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            parameter.tensor.copy_(&rounded);
+            parameter.stored.fill(Kind::BFloat16);
+        }
+        // The matrix behind attention lies across the middle of the block.
+        let odd = model.parameters[3].tensor.view(-1);
+        _ = odd.narrow(0, odd.numel() as i64 - 1, 1).fill_(0.30001);
+        let (place, dir) = (group.place(), tempfile::tempdir().unwrap());
+        let mut alone: Vec<String> = Vec::new();
+        for file in model.save(dir.path()).unwrap() {
+            alone.push(format!("{} {}", file.name, file.sha256));
+        }
+        let options = ObjectiveOptions::recommended(Objective::Ar);
+        let learner =
+            Learner::of_ranks(model, options, Optimizer::default(), group.clone(), 1, Sharding::Parameters).unwrap();
+        let shared = files(&learner, place, dir.path());
+        assert!(place.rank > 0 || alone.iter().all(|file| shared.contains(file)), "{alone:?} {shared:?}");
+    };
+    if let Some(part) = part() {
+        return check(&Arc::new(joined(part, 60)));
+    }
+    let (group, children) = begun("ranks_write_a_tensor_in_the_element_type_that_one_process_writes", 2, 60);
     check(&Arc::new(group));
     all_well(children);
 }

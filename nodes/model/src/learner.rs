@@ -16,6 +16,7 @@ use crate::batch::MicroBatch;
 use crate::caught::caught;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::gathered::{Gathered, Gathering};
 use crate::group::Group;
 use crate::host::copied;
 use crate::kept_memory::keep_freed_memory;
@@ -27,11 +28,13 @@ use crate::parameter::Parameter;
 use crate::pattern::Pattern;
 use crate::ranks::{Ranks, Sharding};
 use crate::reducer::{Alone, Reducer, Totals};
+use crate::shared_file::SharedFile;
 use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
 use crate::sum::{Leaf, Tree, copied as copied_leaf};
-use crate::tensor_writer::SavedFile;
+use crate::tensor_writer::{FILE_LIMIT, SavedFile};
 use recorded::Recorder;
+use tch::Tensor;
 use update::{CLIP_EPS, Update};
 
 pub use recorded::GraphUse;
@@ -69,6 +72,8 @@ pub struct Learner {
     reducer: Box<dyn Reducer>,
     /// Number of this process among those that train the model.
     rank: usize,
+    /// Bytes of tensors that a file of the model has at most.
+    file_limit: u64,
     sums: Sums,
     /// Updates are computed by operations of the device, without waiting for it.
     on_device: bool,
@@ -97,6 +102,28 @@ impl Sums {
     }
 }
 
+/// Takes the share of this rank out of a model.
+fn shared(mut model: Model, group: Arc<Group>, optimizer: &Optimizer) -> Result<(Model, Gathering), ModelError> {
+    let refused = |found: &str, wanted: &str| ModelError::input("what ranks keep shares of", found, wanted);
+    if optimizer.muon.is_some() {
+        return Err(refused("matrices that Muon updates as a whole", "AdamW"));
+    }
+    if model.device != Device::Cpu || !model.arithmetic.kernels {
+        return Err(ModelError::input("several ranks", "torch's own updates", "the CPU, and difflow's kernels"));
+    }
+    if model.parameters.iter().any(|parameter| !parameter.trainable) {
+        return Err(refused(
+            "weights that are not trained",
+            "a model whose weights are all trained, without an adapter",
+        ));
+    }
+    let own = model.decoder.own().ok_or_else(|| refused("a plug-in's torch model", "a model of difflow's own"))?;
+    let units = own.units.clone();
+    let gathering = Gathered::begin(group, &units, &mut model.parameters)?;
+    model.rebuild(Some(gathering.gathered.clone()))?;
+    Ok((model, gathering))
+}
+
 impl Learner {
     /// Takes a model (with a mask token, for diffusion) and starts with empty optimizer state.
     pub fn new(model: Model, options: ObjectiveOptions, optimizer: impl Into<Optimizer>) -> Result<Self, ModelError> {
@@ -105,6 +132,9 @@ impl Learner {
 
     /// As [`Learner::new`], for one of several processes that train the same model; each has so many micro-batches of every update, and the
     /// optimizer's state of its share.
+    ///
+    /// # Errors
+    /// With [`Sharding::Parameters`] on a GPU or without difflow's kernels, for Muon, adapters, and the torch model of a plug-in.
     pub fn of_ranks(
         model: Model,
         options: ObjectiveOptions,
@@ -114,6 +144,13 @@ impl Learner {
         sharding: Sharding,
     ) -> Result<Self, ModelError> {
         let (optimizer, rank) = (optimizer.into(), group.place().rank);
+        if sharding == Sharding::Parameters {
+            let (model, gathering) = shared(model, group.clone(), &optimizer)?;
+            let learner = Self::joined(model, options, optimizer, |parameters| {
+                Ok(Box::new(Ranks::gathering(group, micro_batches, gathering, parameters)))
+            })?;
+            return Ok(Self { rank, ..learner });
+        }
         let learner = Self::joined(model, options, optimizer, |parameters| {
             let whole = |parameter: &Parameter| optimizer.needs_whole(parameter);
             Ok(Box::new(Ranks::new(group, micro_batches, sharding, parameters, whole)?))
@@ -133,6 +170,10 @@ impl Learner {
         }
         if let Objective::Block(blocks) = options.objective {
             blocks.check(options.document_attention)?;
+        }
+        if model.parameters.iter().any(|parameter| parameter.source.is_some()) {
+            let wanted = "several ranks that each keep a share of them";
+            return Err(ModelError::input("who trains a model whose weights have not been read", "others", wanted));
         }
         keep_freed_memory();
         model.set_objective(options.objective);
@@ -162,10 +203,17 @@ impl Learner {
             dropout_seed,
             reducer,
             rank: 0,
+            file_limit: FILE_LIMIT,
             sums,
             on_device,
             recorder: None,
         })
+    }
+
+    /// Has models of more bytes than this written as several files and an index; 5 GB where nothing is said, as `transformers` does. All ranks
+    /// say the same.
+    pub fn limit_files(&mut self, bytes: u64) {
+        self.file_limit = bytes;
     }
 
     /// The share of the optimizer's state that this process keeps.
@@ -182,12 +230,27 @@ impl Learner {
         if self.reducer.pieces().is_none() || self.rank == 0 {
             return Ok(());
         }
-        self.optimizer.tell(&self.model.parameters, self.reducer.as_ref())
+        let reducer = self.reducer.as_ref();
+        self.optimizer.tell(&self.model.parameters, self.average.is_some(), reducer)?;
+        match self.kept_values()? {
+            None => Ok(()),
+            Some(values) => SharedFile::new(&self.model, &values, reducer)?.tell(),
+        }
+    }
+
+    /// What this process keeps of the values of the model's file, where it does not have all of them.
+    fn kept_values(&self) -> Result<Option<Vec<Tensor>>, ModelError> {
+        let Some(weights) = self.reducer.weights()? else { return Ok(None) };
+        Ok(Some(match &self.average {
+            None => weights,
+            Some(average) => average.values.iter().map(Tensor::shallow_clone).collect(),
+        }))
     }
 
     /// Keeps an exponential moving average of the weights (method of the `average` module), beginning now.
     pub fn keep_average(&mut self, decay: f64) -> Result<(), ModelError> {
-        self.average = Some(Average::new(decay, &self.model.parameters)?);
+        let weights = self.reducer.weights()?;
+        self.average = Some(Average::new(decay, &self.model.parameters, weights.as_deref())?);
         Ok(())
     }
 
@@ -195,8 +258,12 @@ impl Learner {
     /// `weight` · distance, summed over the predicted tokens and divided as the objective is.
     ///
     /// # Errors
-    /// With another objective than diffusion, or when the models differ in layers or width.
+    /// With another objective than diffusion, when the models differ in layers or width, or where ranks keep shares of the weights.
     pub fn align(&mut self, base: Model, weight: f64) -> Result<(), ModelError> {
+        if self.reducer.weights()?.is_some() {
+            let wanted = "all of them: each rank would need a whole base model beside its share";
+            return Err(ModelError::input("alignment of a model with shared weights", "a share of them", wanted));
+        }
         if self.options.objective == Objective::Ar {
             return Err(ModelError::input("alignment with the base model", "with next-token prediction", "diffusion"));
         }
@@ -344,11 +411,13 @@ impl Learner {
         let clip = self.optimizer.settings.adamw.clip.filter(|&clip| grad_norm > clip);
         if finite {
             let scale = factor * clip.map_or(1.0, |clip| clip / (grad_norm + CLIP_EPS));
-            let gradients = share.as_ref().map(|share| share.gradients.as_slice());
-            self.optimizer.update(&mut self.model.parameters, lr, scale, gradients)?;
+            self.optimizer.update(&mut self.model.parameters, lr, scale, share.as_ref())?;
             self.reducer.spread(&mut self.model.parameters)?;
             if let Some(average) = &mut self.average {
-                average.add(&self.model.parameters)?;
+                match share.and_then(|share| share.weights) {
+                    Some(weights) => average.add_pieces(&weights)?,
+                    None => average.add(&self.model.parameters)?,
+                }
             }
             self.round_again()?;
         }
@@ -450,18 +519,25 @@ impl Learner {
         } else {
             written = Some(self.optimizer.write(dir, parameters, weights, self.reducer.as_ref())?);
         }
+        if let Some(values) = self.kept_values()? {
+            let mut files =
+                SharedFile::new(&self.model, &values, self.reducer.as_ref())?.write(dir, self.file_limit)?;
+            files.extend(written);
+            return Ok(Snapshot { written: files, own: None, optimizer, file_limit: self.file_limit });
+        }
         let mut snapshot = match &self.average {
             None => self.model.content(dir, |_, parameter| parameter.tensor.shallow_clone())?,
             Some(average) => self.model.content(dir, |at, _| average.values[at].shallow_clone())?,
         };
         snapshot.written.extend(written);
-        Ok(Snapshot { optimizer, ..snapshot })
+        Ok(Snapshot { optimizer, file_limit: self.file_limit, ..snapshot })
     }
 
     /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
     /// first where an average is kept: the model's file held it, and the weights are read here.
     pub fn load_optimizer(&mut self, dir: &Path) -> Result<(), ModelError> {
-        self.optimizer.load(dir, &self.model.parameters, self.average.is_some())?;
+        let keeps = self.reducer.weights()?;
+        self.optimizer.load(dir, &self.model.parameters, self.average.is_some(), keeps.as_deref())?;
         // With an average, the weights were read, too.
         self.round_again()
     }

@@ -64,6 +64,7 @@ mod experts;
 mod family;
 mod foreign;
 mod fused;
+mod gathered;
 mod group;
 mod group_check;
 mod head;
@@ -105,6 +106,7 @@ mod rope;
 mod rope_keys;
 mod self_test;
 mod shared;
+mod shared_file;
 mod shares;
 mod shim;
 #[cfg(test)]

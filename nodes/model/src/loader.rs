@@ -54,6 +54,8 @@ pub struct Loader {
     pub recipe: Option<String>,
     /// The torch model that both are read with.
     pub torch_model: Option<TorchPlugin>,
+    /// The weights are read by a learner, a share in each of several ranks ([`Model::load_apart`]).
+    pub apart: bool,
     /// Arithmetic of a torch model; of others [`Model::set_precision`] decides.
     pub precision: Precision,
 }
@@ -61,7 +63,7 @@ pub struct Loader {
 impl Loader {
     /// Reads models that difflow knows by name.
     pub fn new(device: Device) -> Self {
-        Self { device, recipe: None, torch_model: None, precision: Precision::Fp32 }
+        Self { device, recipe: None, torch_model: None, apart: false, precision: Precision::Fp32 }
     }
 
     /// The base model.
@@ -71,6 +73,7 @@ impl Loader {
     pub fn base(&self, dir: &Path) -> Result<Model, ModelError> {
         match (&self.torch_model, &self.recipe) {
             (Some(plugin), _) => Model::load_torch(dir, plugin, self.device, self.precision),
+            (None, recipe) if self.apart => Model::load_apart(dir, recipe.as_deref(), self.device),
             (None, Some(recipe)) => Model::load_with_recipe(dir, recipe, self.device),
             (None, None) => Model::load(dir, self.device),
         }
@@ -83,6 +86,7 @@ impl Loader {
     pub fn checkpoint(&self, dir: &Path) -> Result<Model, ModelError> {
         match &self.torch_model {
             Some(plugin) => Model::load_torch(dir, plugin, self.device, self.precision),
+            None if self.apart => Model::load_apart(dir, None, self.device),
             None => Model::load(dir, self.device),
         }
     }

@@ -288,6 +288,9 @@ impl Model {
         let asked = lesson.map(|lesson| lesson.divisor);
         let (parts, known, divisor) = self.ready(batch, pattern, options, how, asked)?;
         let (mut losses, last) = (Losses { known, parts: Vec::with_capacity(parts.len()) }, parts.len());
+        if let Some(lesson) = lesson {
+            lesson.reducer.passes(last as u64)?;
+        }
         for (number, part) in parts.into_iter().enumerate() {
             let Ready { rows, batch, selection, copies, given } = part;
             let batch = batch.as_ref();
@@ -376,9 +379,11 @@ impl Model {
         let chunk = |count: usize| (self.chunk_elements / self.config.vocab_size).clamp(1, count);
         match (wanted, self.decoder.own()) {
             (Wanted::Here { target, scale }, Some(decoder)) => {
-                let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
                 let (sizes, cap) = ((chunk(target.len()), how.kind()), self.config.logit_softcap);
-                let (total, losses) = fused::head_loss(&normed, head, target, scale.as_deref(), sizes, cap)?;
+                let (total, losses) = decoder.used_last(|| {
+                    let (normed, head) = (decoder.normed(rows, how)?, &decoder.head().master);
+                    fused::head_loss(&normed, head, target, scale.as_deref(), sizes, cap)
+                })?;
                 if scale.is_some() {
                     backward(total)?;
                 }

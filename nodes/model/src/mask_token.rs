@@ -6,10 +6,9 @@ use tch::Tensor;
 use difflow_diffusion::keyed;
 
 use crate::config::Adapted;
-use crate::decoder::Decoder;
 use crate::error::ModelError;
-use crate::host::copied;
-use crate::model::Model;
+use crate::host::{copied, read};
+use crate::model::{Model, without_values};
 use crate::network::Network;
 use crate::parameter::normals;
 
@@ -42,18 +41,22 @@ impl Model {
                 continue;
             }
             let part = &mut parameter.leaf.parts[0];
-            let (rows, width) = (copied(&parameter.tensor)?, part.shape[1] as usize);
+            let width = part.shape[1] as usize;
+            part.shape[0] = vocab + 1;
+            if let Some(source) = parameter.source.take() {
+                let all = source.elements(0..id * width)?;
+                let row = Tensor::f_from_slice(&new_row(read(&all)?, width, seed, place as u64))?;
+                parameter.tensor = without_values(&part.shape)?;
+                parameter.source = Some(source.followed_by(id * width, row));
+                continue;
+            }
+            let rows = copied(&parameter.tensor)?;
             let row = Tensor::f_from_slice(&new_row(&rows, width, seed, place as u64))?.f_view((1, width as i64))?;
             parameter.tensor = Tensor::f_cat(&[parameter.tensor.f_detach()?, row.f_to_device(device)?], 0)?;
-            part.shape[0] = vocab + 1;
         }
-        let mut leaves = self.parameters.iter();
-        let decoder = Decoder::new(&config, &mut |leaf| match leaves.next() {
-            Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
-            _ => Err(ModelError::Torch("the decoder changed while its vocabulary grew".to_owned())),
-        })?;
-        self.decoder = Network::Own(Box::new(decoder));
+        let gathered = self.decoder.own().and_then(|decoder| decoder.gathered.clone());
         self.config = config;
+        self.rebuild(gathered)?;
         self.name_mask_token(mask_token_id)?;
         Ok(mask_token_id)
     }

@@ -1,7 +1,9 @@
 //! A model: configuration, weights and the files that go with them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tch::{Kind, Tensor};
@@ -15,6 +17,7 @@ use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
 use crate::family::{Names, without_base};
+use crate::gathered::Gathered;
 use crate::host::copied;
 use crate::input::Layout;
 use crate::later::upload;
@@ -22,14 +25,15 @@ use crate::loader::TorchPlugin;
 use crate::loss::chunk_elements;
 use crate::network::Network;
 use crate::objective::Objective;
-use crate::parameter::{Leaf, Parameter, initial};
+use crate::parameter::{Leaf, Parameter, Part, Source, initial};
 use crate::pattern::Pattern;
 use crate::recipe::{RECIPE_FILE, Recipe};
 use crate::released;
 use crate::remote_code;
+use crate::shim::empty;
 use crate::snapshot::{OwnFiles, Snapshot, TensorFile};
 use crate::tensor_files::TensorFiles;
-use crate::tensor_writer::SavedFile;
+use crate::tensor_writer::{FILE_LIMIT, SavedFile};
 
 /// How `transformers`, and difflow, are told to decode.
 const GENERATION: &str = "generation_config.json";
@@ -48,8 +52,17 @@ const COMPANIONS: [&str; 10] = [
     "tokenizer.model",
 ];
 
-/// Gives the values of the n-th leaf, and the element type that each of its parts had in the files.
-type Values<'a> = dyn FnMut(u64, &Leaf) -> Result<(Tensor, Vec<Kind>), ModelError> + 'a;
+/// The values of a leaf, and the element type that each of its parts had in the files.
+type Values = (Held, Vec<Kind>);
+
+/// Gives the values of the n-th leaf.
+type Give<'a> = dyn FnMut(u64, &Leaf) -> Result<Values, ModelError> + 'a;
+
+/// Values in memory, or where they are read from.
+enum Held {
+    Here(Tensor),
+    Elsewhere(Source),
+}
 
 /// A decoder-only language model in memory.
 #[derive(Debug)]
@@ -95,6 +108,77 @@ impl Model {
         Ok(model)
     }
 
+    /// As [`Model::load`] and [`Model::load_with_recipe`], without reading the weights: each of several ranks will read a share of them
+    /// ([`crate::Learner::of_ranks`] with [`crate::Sharding::Parameters`]). Nothing else can be done with such a model but giving it a mask
+    /// token.
+    ///
+    /// # Errors
+    /// As those, and for an adapter and a plug-in's torch model.
+    pub fn load_apart(dir: &Path, recipe: Option<&str>, device: Device) -> Result<Self, ModelError> {
+        let refused = |found: &str| {
+            ModelError::input("a model whose weights ranks keep shares of", found, "one of difflow's own")
+        };
+        if dir.join(ADAPTER).exists() {
+            return Err(refused("an adapter"));
+        }
+        let parsed = recipe.map(|text| Recipe::from_json(text.as_bytes(), Path::new(RECIPE_FILE))).transpose()?;
+        let config = match parsed {
+            Some(parsed) => ModelConfig::load_with(dir, Some(parsed))?,
+            None => ModelConfig::load(dir)?,
+        };
+        if config.torch_model.is_some() {
+            return Err(refused("a plug-in's torch model"));
+        }
+        let (files, names) = (Arc::new(TensorFiles::open_model(dir)?), config.family.names());
+        let mut model = Self::build(config, dir, device, &mut |_, leaf| {
+            let (parts, mut stored) = (leaf.parts.clone(), Vec::with_capacity(leaf.parts.len()));
+            for part in &parts {
+                stored.push(find_part(&files, names, part, 0..0)?.kind());
+            }
+            let files = files.clone();
+            let source = Source::new(move |range| {
+                let (mut begin, mut found) = (0, Vec::new());
+                for part in &parts {
+                    let count = part.shape.iter().product::<i64>() as usize;
+                    let (from, to) = (range.start.max(begin), range.end.min(begin + count));
+                    if from < to {
+                        let values = find_part(&files, names, part, from - begin..to - begin)?;
+                        found.push(values.f_to_kind(Kind::Float)?);
+                    }
+                    begin += count;
+                }
+                Ok(match found.len() {
+                    0 => Tensor::f_zeros([0], (Kind::Float, tch::Device::Cpu))?,
+                    1 => found.remove(0),
+                    _ => Tensor::f_cat(&found, 0)?,
+                })
+            });
+            Ok((Held::Elsewhere(source), stored))
+        })?;
+        model.refuse_extras(&files)?;
+        if let Some(recipe) = recipe {
+            model.companions.insert(RECIPE_FILE.to_owned(), recipe.as_bytes().to_vec());
+        }
+        Ok(model)
+    }
+
+    /// As [`Model::initialise`], and without weights as [`Model::load_apart`]. A rank draws a parameter at a time.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn initialise_apart(dir: &Path, seed: u64, device: Device) -> Result<Self, ModelError> {
+        let config = ModelConfig::load(dir)?;
+        let (std, layers) = (config.initializer_range, config.layers);
+        Self::build(config, dir, device, &mut |index, leaf| {
+            let (own, stored) = (leaf.clone(), vec![Kind::Float; leaf.parts.len()]);
+            let source = Source::new(move |range| {
+                let all = initial(&own, seed, index, std, layers)?.f_view(-1)?;
+                Ok(all.f_narrow(0, range.start as i64, range.len() as i64)?)
+            });
+            Ok((Held::Elsewhere(source), stored))
+        })
+    }
+
     fn load_as(config: ModelConfig, dir: &Path, device: Device) -> Result<Self, ModelError> {
         let (files, names) = (TensorFiles::open_model(dir)?, config.family.names());
         let model = Self::build(config, dir, device, &mut |_, leaf| {
@@ -109,7 +193,7 @@ impl Model {
                 whole.f_narrow(0, start, part.shape[0])?.f_copy_(&tensor.f_to_kind(Kind::Float)?)?;
                 start += part.shape[0];
             }
-            Ok((whole, stored))
+            Ok((Held::Here(whole), stored))
         })?;
         model.refuse_extras(&files)?;
         Ok(model)
@@ -121,7 +205,7 @@ impl Model {
         let config = ModelConfig::load(dir)?;
         let (std, layers) = (config.initializer_range, config.layers);
         Self::build(config, dir, device, &mut |index, leaf| {
-            Ok((initial(leaf, seed, index, std, layers)?, vec![Kind::Float; leaf.parts.len()]))
+            Ok((Held::Here(initial(leaf, seed, index, std, layers)?), vec![Kind::Float; leaf.parts.len()]))
         })
     }
 
@@ -133,15 +217,19 @@ impl Model {
         Self::initialise(dir.path(), seed, device)
     }
 
-    fn build(config: ModelConfig, dir: &Path, device: Device, values: &mut Values) -> Result<Self, ModelError> {
+    fn build(config: ModelConfig, dir: &Path, device: Device, values: &mut Give) -> Result<Self, ModelError> {
         let companions = companions(dir)?;
         let mut parameters = Vec::new();
-        let decoder = Decoder::new(&config, &mut |leaf| {
-            let (tensor, stored) = values(parameters.len() as u64, &leaf)?;
-            let tensor = tensor.f_to_device(device.torch())?;
-            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone(), stored, trainable: true });
+        let mut decoder = Decoder::new(&config, &mut |leaf| {
+            let (held, stored) = values(parameters.len() as u64, &leaf)?;
+            let (tensor, source) = match held {
+                Held::Here(tensor) => (tensor.f_to_device(device.torch())?, None),
+                Held::Elsewhere(source) => (without_values(&leaf.shape())?, Some(source)),
+            };
+            parameters.push(Parameter { leaf, tensor: tensor.shallow_clone(), source, stored, trainable: true });
             Ok(tensor)
         })?;
+        decoder.gathered = parameters.iter().any(|parameter| parameter.source.is_some()).then(Gathered::nowhere);
         if let Some(recipe) = &config.recipe {
             recipe.check_tensors(parameters.iter().flat_map(|p| &p.leaf.own_names).map(String::as_str))?;
         }
@@ -163,9 +251,12 @@ impl Model {
             let head = format!("{}.weight", names.head);
             let head = self.config.recipe.as_ref().map_or_else(|| head.clone(), |recipe| recipe.name(&head));
             if self.config.tied && spellings(names, &head).iter().any(|spelling| spelling == name) {
-                let embedding = &self.parameters[0].tensor.f_to_device(tch::Device::Cpu)?;
-                let same = match files.get(name, &embedding.size())? {
-                    Some(head) => head.f_to_kind(Kind::Float)?.f_equal(embedding)?,
+                let embedding = &self.parameters[0];
+                let (all, size) = (embedding.elements(0..embedding.tensor.numel())?, embedding.tensor.size());
+                let same = match files.get(name, &size)? {
+                    Some(head) => {
+                        head.f_to_kind(Kind::Float)?.f_view(-1)?.f_equal(&all.f_to_device(tch::Device::Cpu)?)?
+                    }
                     None => true,
                 };
                 if same {
@@ -185,6 +276,10 @@ impl Model {
     /// it into an existing directory, each synced to disk. The same model gives the same bytes. A tensor is written in the element type it was read from if that loses nothing, else
     /// in fp32.
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
+        if self.decoder.own().is_some_and(|decoder| decoder.gathered.is_some()) {
+            let wanted = "a process with all of them; a learner writes what ranks keep shares of";
+            return Err(ModelError::input("weights to be saved", "none, or a share of them", wanted));
+        }
         self.content(dir, |_, parameter| parameter.tensor.shallow_clone())?.write(dir)
     }
 
@@ -196,14 +291,19 @@ impl Model {
         value: impl Fn(usize, &Parameter) -> Tensor,
     ) -> Result<Snapshot, ModelError> {
         if let Network::Foreign(foreign) = &self.decoder {
-            return Ok(Snapshot { written: self.save_torch(foreign, dir, value)?, own: None, optimizer: None });
+            return Ok(Snapshot {
+                written: self.save_torch(foreign, dir, value)?,
+                own: None,
+                optimizer: None,
+                file_limit: FILE_LIMIT,
+            });
         }
         if let Some(adapter) = &self.adapter {
             let (weights, json) = self.adapter_files(adapter, value)?;
             let mut companions = self.companions.clone();
             companions.insert(ADAPTER.to_owned(), json);
             let own = OwnFiles { config: self.config.clone(), weights, companions };
-            return Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None });
+            return Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None, file_limit: FILE_LIMIT });
         }
         let mut tensors = BTreeMap::new();
         for (at, parameter) in self.parameters.iter().enumerate() {
@@ -211,12 +311,34 @@ impl Model {
                 tensors.insert(part.name.clone(), (view, *stored));
             }
         }
-        let notes = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        let weights = TensorFile { name: "model.safetensors", tensors, notes };
+        let weights = TensorFile { name: "model.safetensors", tensors, notes: Self::notes() };
+        let (config, companions) = self.beside();
+        let own = OwnFiles { config, weights, companions };
+        Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None, file_limit: FILE_LIMIT })
+    }
+
+    /// config.json and what else is written beside the tensors.
+    pub(crate) fn beside(&self) -> (ModelConfig, BTreeMap<String, Vec<u8>>) {
         let (mut config, mut companions) = (self.config.clone(), self.companions.clone());
         remote_code::add(&mut config, &mut companions);
-        let own = OwnFiles { config, weights, companions };
-        Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None })
+        (config, companions)
+    }
+
+    /// The metadata of its tensors' file.
+    pub(crate) fn notes() -> BTreeMap<String, String> {
+        BTreeMap::from([("format".to_owned(), "pt".to_owned())])
+    }
+
+    /// Makes the decoder of the parameters as they are; where each of several processes keeps a share of them, with what gathers them.
+    pub(crate) fn rebuild(&mut self, gathered: Option<Arc<Gathered>>) -> Result<(), ModelError> {
+        let mut leaves = self.parameters.iter();
+        let mut decoder = Decoder::new(&self.config, &mut |leaf| match leaves.next() {
+            Some(parameter) if parameter.leaf == leaf => Ok(parameter.tensor.shallow_clone()),
+            _ => Err(ModelError::Torch("the decoder has other parameters than before".to_owned())),
+        })?;
+        decoder.gathered = gathered;
+        self.decoder = Network::Own(Box::new(decoder));
+        Ok(())
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -376,6 +498,24 @@ fn spellings(names: &Names, name: &str) -> [String; 3] {
         None => name.to_owned(),
     };
     [name.to_owned(), without_base(name).to_owned(), alias]
+}
+
+/// A tensor of this size, without memory.
+pub(crate) fn without_values(size: &[i64]) -> Result<Tensor, ModelError> {
+    let tensor = Tensor::f_empty(size, (Kind::Float, tch::Device::Cpu))?;
+    empty(&tensor)?;
+    Ok(tensor)
+}
+
+/// Some elements of a part, in the file's own element type.
+fn find_part(files: &TensorFiles, names: &Names, part: &Part, range: Range<usize>) -> Result<Tensor, ModelError> {
+    for name in spellings(names, &part.name) {
+        if let Some(tensor) = files.get_part(&name, &part.shape, range.clone())? {
+            return Ok(tensor);
+        }
+    }
+    let (tensor, file) = (part.name.clone(), files.origin.clone());
+    Err(ModelError::MissingTensor { tensor, file, wanted: part.shape.clone() })
 }
 
 fn find(files: &TensorFiles, names: &Names, name: &str, wanted: &[i64]) -> Result<Tensor, ModelError> {

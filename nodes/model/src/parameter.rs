@@ -5,6 +5,9 @@
 //! its parts along dimension 0.
 
 use std::f64::consts::PI;
+use std::fmt::{Debug, Formatter};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use difflow_diffusion::keyed;
 use rand::Rng;
@@ -86,11 +89,45 @@ impl Leaf {
     }
 }
 
+/// Gives some elements of a leaf, flat and in fp32.
+pub(crate) struct Source(Box<dyn Fn(Range<usize>) -> Result<Tensor, ModelError> + Send + Sync>);
+
+impl Source {
+    pub fn new(elements: impl Fn(Range<usize>) -> Result<Tensor, ModelError> + Send + Sync + 'static) -> Self {
+        Self(Box::new(elements))
+    }
+
+    pub fn elements(&self, range: Range<usize>) -> Result<Tensor, ModelError> {
+        (self.0)(range)
+    }
+
+    /// Its first `count` elements, and then these.
+    pub fn followed_by(self, count: usize, more: Tensor) -> Self {
+        // A tensor must not be shared between threads.
+        let more = Mutex::new(more);
+        Self::new(move |range| {
+            let (before, behind) =
+                (range.start.min(count)..range.end.min(count), range.start.max(count)..range.end.max(count));
+            let rest = more.lock().unwrap_or_else(PoisonError::into_inner);
+            let rest = rest.f_narrow(0, (behind.start - count) as i64, behind.len() as i64)?;
+            Ok(Tensor::f_cat(&[self.elements(before)?, rest], 0)?)
+        })
+    }
+}
+
+impl Debug for Source {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        f.write_str("Source")
+    }
+}
+
 /// A leaf and its values: fp32, contiguous, on the model's device.
 #[derive(Debug)]
 pub(crate) struct Parameter {
     pub leaf: Leaf,
     pub tensor: Tensor,
+    /// Where the values are read from while the tensor has no memory.
+    pub source: Option<Source>,
     /// Element type of each part in the files that it was read from.
     pub stored: Vec<Kind>,
     /// Whether a learner changes it.
@@ -101,6 +138,14 @@ impl Parameter {
     /// Weight decay and shrinking apply to matrices only, not to norms and biases.
     pub fn is_matrix(&self) -> bool {
         self.leaf.parts[0].shape.len() >= 2
+    }
+
+    /// Some of its values, flat.
+    pub fn elements(&self, range: Range<usize>) -> Result<Tensor, ModelError> {
+        match &self.source {
+            Some(source) => source.elements(range),
+            None => Ok(self.tensor.f_detach()?.f_view(-1)?.f_narrow(0, range.start as i64, range.len() as i64)?),
+        }
     }
 
     /// The view of each hidden matrix in a tensor that has this leaf's shape; none where the leaf has no hidden matrices.

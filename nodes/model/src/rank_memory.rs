@@ -34,6 +34,10 @@ pub struct Trained {
     pub largest: u64,
     /// Whether embeddings and head are one parameter, whose two gradients are added.
     pub tied: bool,
+    /// Bytes of copies that a forward makes of all weights and keeps for the backward pass; counted in `weights`, too.
+    pub rounded: u64,
+    /// Values of the largest block, and of the two neighbours that are largest together.
+    pub units: (u64, u64),
 }
 
 impl Trained {
@@ -48,6 +52,8 @@ impl Trained {
             activations: memory.activations + memory.logits,
             largest: config.largest_count(),
             tied: config.tied,
+            rounded: 0,
+            units: config.unit_counts(),
         }
     }
 }
@@ -56,7 +62,7 @@ impl Trained {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RankMemory {
     pub process: u64,
-    /// As one process keeps them.
+    /// As one process keeps them, or its share and what is gathered: what is used, and what comes while it is.
     pub weights: u64,
     /// Sums of gradients, and the gradients that are added to them.
     pub gradients: u64,
@@ -66,14 +72,15 @@ pub struct RankMemory {
     pub activations: u64,
     /// What is exchanged at a time.
     pub buffers: u64,
-    /// A copy of the weights, in rank 0 while it writes a checkpoint; and of the optimizer's state, where each rank has all of it.
+    /// A copy of the weights, in rank 0 while it writes a checkpoint, where it has them; and of the optimizer's state, where each rank has all of
+    /// it.
     pub checkpoint: u64,
 }
 
 impl RankMemory {
     /// Of one of several ranks.
     pub fn of(trained: &Trained, team: Team) -> Self {
-        let Trained { weights, values, state, activations, largest, tied } = *trained;
+        let Trained { weights, values, state, activations, largest, tied, rounded, units: (block, pair) } = *trained;
         let Team { ranks, micro_batches, sharding } = team;
         let share = |of: u64| if sharding == Sharding::None { of } else { of.div_ceil(ranks) };
         let own = (micro_batches / ranks).max(1);
@@ -88,13 +95,22 @@ impl RankMemory {
                 let passing = (BLOCK as u64 + largest).min(values) + again;
                 share(values) * most_nodes(micro_batches, ranks) + passing
             }
+            // Those of a block, or of the embeddings, wait until all of them are there.
+            Sharding::Parameters => share(values) * most_nodes(micro_batches, ranks) + block.max(largest) + again,
         };
         let round = values.div_ceil(ranks).min(ROUND as u64);
         let buffers = if ranks > 1 { 2 * 4 * ranks * round } else { 0 };
-        let copied = 4 * values + if sharding == Sharding::None { state } else { 0 };
+        let copied = match sharding {
+            Sharding::None => 4 * values + state,
+            Sharding::Optimizer | Sharding::Gradients => 4 * values,
+            Sharding::Parameters => 0,
+        };
         Self {
             process: PROCESS,
-            weights,
+            weights: match sharding {
+                Sharding::Parameters => share(weights) + rounded - share(rounded) + 4 * pair,
+                _ => weights,
+            },
             gradients: 4 * gradients,
             state: share(state),
             activations,

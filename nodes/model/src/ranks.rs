@@ -6,7 +6,7 @@
 //! parameters, which `all_to_all` brings it from every rank, a round at a time. With [`Sharding::None`] it gives the sum to all, and each rank
 //! updates all weights; with [`Sharding::Optimizer`] it keeps the sum, updates its share, and gives the weights to all. As many bytes are sent.
 //!
-//! With [`Sharding::Gradients`] rank r of N has the micro-batches r, r + N, r + 2N and so on. After the k-th of each, a rank has its share of
+//! With [`Sharding::Gradients`] and [`Sharding::Parameters`] rank r of N has the micro-batches r, r + N, r + 2N and so on. After the k-th of each, a rank has its share of
 //! the gradients of the micro-batches from kN to (k + 1)N − 1, which are the next leaves of the tree: it takes them in one by one, as one
 //! process does, whatever N is. With the other order it would have the leaves of N distant places, and would have to keep as many sums.
 
@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 use crate::coming::{Coming, locked};
 use crate::error::ModelError;
 use crate::exchange::{Exchange, ROUND, rounds};
+use crate::gathered::{Gathered, Gathering};
 use crate::group::{Group, Place};
 use crate::host::values;
 use crate::many;
@@ -36,20 +37,36 @@ pub enum Sharding {
     Optimizer,
     /// And the sum of the gradients of its share: those of a micro-batch are exchanged as they come.
     Gradients,
+    /// And the weights of its share: they are gathered where they are used.
+    Parameters,
+}
+
+impl Sharding {
+    /// Whether ranks take the micro-batches of an update in turn, not some in a row each.
+    pub fn takes_turns(self) -> bool {
+        matches!(self, Self::Gradients | Self::Parameters)
+    }
 }
 
 /// Returns the numbers of ranks that can share so many micro-batches of an update and add their gradients in the same tree.
 pub fn allowed_ranks(micro_batches: u64, sharding: Sharding) -> Vec<u64> {
-    let part = |own: u64| sharding == Sharding::Gradients || own.is_power_of_two();
+    let part = |own: u64| sharding.takes_turns() || own.is_power_of_two();
     let fits = |ranks: &u64| *ranks == 1 || (micro_batches.is_multiple_of(*ranks) && part(micro_batches / ranks));
     (1..=micro_batches).filter(fits).collect()
 }
 
 /// Returns the bytes that all ranks together send in an update of so many parameters by so many micro-batches, but for some numbers beside
-/// them: each rank gets its share of every other one's fp32 gradients, once, or of each micro-batch, and gives it back as sums or weights.
+/// them: each rank gets its share of every other one's fp32 gradients, once, or of each micro-batch, and gives it back as sums or weights. A rank
+/// that keeps its share of the weights gives it for the forward and the backward pass of each micro-batch, in which embeddings and a head of its
+/// own are needed once: so much less.
 pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding: Sharding) -> u64 {
-    let times = if sharding == Sharding::Gradients { micro_batches / ranks } else { 1 };
-    (times + 1) * (ranks - 1) * 4 * parameters
+    let own = micro_batches / ranks;
+    let times = match sharding {
+        Sharding::None | Sharding::Optimizer => 2,
+        Sharding::Gradients => own + 1,
+        Sharding::Parameters => 3 * own,
+    };
+    times * (ranks - 1) * 4 * parameters
 }
 
 /// The numbers of a micro-batch's [`Totals`].
@@ -69,6 +86,8 @@ pub(crate) struct Ranks {
     exchange: Arc<Mutex<Exchange>>,
     /// Where gradients are exchanged as they come.
     coming: Option<Arc<Mutex<Coming>>>,
+    /// Where parameters are whole only while they are used.
+    gathered: Option<Arc<Gathered>>,
     /// The sum of the gradients of this rank's stretch, where only it updates that.
     own: Tensor,
     /// Whether some rank has a gradient of each parameter.
@@ -96,11 +115,32 @@ impl Ranks {
         let there = group.exchanges_on(device);
         let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone(), there)?));
         let comes = sharding == Sharding::Gradients;
-        let coming = comes.then(|| Coming::new(rank, shares.clone(), exchange.clone(), parameters)).transpose()?;
+        let coming =
+            comes.then(|| Coming::new(rank, shares.clone(), exchange.clone(), parameters, true)).transpose()?;
         let own = if sharding == Sharding::Optimizer { shares.count(rank) as i64 } else { 0 };
         let (own, defined) = (Tensor::f_zeros([own], (Kind::Float, there))?, vec![false; parameters.len()]);
         let cut = shares.cut();
-        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, own, defined, cut, device })
+        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, gathered: None, own, defined, cut, device })
+    }
+
+    /// Where each rank keeps a share of the weights.
+    pub fn gathering(group: Arc<Group>, micro_batches: u64, gathering: Gathering, parameters: &[Parameter]) -> Self {
+        let Gathering { gathered, shares, exchange, gradients } = gathering;
+        let (own, defined) = (Tensor::zeros([0], (Kind::Float, Device::Cpu)), vec![false; parameters.len()]);
+        let (cut, sharding, gathered) = (shares.cut(), Sharding::Parameters, Some(gathered));
+        let (coming, device) = (Some(gradients), Device::Cpu);
+        Self { group, micro_batches, sharding, shares, exchange, coming, gathered, own, defined, cut, device }
+    }
+
+    /// The pieces of this rank's stretch in a tensor that has all of it.
+    fn split(&self, all: &Tensor, wanted: impl Fn(&Piece) -> bool) -> Result<Vec<Tensor>, ModelError> {
+        let (mut pieces, mut at) = (Vec::new(), 0);
+        for piece in self.shares.of(self.group.place().rank) {
+            let count = piece.range.len() as i64;
+            pieces.push(if wanted(piece) { all.f_narrow(0, at, count)? } else { Tensor::new() });
+            at += count;
+        }
+        Ok(pieces)
     }
 
     /// The sum of all ranks' gradients: each rank gets its stretch of every rank's and adds. It stays there, or all get it.
@@ -188,21 +228,21 @@ impl Ranks {
     /// The numbers that one rank tells of its micro-batch `own`, by the number of that in the global batch.
     fn in_order<'a>(&self, told: &[&'a [f64]]) -> Vec<&'a [f64]> {
         let of = |rank: usize| told[rank].chunks(NUMBERS);
-        match self.sharding {
-            Sharding::Gradients => (0..self.micro_batches as usize)
-                .flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own)))
-                .collect(),
-            Sharding::None | Sharding::Optimizer => (0..told.len()).flat_map(of).collect(),
+        if self.sharding.takes_turns() {
+            let turns = 0..self.micro_batches as usize;
+            return turns.flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own))).collect();
         }
+        (0..told.len()).flat_map(of).collect()
     }
 }
 
 impl Reducer for Ranks {
     fn number(&self, own: u64) -> u64 {
         let Place { rank, size } = self.group.place();
-        match self.sharding {
-            Sharding::Gradients => own * size as u64 + rank as u64,
-            Sharding::None | Sharding::Optimizer => rank as u64 * self.micro_batches + own,
+        if self.sharding.takes_turns() {
+            own * size as u64 + rank as u64
+        } else {
+            rank as u64 * self.micro_batches + own
         }
     }
 
@@ -228,7 +268,23 @@ impl Reducer for Ranks {
         self.coming.as_ref().map_or(Ok(()), |coming| locked(coming).passed())
     }
 
+    fn gather(&self, own: &[f64]) -> Result<Vec<f64>, ModelError> {
+        self.group.gather(own)
+    }
+
+    fn passes(&self, own: u64) -> Result<(), ModelError> {
+        self.gathered.as_ref().map_or(Ok(()), |gathered| gathered.micro_batch(own))
+    }
+
+    fn weights(&self) -> Result<Option<Vec<Tensor>>, ModelError> {
+        let Some(gathered) = &self.gathered else { return Ok(None) };
+        Ok(Some(self.split(&gathered.kept()?, |_| true)?))
+    }
+
     fn problem(&self) -> Option<ModelError> {
+        if let Some(problem) = self.gathered.as_ref().and_then(|gathered| gathered.problem()) {
+            return Some(problem);
+        }
         self.coming.as_ref().and_then(|coming| locked(coming).problem())
     }
 
@@ -269,21 +325,14 @@ impl Reducer for Ranks {
         if self.sharding == Sharding::None {
             return Ok(None);
         }
-        let (mut gradients, mut at) = (Vec::new(), 0);
-        for piece in self.shares.of(self.group.place().rank) {
-            let count = piece.range.len() as i64;
-            gradients.push(if self.defined[piece.parameter] {
-                self.own.f_narrow(0, at, count)?.f_to_device(self.device)?
-            } else {
-                Tensor::new()
-            });
-            at += count;
-        }
-        Ok(Some(Share { norm: self.norm(parameters)?, gradients }))
+        let gradients = self.split(&self.own, |piece| self.defined[piece.parameter])?;
+        let there = |piece: Tensor| if piece.defined() { Ok(piece.f_to_device(self.device)?) } else { Ok(piece) };
+        let gradients = gradients.into_iter().map(there).collect::<Result<_, ModelError>>()?;
+        Ok(Some(Share { norm: self.norm(parameters)?, gradients, weights: self.weights()? }))
     }
 
     fn spread(&mut self, parameters: &mut [Parameter]) -> Result<(), ModelError> {
-        if self.sharding == Sharding::None {
+        if matches!(self.sharding, Sharding::None | Sharding::Parameters) {
             return Ok(());
         }
         let rank = self.group.place().rank;

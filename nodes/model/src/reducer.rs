@@ -104,6 +104,11 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         false
     }
 
+    /// This process has so many passes of the micro-batch that begins: all processes come here.
+    fn passes(&self, _own: u64) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// The backward pass that begins is the last of its micro-batch.
     fn last_pass(&self) {}
 
@@ -132,6 +137,16 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         Ok(())
     }
 
+    /// The weights of each piece, flat, where this process keeps no others.
+    fn weights(&self) -> Result<Option<Vec<Tensor>>, ModelError> {
+        Ok(None)
+    }
+
+    /// The numbers of all processes, in their order. All give as many.
+    fn gather(&self, own: &[f64]) -> Result<Vec<f64>, ModelError> {
+        Ok(own.to_vec())
+    }
+
     /// Which elements this process updates, where it is not all of them.
     fn pieces(&self) -> Option<&[Piece]> {
         None
@@ -157,6 +172,8 @@ pub(crate) struct Share {
     pub norm: f64,
     /// Of each piece, flat; undefined where no process has one.
     pub gradients: Vec<Tensor>,
+    /// As [`Reducer::weights`].
+    pub weights: Option<Vec<Tensor>>,
 }
 
 /// One process.

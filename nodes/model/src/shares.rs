@@ -61,6 +61,16 @@ impl Shares {
         shares
     }
 
+    /// For so many processes, where each of these parts of the parameters is a block.
+    pub fn of_units(parameters: &[Parameter], size: usize, units: &[Range<usize>]) -> Self {
+        let counts: Vec<usize> = parameters.iter().map(|parameter| parameter.tensor.numel()).collect();
+        let mut shares = Self { pieces: vec![Vec::new(); size], blocks: Vec::new(), counts };
+        for unit in units {
+            shares.add(parameters, unit.clone().collect(), |_| false);
+        }
+        shares
+    }
+
     /// Gives each process a stretch of a block: what stays whole goes to the one with the least so far, and the rest is cut evenly.
     fn add(&mut self, parameters: &[Parameter], block: Vec<usize>, whole: impl Fn(&Parameter) -> bool) {
         let size = self.pieces.len();

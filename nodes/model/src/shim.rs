@@ -35,6 +35,7 @@ unsafe extern "C" {
     fn difflow_profile_stop(path: *const c_char, error: *mut c_char, room: usize) -> c_int;
     fn difflow_forget_gradient(tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
     fn difflow_set_gradient(tensor: *mut c_void, gradient: *mut c_void, error: *mut c_char, room: usize) -> c_int;
+    fn difflow_set_memory(tensor: *mut c_void, there: c_int, error: *mut c_char, room: usize) -> c_int;
     fn difflow_after_gradient(
         tensor: *mut c_void,
         state: *mut c_void,
@@ -216,6 +217,22 @@ pub(crate) fn set_gradient(tensor: &mut Tensor, gradient: &Tensor) -> Result<(),
     let (tensor, gradient) = (tensor.as_mut_ptr().cast(), gradient.as_ptr().cast_mut().cast());
     // SAFETY: live C++ tensors; the shim takes a reference of its own.
     checked(|error, room| unsafe { difflow_set_gradient(tensor, gradient, error, room) })
+}
+
+/// Takes the memory of a tensor on the CPU, which is all of its storage. The tensor and its views keep their sizes, and have no values.
+pub(crate) fn empty(tensor: &Tensor) -> Result<(), ModelError> {
+    set_memory(tensor, false)
+}
+
+/// Gives memory to a tensor that was emptied, with anything in it.
+pub(crate) fn fill(tensor: &Tensor) -> Result<(), ModelError> {
+    set_memory(tensor, true)
+}
+
+fn set_memory(tensor: &Tensor, there: bool) -> Result<(), ModelError> {
+    let tensor = tensor.as_ptr().cast_mut().cast();
+    // SAFETY: a live C++ tensor.
+    checked(|error, room| unsafe { difflow_set_memory(tensor, c_int::from(there), error, room) })
 }
 
 /// Runs `body(begin, end)` over parts of `0..count` on libtorch's threads, at least `grain` items a part.

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::tensor_writer::{SavedFile, lossless, names, write_bytes, write_tensors};
+use crate::tensor_writer::{SavedFile, Shapes, lossless, names, write_bytes, write_in_files, write_tensors};
 
 /// A safetensors file before it is written.
 #[derive(Debug)]
@@ -19,6 +19,13 @@ pub(crate) struct TensorFile {
     /// By name: the values, and the element type that they were read in.
     pub tensors: BTreeMap<String, (Tensor, Kind)>,
     pub notes: BTreeMap<String, String>,
+}
+
+/// What config.json calls the element type of these tensors.
+pub(crate) fn dtype(tensors: &Shapes) -> &'static str {
+    let mut kinds = tensors.values().map(|(_, kind)| *kind);
+    let first = kinds.next().unwrap_or(Kind::Float);
+    names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1
 }
 
 /// The files of difflow's own models.
@@ -37,6 +44,8 @@ pub struct Snapshot {
     pub(crate) written: Vec<SavedFile>,
     pub(crate) own: Option<OwnFiles>,
     pub(crate) optimizer: Option<TensorFile>,
+    /// Bytes of tensors that a file of the model has at most.
+    pub(crate) file_limit: u64,
 }
 
 impl Snapshot {
@@ -49,11 +58,14 @@ impl Snapshot {
         let mut saved = self.written.clone();
         if let Some(own) = &self.own {
             let tensors = own.weights.in_stored_types()?;
-            let mut kinds = tensors.values().map(|(_, kind)| *kind);
-            let first = kinds.next().unwrap_or(Kind::Float);
-            let dtype = names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1;
-            saved.push(write_bytes(dir, "config.json", own.config.to_json(dtype).as_bytes())?);
-            saved.push(write_tensors(dir, own.weights.name, &tensors, &own.weights.notes)?);
+            let shapes: Shapes =
+                tensors.iter().map(|(name, (tensor, kind))| (name.clone(), (tensor.size(), *kind))).collect();
+            saved.push(write_bytes(dir, "config.json", own.config.to_json(dtype(&shapes)).as_bytes())?);
+            let name = own.weights.name.trim_end_matches(".safetensors");
+            let files = write_in_files(dir, name, self.file_limit, &shapes, &own.weights.notes, &mut |name, put| {
+                tensors.get(name).map_or(Ok(()), |(tensor, _)| put(tensor))
+            })?;
+            saved.extend(files);
             for (name, bytes) in &own.companions {
                 saved.push(write_bytes(dir, name, bytes)?);
             }

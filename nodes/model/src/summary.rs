@@ -9,6 +9,7 @@ use crate::config::{Mixture, ModelConfig};
 use crate::decoder::Decoder;
 use crate::device::Device;
 use crate::error::ModelError;
+use crate::gathered::Units;
 use crate::loss::chunk_elements;
 use crate::optimizer::Optimizer;
 use crate::parameter::Leaf;
@@ -43,13 +44,29 @@ impl Summary {
 impl ModelConfig {
     /// The leaves of a model of this shape, in order.
     pub(crate) fn leaves(&self) -> Vec<Leaf> {
+        self.leaves_and_units().0
+    }
+
+    fn leaves_and_units(&self) -> (Vec<Leaf>, Option<Units>) {
         let mut leaves = Vec::new();
         // The decoder is asked what it needs; it gets no tensors, and nobody keeps it.
-        let _ = Decoder::new(self, &mut |leaf| {
+        let decoder = Decoder::new(self, &mut |leaf| {
             leaves.push(leaf);
             Ok(Tensor::new())
         });
-        leaves
+        (leaves, decoder.ok().map(|decoder| decoder.units))
+    }
+
+    /// Values of the largest block, and of the two neighbours that are largest together among what a forward and a backward pass use one after
+    /// the other: embeddings, blocks, head.
+    pub fn unit_counts(&self) -> (u64, u64) {
+        let (leaves, units) = self.leaves_and_units();
+        units.map_or((0, 0), |units| {
+            let values = |unit: usize| units.parameters[unit].clone().map(|leaf| leaves[leaf].values()).sum::<u64>();
+            let block = (1..=units.blocks).map(values).max().unwrap_or(0);
+            let pair = units.order().windows(2).map(|pair| values(pair[0]) + values(pair[1])).max();
+            (block, pair.unwrap_or(0))
+        })
     }
 
     /// Values of all parameters, a tied head counted once: what [`Summary::read`] counts in a model's files, from its shape alone.

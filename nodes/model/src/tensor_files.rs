@@ -5,7 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -122,12 +122,19 @@ impl TensorFiles {
             Dtype::F8_E5M2 => Kind::Float8e5m2,
             other => return Err(ModelError::Dtype { tensor, file: file_path, found: format!("{other:?}") }),
         };
+        let cut = part.is_some();
         let part = part.unwrap_or_else(|| 0..wanted.iter().product::<i64>() as usize);
         let (begin, size) = (file.data_start + info.data_offsets.0, kind.elt_size_in_bytes());
         let bytes = &file.map[begin + size * part.start..begin + size * part.end];
         #[cfg(test)]
         READ.set(READ.get() + bytes.len());
-        Ok(Some(Tensor::f_from_data_size(bytes, &[part.len() as i64], kind)?))
+        let tensor = Tensor::f_from_data_size(bytes, &[part.len() as i64], kind)?;
+        if cut && !bytes.is_empty() {
+            // Who reads a part has not the memory for all of them.
+            // SAFETY: a mapping that is only read, of a file: what is read again is read from the file.
+            _ = unsafe { file.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin + size * part.start, bytes.len()) };
+        }
+        Ok(Some(tensor))
     }
 
     /// The file that holds a tensor, for errors.

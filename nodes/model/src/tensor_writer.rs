@@ -113,6 +113,54 @@ pub(crate) fn write_tensors(
     })
 }
 
+/// Bytes of tensors that a file of a model has at most, where nothing else is said: as much as in `transformers`.
+pub(crate) const FILE_LIMIT: u64 = 5_000_000_000;
+
+/// The shape and the element type of tensors, by their names.
+pub(crate) type Shapes = BTreeMap<String, (Vec<i64>, Kind)>;
+
+fn size((shape, kind): &(Vec<i64>, Kind)) -> usize {
+    kind.elt_size_in_bytes() * shape.iter().product::<i64>() as usize
+}
+
+/// Writes and syncs `DIR/NAME.safetensors`, or, where that would have more than `limit` bytes of tensors, `DIR/NAME-00001-of-0000N.safetensors`
+/// and so on and their index, as Hugging Face's programs do. `values` as of [`write_in_parts`]: it is asked in the order of the names.
+pub(crate) fn write_in_files(
+    dir: &Path,
+    name: &str,
+    limit: u64,
+    tensors: &Shapes,
+    notes: &BTreeMap<String, String>,
+    values: &mut dyn FnMut(&str, &mut Put<'_>) -> Result<(), ModelError>,
+) -> Result<Vec<SavedFile>, ModelError> {
+    let total: u64 = tensors.values().map(|tensor| size(tensor) as u64).sum();
+    if total <= limit {
+        return Ok(vec![write_in_parts(dir, &format!("{name}.safetensors"), tensors, notes, values)?]);
+    }
+    let (mut files, mut filled) = (vec![Shapes::new()], 0);
+    for (name, tensor) in tensors {
+        let bytes = size(tensor) as u64;
+        if filled > 0 && filled + bytes > limit {
+            files.push(Shapes::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(file) = files.last_mut() {
+            file.insert(name.clone(), tensor.clone());
+        }
+    }
+    let (mut saved, mut map) = (Vec::with_capacity(files.len() + 1), Map::new());
+    for (number, of_file) in files.iter().enumerate() {
+        let file = format!("{name}-{:05}-of-{:05}.safetensors", number + 1, files.len());
+        saved.push(write_in_parts(dir, &file, of_file, notes, values)?);
+        map.extend(of_file.keys().map(|name| (name.clone(), json!(file))));
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    let text = format!("{index:#}\n");
+    saved.push(write_bytes(dir, &format!("{name}.safetensors.index.json"), text.as_bytes())?);
+    Ok(saved)
+}
+
 /// Takes the next elements of a tensor.
 pub(crate) type Put<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
 
@@ -121,13 +169,12 @@ pub(crate) type Put<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
 pub(crate) fn write_in_parts(
     dir: &Path,
     name: &str,
-    tensors: &BTreeMap<String, (Vec<i64>, Kind)>,
+    tensors: &Shapes,
     notes: &BTreeMap<String, String>,
     values: &mut dyn FnMut(&str, &mut Put<'_>) -> Result<(), ModelError>,
 ) -> Result<SavedFile, ModelError> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), json!(notes));
-    let size = |(shape, kind): &(Vec<i64>, Kind)| kind.elt_size_in_bytes() * shape.iter().product::<i64>() as usize;
     let mut end = 0;
     for (name, tensor) in tensors {
         let start = end;

@@ -63,7 +63,7 @@ pub enum CudaGraphs {
     Off,
 }
 
-/// What each of several ranks keeps of what the optimizer needs.
+/// What each of several ranks keeps of weights, gradients and optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShardingKind {
@@ -75,6 +75,9 @@ pub enum ShardingKind {
     /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
     /// exchanges as often as a rank has micro-batches.
     Gradients,
+    /// And the weights of its share, and of their average (ZeRO-3): no rank ever has the whole model. A block's weights are gathered for its
+    /// forward and once more for its backward pass, while the block before it is computed. Not for Muon, adapters, alignment and torch models.
+    Parameters,
 }
 
 /// How several ranks exchange what is on their GPUs.
@@ -106,6 +109,7 @@ impl From<ShardingKind> for Sharding {
             ShardingKind::None => Self::None,
             ShardingKind::Optimizer => Self::Optimizer,
             ShardingKind::Gradients => Self::Gradients,
+            ShardingKind::Parameters => Self::Parameters,
         }
     }
 }
@@ -290,7 +294,7 @@ pub struct Config {
     /// Threads of the CPU, of each rank; the same number gives the same weights.
     #[schemars(range(min = 1))]
     pub threads: usize,
-    /// For several ranks: what each keeps of gradients and optimizer. The bytes of the result are the same.
+    /// For several ranks: what each keeps of weights, gradients and optimizer. The bytes of the result are the same.
     #[schemars(extend("x-may-change" = true))]
     pub sharding: ShardingKind,
     /// For several ranks on GPUs: how they exchange what is there.
@@ -424,6 +428,44 @@ impl Config {
                 OptimizerStateKind::Bf16 => StateKind::Bf16,
             },
         }
+    }
+
+    /// What several ranks cannot keep shares of.
+    pub fn unshared(&self) -> Vec<Problem> {
+        if self.sharding != ShardingKind::Parameters {
+            return Vec::new();
+        }
+        let no = |key: &str, found: String, allowed: &str| {
+            Problem::new(key, found, format!("allowed with SHARDING: parameters: {allowed}; or SHARDING: gradients"))
+        };
+        let mut problems = Vec::new();
+        if self.device.starts_with("cuda") {
+            problems.push(no("DEVICE", self.device.clone(), "cpu, so far"));
+        }
+        if self.arithmetic == ArithmeticKind::Torch {
+            problems.push(no("ARITHMETIC", "torch".to_owned(), "difflow, as torch's own updates want the whole weights"));
+        }
+        if self.optimizer == OptimizerKind::Muon {
+            problems.push(no("OPTIMIZER", "muon".to_owned(), "adamw, as Muon updates matrices as a whole"));
+        }
+        if self.lora_rank > 0 {
+            problems.push(no("LORA_RANK", self.lora_rank.to_string(), "0, as all weights must be trained"));
+        }
+        if self.align_weight > 0.0 {
+            problems.push(no(
+                "ALIGN_WEIGHT",
+                self.align_weight.to_string(),
+                "0, as each rank would need the whole base model",
+            ));
+        }
+        if !self.torch_model.is_empty() {
+            problems.push(no(
+                "TORCH_MODEL",
+                self.torch_model.clone(),
+                "none, as only difflow knows what a block of its own models needs",
+            ));
+        }
+        problems
     }
 
     /// The learning rate over the run.

@@ -166,7 +166,7 @@ impl Ranks {
     /// The micro-batches of a step that are this one's: those in a row, or every so many-th, as their gradients are added.
     pub fn share(&self) -> Share {
         let (rank, size) = (self.place.rank as u64, self.place.size as u64);
-        if self.sharding == Sharding::Gradients {
+        if self.sharding.takes_turns() {
             return Share { of: size, first: rank, count: 1 };
         }
         let count = self.micro_batches();
@@ -252,6 +252,7 @@ fn check(config: &Config, ranks: u64) -> Result<(), Problems> {
     if let Err(e) = Device::open(&config.device) {
         problems.push(Problem::new("DEVICE", &config.device, e.to_string()));
     }
+    problems.extend(config.unshared());
     Problems(problems).into_result()
 }
 

@@ -84,10 +84,13 @@ pub struct StepReport {
 /// are some.
 pub fn begin(config: &Config, ranks: Option<&Ranks>) -> Result<Training> {
     let dir = Path::new(&config.base_model);
-    let loader = loader(config, ranks)?;
-    let mut model =
-        if config.from_scratch { Model::initialise(dir, config.seed, loader.device) } else { loader.base(dir) }
-            .with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
+    let loader = Loader { apart: apart(config, ranks), ..loader(config, ranks)? };
+    let model = match (config.from_scratch, loader.apart) {
+        (true, false) => Model::initialise(dir, config.seed, loader.device),
+        (true, true) => Model::initialise_apart(dir, config.seed, loader.device),
+        (false, _) => loader.base(dir),
+    };
+    let mut model = model.with_context(|| format!("cannot load BASE_MODEL {}", dir.display()))?;
     let tokens = model.config().vocab_size;
     if config.objective != ObjectiveKind::Ar {
         match config.mask_token_for(model.config()) {
@@ -111,7 +114,12 @@ fn loader(config: &Config, ranks: Option<&Ranks>) -> Result<Loader> {
         .map_err(|e| Problems::from(Problem::new(e.key("MODEL_RECIPE"), &config.model_recipe, e.to_string())))?;
     let torch_model = TorchPlugin::named(&config.torch_model, &config.torch_model_config)
         .map_err(|e| Problems::from(Problem::new(e.key("TORCH_MODEL"), &config.torch_model, e.to_string())))?;
-    Ok(Loader { device, recipe, torch_model, precision: precision(config) })
+    Ok(Loader { recipe, torch_model, precision: precision(config), ..Loader::new(device) })
+}
+
+/// Whether each of several ranks reads its share of the weights only.
+fn apart(config: &Config, ranks: Option<&Ranks>) -> bool {
+    config.sharding == ShardingKind::Parameters && ranks.is_some_and(|ranks| ranks.group().is_some())
 }
 
 fn precision(config: &Config) -> Precision {
@@ -123,7 +131,8 @@ fn precision(config: &Config) -> Precision {
 
 /// Loads the checkpoint in `dir`. Errors if it is damaged, or ([`Problems`]) of another optimizer.
 pub fn resume(config: &Config, dir: &Path, ranks: Option<&Ranks>) -> Result<Training> {
-    let model = loader(config, ranks)?.checkpoint(dir)?;
+    let loader = Loader { apart: apart(config, ranks), ..loader(config, ranks)? };
+    let model = loader.checkpoint(dir)?;
     let mut training = training(config, model, ranks)?;
     training.learner.load_optimizer(dir).map_err(|e| match e {
         ModelError::OtherOptimizer { ref found, wanted, .. } => {

@@ -40,7 +40,8 @@ impl Fault {
         if !matches!(self, Self::KillRank) {
             return dataflow;
         }
-        let (ranks, sharding) = ([1, 2, 4][random.below(3)], ["none", "optimizer", "gradients"][random.below(3)]);
+        let (ranks, sharding) =
+            ([1, 2, 4][random.below(3)], ["none", "optimizer", "gradients", "parameters"][random.below(4)]);
         println!("{ranks} ranks, SHARDING {sharding}");
         dataflow.set("trainer", "SHARDING", sharding).set("trainer", "GROUP_TIMEOUT", 60).on_ranks(ranks)
     }

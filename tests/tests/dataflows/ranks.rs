@@ -74,12 +74,12 @@ fn number_of_ranks_does_not_matter(dataflow: fn() -> Dataflow, several: [(usize,
 
 #[test]
 fn two_and_four_ranks_end_in_the_bytes_of_one() {
-    number_of_ranks_does_not_matter(small, [(2, "gradients"), (4, "optimizer")]);
+    number_of_ranks_does_not_matter(small, [(2, "parameters"), (4, "optimizer")]);
 }
 
 #[test]
 fn so_they_do_in_block_diffusion() {
-    number_of_ranks_does_not_matter(block, [(2, "gradients"), (4, "none")]);
+    number_of_ranks_does_not_matter(block, [(2, "gradients"), (4, "parameters")]);
 }
 
 /// The trainers of a run; that of rank 0, which has the run's lock, comes first.
@@ -114,7 +114,7 @@ fn a_stopped_run_goes_on_with_another_number_of_ranks() {
     let (outcome, _) = life.end(LIMIT);
     outcome.well();
     assert!(!dataflow.run_folder().join(format!("checkpoints/step-{STEPS:08}")).exists(), "the run was not stopped");
-    let dataflow = dataflow.set("trainer", "SLOW_DOWN_SECONDS", 0).set("trainer", "SHARDING", "optimizer").on_ranks(4);
+    let dataflow = dataflow.set("trainer", "SLOW_DOWN_SECONDS", 0).set("trainer", "SHARDING", "parameters").on_ranks(4);
     dataflow.run_within(LIMIT).well();
     same(&alone, &dataflow, "2 and then 4 ranks");
 }
@@ -157,4 +157,6 @@ fn ranks_that_cannot_share_a_step_or_connect_are_refused() {
     small().on_ranks(3).run_within(LIMIT).refused(78, &["ACCUMULATION", "4 on 3 ranks", "1, 2, 4"]);
     let nccl = small().set("trainer", "TRANSPORT", "nccl").on_ranks(2);
     nccl.run_within(LIMIT).refused(78, &["TRANSPORT", "nccl", "rank 0 computes on the CPU", "auto, host"]);
+    let muon = small().set("trainer", "SHARDING", "parameters").set("trainer", "OPTIMIZER", "muon").on_ranks(2);
+    muon.run_within(LIMIT).refused(78, &["OPTIMIZER", "muon", "SHARDING: parameters", "adamw"]);
 }

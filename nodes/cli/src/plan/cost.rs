@@ -165,6 +165,9 @@ impl Cost {
             activations: memory.activations + memory.logits,
             largest: base.largest_count().min(trained),
             tied: base.tied && adapter.is_none(),
+            // With activation checkpointing those of a block at a time.
+            rounded: if t.precision == PrecisionKind::Bf16 && !t.activation_checkpointing { 2 * parameters } else { 0 },
+            units: base.unit_counts(),
         };
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {

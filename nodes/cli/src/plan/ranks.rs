@@ -7,8 +7,12 @@ use serde_json::{Value, json};
 use crate::plan::cost::{Cost, Work};
 use crate::plan::{bytes, grouped};
 
-const ALL: [(&str, ShardingKind); 3] =
-    [("none", ShardingKind::None), ("optimizer", ShardingKind::Optimizer), ("gradients", ShardingKind::Gradients)];
+const ALL: [(&str, ShardingKind); 4] = [
+    ("none", ShardingKind::None),
+    ("optimizer", ShardingKind::Optimizer),
+    ("gradients", ShardingKind::Gradients),
+    ("parameters", ShardingKind::Parameters),
+];
 
 /// One value of SHARDING.
 struct Row {

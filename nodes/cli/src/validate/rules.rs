@@ -226,6 +226,9 @@ fn ranks(nodes: &[Node], findings: &mut Vec<Finding>) {
             let allowed = format!("wanted: as many ranks as one of {}", numbers.join(", "));
             findings.push(wrong(node, "ACCUMULATION", found, allowed));
         }
+        for difflow_node_kit::Problem { key, found, allowed, .. } in first.unshared() {
+            findings.push(wrong(node, &key, found, allowed));
+        }
         let values = node.values();
         for rank in &ranks[1..] {
             let own = rank.values();

@@ -242,7 +242,7 @@ impl Model {
                     let part = (tensor(&target.module, what), values.size());
                     let leaf = Leaf { adapter: true, ..Leaf::new(Init::Zero, [part]) };
                     let tensor = values.shallow_clone();
-                    added.push(Parameter { leaf, tensor, stored: vec![Kind::Float], trainable: true });
+                    added.push(Parameter { leaf, tensor, source: None, stored: vec![Kind::Float], trainable: true });
                 }
                 pieces.push(Piece { a, b, scale, start: target.start });
             }

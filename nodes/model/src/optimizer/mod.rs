@@ -21,7 +21,7 @@ use crate::host::values;
 use crate::many::{self, Flags, Rate, Trained};
 use crate::optimizer::state::Noise;
 use crate::parameter::{Parameter, Part};
-use crate::reducer::Reducer;
+use crate::reducer::{Reducer, Share};
 use crate::shares::{Piece, Squares};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
@@ -192,13 +192,13 @@ impl OptimizerState {
         }
     }
 
-    /// One update from gradients multiplied by `scale`: those that the parameters have, or those of what is kept, flat.
+    /// One update from gradients multiplied by `scale`: those that the parameters have, or the share of what is kept.
     pub fn update(
         &mut self,
         parameters: &mut [Parameter],
         lr: f64,
         scale: f64,
-        gradients: Option<&[Tensor]>,
+        share: Option<&Share>,
     ) -> Result<(), ModelError> {
         self.step += 1;
         let Optimizer { adamw, muon, .. } = self.settings;
@@ -206,8 +206,8 @@ impl OptimizerState {
         let (step, root) = (lr / corrections.0, 1.0 / corrections.1.sqrt());
         for (at, Kept { parameter, trained, range, moments }) in self.kept.iter_mut().enumerate() {
             let parameter = &parameters[*parameter];
-            let grad = match gradients {
-                Some(gradients) => gradients[at].shallow_clone(),
+            let grad = match share {
+                Some(share) => share.gradients[at].shallow_clone(),
                 None => parameter.tensor.f_grad()?,
             };
             if !grad.defined() {
@@ -216,7 +216,10 @@ impl OptimizerState {
             let decay = if parameter.is_matrix() { 1.0 - lr * adamw.weight_decay } else { 1.0 };
             let first = range.as_ref().map_or(0, |range| range.start as u64);
             let noise = Noise { step: self.step, parameter: *trained as u64, first };
-            let mut weight = flat(&parameter.tensor.f_detach()?, range.as_ref())?;
+            let mut weight = match share.and_then(|share| share.weights.as_ref()) {
+                Some(weights) => weights[at].shallow_clone(),
+                None => flat(&parameter.tensor.f_detach()?, range.as_ref())?,
+            };
             match moments {
                 Moments::AdamW { first, second } => {
                     let rate = adamw::Rate { settings: adamw, decay, step, root, scale };
@@ -306,11 +309,21 @@ impl OptimizerState {
         listed
     }
 
-    /// The kept elements of a moment that are these, each flat and with where they begin among them.
-    fn elements(&self, Piece { parameter, range }: &Piece, moment: usize) -> Result<Vec<(usize, Tensor)>, ModelError> {
+    /// The kept elements that are these, of a moment or of the weights, each flat and with where they begin among them.
+    fn elements(
+        &self,
+        Piece { parameter, range }: &Piece,
+        moment: Option<usize>,
+        weights: Option<&[Tensor]>,
+    ) -> Result<Vec<(usize, Tensor)>, ModelError> {
         let mut all = Vec::new();
-        for Kept { range: own, moments, .. } in self.kept.iter().filter(|kept| kept.parameter == *parameter) {
-            let (_, tensor) = moments.named().swap_remove(moment);
+        let kept = self.kept.iter().enumerate().filter(|(_, kept)| kept.parameter == *parameter);
+        for (at, Kept { range: own, moments, .. }) in kept {
+            let tensor = match (moment, weights) {
+                (Some(moment), _) => moments.named().swap_remove(moment).1,
+                (None, Some(weights)) => &weights[at],
+                (None, None) => continue,
+            };
             let own = own.clone().unwrap_or(0..tensor.numel());
             let (from, to) = (range.start.max(own.start), range.end.min(own.end));
             if from < to {
@@ -340,9 +353,9 @@ impl OptimizerState {
         for (name, listed) in self.listed(parameters, weights) {
             let values = match listed.moment {
                 None => flat(&parameters[listed.piece.parameter].tensor, Some(&listed.piece.range))?,
-                Some(moment) => {
+                moment => {
                     let missing = || ModelError::Ranks(format!("the elements of `{name}` are kept by several ranks"));
-                    self.elements(&listed.piece, moment)?.pop().ok_or_else(missing)?.1
+                    self.elements(&listed.piece, moment, None)?.pop().ok_or_else(missing)?.1
                 }
             };
             let kind = self.kind(&listed);
@@ -359,12 +372,13 @@ impl OptimizerState {
         reducer: &dyn Reducer,
         take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
-        let Some(moment) = listed.moment else {
+        let weights = reducer.weights()?;
+        if listed.moment.is_none() && weights.is_none() {
             return take(&flat(&parameters[listed.piece.parameter].tensor, Some(&listed.piece.range))?);
-        };
+        }
         let own = |piece: &Piece| {
             let missing = || ModelError::Ranks(format!("elements of `{}` that no rank keeps", listed.part.name));
-            Ok(self.elements(piece, moment)?.pop().ok_or_else(missing)?.1)
+            Ok(self.elements(piece, listed.moment, weights.as_deref())?.pop().ok_or_else(missing)?.1)
         };
         reducer.show(&listed.piece, self.kind(listed), &own, take)
     }
@@ -387,13 +401,20 @@ impl OptimizerState {
     }
 
     /// What the other processes do meanwhile.
-    pub fn tell(&self, parameters: &[Parameter], reducer: &dyn Reducer) -> Result<(), ModelError> {
-        let listed = self.listed(parameters, false);
+    pub fn tell(&self, parameters: &[Parameter], weights: bool, reducer: &dyn Reducer) -> Result<(), ModelError> {
+        let listed = self.listed(parameters, weights && reducer.weights()?.is_some());
         listed.values().try_for_each(|listed| self.show(parameters, listed, reducer, &mut |_| Ok(())))
     }
 
-    /// Reads a file with that content; of the moments only those that are kept.
-    pub fn load(&mut self, dir: &Path, parameters: &[Parameter], weights: bool) -> Result<(), ModelError> {
+    /// Reads a file with that content, of the moments only those that are kept, and of the weights, where they are in it, those that this
+    /// process `keeps`.
+    pub fn load(
+        &mut self,
+        dir: &Path,
+        parameters: &[Parameter],
+        weights: bool,
+        keeps: Option<&[Tensor]>,
+    ) -> Result<(), ModelError> {
         let path = dir.join(OPTIMIZER_FILE);
         let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
         let wrong = |detail: String| ModelError::OptimizerState { file: path.clone(), detail };
@@ -405,9 +426,9 @@ impl OptimizerState {
         let step = step.ok_or_else(|| wrong("its metadata has no `step`".to_owned()))?;
         let listed = self.listed(parameters, weights);
         for (name, Listed { part, piece, moment }) in &listed {
-            let places = match moment {
-                None => vec![(0, flat(&parameters[piece.parameter].tensor.f_detach()?, Some(&piece.range))?)],
-                Some(moment) => self.elements(piece, *moment)?,
+            let places = match (moment, keeps) {
+                (None, None) => vec![(0, flat(&parameters[piece.parameter].tensor.f_detach()?, Some(&piece.range))?)],
+                (moment, keeps) => self.elements(piece, *moment, keeps)?,
             };
             let missing = || wrong(format!("tensor `{name}` is missing"));
             // Of a tensor that others keep, too: whether it is there.
