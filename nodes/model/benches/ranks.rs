@@ -194,7 +194,11 @@ fn large(folder: &Path) -> Result<(), ModelError> {
             let mb: Vec<String> = of.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
             println!("MB before there is a model, with its share, all written, after a step: {}", mb.join(", "));
         }
-        println!("{:.0} s; {}", begin.elapsed().as_secs_f64(), if files == before { "the same files" } else { "files" });
+        println!(
+            "{:.0} s; {}",
+            begin.elapsed().as_secs_f64(),
+            if files == before { "the same files" } else { "files" }
+        );
         if before.is_empty() {
             files.iter().for_each(|file| println!("  {file}"));
             before = files;

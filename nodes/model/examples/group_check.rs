@@ -100,7 +100,7 @@ fn trained(
     for step in 0..STEPS {
         for number in 0..own {
             let number = match sharding {
-                Sharding::Gradients => number * place.size + place.rank,
+                Sharding::Gradients | Sharding::Parameters => number * place.size + place.rank,
                 Sharding::None | Sharding::Optimizer => place.rank * own + number,
             };
             learner.start_micro_step(&batch(step * MICRO_BATCHES + number), &Pattern::Full)?;

@@ -138,7 +138,7 @@ int difflow_group_start_broadcast(difflow_group* group, Tensor* tensor, int root
     std::vector<Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    *out = new difflow_started{group->backend->broadcast(tensors, options)};
+    *out = new difflow_started{of(group, tensors[0])->broadcast(tensors, options)};
   });
 }
 

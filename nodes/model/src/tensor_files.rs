@@ -132,7 +132,9 @@ impl TensorFiles {
         if cut && !bytes.is_empty() {
             // Who reads a part has not the memory for all of them.
             // SAFETY: a mapping that is only read, of a file: what is read again is read from the file.
-            _ = unsafe { file.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin + size * part.start, bytes.len()) };
+            _ = unsafe {
+                file.map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin + size * part.start, bytes.len())
+            };
         }
         Ok(Some(tensor))
     }

@@ -443,7 +443,11 @@ impl Config {
             problems.push(no("DEVICE", self.device.clone(), "cpu, so far"));
         }
         if self.arithmetic == ArithmeticKind::Torch {
-            problems.push(no("ARITHMETIC", "torch".to_owned(), "difflow, as torch's own updates want the whole weights"));
+            problems.push(no(
+                "ARITHMETIC",
+                "torch".to_owned(),
+                "difflow, as torch's own updates want the whole weights",
+            ));
         }
         if self.optimizer == OptimizerKind::Muon {
             problems.push(no("OPTIMIZER", "muon".to_owned(), "adamw, as Muon updates matrices as a whole"));
