@@ -68,7 +68,7 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
         lines.push(("", format!("{all}: {parts}; {} sent in a step", bytes(sent))));
     }
     if work.trainer.device.starts_with("cuda") {
-        lines.push(("", "ranks train on the CPU, so far".to_owned()));
+        lines.push(("", "these are figures of ranks on the CPU".to_owned()));
     }
     lines
 }
