@@ -29,9 +29,8 @@ impl Average {
             copy.f_copy_(&tensor.f_detach()?)?;
             Ok::<_, ModelError>(copy)
         };
-        let of = |parameter: &Parameter| match parameter.trainable {
-            true => copy(&parameter.tensor),
-            false => Ok(parameter.tensor.shallow_clone()),
+        let of = |parameter: &Parameter| {
+            if parameter.trainable { copy(&parameter.tensor) } else { Ok(parameter.tensor.shallow_clone()) }
         };
         let values = match pieces {
             Some(pieces) => pieces.iter().map(copy).collect::<Result<_, _>>()?,
@@ -50,8 +49,10 @@ impl Average {
 
     /// As [`Average::add`], of pieces.
     pub fn add_pieces(&mut self, pieces: &[Tensor]) -> Result<(), ModelError> {
-        let each = self.values.iter_mut().zip(pieces);
-        each.map(|(average, weights)| Ok(drop(average.f_lerp_(weights, 1.0 - self.decay)?))).collect()
+        for (average, weights) in self.values.iter_mut().zip(pieces) {
+            let _ = average.f_lerp_(weights, 1.0 - self.decay)?;
+        }
+        Ok(())
     }
 
     /// As [`Average::add`] where `skip`, a number on the device, is 0; nothing changes where it is 1.

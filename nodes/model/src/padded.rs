@@ -26,6 +26,9 @@ pub(crate) struct Sizes {
     pub rotary_length: usize,
 }
 
+/// A stretch of a lane.
+type OfLane = fn(&Lane) -> &Range<usize>;
+
 /// The numbers of a forward, on the host.
 #[derive(Debug)]
 pub(crate) struct Numbers {
@@ -38,7 +41,7 @@ impl Numbers {
     pub fn new(active: &Active, shape: &Shape, windows: &[Option<usize>], fixed_shapes: bool) -> Self {
         let room = |count: usize| if fixed_shapes { room(count) } else { count };
         let all: Vec<i64> = (0..active.places.len() as i64).collect();
-        let widest = |of: fn(&Lane) -> &Range<usize>| active.lanes.iter().map(|lane| of(lane).len()).max().unwrap_or(0);
+        let widest = |of: OfLane| active.lanes.iter().map(|lane| of(lane).len()).max().unwrap_or(0);
         let mut distinct: Vec<Option<usize>> = Vec::new();
         windows.iter().for_each(|window| {
             if !distinct.contains(window) {
@@ -75,9 +78,9 @@ impl Numbers {
             (first..first + shape.capacity).map(|row| row as i64)
         });
         add(cached.collect(), sizes.lanes * shape.capacity);
-        let queries: [(&[i64], fn(&Lane) -> &Range<usize>, usize); 2] =
+        let ways: [(&[i64], OfLane, usize); 2] =
             [(&all, |lane| &lane.places, sizes.places), (&active.wanted, |lane| &lane.queries, sizes.wanted)];
-        for (number, (queries, of, count)) in queries.into_iter().enumerate() {
+        for (number, (queries, of, count)) in ways.into_iter().enumerate() {
             let (width, last) = (sizes.queries[number], active.lanes.len().saturating_sub(1));
             let (mut spread, mut gather) = (Vec::new(), Vec::new());
             for row in 0..sizes.lanes {

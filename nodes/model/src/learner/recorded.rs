@@ -52,11 +52,14 @@ enum Known {
     Recorded(Box<Recording>),
 }
 
+/// Of each part of a micro-batch the numbers of its rows, and what they predict.
+type Parts = Vec<(Vec<usize>, Selection)>;
+
 /// A micro-batch whose tensors are on the device.
 #[derive(Debug)]
 pub(super) struct Micro {
     known: StepSums,
-    parts: Vec<(Vec<usize>, Selection)>,
+    parts: Parts,
     given: Vec<Given>,
 }
 
@@ -277,7 +280,7 @@ impl Learner {
 
 impl Recording {
     /// The losses of an update with these parts, and what is read back.
-    fn done(&self, parts: Vec<(StepSums, Vec<(Vec<usize>, Selection)>)>) -> Result<(Vec<Losses>, Tensor), ModelError> {
+    fn done(&self, parts: Vec<(StepSums, Parts)>) -> Result<(Vec<Losses>, Tensor), ModelError> {
         let losses = parts.into_iter().zip(&self.computed.values).map(|((known, parts), values)| {
             Micro { known, parts, given: Vec::new() }.losses(values.iter().map(Values::share))
         });
