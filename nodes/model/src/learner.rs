@@ -354,7 +354,7 @@ impl Learner {
         let divisor = self.divisor(batch)?;
         let (reducer, router_weight) = (self.reducer.as_ref(), self.router_weight);
         let lesson = Lesson { divisor, alignment: self.alignment.as_ref(), router_weight, reducer };
-        let losses = self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson));
+        let losses = caught(|| self.model.losses(batch, pattern, self.options, self.arithmetic, Some(lesson)));
         let losses = losses.map_err(|e| reducer.problem().unwrap_or(e))?;
         reducer.passed()?;
         let later = self.on_device && !self.reducer.tells_losses();

@@ -255,29 +255,18 @@ impl Model {
         pattern: &Pattern,
         options: ObjectiveOptions,
     ) -> Result<StepSums, ModelError> {
-        tch::no_grad(|| self.losses(batch, pattern, options, self.arithmetic, None)?.read())
+        caught(|| tch::no_grad(|| self.losses(batch, pattern, options, self.arithmetic, None)?.read()))
     }
 
     /// Next-token loss sums under causal attention, without gradients; each document is read alone.
     pub fn ar_sums(&self, batch: &MicroBatch) -> Result<StepSums, ModelError> {
         let options = ObjectiveOptions::recommended(Objective::Ar);
-        tch::no_grad(|| self.losses(batch, &Pattern::Causal, options, self.arithmetic, None)?.read())
+        caught(|| tch::no_grad(|| self.losses(batch, &Pattern::Causal, options, self.arithmetic, None)?.read()))
     }
 
     /// Losses of one micro-batch; with a lesson, gradients of weighted sum / divisor are added to the parameters'. Reads nothing back
     /// from a device.
     pub(crate) fn losses(
-        &self,
-        batch: &MicroBatch,
-        pattern: &Pattern,
-        options: ObjectiveOptions,
-        how: Arithmetic,
-        lesson: Option<Lesson<'_>>,
-    ) -> Result<Losses, ModelError> {
-        caught(|| self.losses_of(batch, pattern, options, how, lesson))
-    }
-
-    fn losses_of(
         &self,
         batch: &MicroBatch,
         pattern: &Pattern,
