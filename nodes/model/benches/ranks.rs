@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use difflow_model::{
     AdamW, Device, Exchanged, Group, Learner, Meeting, MicroBatch, Model, ModelError, Objective, ObjectiveOptions,
-    Optimizer, Patience, Pattern, Place, RankMemory, Sharding, StateKind, Team, Trained, exchanged_bytes,
+    Optimizer, Patience, Pattern, Place, RankMemory, Reduction, Sharding, StateKind, Team, Trained, exchanged_bytes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +101,9 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let own = job.micro_batches / place.size as u64;
     let mut learner = match &group {
         None => Learner::new(model, options, AdamW::default())?,
-        Some(group) => Learner::of_ranks(model, options, AdamW::default(), group.clone(), own, sharding)?,
+        Some(group) => {
+            Learner::of_ranks(model, options, AdamW::default(), group.clone(), own, sharding, Reduction::Tree)?
+        }
     };
     let exchanged = || group.as_ref().map(|group| group.take_exchanged()).unwrap_or_default();
     let train = |learner: &mut Learner, step: u64| -> Result<(), ModelError> {
@@ -124,7 +126,7 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let trained = peak();
     if job.saves {
         let folder = tempfile::tempdir().map_err(failed)?;
-        learner.tell_state()?;
+        learner.help_save(folder.path())?;
         let snapshot = if place.rank == 0 { Some(learner.snapshot(folder.path())?) } else { None };
         // It is written while training goes on.
         train(&mut learner, job.steps as u64)?;
@@ -145,13 +147,16 @@ fn large_rank(job: &Job, from: Option<&Path>, to: &Path, group: &Arc<Group>) -> 
     let mask = model.add_mask_token(0)?;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
     let optimizer = Optimizer { state: StateKind::Bf16, ..Optimizer::default() };
-    let mut learner = Learner::of_ranks(model, options, optimizer, group.clone(), 1, Sharding::Parameters)?;
+    let (sharding, tree) = (Sharding::Parameters, Reduction::Tree);
+    let mut learner = Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding, tree)?;
     if from.is_some() {
         learner.load_optimizer(from.unwrap_or(to))?;
     }
     learner.limit_files(1 << 29);
     let read = peak();
-    learner.tell_state()?;
+    for file in learner.help_save(to)? {
+        println!("wrote {} {}", file.name, file.bytes);
+    }
     if job.rank == 0 {
         for file in learner.save(to)? {
             println!("file {} {} {}", file.name, file.bytes, file.sha256);

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use difflow_model::{
     Arithmetic, Device, DeviceSettings, Group, Learner, Meeting, MicroBatch, Model, ModelError, Muon, Objective,
-    ObjectiveOptions, Optimizer, Patience, Pattern, Place, Precision, Route, Sharding, Transport, nccl_library,
+    ObjectiveOptions, Optimizer, Patience, Pattern, Place, Precision, Reduction, Route, Sharding, Transport,
+    nccl_library,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -93,7 +94,9 @@ fn trained(
     };
     let own = MICRO_BATCHES / place.size;
     let mut learner = match group {
-        Some((group, sharding)) => Learner::of_ranks(model, options, optimizer, group.clone(), own as u64, sharding)?,
+        Some((group, sharding)) => {
+            Learner::of_ranks(model, options, optimizer, group.clone(), own as u64, sharding, Reduction::Tree)?
+        }
         None => Learner::new(model, options, optimizer)?,
     };
     let mut last = None;
@@ -108,7 +111,7 @@ fn trained(
         last = Some(learner.apply(1e-3)?);
     }
     let folder = tempfile::tempdir().map_err(failed)?;
-    learner.tell_state()?;
+    learner.help_save(folder.path())?;
     let files = if place.rank == 0 { learner.save(folder.path())? } else { Vec::new() };
     let sha256 = |name: &str| files.iter().find(|file| file.name == name).map(|file| file.sha256.clone());
     let loss = last.map(|applied| applied.totals.unweighted / applied.totals.positions as f64);

@@ -2,7 +2,7 @@
 // one (nccl.cpp), what is on a device.
 //
 // Every function returns 0, or 1 with the message copied into `error` (`room` bytes). Pointers to at::Tensor are tch's C_tensor pointers.
-// Nothing here adds: libtorch only moves bytes, so the order of additions is Rust's.
+// Nothing but all_reduce adds: libtorch only moves bytes, so the order of additions is Rust's.
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -56,7 +56,10 @@ void done(const difflow_group* group, const Tensor& tensor, const c10::intrusive
 
 }  // namespace
 
+// An exchange that goes on; the tensor is one of it.
 struct difflow_started {
+  const difflow_group* group;
+  Tensor tensor;
   c10::intrusive_ptr<c10d::Work> work;
 };
 
@@ -121,6 +124,22 @@ int difflow_group_all_to_all(difflow_group* group, Tensor* out, Tensor* in, char
   });
 }
 
+// As difflow_group_all_to_all, without waiting for it: `out` of the exchange is what to wait for. The tensors live at least as long as that.
+int difflow_group_start_all_to_all(difflow_group* group, Tensor* into, Tensor* in, difflow_started** out, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    std::vector<int64_t> even;
+    *out = new difflow_started{group, *in, of(group, *in)->alltoall_base(*into, *in, even, even)};
+  });
+}
+
+// Everybody's tensor becomes the sum of all, added up in an order that depends on how many there are.
+int difflow_group_all_reduce(difflow_group* group, Tensor* tensor, char* error, size_t room) {
+  return guarded(error, room, [&] {
+    std::vector<Tensor> tensors{*tensor};
+    done(group, *tensor, of(group, *tensor)->allreduce(tensors, c10d::AllreduceOptions()));
+  });
+}
+
 // Everybody's tensor becomes that of rank `root`.
 int difflow_group_broadcast(difflow_group* group, Tensor* tensor, int root, char* error, size_t room) {
   return guarded(error, room, [&] {
@@ -138,12 +157,12 @@ int difflow_group_start_broadcast(difflow_group* group, Tensor* tensor, int root
     std::vector<Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    *out = new difflow_started{of(group, tensors[0])->broadcast(tensors, options)};
+    *out = new difflow_started{group, *tensor, of(group, *tensor)->broadcast(tensors, options)};
   });
 }
 
 int difflow_started_wait(difflow_started* started, char* error, size_t room) {
-  return guarded(error, room, [&] { started->work->wait(); });
+  return guarded(error, room, [&] { done(started->group, started->tensor, started->work); });
 }
 
 void difflow_started_drop(difflow_started* started) { delete started; }

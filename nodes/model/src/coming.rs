@@ -4,6 +4,8 @@
 //! All processes exchange the blocks in one order, from the last to the first, as a backward pass reaches them: a block when all of its
 //! gradients are there and the blocks behind it have been exchanged, in the middle of the last backward pass of a micro-batch. What is
 //! left then, because a parameter took no part or the micro-batch carried no loss, is exchanged after the pass.
+//!
+//! The pass does not wait: what comes is added up when the next round is on its way, the last of a micro-batch's in the next micro-batch.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 
 use crate::error::ModelError;
-use crate::exchange::{Exchange, rounds};
+use crate::exchange::{Exchange, Round, rounds};
 use crate::parameter::Parameter;
 use crate::shares::Shares;
 use crate::shim::{after_gradient, forget_gradient};
@@ -27,6 +29,7 @@ pub(crate) struct Coming {
     tensors: Vec<Tensor>,
     /// Of this process's stretch, of all processes.
     sums: Parts,
+    under_way: Option<UnderWay>,
     /// Whether this process has had a gradient of each parameter since the last update.
     defined: Vec<bool>,
     /// Whether it has come in the last pass of this micro-batch.
@@ -37,6 +40,16 @@ pub(crate) struct Coming {
     last: bool,
     /// What an exchange in the middle of a backward pass failed with.
     problem: Option<ModelError>,
+}
+
+/// A round that is on its way.
+#[derive(Debug)]
+struct UnderWay {
+    /// Where its elements begin in this process's stretch.
+    begin: usize,
+    round: Round,
+    /// Whether it is the last of a micro-batch.
+    last: bool,
 }
 
 /// What is behind a lock that a panic may have left.
@@ -59,6 +72,7 @@ impl Coming {
             exchange,
             tensors: parameters.iter().map(|parameter| parameter.tensor.shallow_clone()).collect(),
             sums: Parts::new(shares.count(rank)),
+            under_way: None,
             defined: nothing.clone(),
             come: nothing,
             left: shares.blocks().len(),
@@ -127,10 +141,21 @@ impl Coming {
                 gradients.insert(parameter, gradient.f_view(-1)?);
             }
         }
-        let exchange = locked(&self.exchange);
         for parts in rounds(block) {
-            let pieces = exchange.bring(&parts, &|parameter| gradients.get(&parameter))?;
-            self.sums.push(parts[self.rank].start, pieces)?;
+            let round = locked(&self.exchange).bring(&parts, &|parameter| gradients.get(&parameter))?;
+            self.settle()?;
+            self.under_way = Some(UnderWay { begin: parts[self.rank].start, round, last: false });
+        }
+        Ok(())
+    }
+
+    /// Waits for the round that is on its way, and adds it up.
+    fn settle(&mut self) -> Result<(), ModelError> {
+        let Some(UnderWay { begin, round, last }) = self.under_way.take() else { return Ok(()) };
+        let pieces = locked(&self.exchange).brought(round)?;
+        self.sums.push(begin, pieces)?;
+        if last {
+            self.sums.end();
         }
         Ok(())
     }
@@ -138,7 +163,10 @@ impl Coming {
     /// All passes of a micro-batch are done.
     pub fn passed(&mut self) -> Result<(), ModelError> {
         tch::no_grad(|| self.exchange_while(|_, _| true))?;
-        self.sums.end();
+        match &mut self.under_way {
+            Some(round) => round.last = true,
+            None => self.sums.end(),
+        }
         for tensor in &self.tensors {
             if tensor.f_grad()?.defined() {
                 return Err(ModelError::Torch("a gradient that came after its block had been exchanged".to_owned()));
@@ -162,6 +190,7 @@ impl Coming {
     /// Returns the sum of this process's stretch over all micro-batches, and begins anew.
     pub fn take(&mut self) -> Result<Option<Tensor>, ModelError> {
         self.defined.fill(false);
+        tch::no_grad(|| self.settle())?;
         self.sums.take()
     }
 }

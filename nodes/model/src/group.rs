@@ -2,7 +2,7 @@
 //! host memory by Gloo, and those on a GPU by NCCL, once [`Group::connect`] has agreed on it.
 //!
 //! Every call is one of all ranks (but for what one sends to another): each of them makes the same calls in the same order. A rank that is lost makes the call of the others
-//! fail, at once where its connection breaks and else after the timeout; the group is of no use then. Nothing is added here, so the order
+//! fail, at once where its connection breaks and else after the timeout; the group is of no use then. Nothing but [`Group::all_reduce`] adds, so the order
 //! of additions is the caller's.
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -48,6 +48,15 @@ unsafe extern "C" {
         error: *mut c_char,
         room: usize,
     ) -> c_int;
+    fn difflow_group_start_all_to_all(
+        group: *mut c_void,
+        into: *mut c_void,
+        own: *mut c_void,
+        out: *mut *mut c_void,
+        error: *mut c_char,
+        room: usize,
+    ) -> c_int;
+    fn difflow_group_all_reduce(group: *mut c_void, tensor: *mut c_void, error: *mut c_char, room: usize) -> c_int;
     fn difflow_group_broadcast(
         group: *mut c_void,
         tensor: *mut c_void,
@@ -211,7 +220,7 @@ unsafe impl Send for Started {}
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // SAFETY: made by `start_broadcast`, dropped once. The exchange itself, if it goes on, keeps its tensor.
+        // SAFETY: made by a `start_…`, dropped once. The exchange itself, if it goes on, keeps its tensor.
         unsafe { difflow_started_drop(self.0) }
     }
 }
@@ -338,9 +347,18 @@ impl Group {
         Ok(Started(out))
     }
 
+    /// As [`Group::all_to_all`], without waiting, as [`Group::start_broadcast`].
+    pub(crate) fn start_all_to_all(&self, into: &Tensor, own: &Tensor) -> Result<Started, ModelError> {
+        let mut out = std::ptr::null_mut();
+        // SAFETY: as `all_to_all`; the exchange keeps the tensors.
+        let start = |e, n| unsafe { difflow_group_start_all_to_all(self.raw, raw(into), raw(own), &raw mut out, e, n) };
+        self.call(self.parted(own), start)?;
+        Ok(Started(out))
+    }
+
     /// Waits until an exchange is done.
     pub(crate) fn finish(&self, started: Started) -> Result<(), ModelError> {
-        // SAFETY: what `start_broadcast` made.
+        // SAFETY: what a `start_…` of this group made.
         self.call(0, |e, n| unsafe { difflow_started_wait(started.0, e, n) })
     }
 
@@ -359,9 +377,22 @@ impl Group {
     /// `out` gets this rank's part of the `own` of every rank, in the order of the ranks: flat tensors whose size is a multiple of the
     /// number of ranks.
     pub(crate) fn all_to_all(&self, out: &mut Tensor, own: &Tensor) -> Result<(), ModelError> {
-        let sent = bytes(own) / self.place.size as u64 * self.others();
         // SAFETY: live contiguous tensors of one size.
-        self.call(sent, |e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
+        self.call(self.parted(own), |e, n| unsafe { difflow_group_all_to_all(self.raw, raw(out), raw(own), e, n) })
+    }
+
+    /// Bytes that a rank sends of a tensor of which each gets a part.
+    fn parted(&self, own: &Tensor) -> u64 {
+        bytes(own) / self.place.size as u64 * self.others()
+    }
+
+    /// Everybody's flat fp32 tensor becomes the sum of all. libtorch adds, in an order that depends on the number of ranks and on where in the
+    /// tensor an element is; all ranks get the same bytes.
+    pub(crate) fn all_reduce(&self, tensor: &mut Tensor) -> Result<(), ModelError> {
+        // Each part goes around once to be added to, and once more.
+        let sent = 2 * self.parted(tensor);
+        // SAFETY: a live contiguous tensor, of one size in all ranks.
+        self.call(sent, |e, n| unsafe { difflow_group_all_reduce(self.raw, raw(tensor), e, n) })
     }
 
     /// An exchange that sends so many bytes; where it fails, the error says which ranks are lost.

@@ -18,7 +18,7 @@ use crate::nccl::Nccl;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Muon, Optimizer, StateKind};
 use crate::pattern::{Context, Pattern};
-use crate::ranks::{Sharding, exchanged_bytes};
+use crate::ranks::{Reduction, Sharding, exchanged_bytes};
 use crate::small::{FAMILIES, LLAMA, MIXTRAL, model};
 use crate::tensor_files::READ;
 use tch::Kind;
@@ -157,14 +157,31 @@ fn of_rank(Place { rank, size }: Place, micro_batches: usize, sharding: Sharding
     }
 }
 
-/// The weights and what the updates did, after three updates by so many micro-batches each, of which this rank has its part.
+/// As [`added`], in the order of one process.
 fn trained(
+    group: Option<Arc<Group>>,
+    variant: Variant,
+    micro_batches: usize,
+    sharding: Sharding,
+) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
+    added(group, variant, micro_batches, sharding, Reduction::Tree)
+}
+
+/// The weights and what the updates did, after three updates by so many micro-batches each, of which this rank has its part.
+fn added(
     group: Option<Arc<Group>>,
     Variant { json, normaliser, optimizer, adapter, router_weight, blocks, torch, recompute, average }: Variant,
     micro_batches: usize,
     sharding: Sharding,
+    reduction: Reduction,
 ) -> (Vec<Vec<f32>>, Vec<Applied>, Vec<String>) {
     crate::set_num_threads(1);
+    let own_folder = tempfile::tempdir().unwrap();
+    // Some of the ranks do not see the folder in which rank 0 writes.
+    let dir = match &group {
+        Some(group) if !average => told(group, own_folder.path()),
+        _ => own_folder.path().to_owned(),
+    };
     let mut model = model(json);
     model.add_mask_token(7).unwrap();
     if adapter {
@@ -183,7 +200,9 @@ fn trained(
     let own = of_rank(place, micro_batches, sharding);
     let mut learner = match group {
         None => Learner::new(model, options, optimizer).unwrap(),
-        Some(group) => Learner::of_ranks(model, options, optimizer, group, own.len() as u64, sharding).unwrap(),
+        Some(group) => {
+            Learner::of_ranks(model, options, optimizer, group, own.len() as u64, sharding, reduction).unwrap()
+        }
     };
     learner.set_dropout(if recompute { 0.0 } else { 0.25 }, 3).unwrap();
     learner.balance_experts(router_weight).unwrap();
@@ -199,17 +218,17 @@ fn trained(
         }
         applied.push(learner.apply(1e-2).unwrap());
     }
+    // Several files.
+    learner.limit_files(40_000);
     let parts = sharding != Sharding::Parameters;
     let trained = learner.model().parameters.iter().filter(|parameter| parts && parameter.trainable);
     let weights = trained.map(|parameter| copied(&parameter.tensor).unwrap()).collect();
-    let files = files(&learner, place, tempfile::tempdir().unwrap().path());
-    (weights, applied, files)
+    (weights, applied, files(&learner, place, &dir))
 }
 
-/// What rank 0 writes: the names of the files, and their sha256.
+/// What is written, in rank 0, and what this rank wrote, in the others: the names of the files, and their sha256.
 fn files(learner: &Learner, place: Place, dir: &Path) -> Vec<String> {
-    learner.tell_state().unwrap();
-    let files = if place.rank == 0 { learner.save(dir).unwrap() } else { Vec::new() };
+    let files = if place.rank == 0 { learner.save(dir).unwrap() } else { learner.help_save(dir).unwrap() };
     let mut files: Vec<String> = files.into_iter().map(|file| format!("{} {}", file.name, file.sha256)).collect();
     files.sort();
     files
@@ -345,6 +364,43 @@ fn two_three_and_four_ranks_train_the_bytes_of_one() {
     }
 }
 
+/// In another order, so the last bits may be other ones; the ranks must not drift apart, nor add a gradient twice or not at all.
+#[test]
+fn a_ring_adds_up_to_the_same_but_for_the_last_bits_and_alike_in_all_ranks() {
+    let check = |group: &Arc<Group>| {
+        for variant in [variants()[2], variants()[6]] {
+            let (weights, applied, _) = added(Some(group.clone()), variant, 6, Sharding::None, Reduction::Ring);
+            let all: Vec<u8> = weights.iter().flatten().flat_map(|weight| weight.to_le_bytes()).collect();
+            assert!(group.bytes_of(0, &all).unwrap() == all, "a rank has other weights");
+            if group.place().rank > 0 {
+                continue;
+            }
+            let (alone, wanted, _) = trained(None, variant, 6, Sharding::None);
+            for (found, wanted) in applied.iter().zip(&wanted) {
+                assert!((found.grad_norm / wanted.grad_norm - 1.0).abs() < 1e-5, "{found:?}, {wanted:?}");
+            }
+            // AdamW turns a last bit of a gradient near 0 into a part of a step.
+            let off = weights.iter().flatten().zip(alone.iter().flatten()).map(|(a, b)| f64::from((a - b).abs()));
+            let (count, sum) = off.fold((0.0, 0.0), |(count, sum), off| (count + 1.0, sum + off));
+            assert!(sum / count < 1e-5, "{variant:?}: {sum} of {count}");
+        }
+        let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
+        for sharding in [Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters] {
+            let mut model = model(LLAMA);
+            model.add_mask_token(7).unwrap();
+            let refused =
+                Learner::of_ranks(model, options, Optimizer::default(), group.clone(), 2, sharding, Reduction::Ring);
+            assert!(refused.unwrap_err().to_string().contains("ring"));
+        }
+    };
+    if let Some(part) = part() {
+        return check(&Arc::new(joined(part, 60)));
+    }
+    let (group, children) = begun("a_ring_adds_up_to_the_same_but_for_the_last_bits_and_alike_in_all_ranks", 3, 60);
+    check(&Arc::new(group));
+    all_well(children);
+}
+
 /// Rank 0 says where something is.
 fn told(group: &Group, path: &Path) -> std::path::PathBuf {
     let mut text = path.display().to_string().into_bytes();
@@ -379,7 +435,8 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
         ] {
             let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
             let begin = |model| {
-                let mut learner = Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding).unwrap();
+                let mut learner =
+                    Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding, Reduction::Tree).unwrap();
                 learner.keep_average(0.7).unwrap();
                 // Several files.
                 learner.limit_files(4_000);
@@ -395,8 +452,13 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
             step(&mut whole, 1);
             let own = tempfile::tempdir().unwrap();
             let dir = told(group, own.path());
-            files(&whole, group.place(), &dir);
-            group.gather(&[0.0]).unwrap();
+            let wrote = files(&whole, group.place(), &dir);
+            let state = wrote.iter().filter(|file| file.starts_with("optimizer-")).count();
+            let state = group.gather(&[state as f64]).unwrap();
+            assert!(
+                state[1] >= 1.0 && state[1] == (state[0] / 2.0).floor(),
+                "{sharding:?}: rank 1 wrote of all {state:?}"
+            );
             READ.set(0);
             let loaded = match sharding {
                 Sharding::Parameters => Model::load_apart(&dir, None, crate::Device::Cpu).unwrap(),
@@ -414,7 +476,8 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
                 assert!(saved.contains("a share of them") && one.contains("several ranks"), "{saved} {one}");
                 let apart = Model::load_apart(&dir, None, crate::Device::Cpu).unwrap();
                 let muon = Optimizer { muon: Some(Muon::default()), ..optimizer };
-                let refused = Learner::of_ranks(apart, options, muon, group.clone(), 1, sharding).unwrap_err();
+                let refused =
+                    Learner::of_ranks(apart, options, muon, group.clone(), 1, sharding, Reduction::Tree).unwrap_err();
                 assert!(refused.to_string().contains("AdamW"), "{refused}");
             }
             let (read, all) = (read as f64, tensor_bytes(&dir, "model-") as f64);
@@ -462,8 +525,16 @@ fn ranks_write_a_tensor_in_the_element_type_that_one_process_writes() {
             alone.push(format!("{} {}", file.name, file.sha256));
         }
         let options = ObjectiveOptions::recommended(Objective::Ar);
-        let learner =
-            Learner::of_ranks(model, options, Optimizer::default(), group.clone(), 1, Sharding::Parameters).unwrap();
+        let learner = Learner::of_ranks(
+            model,
+            options,
+            Optimizer::default(),
+            group.clone(),
+            1,
+            Sharding::Parameters,
+            Reduction::Tree,
+        )
+        .unwrap();
         let shared = files(&learner, place, dir.path());
         assert!(place.rank > 0 || alone.iter().all(|file| shared.contains(file)), "{alone:?} {shared:?}");
     };

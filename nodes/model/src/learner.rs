@@ -26,7 +26,7 @@ use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
 use crate::parameter::Parameter;
 use crate::pattern::Pattern;
-use crate::ranks::{Ranks, Sharding};
+use crate::ranks::{Ranks, Reduction, Sharding};
 use crate::reducer::{Alone, Reducer, Totals};
 use crate::shared_file::SharedFile;
 use crate::shim::{forget_gradient, set_gradient};
@@ -70,9 +70,7 @@ pub struct Learner {
     /// Key of dropout's random numbers.
     dropout_seed: u64,
     reducer: Box<dyn Reducer>,
-    /// Number of this process among those that train the model.
-    rank: usize,
-    /// Bytes of tensors that a file of the model has at most.
+    /// Bytes of tensors that a file has at most.
     file_limit: u64,
     sums: Sums,
     /// Updates are computed by operations of the device, without waiting for it.
@@ -134,7 +132,8 @@ impl Learner {
     /// optimizer's state of its share.
     ///
     /// # Errors
-    /// With [`Sharding::Parameters`] on a GPU or without difflow's kernels, for Muon, adapters, and the torch model of a plug-in.
+    /// With [`Sharding::Parameters`] on a GPU or without difflow's kernels, for Muon, adapters, and the torch model of a plug-in; with
+    /// [`Reduction::Ring`] and another [`Sharding`] than none.
     pub fn of_ranks(
         model: Model,
         options: ObjectiveOptions,
@@ -142,20 +141,19 @@ impl Learner {
         group: Arc<Group>,
         micro_batches: u64,
         sharding: Sharding,
+        reduction: Reduction,
     ) -> Result<Self, ModelError> {
-        let (optimizer, rank) = (optimizer.into(), group.place().rank);
-        if sharding == Sharding::Parameters {
+        let optimizer = optimizer.into();
+        if sharding == Sharding::Parameters && reduction == Reduction::Tree {
             let (model, gathering) = shared(model, group.clone(), &optimizer)?;
-            let learner = Self::joined(model, options, optimizer, |parameters| {
+            return Self::joined(model, options, optimizer, |parameters| {
                 Ok(Box::new(Ranks::gathering(group, micro_batches, gathering, parameters)))
-            })?;
-            return Ok(Self { rank, ..learner });
+            });
         }
-        let learner = Self::joined(model, options, optimizer, |parameters| {
+        Self::joined(model, options, optimizer, |parameters| {
             let whole = |parameter: &Parameter| optimizer.needs_whole(parameter);
-            Ok(Box::new(Ranks::new(group, micro_batches, sharding, parameters, whole)?))
-        })?;
-        Ok(Self { rank, ..learner })
+            Ok(Box::new(Ranks::new(group, micro_batches, (sharding, reduction), parameters, whole)?))
+        })
     }
 
     /// As [`Learner::new`], with others that train the same model.
@@ -202,7 +200,6 @@ impl Learner {
             router_weight: 0.0,
             dropout_seed,
             reducer,
-            rank: 0,
             file_limit: FILE_LIMIT,
             sums,
             on_device,
@@ -210,8 +207,8 @@ impl Learner {
         })
     }
 
-    /// Has models of more bytes than this written as several files and an index; 5 GB where nothing is said, as `transformers` does. All ranks
-    /// say the same.
+    /// Has models and states of more bytes than this written as several files and an index; 5 GB where nothing is said, as `transformers` does.
+    /// All ranks say the same.
     pub fn limit_files(&mut self, bytes: u64) {
         self.file_limit = bytes;
     }
@@ -221,21 +218,27 @@ impl Learner {
         self.optimizer.share(&self.model.parameters)
     }
 
-    /// Where ranks keep pieces of the optimizer's state: what the others do while rank 0 [`Learner::save`]s or makes a [`Learner::snapshot`].
-    /// Nothing happens where each keeps everything.
+    /// What the other ranks do while rank 0 [`Learner::save`]s or makes a [`Learner::snapshot`]: they give what they keep, and write files in
+    /// the same folder, where they see it, which are returned. Nothing happens where each keeps everything.
     ///
     /// # Errors
-    /// When a rank is lost.
-    pub fn tell_state(&self) -> Result<(), ModelError> {
-        if self.reducer.pieces().is_none() || self.rank == 0 {
-            return Ok(());
-        }
+    /// When a rank is lost, or the disk is full.
+    pub fn help_save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
+        if self.reducer.rank() == 0 { Ok(Vec::new()) } else { self.save_together(dir) }
+    }
+
+    /// Where ranks keep pieces, writes the files of which none has all. All come here. Returns those that this one wrote, and in rank 0 all.
+    fn save_together(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
         let reducer = self.reducer.as_ref();
-        self.optimizer.tell(&self.model.parameters, self.average.is_some(), reducer)?;
-        match self.kept_values()? {
-            None => Ok(()),
-            Some(values) => SharedFile::new(&self.model, &values, reducer)?.tell(),
+        if reducer.pieces().is_none() {
+            return Ok(Vec::new());
         }
+        let (folder, parameters) = ((dir, self.file_limit), &self.model.parameters);
+        let mut files = self.optimizer.write(folder, parameters, self.average.is_some(), reducer)?;
+        if let Some(values) = self.kept_values()? {
+            files.extend(SharedFile::new(&self.model, &values, reducer)?.write(dir, self.file_limit)?);
+        }
+        Ok(files)
     }
 
     /// What this process keeps of the values of the model's file, where it does not have all of them.
@@ -407,6 +410,7 @@ impl Learner {
                 Some(share) => share.norm,
                 None => self.optimizer.grad_norm(&self.model.parameters)?,
             };
+        self.reducer.alike(grad_norm)?;
         let finite = finite && grad_norm.is_finite();
         let clip = self.optimizer.settings.adamw.clip.filter(|&clip| grad_norm > clip);
         if finite {
@@ -494,16 +498,16 @@ impl Learner {
         &self.model
     }
 
-    /// Writes the model's files and optimizer.safetensors into an existing directory, each synced to disk. Training that goes
+    /// Writes the model's files and those of the optimizer's state into an existing folder, each synced to disk. Training that goes
     /// on from them gives the same bits as training that never stopped. With an average, the model's file holds the average. Of several ranks
-    /// only rank 0 writes, and the others [`Learner::tell_state`].
+    /// only rank 0 comes here, and the others [`Learner::help_save`].
     pub fn save(&self, dir: &Path) -> Result<Vec<SavedFile>, ModelError> {
         self.content(dir)?.write(dir)
     }
 
     /// A copy of what [`Learner::save`] writes, in host memory: training may go on while another thread writes it into `dir`, an empty
-    /// folder. A plug-in's torch model is written there before this returns, and so is an optimizer's state that several ranks keep: no rank
-    /// ever has all of it. Only rank 0 makes one, and the others [`Learner::tell_state`].
+    /// folder. A plug-in's torch model is written there before this returns, and so is what several ranks keep: no rank
+    /// ever has all of it. Only rank 0 makes one, and the others [`Learner::help_save`].
     ///
     /// # Errors
     /// When there is no memory for it: as much again as weights, moments and average take; or what the plug-in says.
@@ -512,19 +516,13 @@ impl Learner {
     }
 
     fn content(&self, dir: &Path) -> Result<Snapshot, ModelError> {
-        let (parameters, weights) = (&self.model.parameters, self.average.is_some());
-        let (mut optimizer, mut written) = (None, None);
-        if self.reducer.pieces().is_none() {
-            optimizer = Some(self.optimizer.content(parameters, weights)?);
-        } else {
-            written = Some(self.optimizer.write(dir, parameters, weights, self.reducer.as_ref())?);
+        let written = self.save_together(dir)?;
+        if self.reducer.weights()?.is_some() {
+            return Ok(Snapshot { written, own: None, optimizer: None, file_limit: self.file_limit });
         }
-        if let Some(values) = self.kept_values()? {
-            let mut files =
-                SharedFile::new(&self.model, &values, self.reducer.as_ref())?.write(dir, self.file_limit)?;
-            files.extend(written);
-            return Ok(Snapshot { written: files, own: None, optimizer, file_limit: self.file_limit });
-        }
+        let whole = self.reducer.pieces().is_none();
+        let content = || self.optimizer.content(&self.model.parameters, self.average.is_some());
+        let optimizer = whole.then(content).transpose()?;
         let mut snapshot = match &self.average {
             None => self.model.content(dir, |_, parameter| parameter.tensor.shallow_clone())?,
             Some(average) => self.model.content(dir, |at, _| average.values[at].shallow_clone())?,
@@ -533,7 +531,7 @@ impl Learner {
         Ok(Snapshot { optimizer, file_limit: self.file_limit, ..snapshot })
     }
 
-    /// Reads optimizer.safetensors; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
+    /// Reads the files of the optimizer's state; the model's weights are those the learner was made with. Call [`Learner::keep_average`]
     /// first where an average is kept: the model's file held it, and the weights are read here.
     pub fn load_optimizer(&mut self, dir: &Path) -> Result<(), ModelError> {
         let keeps = self.reducer.weights()?;

@@ -311,7 +311,7 @@ impl Model {
                 tensors.insert(part.name.clone(), (view, *stored));
             }
         }
-        let weights = TensorFile { name: "model.safetensors", tensors, notes: Self::notes() };
+        let weights = TensorFile { name: "model", tensors, notes: Self::notes(), whole: false };
         let (config, companions) = self.beside();
         let own = OwnFiles { config, weights, companions };
         Ok(Snapshot { written: Vec::new(), own: Some(own), optimizer: None, file_limit: FILE_LIMIT })

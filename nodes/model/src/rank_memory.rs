@@ -1,7 +1,7 @@
 //! How much memory one of several processes that train a model needs.
 
 use crate::config::ModelConfig;
-use crate::exchange::ROUND;
+use crate::exchange::{ROOMS, ROUND};
 use crate::optimizer::Optimizer;
 use crate::ranks::{BLOCK, Sharding};
 use crate::sum::most_nodes;
@@ -98,8 +98,8 @@ impl RankMemory {
             // Those of a block, or of the embeddings, wait until all of them are there.
             Sharding::Parameters => share(values) * most_nodes(micro_batches, ranks) + block.max(largest) + again,
         };
-        let round = values.div_ceil(ranks).min(ROUND as u64);
-        let buffers = if ranks > 1 { 2 * 4 * ranks * round } else { 0 };
+        // What each gives and gets in a round.
+        let buffers = if ranks > 1 { 4 * 2 * ROOMS as u64 * values.min(ROUND as u64) } else { 0 };
         let copied = match sharding {
             Sharding::None => 4 * values + state,
             Sharding::Optimizer | Sharding::Gradients => 4 * values,

@@ -6,26 +6,33 @@
 //! parameters, which `all_to_all` brings it from every rank, a round at a time. With [`Sharding::None`] it gives the sum to all, and each rank
 //! updates all weights; with [`Sharding::Optimizer`] it keeps the sum, updates its share, and gives the weights to all. As many bytes are sent.
 //!
+//! With [`Reduction::Ring`] libtorch adds up what each rank's own micro-batches add up to, and the bytes depend on the number of ranks.
+//!
 //! With [`Sharding::Gradients`] and [`Sharding::Parameters`] rank r of N has the micro-batches r, r + N, r + 2N and so on. After the k-th of each, a rank has its share of
 //! the gradients of the micro-batches from kN to (k + 1)N − 1, which are the next leaves of the tree: it takes them in one by one, as one
 //! process does, whatever N is. With the other order it would have the leaves of N distant places, and would have to keep as many sums.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::coming::{Coming, locked};
 use crate::error::ModelError;
-use crate::exchange::{Exchange, ROUND, rounds};
+use crate::exchange::{Exchange, rounds};
 use crate::gathered::{Gathered, Gathering};
 use crate::group::{Group, Place};
 use crate::host::values;
 use crate::many;
 use crate::parameter::Parameter;
 use crate::reducer::{Reducer, Share, Totals};
+use crate::ring::Ring;
 use crate::shares::{Piece, Shares, Squares};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::sum::Tree;
+use crate::tensor_writer::SavedFile;
+use crate::together::{heard, told};
 
 /// What a process keeps of what the optimizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,9 +55,21 @@ impl Sharding {
     }
 }
 
-/// Returns the numbers of ranks that can share so many micro-batches of an update and add their gradients in the same tree.
-pub fn allowed_ranks(micro_batches: u64, sharding: Sharding) -> Vec<u64> {
-    let part = |own: u64| sharding.takes_turns() || own.is_power_of_two();
+/// In which order the gradients of several processes are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reduction {
+    /// In one that does not depend on their number.
+    #[default]
+    Tree,
+    /// In that of libtorch's all_reduce: each adds its own micro-batches, and what that gives is added up around a ring. With
+    /// [`Sharding::None`] only; the other ones exchange each share once, as a ring does.
+    Ring,
+}
+
+/// Returns the numbers of ranks that can share so many micro-batches of an update and add their gradients in this order.
+pub fn allowed_ranks(micro_batches: u64, sharding: Sharding, reduction: Reduction) -> Vec<u64> {
+    let free = sharding.takes_turns() || reduction == Reduction::Ring;
+    let part = |own: u64| free || own.is_power_of_two();
     let fits = |ranks: &u64| *ranks == 1 || (micro_batches.is_multiple_of(*ranks) && part(micro_batches / ranks));
     (1..=micro_batches).filter(fits).collect()
 }
@@ -71,6 +90,9 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding
 
 /// The numbers of a micro-batch's [`Totals`].
 const NUMBERS: usize = 12;
+
+/// How long a rank looks for a folder that rank 0 has made.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
 pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
@@ -94,6 +116,8 @@ pub(crate) struct Ranks {
     defined: Vec<bool>,
     /// The parameters that several ranks have parts of.
     cut: Vec<usize>,
+    /// Where libtorch adds.
+    ring: Option<Ring>,
     /// Where the parameters are.
     device: Device,
 }
@@ -103,10 +127,14 @@ impl Ranks {
     pub fn new(
         group: Arc<Group>,
         micro_batches: u64,
-        sharding: Sharding,
+        (sharding, reduction): (Sharding, Reduction),
         parameters: &[Parameter],
         whole: impl Fn(&Parameter) -> bool,
     ) -> Result<Self, ModelError> {
+        if reduction == Reduction::Ring && sharding != Sharding::None {
+            let found = format!("libtorch's ring, where each rank keeps a share ({sharding:?})");
+            return Err(ModelError::input("who adds the gradients", found, "the tree"));
+        }
         let Place { rank, size } = group.place();
         let block = if sharding == Sharding::Gradients { BLOCK } else { usize::MAX };
         let whole = |parameter: &Parameter| sharding != Sharding::None && whole(parameter);
@@ -120,7 +148,9 @@ impl Ranks {
         let own = if sharding == Sharding::Optimizer { shares.count(rank) as i64 } else { 0 };
         let (own, defined) = (Tensor::f_zeros([own], (Kind::Float, there))?, vec![false; parameters.len()]);
         let cut = shares.cut();
-        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, gathered: None, own, defined, cut, device })
+        let ring = (reduction == Reduction::Ring).then(|| Ring::new(parameters, there)).transpose()?;
+        let gathered = None;
+        Ok(Self { group, micro_batches, sharding, shares, exchange, coming, gathered, own, defined, cut, ring, device })
     }
 
     /// Where each rank keeps a share of the weights.
@@ -128,8 +158,8 @@ impl Ranks {
         let Gathering { gathered, shares, exchange, gradients } = gathering;
         let (own, defined) = (Tensor::zeros([0], (Kind::Float, Device::Cpu)), vec![false; parameters.len()]);
         let (cut, sharding, gathered) = (shares.cut(), Sharding::Parameters, Some(gathered));
-        let (coming, device) = (Some(gradients), Device::Cpu);
-        Self { group, micro_batches, sharding, shares, exchange, coming, gathered, own, defined, cut, device }
+        let (coming, ring, device) = (Some(gradients), None, Device::Cpu);
+        Self { group, micro_batches, sharding, shares, exchange, coming, gathered, own, defined, cut, ring, device }
     }
 
     /// The pieces of this rank's stretch in a tensor that has all of it.
@@ -157,10 +187,27 @@ impl Ranks {
             }
             gradients.push(if gradient.defined() { Some(gradient.f_view(-1)?) } else { None });
         }
-        let exchange = locked(&self.exchange);
-        for parts in self.shares.blocks().iter().flat_map(rounds) {
+        if let Some(ring) = &self.ring {
+            return ring.add(&self.group, &gradients);
+        }
+        let mut exchange = locked(&self.exchange);
+        let mut left = self.shares.blocks().iter().flat_map(rounds);
+        let mut under_way = None;
+        loop {
+            // The next round comes while this one is added up.
+            let next = left.next().map(|parts| {
+                let round = exchange.bring(&parts, &|parameter| gradients[parameter].as_ref())?;
+                Ok::<_, ModelError>((parts, round))
+            });
+            let now = std::mem::replace(&mut under_way, next.transpose()?);
+            let Some((parts, round)) = now else {
+                if under_way.is_none() {
+                    break;
+                }
+                continue;
+            };
             let mut tree = Tree::default();
-            for piece in exchange.bring(&parts, &|parameter| gradients[parameter].as_ref())? {
+            for piece in exchange.brought(round)? {
                 tree.push(vec![piece])?;
             }
             let sum = tree.take()?.unwrap_or_default().remove(0);
@@ -331,6 +378,17 @@ impl Reducer for Ranks {
         Ok(Some(Share { norm: self.norm(parameters)?, gradients, weights: self.weights()? }))
     }
 
+    fn alike(&self, norm: f64) -> Result<(), ModelError> {
+        if self.ring.is_none() {
+            return Ok(());
+        }
+        let all = self.group.gather(&[norm])?;
+        if all.iter().any(|other| other.to_bits() != norm.to_bits()) {
+            return Err(ModelError::Ranks(format!("the ranks' sums of the gradients differ: their norms are {all:?}")));
+        }
+        Ok(())
+    }
+
     fn spread(&mut self, parameters: &mut [Parameter]) -> Result<(), ModelError> {
         if matches!(self.sharding, Sharding::None | Sharding::Parameters) {
             return Ok(());
@@ -355,34 +413,79 @@ impl Reducer for Ranks {
         (self.sharding != Sharding::None).then(|| self.shares.of(self.group.place().rank))
     }
 
+    fn rank(&self) -> usize {
+        self.group.place().rank
+    }
+
+    fn writers(&self, dir: &Path) -> Result<Vec<usize>, ModelError> {
+        writers(&self.group, dir)
+    }
+
+    fn collect(&self, own: Vec<SavedFile>) -> Result<Vec<SavedFile>, ModelError> {
+        let mut text = told(&own).into_bytes();
+        let most = self.group.gather(&[text.len() as f64])?.into_iter().fold(1.0, f64::max);
+        text.resize(most as usize, 0);
+        let all = self.group.gather_bytes(&text)?;
+        if self.rank() > 0 {
+            return Ok(own);
+        }
+        let texts = all.chunks(most as usize).map(|text| String::from_utf8_lossy(text));
+        Ok(texts.map(|text| heard(text.trim_end_matches('\0'))).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     fn show(
         &self,
+        to: usize,
         wanted: &Piece,
         kind: Kind,
         own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,
         take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
     ) -> Result<(), ModelError> {
         let Place { rank, size } = self.group.place();
-        for of in (0..size).filter(|of| rank == 0 || *of == rank) {
+        for of in (0..size).filter(|of| rank == to || *of == rank) {
             for piece in self.shares.of(of).iter().filter(|piece| piece.parameter == wanted.parameter) {
-                let (from, to) = (piece.range.start.max(wanted.range.start), piece.range.end.min(wanted.range.end));
-                for begin in (from..to).step_by(ROUND) {
-                    let part = Piece { parameter: wanted.parameter, range: begin..to.min(begin + ROUND) };
-                    match (of == rank, rank) {
-                        (true, 0) => take(&own(&part)?)?,
-                        (true, _) => self.group.send(&own(&part)?.f_to_device(Device::Cpu)?, 0)?,
-                        (false, _) => {
-                            let mut values = Tensor::f_empty([part.range.len() as i64], (kind, Device::Cpu))?;
-                            self.group.receive(&mut values, of)?;
-                            take(&values)?;
-                        }
-                    }
+                let range = piece.range.start.max(wanted.range.start)..piece.range.end.min(wanted.range.end);
+                if range.is_empty() {
+                    continue;
+                }
+                let part = Piece { parameter: wanted.parameter, range };
+                if of != rank {
+                    let mut values = Tensor::f_empty([part.range.len() as i64], (kind, Device::Cpu))?;
+                    self.group.receive(&mut values, of)?;
+                    take(&values)?;
+                } else if to == rank {
+                    take(&own(&part)?)?;
+                } else {
+                    self.group.send(&own(&part)?.f_to_device(Device::Cpu)?, to)?;
                 }
             }
         }
-        // Nobody runs far ahead of the one that writes, and waits for it longer than it may.
-        self.group.gather(&[0.0]).map(drop)
+        Ok(())
     }
+}
+
+/// The ranks that see a folder which rank 0 has made: those that are on its machine, or have the same disk.
+fn writers(group: &Group, dir: &Path) -> Result<Vec<usize>, ModelError> {
+    let Place { rank, size } = group.place();
+    let mark = dir.join(".seen");
+    let mut token = format!("{} {:?}", std::process::id(), SystemTime::now()).into_bytes();
+    token.resize(64, b' ');
+    let token = group.bytes_of(0, &token)?;
+    if rank == 0 {
+        std::fs::write(&mark, &token).map_err(ModelError::write(&mark))?;
+    }
+    group.gather(&[0.0])?;
+    let seen = || std::fs::read(&mark).is_ok_and(|found| found == token);
+    // A network's disk may show it a little later.
+    let began = Instant::now();
+    while !seen() && began.elapsed() < LOOK {
+        std::thread::sleep(LOOK / 20);
+    }
+    let sees = group.gather(&[f64::from(u8::from(seen()))])?;
+    if rank == 0 {
+        std::fs::remove_file(&mark).map_err(ModelError::write(&mark))?;
+    }
+    Ok((0..size).filter(|rank| *rank == 0 || sees[*rank] > 0.0).collect())
 }
 
 /// What is told of a micro-batch; every count is far below 2⁵³.
@@ -427,10 +530,15 @@ mod tests {
 
     #[test]
     fn ranks_have_whole_parts_of_the_tree_or_take_its_leaves_in_turn() {
-        assert_eq!(allowed_ranks(1, Sharding::None), [1]);
-        assert_eq!(allowed_ranks(8, Sharding::Optimizer), [1, 2, 4, 8]);
-        assert_eq!(allowed_ranks(12, Sharding::Optimizer), [1, 3, 6, 12]);
-        assert_eq!(allowed_ranks(12, Sharding::Gradients), [1, 2, 3, 4, 6, 12]);
-        assert_eq!(allowed_ranks(7, Sharding::Gradients), [1, 7]);
+        for (micro_batches, sharding, reduction, allowed) in [
+            (1, Sharding::None, Reduction::Tree, vec![1]),
+            (8, Sharding::Optimizer, Reduction::Tree, vec![1, 2, 4, 8]),
+            (12, Sharding::Optimizer, Reduction::Tree, vec![1, 3, 6, 12]),
+            (12, Sharding::None, Reduction::Ring, vec![1, 2, 3, 4, 6, 12]),
+            (12, Sharding::Gradients, Reduction::Tree, vec![1, 2, 3, 4, 6, 12]),
+            (7, Sharding::Gradients, Reduction::Tree, vec![1, 7]),
+        ] {
+            assert_eq!(allowed_ranks(micro_batches, sharding, reduction), allowed, "{sharding:?} {reduction:?}");
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! What several processes that train one model exchange in a step. The sums of a step go through it between the last
 //! micro-step and the update; a single process has nothing to exchange.
 
+use std::path::Path;
+
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
 use crate::loss::StepSums;
 use crate::parameter::Parameter;
 use crate::shares::Piece;
+use crate::tensor_writer::SavedFile;
 
 /// What the micro-steps of an update add up to: in this process, and after [`Reducer::add`] in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -127,6 +130,11 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// gradients are undefined.
     fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError>;
 
+    /// The norm of the gradients that this process updates by, where it has all of them. Errors if others have another: they would drift apart.
+    fn alike(&self, _norm: f64) -> Result<(), ModelError> {
+        Ok(())
+    }
+
     /// What this process updates, where that is not everything; `None` where the parameters have the gradients.
     fn share(&self, _: &[Parameter]) -> Result<Option<Share>, ModelError> {
         Ok(None)
@@ -152,10 +160,26 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
         None
     }
 
-    /// Gives the first process some elements of a parameter that each process keeps a piece of, in their order. `own` gives those of a piece of
-    /// this process, flat and of this kind; `take` gets them in the first one. All processes come here, again and again.
+    /// Number of this process among all.
+    fn rank(&self) -> usize {
+        0
+    }
+
+    /// Returns the processes that can write into this folder, which the first one has made. All processes come here.
+    fn writers(&self, _: &Path) -> Result<Vec<usize>, ModelError> {
+        Ok(vec![0])
+    }
+
+    /// Files that this process has written; in the first one, those of all. All processes come here.
+    fn collect(&self, own: Vec<SavedFile>) -> Result<Vec<SavedFile>, ModelError> {
+        Ok(own)
+    }
+
+    /// Gives process `to` some elements of a parameter that each process keeps a piece of, in their order. `own` gives those of a piece of
+    /// this process, flat and of this kind; `take` gets them in that one. All processes come here, again and again.
     fn show(
         &self,
+        _to: usize,
         _wanted: &Piece,
         _kind: Kind,
         _own: &dyn Fn(&Piece) -> Result<Tensor, ModelError>,

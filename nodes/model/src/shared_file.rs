@@ -1,7 +1,7 @@
-//! The file of a model of which each of several processes keeps a share: the first process writes what all of them give it, a part of a tensor
-//! at a time. The bytes are those that a process with all of the model writes.
+//! The files of a model of which each of several processes keeps a share.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use tch::{Kind, Tensor};
@@ -11,9 +11,10 @@ use crate::model::Model;
 use crate::reducer::Reducer;
 use crate::shares::Piece;
 use crate::snapshot::dtype;
-use crate::tensor_writer::{Put, SavedFile, Shapes, lossless, write_bytes, write_in_files};
+use crate::tensor_writer::{Put, SavedFile, Shapes, lossless, write_bytes};
+use crate::together::write_together;
 
-/// The tensors of the file, by their names.
+/// The tensors of the files, by their names.
 pub(crate) struct SharedFile<'a> {
     model: &'a Model,
     /// Of each piece of this process.
@@ -67,27 +68,27 @@ impl<'a> SharedFile<'a> {
         Ok(found)
     }
 
-    fn show(&self, name: &str, take: &mut Put<'_>) -> Result<(), ModelError> {
-        let Some(place) = self.places.get(name) else { return Ok(()) };
+    fn show(&self, name: &str, range: &Range<usize>, to: usize, put: &mut Put<'_>) -> Result<(), ModelError> {
+        let Some(Piece { parameter, range: all }) = self.places.get(name) else { return Ok(()) };
         let missing = || ModelError::Ranks(format!("elements of `{name}` that no rank keeps"));
         let own = |piece: &Piece| self.own(piece)?.pop().ok_or_else(missing);
-        self.reducer.show(place, Kind::Float, &own, take)
+        let wanted = Piece { parameter: *parameter, range: all.start + range.start..all.start + range.end };
+        self.reducer.show(to, &wanted, Kind::Float, &own, put)
     }
 
-    /// Writes config.json, the tensors and the companions in the first process.
+    /// Writes the tensors, as [`write_together`], and in the first process config.json and the companions.
     pub fn write(&self, dir: &Path, limit: u64) -> Result<Vec<SavedFile>, ModelError> {
+        let show = |name: &str, range: &Range<usize>, to, put: &mut Put<'_>| self.show(name, range, to, put);
+        let mut saved = write_together((dir, "model", limit), &self.shapes, &Model::notes(), self.reducer, &show)?;
+        if self.reducer.rank() > 0 {
+            return Ok(saved);
+        }
         let (config, companions) = self.model.beside();
-        let mut saved = vec![write_bytes(dir, "config.json", config.to_json(dtype(&self.shapes)).as_bytes())?];
-        let (notes, show) = (Model::notes(), &mut |name: &str, put: &mut Put<'_>| self.show(name, put));
-        saved.extend(write_in_files(dir, "model", limit, &self.shapes, &notes, show)?);
+        let dtype = dtype(self.shapes.values().map(|(_, kind)| *kind));
+        saved.push(write_bytes(dir, "config.json", config.to_json(dtype).as_bytes())?);
         for (name, bytes) in &companions {
             saved.push(write_bytes(dir, name, bytes)?);
         }
         Ok(saved)
-    }
-
-    /// What the other processes do meanwhile.
-    pub fn tell(&self) -> Result<(), ModelError> {
-        self.shapes.keys().try_for_each(|name| self.show(name, &mut |_| Ok(())))
     }
 }

@@ -10,20 +10,22 @@ use tch::{Kind, Tensor};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::tensor_writer::{SavedFile, Shapes, lossless, names, write_bytes, write_in_files, write_tensors};
+use crate::tensor_writer::{SavedFile, lossless, names, write_bytes, write_in_files};
 
 /// A safetensors file before it is written.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
+    /// Without its ending.
     pub name: &'static str,
     /// By name: the values, and the element type that they were read in.
     pub tensors: BTreeMap<String, (Tensor, Kind)>,
     pub notes: BTreeMap<String, String>,
+    /// Whether it is one file, however large it is: who reads adapters knows no index.
+    pub whole: bool,
 }
 
 /// What config.json calls the element type of these tensors.
-pub(crate) fn dtype(tensors: &Shapes) -> &'static str {
-    let mut kinds = tensors.values().map(|(_, kind)| *kind);
+pub(crate) fn dtype(mut kinds: impl Iterator<Item = Kind>) -> &'static str {
     let first = kinds.next().unwrap_or(Kind::Float);
     names(if kinds.all(|kind| kind == first) { first } else { Kind::Float }).1
 }
@@ -39,12 +41,11 @@ pub(crate) struct OwnFiles {
 /// Files before they are written.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Those that are written already: of a plug-in's torch model, because only the plug-in knows how, and of an optimizer's state that no
-    /// process has all of.
+    /// Those that are written already: of a plug-in's torch model, because only the plug-in knows how, and those of which no process has all.
     pub(crate) written: Vec<SavedFile>,
     pub(crate) own: Option<OwnFiles>,
     pub(crate) optimizer: Option<TensorFile>,
-    /// Bytes of tensors that a file of the model has at most.
+    /// Bytes of tensors that a file has at most.
     pub(crate) file_limit: u64,
 }
 
@@ -58,20 +59,16 @@ impl Snapshot {
         let mut saved = self.written.clone();
         if let Some(own) = &self.own {
             let tensors = own.weights.in_stored_types()?;
-            let shapes: Shapes =
-                tensors.iter().map(|(name, (tensor, kind))| (name.clone(), (tensor.size(), *kind))).collect();
-            saved.push(write_bytes(dir, "config.json", own.config.to_json(dtype(&shapes)).as_bytes())?);
-            let name = own.weights.name.trim_end_matches(".safetensors");
-            let files = write_in_files(dir, name, self.file_limit, &shapes, &own.weights.notes, &mut |name, put| {
-                tensors.get(name).map_or(Ok(()), |(tensor, _)| put(tensor))
-            })?;
-            saved.extend(files);
+            let dtype = dtype(tensors.values().map(|(_, kind)| *kind));
+            saved.push(write_bytes(dir, "config.json", own.config.to_json(dtype).as_bytes())?);
+            let limit = if own.weights.whole { u64::MAX } else { self.file_limit };
+            saved.extend(write_in_files(dir, own.weights.name, limit, &tensors, &own.weights.notes)?);
             for (name, bytes) in &own.companions {
                 saved.push(write_bytes(dir, name, bytes)?);
             }
         }
         if let Some(file) = &self.optimizer {
-            saved.push(write_tensors(dir, file.name, &file.in_stored_types()?, &file.notes)?);
+            saved.extend(write_in_files(dir, file.name, self.file_limit, &file.in_stored_types()?, &file.notes)?);
         }
         Ok(saved)
     }

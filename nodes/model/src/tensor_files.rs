@@ -35,19 +35,25 @@ pub(crate) struct TensorFiles {
 }
 
 impl TensorFiles {
-    /// Opens `DIR/model.safetensors`, or the files that `DIR/model.safetensors.index.json` lists.
+    /// Opens the tensors of a model in a folder: see [`TensorFiles::open_named`].
     pub fn open_model(dir: &Path) -> Result<Self, ModelError> {
-        let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
-        if single.exists() {
-            return Self::open(single.clone(), &[single]);
+        if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).exists()) {
+            return Self::open_named(dir, "model");
         }
-        if !index.exists() {
-            let hint = if dir.join("pytorch_model.bin").exists() {
-                ", only pytorch_model.bin: convert it with transformers' save_pretrained(safe_serialization=True)"
-            } else {
-                ""
-            };
-            return Err(ModelError::NoWeights { path: dir.to_owned(), hint: hint.to_owned() });
+        let hint = if dir.join("pytorch_model.bin").exists() {
+            ", only pytorch_model.bin: convert it with transformers' save_pretrained(safe_serialization=True)"
+        } else {
+            ""
+        };
+        Err(ModelError::NoWeights { path: dir.to_owned(), hint: hint.to_owned() })
+    }
+
+    /// Opens `DIR/NAME.safetensors`, or the files that `DIR/NAME.safetensors.index.json` lists.
+    pub fn open_named(dir: &Path, name: &str) -> Result<Self, ModelError> {
+        let (single, index) =
+            (dir.join(format!("{name}.safetensors")), dir.join(format!("{name}.safetensors.index.json")));
+        if single.exists() || !index.exists() {
+            return Self::open(single.clone(), &[single]);
         }
         let text = std::fs::read_to_string(&index).map_err(ModelError::read(&index))?;
         let json: Value =

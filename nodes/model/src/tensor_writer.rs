@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -24,36 +24,37 @@ pub struct SavedFile {
 
 /// Writes to a file and hashes on the way.
 struct Hashed {
+    path: PathBuf,
     file: File,
     hash: Sha256,
     bytes: u64,
 }
 
 impl Hashed {
-    fn put(&mut self, data: &[u8]) -> std::io::Result<()> {
+    fn create(path: PathBuf) -> Result<Self, ModelError> {
+        let file = File::create(&path).map_err(ModelError::write(&path))?;
+        Ok(Self { path, file, hash: Sha256::new(), bytes: 0 })
+    }
+
+    fn put(&mut self, data: &[u8]) -> Result<(), ModelError> {
         self.hash.update(data);
         self.bytes += data.len() as u64;
-        self.file.write_all(data)
+        self.file.write_all(data).map_err(ModelError::write(&self.path))
     }
-}
 
-fn with_file(
-    dir: &Path,
-    name: &str,
-    fill: impl FnOnce(&mut Hashed, &Path) -> Result<(), ModelError>,
-) -> Result<SavedFile, ModelError> {
-    let path = dir.join(name);
-    let file = File::create(&path).map_err(ModelError::write(&path))?;
-    let mut out = Hashed { file, hash: Sha256::new(), bytes: 0 };
-    fill(&mut out, &path)?;
-    out.file.sync_all().map_err(ModelError::write(&path))?;
-    let sha256 = hex::encode(out.hash.finalize());
-    Ok(SavedFile { name: name.to_owned(), bytes: out.bytes, sha256 })
+    /// Syncs it.
+    fn end(self, name: &str) -> Result<SavedFile, ModelError> {
+        self.file.sync_all().map_err(ModelError::write(&self.path))?;
+        let sha256 = hex::encode(self.hash.finalize());
+        Ok(SavedFile { name: name.to_owned(), bytes: self.bytes, sha256 })
+    }
 }
 
 /// Writes and syncs a small file.
 pub(crate) fn write_bytes(dir: &Path, name: &str, data: &[u8]) -> Result<SavedFile, ModelError> {
-    with_file(dir, name, |out, path| out.put(data).map_err(ModelError::write(path)))
+    let mut out = Hashed::create(dir.join(name))?;
+    out.put(data)?;
+    out.end(name)
 }
 
 /// Syncs and describes a file that something else wrote.
@@ -100,20 +101,7 @@ pub(crate) fn names(kind: Kind) -> (&'static str, &'static str) {
     }
 }
 
-/// Writes and syncs `DIR/NAME` with the given tensors, each in the given element type, and `notes` as its metadata.
-pub(crate) fn write_tensors(
-    dir: &Path,
-    name: &str,
-    tensors: &BTreeMap<String, (Tensor, Kind)>,
-    notes: &BTreeMap<String, String>,
-) -> Result<SavedFile, ModelError> {
-    let shapes = tensors.iter().map(|(name, (tensor, kind))| (name.clone(), (tensor.size(), *kind))).collect();
-    write_in_parts(dir, name, &shapes, notes, &mut |name, put| {
-        tensors.get(name).map_or(Ok(()), |(tensor, _)| put(tensor))
-    })
-}
-
-/// Bytes of tensors that a file of a model has at most, where nothing else is said: as much as in `transformers`.
+/// Bytes of tensors that a file has at most, where nothing else is said: as much as in `transformers`.
 pub(crate) const FILE_LIMIT: u64 = 5_000_000_000;
 
 /// The shape and the element type of tensors, by their names.
@@ -123,20 +111,16 @@ fn size((shape, kind): &(Vec<i64>, Kind)) -> usize {
     kind.elt_size_in_bytes() * shape.iter().product::<i64>() as usize
 }
 
-/// Writes and syncs `DIR/NAME.safetensors`, or, where that would have more than `limit` bytes of tensors, `DIR/NAME-00001-of-0000N.safetensors`
-/// and so on and their index, as Hugging Face's programs do. `values` as of [`write_in_parts`]: it is asked in the order of the names.
-pub(crate) fn write_in_files(
-    dir: &Path,
-    name: &str,
-    limit: u64,
-    tensors: &Shapes,
-    notes: &BTreeMap<String, String>,
-    values: &mut dyn FnMut(&str, &mut Put<'_>) -> Result<(), ModelError>,
-) -> Result<Vec<SavedFile>, ModelError> {
-    let total: u64 = tensors.values().map(|tensor| size(tensor) as u64).sum();
-    if total <= limit {
-        return Ok(vec![write_in_parts(dir, &format!("{name}.safetensors"), tensors, notes, values)?]);
-    }
+/// A safetensors file before it is written.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub name: String,
+    pub tensors: Shapes,
+}
+
+/// Returns `NAME.safetensors` with these tensors, or, where that would have more than `limit` bytes of them, `NAME-00001-of-0000N.safetensors`
+/// and so on, as Hugging Face's programs do. [`index`] is the file that goes with several.
+pub(crate) fn planned(name: &str, limit: u64, tensors: &Shapes) -> Vec<Planned> {
     let (mut files, mut filled) = (vec![Shapes::new()], 0);
     for (name, tensor) in tensors {
         let bytes = size(tensor) as u64;
@@ -149,58 +133,94 @@ pub(crate) fn write_in_files(
             file.insert(name.clone(), tensor.clone());
         }
     }
-    let (mut saved, mut map) = (Vec::with_capacity(files.len() + 1), Map::new());
-    for (number, of_file) in files.iter().enumerate() {
-        let file = format!("{name}-{:05}-of-{:05}.safetensors", number + 1, files.len());
-        saved.push(write_in_parts(dir, &file, of_file, notes, values)?);
-        map.extend(of_file.keys().map(|name| (name.clone(), json!(file))));
+    let count = files.len();
+    let named = |(number, tensors)| {
+        let part = if count == 1 { String::new() } else { format!("-{:05}-of-{count:05}", number + 1) };
+        Planned { name: format!("{name}{part}.safetensors"), tensors }
+    };
+    files.into_iter().enumerate().map(named).collect()
+}
+
+/// Writes and syncs which of several files each tensor is in; nothing of a single one.
+pub(crate) fn write_index(dir: &Path, name: &str, files: &[Planned]) -> Result<Option<SavedFile>, ModelError> {
+    if files.len() == 1 {
+        return Ok(None);
     }
+    let total: usize = files.iter().flat_map(|file| file.tensors.values()).map(size).sum();
+    let places = |file: &Planned| file.tensors.keys().map(|name| (name.clone(), json!(file.name))).collect::<Vec<_>>();
+    let map: Map<String, Value> = files.iter().flat_map(places).collect();
     let index = json!({"metadata": {"total_size": total}, "weight_map": map});
-    let text = format!("{index:#}\n");
-    saved.push(write_bytes(dir, &format!("{name}.safetensors.index.json"), text.as_bytes())?);
+    write_bytes(dir, &format!("{name}.safetensors.index.json"), format!("{index:#}\n").as_bytes()).map(Some)
+}
+
+/// Writes and syncs [`planned`] files and their index, with `notes` as the metadata of each.
+pub(crate) fn write_in_files(
+    dir: &Path,
+    name: &str,
+    limit: u64,
+    tensors: &BTreeMap<String, (Tensor, Kind)>,
+    notes: &BTreeMap<String, String>,
+) -> Result<Vec<SavedFile>, ModelError> {
+    let shapes = tensors.iter().map(|(name, (tensor, kind))| (name.clone(), (tensor.size(), *kind))).collect();
+    let files = planned(name, limit, &shapes);
+    let mut saved = Vec::with_capacity(files.len() + 1);
+    for file in &files {
+        let mut writer = Writer::begin(dir, file, notes)?;
+        for (tensor, kind) in file.tensors.keys().filter_map(|name| tensors.get(name)) {
+            writer.put(tensor, *kind)?;
+        }
+        saved.push(writer.end()?);
+    }
+    saved.extend(write_index(dir, name, &files)?);
     Ok(saved)
 }
 
 /// Takes the next elements of a tensor.
 pub(crate) type Put<'a> = dyn FnMut(&Tensor) -> Result<(), ModelError> + 'a;
 
-/// As [`write_tensors`], of tensors with these shapes and element types. `values` gives the elements of each, in parts; they are asked for in
-/// the order of the names, and one part at a time is in memory.
-pub(crate) fn write_in_parts(
-    dir: &Path,
-    name: &str,
-    tensors: &Shapes,
-    notes: &BTreeMap<String, String>,
-    values: &mut dyn FnMut(&str, &mut Put<'_>) -> Result<(), ModelError>,
-) -> Result<SavedFile, ModelError> {
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), json!(notes));
-    let mut end = 0;
-    for (name, tensor) in tensors {
-        let start = end;
-        end += size(tensor);
-        let (shape, kind) = tensor;
-        header.insert(name.clone(), json!({"dtype": names(*kind).0, "shape": shape, "data_offsets": [start, end]}));
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    with_file(dir, name, |out, path| {
-        out.put(&(header.len() as u64).to_le_bytes()).map_err(ModelError::write(path))?;
-        out.put(&header).map_err(ModelError::write(path))?;
-        let mut bytes = Vec::new();
-        for (name, tensor) in tensors {
-            let (kind, before) = (tensor.1, out.bytes);
-            values(name, &mut |part| {
-                let host = part.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
-                bytes.resize(kind.elt_size_in_bytes() * host.numel(), 0);
-                host.f_copy_data_u8(&mut bytes, host.numel())?;
-                out.put(&bytes).map_err(ModelError::write(path))
-            })?;
-            let (found, wanted) = (out.bytes - before, size(tensor) as u64);
-            if found != wanted {
-                return Err(ModelError::input(format!("bytes of tensor `{name}` to be written"), found, wanted));
-            }
+/// A safetensors file that is being written.
+pub(crate) struct Writer<'a> {
+    file: &'a Planned,
+    out: Hashed,
+    /// That it has when it is whole.
+    whole: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    /// Writes what stands before the tensors.
+    pub fn begin(dir: &Path, file: &'a Planned, notes: &BTreeMap<String, String>) -> Result<Self, ModelError> {
+        let mut header = Map::new();
+        header.insert("__metadata__".into(), json!(notes));
+        let mut end = 0;
+        for (name, tensor) in &file.tensors {
+            let start = end;
+            end += size(tensor);
+            let (shape, kind) = tensor;
+            header.insert(name.clone(), json!({"dtype": names(*kind).0, "shape": shape, "data_offsets": [start, end]}));
         }
-        Ok(())
-    })
+        let mut header = Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut out = Hashed::create(dir.join(&file.name))?;
+        out.put(&(header.len() as u64).to_le_bytes())?;
+        out.put(&header)?;
+        Ok(Self { file, whole: out.bytes + end as u64, out, bytes: Vec::new() })
+    }
+
+    /// Writes the next elements, in the order of the tensors' names.
+    pub fn put(&mut self, part: &Tensor, kind: Kind) -> Result<(), ModelError> {
+        let host = part.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(kind)?.f_contiguous()?;
+        self.bytes.resize(kind.elt_size_in_bytes() * host.numel(), 0);
+        host.f_copy_data_u8(&mut self.bytes, host.numel())?;
+        self.out.put(&self.bytes)
+    }
+
+    /// Syncs the file. Errors if elements are missing, or too many.
+    pub fn end(self) -> Result<SavedFile, ModelError> {
+        let (found, name) = (self.out.bytes, &self.file.name);
+        if found != self.whole {
+            return Err(ModelError::input(format!("bytes of {name}"), found, self.whole));
+        }
+        self.out.end(name)
+    }
 }

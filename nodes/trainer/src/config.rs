@@ -4,9 +4,7 @@ use std::path::Path;
 
 use difflow_inference::Decoding;
 pub use difflow_model::ObjectiveKind;
-use difflow_model::{
-    AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, Sharding, StateKind, Transport,
-};
+use difflow_model::{AdamW, Context, Decay, DeviceSettings, LearningRate, Muon, Optimizer, StateKind};
 use difflow_node_kit::problem::Kind;
 use difflow_node_kit::{Config as NodeConfig, Node, Preset, Problem, RunKeys};
 use schemars::JsonSchema;
@@ -14,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::preset::{MaskedPositions, Normalisation};
+pub use crate::rank_keys::{ReductionKind, ShardingKind, TransportKind};
 
 /// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -61,57 +60,6 @@ pub enum CudaGraphs {
     Auto,
     /// Never.
     Off,
-}
-
-/// What each of several ranks keeps of weights, gradients and optimizer.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ShardingKind {
-    /// Everything.
-    #[default]
-    None,
-    /// The optimizer's state of its share of the parameters (ZeRO-1).
-    Optimizer,
-    /// And the sum of the gradients of its share (ZeRO-2): those of a micro-batch are exchanged block by block in the backward pass, so a step
-    /// exchanges as often as a rank has micro-batches.
-    Gradients,
-    /// And the weights of its share, and of their average (ZeRO-3): no rank ever has the whole model. A block's weights are gathered for its
-    /// forward and once more for its backward pass, while the block before it is computed. Not for Muon, adapters, alignment and torch models.
-    Parameters,
-}
-
-/// How several ranks exchange what is on their GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TransportKind {
-    /// By NCCL where each has a GPU of its own, and difflow's library for it is there; else through host memory.
-    #[default]
-    Auto,
-    /// By NCCL, from GPU to GPU.
-    Nccl,
-    /// Through host memory.
-    Host,
-}
-
-impl From<TransportKind> for Transport {
-    fn from(kind: TransportKind) -> Self {
-        match kind {
-            TransportKind::Auto => Self::Auto,
-            TransportKind::Nccl => Self::Nccl,
-            TransportKind::Host => Self::Host,
-        }
-    }
-}
-
-impl From<ShardingKind> for Sharding {
-    fn from(kind: ShardingKind) -> Self {
-        match kind {
-            ShardingKind::None => Self::None,
-            ShardingKind::Optimizer => Self::Optimizer,
-            ShardingKind::Gradients => Self::Gradients,
-            ShardingKind::Parameters => Self::Parameters,
-        }
-    }
 }
 
 /// What turns gradients into updates.
@@ -297,6 +245,9 @@ pub struct Config {
     /// For several ranks: what each keeps of weights, gradients and optimizer. The bytes of the result are the same.
     #[schemars(extend("x-may-change" = true))]
     pub sharding: ShardingKind,
+    /// For several ranks: in which order the gradients are added up.
+    #[schemars(extend("x-may-change" = true))]
+    pub reduction: ReductionKind,
     /// For several ranks on GPUs: how they exchange what is there.
     #[schemars(extend("x-may-change" = true))]
     pub transport: TransportKind,
@@ -388,6 +339,7 @@ impl Default for Config {
             memory_fraction: 1.0,
             threads: 2,
             sharding: ShardingKind::default(),
+            reduction: ReductionKind::default(),
             transport: TransportKind::default(),
             rendezvous: "auto".into(),
             join_timeout: 300.0,
@@ -428,48 +380,6 @@ impl Config {
                 OptimizerStateKind::Bf16 => StateKind::Bf16,
             },
         }
-    }
-
-    /// What several ranks cannot keep shares of.
-    pub fn unshared(&self) -> Vec<Problem> {
-        if self.sharding != ShardingKind::Parameters {
-            return Vec::new();
-        }
-        let no = |key: &str, found: String, allowed: &str| {
-            Problem::new(key, found, format!("allowed with SHARDING: parameters: {allowed}; or SHARDING: gradients"))
-        };
-        let mut problems = Vec::new();
-        if self.device.starts_with("cuda") {
-            problems.push(no("DEVICE", self.device.clone(), "cpu, so far"));
-        }
-        if self.arithmetic == ArithmeticKind::Torch {
-            problems.push(no(
-                "ARITHMETIC",
-                "torch".to_owned(),
-                "difflow, as torch's own updates want the whole weights",
-            ));
-        }
-        if self.optimizer == OptimizerKind::Muon {
-            problems.push(no("OPTIMIZER", "muon".to_owned(), "adamw, as Muon updates matrices as a whole"));
-        }
-        if self.lora_rank > 0 {
-            problems.push(no("LORA_RANK", self.lora_rank.to_string(), "0, as all weights must be trained"));
-        }
-        if self.align_weight > 0.0 {
-            problems.push(no(
-                "ALIGN_WEIGHT",
-                self.align_weight.to_string(),
-                "0, as each rank would need the whole base model",
-            ));
-        }
-        if !self.torch_model.is_empty() {
-            problems.push(no(
-                "TORCH_MODEL",
-                self.torch_model.clone(),
-                "none, as only difflow knows what a block of its own models needs",
-            ));
-        }
-        problems
     }
 
     /// The learning rate over the run.

@@ -10,6 +10,7 @@ mod measured;
 mod origin;
 mod plugins;
 mod preview;
+mod rank_keys;
 mod ranks;
 mod record;
 mod run;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use difflow_model::{Device, Exchanged, Group, Meeting, ModelError, Patience, Place, Route, Sharding, allowed_ranks};
+use difflow_model::{Device, Exchanged, Group, Meeting, ModelError, Patience, Place, Route, Sharding};
 use difflow_node_kit::{Event, Node, Problem, Problems, Share, record};
 use difflow_schema::Noised;
 use difflow_schema::run::{Manifest, RunDir, bytes_sha256, write_atomically};
@@ -242,7 +242,7 @@ impl Ranks {
 
 /// Whether so many ranks can train this.
 fn check(config: &Config, ranks: u64) -> Result<(), Problems> {
-    let allowed = allowed_ranks(config.accumulation, config.sharding.into());
+    let allowed = config.allowed_ranks();
     let mut problems = Vec::new();
     if !allowed.contains(&ranks) {
         let numbers: Vec<String> = allowed.iter().map(u64::to_string).collect();
@@ -347,6 +347,7 @@ fn same_keys(group: &Group, config: &Config, made: &Made) -> Result<()> {
     values.push(("BASE_MODEL", files.join(" ")));
     // It decides no weights, but who tells what to whom.
     values.push(("SHARDING", serde_json::to_string(&config.sharding)?));
+    values.push(("REDUCTION", serde_json::to_string(&config.reduction)?));
     let digests: Vec<u8> = values.iter().flat_map(|(_, value)| bytes_sha256(value.as_bytes()).into_bytes()).collect();
     let all = group.gather_bytes(&digests)?;
     let digest = digests.len() / values.len();

@@ -366,7 +366,8 @@ impl Trainer {
         self.saved = Some(self.position.step);
         let started = Instant::now();
         if !self.ranks.leads() {
-            return Ok(self.training.learner.tell_state()?);
+            self.training.learner.help_save(&save::partial(&self.dir, self.position.step))?;
+            return Ok(());
         }
         let before = self.saver.begin(&mut self.training, self.position, &mut self.trained)?;
         let stall = started.elapsed().as_secs_f64();

@@ -59,7 +59,8 @@ pub fn prepare(dir: &RunDir, step: u64) -> Result<PathBuf> {
     Ok(partial)
 }
 
-fn partial(dir: &RunDir, step: u64) -> PathBuf {
+/// The folder in which the checkpoint of `step` is written.
+pub fn partial(dir: &RunDir, step: u64) -> PathBuf {
     dir.checkpoint(step).with_extension("partial")
 }
 

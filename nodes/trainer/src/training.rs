@@ -180,7 +180,8 @@ fn training(config: &Config, mut model: Model, ranks: Option<&Ranks>) -> Result<
     let mut learner = match ranks.and_then(|ranks| Some((ranks.group()?.clone(), ranks.micro_batches()))) {
         None => Learner::new(model, options, config.optimizer())?,
         Some((group, own)) => {
-            Learner::of_ranks(model, options, config.optimizer(), group, own, config.sharding.into())?
+            let (sharding, reduction) = (config.sharding.into(), config.reduction.into());
+            Learner::of_ranks(model, options, config.optimizer(), group, own, sharding, reduction)?
         }
     };
     if ranks.is_some_and(|ranks| ranks.leads() && ranks.group().is_some()) && config.sharding != ShardingKind::None {

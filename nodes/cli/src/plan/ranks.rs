@@ -1,6 +1,6 @@
 //! What a run in several processes needs of each, by what each keeps.
 
-use difflow_model::{RankMemory, Sharding, Team, allowed_ranks, exchanged_bytes};
+use difflow_model::{RankMemory, Reduction, Sharding, Team, allowed_ranks, exchanged_bytes};
 use difflow_trainer::config::ShardingKind;
 use serde_json::{Value, json};
 
@@ -30,7 +30,9 @@ fn rows(work: &Work, cost: &Cost, ranks: u64) -> Vec<Row> {
     let micro_batches = work.trainer.accumulation;
     let row = |(name, kind): (&'static str, ShardingKind)| {
         let sharding = Sharding::from(kind);
-        let allowed = allowed_ranks(micro_batches, sharding);
+        // A ring is of those that keep everything.
+        let ring = sharding == Sharding::None && Reduction::from(work.trainer.reduction) == Reduction::Ring;
+        let allowed = allowed_ranks(micro_batches, sharding, if ring { Reduction::Ring } else { Reduction::Tree });
         let refused = (!allowed.contains(&ranks)).then_some(allowed);
         let memory = RankMemory::of(&cost.trained, Team { ranks, micro_batches, sharding });
         let sent = exchanged_bytes(cost.trained.values, ranks, micro_batches, sharding);

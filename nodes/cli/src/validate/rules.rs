@@ -216,7 +216,7 @@ fn ranks(nodes: &[Node], findings: &mut Vec<Finding>) {
             continue;
         }
         let count = ranks.len() as u64;
-        let allowed = difflow_model::allowed_ranks(first.accumulation, first.sharding.into());
+        let allowed = first.allowed_ranks();
         let wrong = |node: &Node, key: &str, found: String, allowed: String| {
             Finding::error(Kind::Contradiction, node.place(key), node.subject(key), found, allowed)
         };

@@ -290,7 +290,7 @@ impl Model {
         notes.extend(adapter.base_sha256.clone().map(|sha256| (BASE.to_owned(), sha256)));
         let json = serde_json::to_vec_pretty(&adapter.config)
             .map_err(|source| ModelError::Json { path: CONFIG.into(), source })?;
-        Ok((TensorFile { name: WEIGHTS, tensors, notes }, json))
+        Ok((TensorFile { name: WEIGHTS.trim_end_matches(".safetensors"), tensors, notes, whole: true }, json))
     }
 }
 

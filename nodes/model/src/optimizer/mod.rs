@@ -25,10 +25,11 @@ use crate::reducer::{Reducer, Share};
 use crate::shares::{Piece, Squares};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
-use crate::tensor_writer::{SavedFile, write_in_parts};
+use crate::tensor_writer::{Put, SavedFile};
+use crate::together::write_together;
 
-/// Name of the state's file in a checkpoint.
-pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+/// Name of the state's file in a checkpoint, without its ending, or of its files.
+const OPTIMIZER: &str = "optimizer";
 
 /// How weights are updated. Matrices decay by AdamW's `weight_decay`, and gradients are clipped by its `clip`, whoever updates them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -361,52 +362,48 @@ impl OptimizerState {
             let kind = self.kind(&listed);
             tensors.insert(name, (values.f_view(listed.part.shape.as_slice())?, kind));
         }
-        Ok(TensorFile { name: OPTIMIZER_FILE, tensors, notes: self.notes() })
+        Ok(TensorFile { name: OPTIMIZER, tensors, notes: self.notes(), whole: false })
     }
 
-    /// Where the processes keep pieces: gives the first one the elements of a tensor of the file, in parts. All processes come here.
+    /// Where the processes keep pieces: gives one of them some elements of a tensor of the file. All processes come here.
     fn show(
         &self,
         parameters: &[Parameter],
         listed: &Listed,
-        reducer: &dyn Reducer,
-        take: &mut dyn FnMut(&Tensor) -> Result<(), ModelError>,
+        range: &Range<usize>,
+        (reducer, to): (&dyn Reducer, usize),
+        put: &mut Put<'_>,
     ) -> Result<(), ModelError> {
-        let weights = reducer.weights()?;
+        let (weights, begin) = (reducer.weights()?, listed.piece.range.start);
+        let wanted = Piece { range: begin + range.start..begin + range.end, ..listed.piece };
         if listed.moment.is_none() && weights.is_none() {
-            return take(&flat(&parameters[listed.piece.parameter].tensor, Some(&listed.piece.range))?);
+            let whole = || flat(&parameters[wanted.parameter].tensor, Some(&wanted.range));
+            return if reducer.rank() == to { put(&whole()?) } else { Ok(()) };
         }
         let own = |piece: &Piece| {
             let missing = || ModelError::Ranks(format!("elements of `{}` that no rank keeps", listed.part.name));
             Ok(self.elements(piece, listed.moment, weights.as_deref())?.pop().ok_or_else(missing)?.1)
         };
-        reducer.show(&listed.piece, self.kind(listed), &own, take)
+        reducer.show(to, &wanted, self.kind(listed), &own, put)
     }
 
-    /// Where the processes keep pieces: writes the file of [`OptimizerState::content`] in the first process, while the others
-    /// [`OptimizerState::tell`] it what they keep. A part of a tensor at a time is in memory.
+    /// Where the processes keep pieces: writes the content of [`OptimizerState::content`]. All processes come here; as [`write_together`].
     pub fn write(
         &self,
-        dir: &Path,
+        (dir, limit): (&Path, u64),
         parameters: &[Parameter],
         weights: bool,
         reducer: &dyn Reducer,
-    ) -> Result<SavedFile, ModelError> {
+    ) -> Result<Vec<SavedFile>, ModelError> {
         let listed = self.listed(parameters, weights);
         let shapes =
             listed.iter().map(|(name, one)| (name.clone(), (one.part.shape.clone(), self.kind(one)))).collect();
-        write_in_parts(dir, OPTIMIZER_FILE, &shapes, &self.notes(), &mut |name, put| {
-            listed.get(name).map_or(Ok(()), |listed| self.show(parameters, listed, reducer, put))
+        write_together((dir, OPTIMIZER, limit), &shapes, &self.notes(), reducer, &|name, range, to, put| {
+            listed.get(name).map_or(Ok(()), |listed| self.show(parameters, listed, range, (reducer, to), put))
         })
     }
 
-    /// What the other processes do meanwhile.
-    pub fn tell(&self, parameters: &[Parameter], weights: bool, reducer: &dyn Reducer) -> Result<(), ModelError> {
-        let listed = self.listed(parameters, weights && reducer.weights()?.is_some());
-        listed.values().try_for_each(|listed| self.show(parameters, listed, reducer, &mut |_| Ok(())))
-    }
-
-    /// Reads a file with that content, of the moments only those that are kept, and of the weights, where they are in it, those that this
+    /// Reads files with that content, of the moments only those that are kept, and of the weights, where they are in it, those that this
     /// process `keeps`.
     pub fn load(
         &mut self,
@@ -415,8 +412,8 @@ impl OptimizerState {
         weights: bool,
         keeps: Option<&[Tensor]>,
     ) -> Result<(), ModelError> {
-        let path = dir.join(OPTIMIZER_FILE);
-        let files = TensorFiles::open(path.clone(), std::slice::from_ref(&path))?;
+        let files = TensorFiles::open_named(dir, OPTIMIZER)?;
+        let path = files.origin.clone();
         let wrong = |detail: String| ModelError::OptimizerState { file: path.clone(), detail };
         let (found, wanted) = (files.note("optimizer").unwrap_or(ADAMW).to_owned(), self.settings.name());
         if found != wanted {
