@@ -8,7 +8,8 @@
 //! With `-- memory`: the most memory that each rank of a GPT-2 of about 100 million parameters holds with each SHARDING, four micro-batches of
 //! one row of 256 tokens a step, against the estimate of `difflow plan --ranks`.
 //!
-//! With `-- large`: what two ranks hold that keep shares of a model of 2.3 GB, drawn, written, read and written again. It needs 12 GB of disk.
+//! With `-- large`: what two ranks hold that keep shares of a model of 2.3 GB, drawn and written, and four that read and write it again. It needs
+//! 12 GB of disk.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -172,20 +173,20 @@ fn large_rank(job: &Job, from: Option<&Path>, to: &Path, group: &Arc<Group>) -> 
     Ok(())
 }
 
-/// A model of 2.3 GB, drawn and written by two processes of which none has more than half of it, and read and written again by two.
+/// A model of 2.3 GB, drawn and written by two processes of which none has more than half of it, and read and written again by four.
 fn large(folder: &Path) -> Result<(), ModelError> {
     std::fs::write(folder.join("config.json"), HUGE).map_err(failed)?;
     let mut before: Vec<String> = Vec::new();
     let (first, second) = (folder.join("first"), folder.join("second"));
-    for (from, to) in [(None, &first), (Some(first.clone()), &second)] {
+    for (size, from, to) in [(2, None, &first), (4, Some(first.clone()), &second)] {
         std::fs::create_dir(to).map_err(failed)?;
         let job = Job {
             rank: 0,
-            size: 2,
+            size,
             sharding: 3,
             address: ([127, 0, 0, 1], 0).into(),
             shape: folder.to_owned(),
-            micro_batches: 2,
+            micro_batches: size as u64,
             rows: 1,
             length: 64,
             warm_up: 0,
@@ -194,7 +195,8 @@ fn large(folder: &Path) -> Result<(), ModelError> {
             large: Some((from, to.clone())),
         };
         let begin = Instant::now();
-        let Measured { memory, files, .. } = measured(&job)?;
+        let Measured { memory, files, wrote, .. } = measured(&job)?;
+        println!("{size} ranks; files that those behind the first wrote: {wrote:?}, of {}", files.len());
         for of in &memory {
             let mb: Vec<String> = of.iter().map(|bytes| format!("{:.0}", bytes / 1e6)).collect();
             println!("MB before there is a model, with its share, all written, after a step: {}", mb.join(", "));
@@ -224,6 +226,8 @@ struct Measured {
     bytes: f64,
     /// Name, bytes and sha256 of what was written of a large model.
     files: Vec<String>,
+    /// How many of these each rank behind the first wrote.
+    wrote: Vec<usize>,
 }
 
 /// Bytes that the loopback interface has sent.
@@ -248,8 +252,8 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
     let size = job.size;
     let children = (0..size).map(start).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let (mut times, mut shares, mut bytes) = (Vec::new(), Vec::new(), 0.0);
-    let (mut memory, mut files) = (Vec::new(), Vec::new());
-    for child in children {
+    let (mut memory, mut files, mut wrote) = (Vec::new(), Vec::new(), Vec::new());
+    for (rank, child) in children.into_iter().enumerate() {
         let text = child.wait_with_output().map_err(failed)?.stdout;
         let text = String::from_utf8_lossy(&text);
         let of = |what: &'static str| text.lines().filter_map(move |line| line.strip_prefix(what));
@@ -261,6 +265,7 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
         bytes += column(2).sum::<f64>() / job.steps as f64;
         memory.extend(of("memory ").map(numbers));
         files.extend(of("file ").map(str::to_owned));
+        wrote.extend((rank > 0).then(|| of("wrote ").count()));
     }
     times.sort_by(f64::total_cmp);
     shares.sort_by(f64::total_cmp);
@@ -268,6 +273,7 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
     Ok(Measured {
         memory,
         files,
+        wrote,
         tokens_per_second: (job.micro_batches as usize * job.rows * job.length) as f64 / median * 1e3,
         exchange_share: [shares[0], shares[size - 1]],
         bytes,

@@ -439,7 +439,7 @@ fn a_rank_reads_its_share_of_the_state_and_goes_on_from_it() {
                     Learner::of_ranks(model, options, optimizer, group.clone(), 1, sharding, Reduction::Tree).unwrap();
                 learner.keep_average(0.7).unwrap();
                 // Several files.
-                learner.limit_files(4_000);
+                learner.limit_files(16_000);
                 learner
             };
             let mut first = model(LLAMA);

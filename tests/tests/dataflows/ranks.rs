@@ -157,6 +157,8 @@ fn ranks_that_cannot_share_a_step_or_connect_are_refused() {
     small().on_ranks(3).run_within(LIMIT).refused(78, &["ACCUMULATION", "4 on 3 ranks", "1, 2, 4"]);
     let nccl = small().set("trainer", "TRANSPORT", "nccl").on_ranks(2);
     nccl.run_within(LIMIT).refused(78, &["TRANSPORT", "nccl", "rank 0 computes on the CPU", "auto, host"]);
+    let ring = small().set("trainer", "SHARDING", "optimizer").set("trainer", "REDUCTION", "ring").on_ranks(2);
+    ring.run_within(LIMIT).refused(78, &["REDUCTION", "ring", "SHARDING: none"]);
     let muon = small().set("trainer", "SHARDING", "parameters").set("trainer", "OPTIMIZER", "muon").on_ranks(2);
     muon.run_within(LIMIT).refused(78, &["OPTIMIZER", "muon", "SHARDING: parameters", "adamw"]);
 }
