@@ -18,11 +18,11 @@ use crate::error::ModelError;
 use crate::fused;
 use crate::gathered::{Gathered, Units};
 use crate::head;
-use crate::kernel::attention::{Plan, Shape, Tables};
+use crate::kernel::attention::{Plan, Shape};
 use crate::kernel::scores::Scores;
 use crate::layers::{Norm, Passed};
 use crate::parameter::{Init, Leaf};
-use crate::rope::Rope;
+use crate::rotary::{Rotary, rotate};
 use crate::weight::Weight;
 
 /// Is shown what each layer makes of the hidden states, `[B·L, D]`.
@@ -47,15 +47,6 @@ pub(crate) struct Decoder {
     pub(crate) units: Units,
     /// Where each of several processes keeps a share of them.
     pub(crate) gathered: Option<Arc<Gathered>>,
-}
-
-/// Cosines and sines of one sequence length, `[L, size / 2]`: for the kernels, and on the device.
-#[derive(Debug)]
-pub(crate) struct Rotary {
-    length: usize,
-    pub host: Arc<Tables>,
-    cos: Tensor,
-    sin: Tensor,
 }
 
 impl Decoder {
@@ -558,28 +549,6 @@ fn sync_apart_from_tensors(decoder: &Decoder) {
 }
 const _: fn(&Decoder) = sync_apart_from_tensors;
 
-impl Rotary {
-    /// Cosines and sines on the device, `[L, size/2]`.
-    pub fn tables(&self) -> (&Tensor, &Tensor) {
-        (&self.cos, &self.sin)
-    }
-
-    /// The same tables.
-    fn share(&self) -> Self {
-        let (cos, sin) = (self.cos.shallow_clone(), self.sin.shallow_clone());
-        Self { length: self.length, host: self.host.clone(), cos, sin }
-    }
-
-    fn new(rope: &Rope, length: usize, device: Device) -> Result<Self, ModelError> {
-        let (cos, sin) = rope.tables(length);
-        let half = rope.size / 2;
-        let table = |values: &[f32]| -> Result<Tensor, ModelError> {
-            Ok(Tensor::f_from_slice(values)?.f_view((length as i64, half as i64))?.f_to_device(device)?)
-        };
-        Ok(Self { length, cos: table(&cos)?, sin: table(&sin)?, host: Arc::new(Tables { half, cos, sin }) })
-    }
-}
-
 /// Without some of the activations, where they are to be dropped.
 fn dropped(x: Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
     Ok(if how.dropout > 0.0 { x.f_dropout(how.dropout, true)? } else { x })
@@ -588,23 +557,6 @@ fn dropped(x: Tensor, how: Arithmetic) -> Result<Tensor, ModelError> {
 /// A tensor times a number; without an operation where that is 1.
 fn scaled(x: Tensor, scale: f64) -> Result<Tensor, ModelError> {
     if scale == 1.0 { Ok(x) } else { Ok(x.f_mul_scalar(scale)?) }
-}
-
-/// Rotates the pairs (i, i + s/2) of the first s dimensions of `[B, L, n, d]`, for tables `[…, s/2]`: the layout of Hugging Face weights.
-fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, ModelError> {
-    let (size, half) = (x.size4()?.3, cos.size().last().copied().unwrap_or(0));
-    let parts = match size - 2 * half {
-        0 => x.f_split(half, 3)?,
-        rest => x.f_split_with_sizes([half, half, rest], 3)?,
-    };
-    let (a, b) = (&parts[0], &parts[1]);
-    let first = a.f_mul(cos)?.f_sub(&b.f_mul(sin)?)?;
-    let second = b.f_mul(cos)?.f_add(&a.f_mul(sin)?)?;
-    let mut turned = vec![first, second];
-    if let Some(rest) = parts.get(2) {
-        turned.push(rest.f_to_kind(turned[0].kind())?);
-    }
-    Ok(Tensor::f_cat(&turned, 3)?)
 }
 
 /// Repeats each key or value head for the query heads of its group: `[B, Hkv, L, d]` → `[B, H, L, d]`.

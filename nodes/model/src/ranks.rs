@@ -14,7 +14,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
 
 use tch::{Device, Kind, Tensor};
 
@@ -26,13 +25,14 @@ use crate::group::{Group, Place};
 use crate::host::values;
 use crate::many;
 use crate::parameter::Parameter;
-use crate::reducer::{Reducer, Share, Totals};
+use crate::reducer::{Reducer, Share};
 use crate::ring::Ring;
 use crate::shares::{Piece, Shares, Squares};
 use crate::shim::{forget_gradient, set_gradient};
 use crate::sum::Tree;
 use crate::tensor_writer::SavedFile;
-use crate::together::{heard, told};
+use crate::together::{collected, writers};
+use crate::totals::{NUMBERS, Totals};
 
 /// What a process keeps of what the optimizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,12 +87,6 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding
     };
     times * (ranks - 1) * 4 * parameters
 }
-
-/// The numbers of a micro-batch's [`Totals`].
-const NUMBERS: usize = 12;
-
-/// How long a rank looks for a folder that rank 0 has made.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
 pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
@@ -336,7 +330,7 @@ impl Reducer for Ranks {
     }
 
     fn add(&mut self, totals: &[Totals], parameters: &mut [Parameter]) -> Result<Totals, ModelError> {
-        let mut told: Vec<f64> = totals.iter().flat_map(numbers).collect();
+        let mut told: Vec<f64> = totals.iter().flat_map(Totals::told).collect();
         let mut coming = self.coming.as_ref().map(|coming| locked(coming));
         for (number, parameter) in parameters.iter().enumerate() {
             let defined = match &coming {
@@ -351,7 +345,7 @@ impl Reducer for Ranks {
         let own = totals.len() * NUMBERS;
         let ranks = told.chunks(own + parameters.len()).map(|rank| rank.split_at(own));
         let (told, defined): (Vec<&[f64]>, Vec<&[f64]>) = ranks.unzip();
-        let sum = Totals::sum(self.in_order(&told).into_iter().map(of_numbers));
+        let sum = Totals::sum(self.in_order(&told).into_iter().map(Totals::heard));
         if sum.positions + sum.ar_positions == 0 {
             return Ok(sum);
         }
@@ -422,15 +416,7 @@ impl Reducer for Ranks {
     }
 
     fn collect(&self, own: Vec<SavedFile>) -> Result<Vec<SavedFile>, ModelError> {
-        let mut text = told(&own).into_bytes();
-        let most = self.group.gather(&[text.len() as f64])?.into_iter().fold(1.0, f64::max);
-        text.resize(most as usize, 0);
-        let all = self.group.gather_bytes(&text)?;
-        if self.rank() > 0 {
-            return Ok(own);
-        }
-        let texts = all.chunks(most as usize).map(|text| String::from_utf8_lossy(text));
-        Ok(texts.map(|text| heard(text.trim_end_matches('\0'))).collect::<Result<Vec<_>, _>>()?.concat())
+        collected(&self.group, own)
     }
 
     fn show(
@@ -461,66 +447,6 @@ impl Reducer for Ranks {
             }
         }
         Ok(())
-    }
-}
-
-/// The ranks that see a folder which rank 0 has made: those that are on its machine, or have the same disk.
-fn writers(group: &Group, dir: &Path) -> Result<Vec<usize>, ModelError> {
-    let Place { rank, size } = group.place();
-    let mark = dir.join(".seen");
-    let mut token = format!("{} {:?}", std::process::id(), SystemTime::now()).into_bytes();
-    token.resize(64, b' ');
-    let token = group.bytes_of(0, &token)?;
-    if rank == 0 {
-        std::fs::write(&mark, &token).map_err(ModelError::write(&mark))?;
-    }
-    group.gather(&[0.0])?;
-    let seen = || std::fs::read(&mark).is_ok_and(|found| found == token);
-    // A network's disk may show it a little later.
-    let began = Instant::now();
-    while !seen() && began.elapsed() < LOOK {
-        std::thread::sleep(LOOK / 20);
-    }
-    let sees = group.gather(&[f64::from(u8::from(seen()))])?;
-    if rank == 0 {
-        std::fs::remove_file(&mark).map_err(ModelError::write(&mark))?;
-    }
-    Ok((0..size).filter(|rank| *rank == 0 || sees[*rank] > 0.0).collect())
-}
-
-/// What is told of a micro-batch; every count is far below 2⁵³.
-fn numbers(totals: &Totals) -> [f64; NUMBERS] {
-    [
-        totals.weighted,
-        totals.unweighted,
-        totals.positions as f64,
-        totals.maskable as f64,
-        totals.ar,
-        totals.ar_positions as f64,
-        totals.distance,
-        totals.aligned as f64,
-        totals.tokens as f64,
-        totals.positions_read as f64,
-        totals.balance,
-        totals.balanced as f64,
-    ]
-}
-
-fn of_numbers(told: &[f64]) -> Totals {
-    Totals {
-        micro_batches: 1,
-        weighted: told[0],
-        unweighted: told[1],
-        positions: told[2] as u64,
-        maskable: told[3] as u64,
-        ar: told[4],
-        ar_positions: told[5] as u64,
-        distance: told[6],
-        aligned: told[7] as u64,
-        tokens: told[8] as u64,
-        positions_read: told[9] as u64,
-        balance: told[10],
-        balanced: told[11] as u64,
     }
 }
 

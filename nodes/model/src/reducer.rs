@@ -6,86 +6,10 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 
 use crate::error::ModelError;
-use crate::loss::StepSums;
 use crate::parameter::Parameter;
 use crate::shares::Piece;
 use crate::tensor_writer::SavedFile;
-
-/// What the micro-steps of an update add up to: in this process, and after [`Reducer::add`] in all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Totals {
-    pub micro_batches: u64,
-    /// Σ loss weight · cross-entropy, in nats.
-    pub weighted: f64,
-    /// Σ cross-entropy, in nats.
-    pub unweighted: f64,
-    /// Positions that carried loss.
-    pub positions: u64,
-    /// Maskable positions.
-    pub maskable: u64,
-    /// Σ cross-entropy of the next tokens of the clean texts, in nats, where the objective has an AR loss beside it.
-    pub ar: f64,
-    /// Next tokens that it is of.
-    pub ar_positions: u64,
-    /// Σ distance to the base model's hidden states, where the model is aligned with it.
-    pub distance: f64,
-    /// Predicted tokens that it is of.
-    pub aligned: u64,
-    /// Σ load-balancing loss of the routers · `balanced`, where it is beside the objective.
-    pub balance: f64,
-    /// What the objective is divided by, of the forwards that it is of.
-    pub balanced: u64,
-    /// Positions that are not padding.
-    pub tokens: u64,
-    /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
-    pub positions_read: u64,
-}
-
-impl Totals {
-    /// Those of a micro-batch with `tokens` positions that are not padding.
-    pub(crate) fn of(sums: &StepSums, tokens: u64) -> Self {
-        Self {
-            micro_batches: 1,
-            weighted: sums.weighted,
-            unweighted: sums.unweighted,
-            positions: sums.positions,
-            maskable: sums.maskable,
-            ar: sums.ar,
-            ar_positions: sums.ar_positions,
-            distance: sums.distance,
-            aligned: sums.aligned,
-            balance: sums.balance,
-            balanced: sums.balanced,
-            tokens,
-            positions_read: sums.positions_read,
-        }
-    }
-
-    /// Adds up those of micro-batches, in their order.
-    pub(crate) fn sum(all: impl IntoIterator<Item = Self>) -> Self {
-        all.into_iter().fold(Self::default(), |mut sum, one| {
-            sum.micro_batches += one.micro_batches;
-            sum.weighted += one.weighted;
-            sum.unweighted += one.unweighted;
-            sum.positions += one.positions;
-            sum.maskable += one.maskable;
-            sum.ar += one.ar;
-            sum.ar_positions += one.ar_positions;
-            sum.distance += one.distance;
-            sum.aligned += one.aligned;
-            sum.balance += one.balance;
-            sum.balanced += one.balanced;
-            sum.tokens += one.tokens;
-            sum.positions_read += one.positions_read;
-            sum
-        })
-    }
-
-    /// False when a loss was NaN or infinite.
-    pub(crate) fn is_finite(&self) -> bool {
-        [self.weighted, self.unweighted, self.ar, self.distance, self.balance].iter().all(|sum| sum.is_finite())
-    }
-}
+use crate::totals::Totals;
 
 /// Joins the processes that train one model.
 pub(crate) trait Reducer: std::fmt::Debug + Send {

@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::ModelError;
+use crate::group::{Group, Place};
 use crate::reducer::Reducer;
 use crate::tensor_writer::{Planned, Put, SavedFile, Shapes, Writer, planned, write_index};
+
+/// How long a rank looks for a folder that rank 0 has made.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Elements of a tensor that are given at a time.
 const PART: usize = if cfg!(test) { 1000 } else { 1 << 20 };
@@ -65,13 +70,50 @@ pub(crate) fn write_together(
     Ok(saved)
 }
 
+/// The ranks that see a folder which rank 0 has made: those that are on its machine, or have the same disk.
+pub(crate) fn writers(group: &Group, dir: &Path) -> Result<Vec<usize>, ModelError> {
+    let Place { rank, size } = group.place();
+    let mark = dir.join(".seen");
+    let mut token = format!("{} {:?}", std::process::id(), SystemTime::now()).into_bytes();
+    token.resize(64, b' ');
+    let token = group.bytes_of(0, &token)?;
+    if rank == 0 {
+        std::fs::write(&mark, &token).map_err(ModelError::write(&mark))?;
+    }
+    group.gather(&[0.0])?;
+    let seen = || std::fs::read(&mark).is_ok_and(|found| found == token);
+    // A network's disk may show it a little later.
+    let began = Instant::now();
+    while !seen() && began.elapsed() < LOOK {
+        std::thread::sleep(LOOK / 20);
+    }
+    let sees = group.gather(&[f64::from(u8::from(seen()))])?;
+    if rank == 0 {
+        std::fs::remove_file(&mark).map_err(ModelError::write(&mark))?;
+    }
+    Ok((0..size).filter(|rank| *rank == 0 || sees[*rank] > 0.0).collect())
+}
+
+/// The files that this process has written; in the first one, those of all. All come here.
+pub(crate) fn collected(group: &Group, own: Vec<SavedFile>) -> Result<Vec<SavedFile>, ModelError> {
+    let mut text = told(&own).into_bytes();
+    let most = group.gather(&[text.len() as f64])?.into_iter().fold(1.0, f64::max) as usize;
+    text.resize(most, 0);
+    let all = group.gather_bytes(&text)?;
+    if group.place().rank > 0 {
+        return Ok(own);
+    }
+    let texts = all.chunks(most).map(String::from_utf8_lossy);
+    Ok(texts.map(|text| heard(text.trim_end_matches('\0'))).collect::<Result<Vec<_>, _>>()?.concat())
+}
+
 /// What one process tells another of files that it has written.
-pub(crate) fn told(files: &[SavedFile]) -> String {
+fn told(files: &[SavedFile]) -> String {
     files.iter().map(|SavedFile { name, bytes, sha256 }| format!("{name} {bytes} {sha256}\n")).collect()
 }
 
 /// The files of [`told`].
-pub(crate) fn heard(text: &str) -> Result<Vec<SavedFile>, ModelError> {
+fn heard(text: &str) -> Result<Vec<SavedFile>, ModelError> {
     let file = |line: &str| {
         let mut words = line.split(' ');
         let (name, bytes, sha256) = (words.next()?, words.next()?.parse().ok()?, words.next()?);

@@ -20,7 +20,7 @@ use crate::loss::{Divisor, Losses, StepSums, Values};
 use crate::objective::Selection;
 use crate::part::{Given, Ready};
 use crate::pattern::Pattern;
-use crate::reducer::Totals;
+use crate::totals::Totals;
 
 /// Recordings that are kept at most: each takes some megabytes beside the memory that they share.
 const MOST: usize = 64;

@@ -8,7 +8,8 @@ use crate::later::{Later, upload};
 use crate::learner::{Applied, Learner};
 use crate::loss::Losses;
 use crate::many::{self, Rate};
-use crate::reducer::{Share, Totals};
+use crate::reducer::Share;
+use crate::totals::Totals;
 
 /// An update that the device may still be working on.
 #[derive(Debug)]
