@@ -18,23 +18,46 @@ pub fn program(given: Option<PathBuf>) -> PathBuf {
 /// Starts `dora run FILE` with its lines as JSON on pipes.
 ///
 /// It gets its own process group: a Ctrl-C at the terminal then reaches this program only, which hands it on exactly once
-/// (a second one makes dora kill the nodes). When this program dies without a word, the kernel asks dora to stop.
+/// (a second one makes dora kill the nodes).
 ///
 /// # Errors
 /// When there is no such program.
 pub fn start(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
     let mut command = Command::new(program);
     command.arg("run").arg(file).args(["--log-format", "json", "--log-level", "stdout"]).args(options);
-    // Colours in its lines would only make the log file harder to read.
-    command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.process_group(0);
+    spawn(command)
+}
+
+/// Starts `dora start FILE --attach` with its lines on pipes. A Ctrl-C at the terminal reaches it, too: it then stops the dataflow.
+///
+/// # Errors
+/// When there is no such program.
+pub fn attach(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.arg("start").arg(file).arg("--attach").args(options);
+    spawn(command)
+}
+
+/// dora's error without its source location and stack trace.
+pub fn says(lines: &[String]) -> impl Iterator<Item = &str> {
+    let inside =
+        lines.iter().map(|line| line.trim_end()).take_while(|line| !["Location:", "Stack backtrace:"].contains(line));
+    inside.filter(|line| !line.is_empty() && *line != "[ERROR]")
+}
+
+/// Starts it with pipes. When this program dies without a word, the kernel asks dora to stop.
+fn spawn(mut command: Command) -> Result<Child> {
+    // Colours in its lines would only make them harder to read.
+    command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let stop_with_parent = || Ok(set_parent_process_death_signal(Some(Signal::INT))?);
     // SAFETY: one system call, which touches no memory of ours and may be made between fork and exec.
     unsafe { command.pre_exec(stop_with_parent) };
     command.spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => eyre!(
             "there is no dora program `{}`; run `make setup`, put dora 1.1 on PATH, or name it with --dora",
-            program.display()
+            command.get_program().display()
         ),
-        _ => eyre!("cannot start {}: {e}", program.display()),
+        _ => eyre!("cannot start {}: {e}", command.get_program().display()),
     })
 }

@@ -100,7 +100,7 @@ enum Command {
     /// Draw a dataflow file, with the message on every edge.
     #[command(after_help = graph::EXAMPLES)]
     Graph(graph::Arguments),
-    /// Look whether this machine has what a run needs.
+    /// Look whether this machine has what a run needs, or whether the machines of a cluster fit together.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Arguments),
     /// List runs with their last numbers.
@@ -157,6 +157,9 @@ enum Command {
         #[arg(long, conflicts_with = "page")]
         write: Option<PathBuf>,
     },
+    /// Be a node of the dataflow by which `doctor --cluster` looks at machines.
+    #[command(hide = true)]
+    Probe,
     /// Be one of the nodes: an installation has their code once, in this program.
     #[command(hide = true, disable_help_flag = true)]
     Node {
@@ -197,6 +200,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Graph(arguments) => graph::run(&arguments).map(|()| 0),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Probe => doctor::probe(),
         Command::Runs(arguments) => records::list::run(&arguments).map(|()| 0),
         Command::Diff(arguments) => records::diff::run(&arguments).map(|()| 0),
         Command::Report(arguments) => records::report::run(&arguments).map(|()| 0),

@@ -228,7 +228,7 @@ impl View {
         let what = match culprit(&self.failures) {
             Some(failure) => format!("node `{}` {}", failure.node, failure.how),
             None => {
-                for line in dora_says(&self.dora_errors) {
+                for line in dora::says(&self.dora_errors) {
                     self.terminal.notice(&format!("dora: {line}"));
                 }
                 format!("dora ended with exit code {code}")
@@ -237,11 +237,4 @@ impl View {
         self.terminal.notice(&error(&what));
         self.terminal.notice(&format!("difflow: all that dora and the nodes wrote is in {}", log.display()));
     }
-}
-
-/// dora's error without its source location and stack trace.
-fn dora_says(lines: &[String]) -> impl Iterator<Item = &str> {
-    let inside =
-        lines.iter().map(|line| line.trim_end()).take_while(|line| !["Location:", "Stack backtrace:"].contains(line));
-    inside.filter(|line| !line.is_empty() && *line != "[ERROR]")
 }

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use difflow_node_kit::{Problem, Problems};
 use difflow_schema::run::{RunDir, bytes_sha256, write_atomically};
-use difflow_tables::File;
+use difflow_tables::{Address, File};
 use eyre::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::source::{self, Source};
 
 /// Bytes of all files together that are digested, at most: a start must not take minutes because the corpus is large.
 const DIGESTED: u64 = 64 << 20;
@@ -85,6 +87,18 @@ pub fn unchanged(found: &[Found]) -> Result<(), Problems> {
         Problem::new("SOURCES", path.display(), allowed)
     };
     Problems(changed.map(problem).collect()).into_result()
+}
+
+/// What tells the content of each file of SOURCES on this machine from any other's, as it goes into the fingerprint of the documents. What
+/// lies in object stores is the same for all machines, and left out.
+///
+/// # Errors
+/// [`Problems`] with SOURCES, and with every file that is not there or cannot be read.
+pub fn identities(sources: &str) -> Result<Vec<Value>, Problems> {
+    let here = |source: &Source| Address::parse(&source.path).is_none();
+    let listed = source::find(source::parse(sources)?.into_iter().filter(here).collect())?;
+    let found: Vec<Found> = listed.iter().flat_map(|listed| &listed.files.list).filter_map(look).collect();
+    Ok(digests(&found)?.iter().map(Remembered::identity).collect())
 }
 
 impl Remembered {

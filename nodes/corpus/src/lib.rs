@@ -21,6 +21,8 @@ use std::process::ExitCode;
 
 use difflow_node_kit::About;
 
+pub use corpus_files::identities;
+
 /// Runs the program with the words of its command line, without its own name. Returns the exit code.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let about = About {

@@ -53,8 +53,16 @@ pub fn wrong(problem: FileProblem) -> Problem {
 /// # Errors
 /// Every problem with it, and every source without files.
 pub fn list(json: &str) -> Result<Vec<Listed>, Problems> {
+    find(parse(json)?)
+}
+
+/// Looks for the files of sources.
+///
+/// # Errors
+/// Every source without files.
+pub fn find(sources: Vec<Source>) -> Result<Vec<Listed>, Problems> {
     let (mut listed, mut problems) = (Vec::new(), Vec::new());
-    for source in parse(json)? {
+    for source in sources {
         match files::find(&source.path, source.format) {
             Ok(files) => listed.push(Listed { source, files }),
             Err(problem) => problems.push(wrong(problem)),

@@ -442,8 +442,11 @@ impl Drop for Group {
     }
 }
 
-/// The address of this machine on the way to another; nothing is sent.
-fn own_address(other: SocketAddr) -> std::io::Result<String> {
+/// The address of this machine on the way to another, at which a rank waits for the others' exchanges; nothing is sent.
+///
+/// # Errors
+/// There is no way to the other.
+pub fn own_address(other: SocketAddr) -> std::io::Result<String> {
     let any: SocketAddr = if other.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(other)?;

@@ -141,7 +141,7 @@ pub use decode::{
 pub use device::{Device, DeviceSettings, num_threads, set_num_threads};
 pub use error::ModelError;
 pub use expected::Expected;
-pub use group::{Exchanged, Group, Meeting, Patience, Place};
+pub use group::{Exchanged, Group, Meeting, Patience, Place, own_address};
 pub use learner::{Applied, GraphUse, Learner, Unread};
 pub use learning_rate::{Decay, LearningRate};
 pub use loader::{Loader, TorchPlugin, libtorch};

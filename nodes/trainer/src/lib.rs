@@ -23,6 +23,11 @@ use std::process::ExitCode;
 
 use difflow_node_kit::About;
 
+pub use record::inputs as base_model_files;
+
+/// The git revision that the program is built from, with `-dirty` where a file was not as committed, or `unknown`.
+pub const REVISION: &str = env!("DIFFLOW_REVISION");
+
 /// Runs the program with the words of its command line, without its own name. Returns the exit code.
 pub fn main(words: Vec<OsString>) -> ExitCode {
     let about = About {

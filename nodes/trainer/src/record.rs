@@ -83,7 +83,10 @@ impl Made {
 }
 
 /// sha256 of every file of the base model that is read: its configuration, its weights (all parts), its tokenizer.
-fn inputs(base: &Path) -> io::Result<BTreeMap<String, String>> {
+///
+/// # Errors
+/// The folder or one of the files cannot be read.
+pub fn inputs(base: &Path) -> io::Result<BTreeMap<String, String>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(base)? {
         let path = entry?.path();
@@ -133,7 +136,7 @@ pub fn enter(dir: &RunDir, made: &Made, facts: Option<&Facts>) -> Result<()> {
         } else {
             (record.plugins, record.inputs) = (plugins, inputs);
         }
-        record.revision = env!("DIFFLOW_REVISION").to_owned();
+        record.revision = crate::REVISION.to_owned();
         let versions = [("dora", env!("DORA_VERSION")), ("libtorch", env!("LIBTORCH_VERSION"))];
         record.versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned())).into();
         record.device.clone_from(&made.device);

@@ -5,6 +5,8 @@ mod adapters;
 mod bad_input;
 mod claims;
 mod clock;
+mod cluster;
+mod daemons;
 mod default_run;
 mod disk;
 mod facts;

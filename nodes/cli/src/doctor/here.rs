@@ -1,25 +1,14 @@
-//! `difflow doctor`: is this machine ready?
+//! What is looked at on this machine.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clap::Args;
 use difflow_model::{Compared, Device, nccl_library, self_test};
 use difflow_schema::ports::PORTS;
-use eyre::Result;
-use serde_json::json;
 
+use crate::doctor::{Check, State};
 use crate::dora;
-
-pub const EXAMPLES: &str = "\
-Examples:
-  difflow doctor          look at toolchain, libtorch, devices, dora, ports, shared memory and disk
-  difflow doctor --json   the same for scripts
-  difflow doctor --device cuda
-                          compute losses and gradients of small models there, and compare them with the CPU's
-
-Exit codes: 0 everything needed is there, 1 something is missing.";
 
 /// dora's version.
 const DORA: &str = "1.1.0";
@@ -30,68 +19,23 @@ const COORDINATOR: u16 = 6013;
 /// Free memory under /dev/shm that eight nodes' pools and some batches need.
 const SHARED_MEMORY: u64 = 128 << 20;
 /// Free disk that a short run needs.
-const DISK: u64 = 2 << 30;
-
-#[derive(Args)]
-pub struct Arguments {
-    /// As JSON.
-    #[arg(long)]
-    json: bool,
-    /// Also test a device: auto, cpu, cuda or cuda:N.
-    #[arg(long)]
-    device: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Good,
-    /// A run works, something else may not.
-    Doubtful,
-    Bad,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Good => "ok",
-            Self::Doubtful => "look",
-            Self::Bad => "BAD",
-        }
-    }
-}
-
-struct Check {
-    what: &'static str,
-    state: State,
-    found: String,
-}
+pub const DISK: u64 = 2 << 30;
 
 fn check(what: &'static str, state: State, found: impl Into<String>) -> Check {
-    Check { what, state, found: found.into() }
+    Check { machine: None, what, state, found: found.into() }
 }
 
-/// Looks at everything and prints it. Returns the exit code.
-///
-/// # Errors
-/// Never; what cannot be looked at is bad.
-pub fn run(arguments: &Arguments) -> Result<u8> {
+/// Everything, and the device that is asked for.
+pub fn checks(device: Option<&str>) -> Vec<Check> {
     let mut checks = vec![compiler(), tool("c++", "c++"), tool("make", "make"), tool("python", "python3")];
     checks.extend(torch());
     checks.extend([dora_program(), programs(), coordinator(), shared_memory(), disk(), plugins(), data()]);
-    checks.extend(arguments.device.iter().flat_map(|device| computes(device)));
-    if arguments.json {
-        let all = checks.iter().map(|c| json!({"what": c.what, "state": c.state.name(), "found": c.found}));
-        println!("{:#}", json!(all.collect::<Vec<_>>()));
-    } else {
-        for c in &checks {
-            println!("{:<5} {:<14} {}", c.state.name(), c.what, c.found);
-        }
-    }
-    Ok(u8::from(checks.iter().any(|c| c.state == State::Bad)))
+    checks.extend(device.into_iter().flat_map(computes));
+    checks
 }
 
 /// The first line that a program prints of its version.
-fn version(program: &Path) -> Option<String> {
+pub fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
@@ -120,13 +64,17 @@ fn tool(what: &'static str, program: &str) -> Check {
     }
 }
 
+/// The library of libtorch that this program has loaded.
+pub fn torch_library() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
+    Some(line[line.find('/')?..].into())
+}
+
 fn torch() -> Vec<Check> {
     // This program is linked to libtorch: it would not have started without.
-    let folder = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let folder = folder
-        .lines()
-        .find_map(|line| line.ends_with("/libtorch_cpu.so").then(|| line.find('/').map(|at| line[at..].to_owned())));
-    let loaded = check("libtorch", State::Good, folder.flatten().unwrap_or_else(|| "loaded".into()));
+    let library = torch_library().map_or_else(|| "loaded".into(), |path| path.display().to_string());
+    let loaded = check("libtorch", State::Good, library);
     let device = match Device::open("cuda") {
         Ok(device) => check("device", State::Good, device.to_string()),
         Err(e) => {
@@ -174,10 +122,17 @@ fn told(compared: &Compared) -> String {
 
 fn dora_program() -> Check {
     let program = dora::program(None);
-    match version(&program) {
-        Some(found) if found.contains(DORA) => check("dora", State::Good, format!("{found} ({})", program.display())),
-        Some(found) => check("dora", State::Bad, format!("{found}; wanted {DORA}: {FETCH}")),
-        None => check("dora", State::Bad, format!("not there; {FETCH}")),
+    let (state, found) = judge_dora(version(&program).as_deref());
+    let place = if state == State::Good { format!(" ({})", program.display()) } else { String::new() };
+    check("dora", state, format!("{found}{place}"))
+}
+
+/// Whether what dora's program says of its version is the one that difflow speaks with.
+pub fn judge_dora(found: Option<&str>) -> (State, String) {
+    match found {
+        Some(found) if found.contains(DORA) => (State::Good, found.to_owned()),
+        Some(found) => (State::Bad, format!("{found}; wanted {DORA}: {FETCH}")),
+        None => (State::Bad, format!("not there; {FETCH}")),
     }
 }
 
@@ -210,12 +165,12 @@ fn coordinator() -> Check {
 }
 
 /// Free bytes of the file system of a path.
-fn free(path: &str) -> Option<u64> {
+pub fn free(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|found| found.f_bavail * found.f_frsize)
 }
 
 fn space(what: &'static str, path: &str, wanted: u64, why: &str) -> Check {
-    match free(path) {
+    match free(Path::new(path)) {
         None => check(what, State::Doubtful, format!("{path} cannot be looked at")),
         Some(bytes) => {
             let state = if bytes >= wanted { State::Good } else { State::Doubtful };
