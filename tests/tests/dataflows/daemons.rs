@@ -1,11 +1,14 @@
 //! dora's coordinator with daemons of a test's own: on ports and with a home of their own, so that others are not touched.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use difflow_tests::{Outcome, program};
+
+use crate::network::Network;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -14,6 +17,7 @@ pub struct Daemons {
     port: String,
     home: PathBuf,
     children: Vec<Child>,
+    network: Option<Network>,
 }
 
 /// A port that nobody has.
@@ -24,32 +28,75 @@ pub fn free_port() -> String {
 impl Daemons {
     /// A daemon for each of `machines`, with a variable of its environment; a single one without an id where there are none.
     pub fn up(home: &Path, machines: &[(&str, (&str, &Path))]) -> Self {
-        let mut dora = Self { port: free_port(), home: home.to_owned(), children: Vec::new() };
-        let coordinator = dora.command("dora", &["coordinator", "--quiet", "--port", &dora.port]);
-        dora.spawn(coordinator);
-        dora.until("No daemons");
-        let daemon = ["daemon", "--quiet", "--zenoh-no-multicast", "--coordinator-port", &dora.port].map(str::to_owned);
-        let daemon =
-            |more: &[&str]| [&daemon[..], &more.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()].concat();
+        let mut dora = Self::begin(home, None);
         if machines.is_empty() {
-            let words = daemon(&["--local-listen-port", &free_port()]);
-            dora.spawn(dora.command("dora", &words));
+            let words = ["--local-listen-port", &free_port()].map(str::to_owned);
+            dora.daemon(0, &words, None);
             dora.until("ms ago");
         }
-        let doors: Vec<String> = machines.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
-        for ((machine, (key, value)), door) in machines.iter().zip(&doors) {
+        let machines: Vec<_> = machines.iter().map(|&(id, variable)| (id, Some(variable))).collect();
+        dora.daemons(&machines);
+        dora
+    }
+
+    /// Two daemons on machines of their own, where the system lets a test make a network for them; otherwise on this one.
+    pub fn apart(home: &Path, machines: [&str; 2]) -> Self {
+        let mut dora = Self::begin(home, Network::new());
+        dora.daemons(&machines.map(|id| (id, None)));
+        dora
+    }
+
+    /// Where others find a machine.
+    pub fn address(&self, machine: usize) -> String {
+        if self.network.is_some() { Network::address(machine) } else { "127.0.0.1".to_owned() }
+    }
+
+    fn begin(home: &Path, network: Option<Network>) -> Self {
+        let mut dora = Self { port: free_port(), home: home.to_owned(), children: Vec::new(), network };
+        let address = dora.address(0);
+        let coordinator =
+            dora.command("dora", &["coordinator", "--quiet", "--port", &dora.port, "--interface", &address]);
+        dora.spawn(coordinator);
+        dora.until("No daemons");
+        dora
+    }
+
+    fn daemons(&mut self, machines: &[(&str, Option<(&str, &Path)>)]) {
+        let doors: Vec<String> =
+            (0..machines.len()).map(|machine| format!("{}:{}", self.address(machine), free_port())).collect();
+        for (number, ((machine, variable), door)) in machines.iter().zip(&doors).enumerate() {
             let others = doors.iter().filter(|other| *other != door).map(|other| format!("tcp/{other}"));
             let others = others.collect::<Vec<_>>().join(",");
             let doors = ["--local-listen-port", &free_port(), "--zenoh-listen", door, "--zenoh-connect", &others];
-            let words = daemon(&[&["--machine-id", machine], &doors[..]].concat());
-            let mut command = dora.command("dora", &words);
-            command.env(key, value);
-            dora.spawn(command);
+            let words = [&["--machine-id", machine], &doors[..]].concat();
+            self.daemon(number, &words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>(), *variable);
         }
         for (machine, _) in machines {
-            dora.until(&format!("\n{machine}-"));
+            self.until(&format!("\n{machine}-"));
         }
-        dora
+    }
+
+    fn daemon(&mut self, machine: usize, words: &[String], variable: Option<(&str, &Path)>) {
+        let mut all =
+            ["daemon", "--quiet", "--zenoh-no-multicast", "--coordinator-port", &self.port].map(str::to_owned).to_vec();
+        all.extend(["--coordinator-addr".to_owned(), self.address(0)]);
+        all.extend_from_slice(words);
+        let mut command = self.command_on(machine, "dora", &all);
+        command.envs(variable);
+        self.spawn(command);
+    }
+
+    /// A machine's daemon.
+    pub fn daemon_of(&self, machine: usize) -> &Child {
+        // The coordinator comes first.
+        &self.children[machine + 1]
+    }
+
+    /// Kills a machine's daemon.
+    pub fn kill(&mut self, machine: usize) {
+        let daemon = &mut self.children[machine + 1];
+        daemon.kill().expect("a daemon can be killed");
+        daemon.wait().expect("a daemon can be waited for");
     }
 
     fn spawn(&mut self, mut command: Command) {
@@ -72,10 +119,23 @@ impl Daemons {
     }
 
     /// A program of `bin/` that speaks with this coordinator.
-    pub fn command(&self, name: &str, arguments: &[impl AsRef<std::ffi::OsStr>]) -> Command {
-        let mut command = Command::new(program(name));
+    pub fn command(&self, name: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
+        self.command_on(0, name, arguments)
+    }
+
+    fn command_on(&self, machine: usize, name: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = match &self.network {
+            None => Command::new(program(name)),
+            Some(network) => {
+                let [first, rest @ ..] = network.on(machine);
+                let mut command = Command::new(first);
+                command.args(rest).arg(program(name));
+                command
+            }
+        };
         command
             .args(arguments)
+            .env("DORA_COORDINATOR_ADDR", self.address(0))
             .env("DORA_COORDINATOR_PORT", &self.port)
             .env("HOME", &self.home)
             .current_dir(&self.home);

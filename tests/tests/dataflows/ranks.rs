@@ -9,10 +9,10 @@ use difflow_tests::{Dataflow, Life, Process, all_gone};
 use crate::{metric, weights};
 
 const STEPS: u64 = 6;
-const LIMIT: Duration = Duration::from_secs(600);
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// Four micro-batches a step, and a checkpoint every other step.
-fn small() -> Dataflow {
+pub fn small() -> Dataflow {
     Dataflow::tiny(STEPS)
         .set("", "MICRO_BATCH", 2)
         .set("", "ACCUMULATION", 4)
@@ -36,7 +36,7 @@ fn end(run: &Path) -> (Vec<u8>, Vec<u8>, String) {
     (weights(run, STEPS), optimizer, lineage["chain"].as_str().unwrap().to_owned())
 }
 
-fn same(whole: &Dataflow, other: &Dataflow, what: &str) {
+pub fn same(whole: &Dataflow, other: &Dataflow, what: &str) {
     let (whole, other) = (end(&whole.run_folder()), end(&other.run_folder()));
     assert_eq!(whole.2, other.2, "{what}: other batches");
     assert!(whole.0 == other.0, "{what}: other weights");
