@@ -1,5 +1,6 @@
-//! Gradients that several processes exchange as they come, so that each keeps the sum of its share only, and of a micro-batch's own
-//! gradients no more than a block at a time.
+//! Gradients that several processes exchange as they come: of each micro-batch, so that a process keeps the sum of its share only, and of a
+//! micro-batch's own gradients no more than a block at a time; or once in an update, with the last micro-batch that a process has, when those of the
+//! ones before it are added to them.
 //!
 //! All processes exchange the blocks in one order, from the last to the first, as a backward pass reaches them: a block when all of its
 //! gradients are there and the blocks behind it have been exchanged, in the middle of the last backward pass of a micro-batch. What is
@@ -17,7 +18,7 @@ use crate::exchange::{Exchange, Round, rounds};
 use crate::parameter::Parameter;
 use crate::shares::Shares;
 use crate::shim::{after_gradient, forget_gradient};
-use crate::sum::Parts;
+use crate::sum::{Parts, Tree};
 
 /// The gradients of the micro-batches of an update, as far as they have come.
 #[derive(Debug)]
@@ -38,8 +39,36 @@ pub(crate) struct Coming {
     left: usize,
     /// Whether the pass at work is the last of its micro-batch.
     last: bool,
+    /// Where gradients are exchanged once in an update.
+    once: Option<Once>,
     /// What an exchange in the middle of a backward pass failed with.
     problem: Option<ModelError>,
+}
+
+/// What is exchanged with a process's last micro-batch.
+#[derive(Debug, Default)]
+pub(crate) struct Once {
+    /// Of the micro-batches before; none while the last one has not begun.
+    earlier: Option<Tree>,
+    /// Whether a process needs memory for all of the sums, which is that of its own ones, flat, by the numbers of the parameters.
+    own: Option<BTreeMap<usize, Tensor>>,
+}
+
+impl Once {
+    /// `all`: whether this process will get the sums of all parameters.
+    pub fn new(all: bool) -> Self {
+        Self { earlier: None, own: all.then(BTreeMap::new) }
+    }
+}
+
+/// How a [`Coming`] learns of gradients, and when they are exchanged.
+pub(crate) enum Seen {
+    /// It looks at them, and exchanges those of each micro-batch.
+    Each,
+    /// It looks at them, and exchanges those of an update.
+    Once(Once),
+    /// It is told that they are there, in each micro-batch.
+    Told,
 }
 
 /// A round that is on its way.
@@ -58,15 +87,17 @@ pub(crate) fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Coming {
-    /// Looks at the gradients of these parameters from now on, or, where they are not to be `seen`, waits to be told that they are there.
+    /// Of the gradients of these parameters, from now on.
     pub fn new(
         rank: usize,
         shares: Arc<Shares>,
         exchange: Arc<Mutex<Exchange>>,
         parameters: &[Parameter],
-        seen: bool,
+        seen: Seen,
     ) -> Result<Arc<Mutex<Self>>, ModelError> {
         let nothing = vec![false; parameters.len()];
+        let looks = !matches!(seen, Seen::Told);
+        let once = if let Seen::Once(once) = seen { Some(once) } else { None };
         let coming = Arc::new(Mutex::new(Self {
             rank,
             exchange,
@@ -77,10 +108,11 @@ impl Coming {
             come: nothing,
             left: shares.blocks().len(),
             last: false,
+            once,
             problem: None,
             shares,
         }));
-        for (number, parameter) in parameters.iter().enumerate().filter(|(_, parameter)| seen && parameter.trainable) {
+        for (number, parameter) in parameters.iter().enumerate().filter(|(_, parameter)| looks && parameter.trainable) {
             // A tensor keeps what looks at it, and must not keep itself.
             let coming = Arc::downgrade(&coming);
             after_gradient(&parameter.tensor, move || match coming.upgrade() {
@@ -96,9 +128,21 @@ impl Coming {
         self.last = true;
     }
 
+    /// Where gradients are exchanged once: the micro-batch that begins is this process's last, and these are the gradients of those before it.
+    pub fn last_micro_batch(&mut self, earlier: &mut Tree) {
+        if let Some(once) = &mut self.once {
+            once.earlier = Some(std::mem::take(earlier));
+        }
+    }
+
+    /// Whether the gradients of the micro-batch at work are exchanged.
+    fn exchanges(&self) -> bool {
+        self.once.as_ref().is_none_or(|once| once.earlier.is_some())
+    }
+
     /// The gradient of a parameter is there.
     fn came(&mut self, number: usize) -> Result<(), ModelError> {
-        if !self.last || self.problem.is_some() {
+        if !self.last || self.problem.is_some() || !self.exchanges() {
             return Ok(());
         }
         self.come[number] = true;
@@ -134,9 +178,14 @@ impl Coming {
         let mut gradients = BTreeMap::new();
         for &parameter in &block.parameters {
             let tensor = &mut self.tensors[parameter];
-            let gradient = tensor.f_grad()?;
+            let mut gradient = tensor.f_grad()?;
             if gradient.defined() {
                 forget_gradient(tensor)?;
+            }
+            if let Some(earlier) = self.once.as_mut().and_then(|once| once.earlier.as_mut()) {
+                gradient = earlier.sum_with(parameter, gradient)?;
+            }
+            if gradient.defined() {
                 self.defined[parameter] = true;
                 gradients.insert(parameter, gradient.f_view(-1)?);
             }
@@ -145,6 +194,9 @@ impl Coming {
             let round = locked(&self.exchange).bring(&parts, &|parameter| gradients.get(&parameter))?;
             self.settle()?;
             self.under_way = Some(UnderWay { begin: parts[self.rank].start, round, last: false });
+        }
+        if let Some(own) = self.once.as_mut().and_then(|once| once.own.as_mut()) {
+            own.extend(gradients);
         }
         Ok(())
     }
@@ -162,6 +214,10 @@ impl Coming {
 
     /// All passes of a micro-batch are done.
     pub fn passed(&mut self) -> Result<(), ModelError> {
+        if !self.exchanges() {
+            self.last = false;
+            return Ok(());
+        }
         tch::no_grad(|| self.exchange_while(|_, _| true))?;
         match &mut self.under_way {
             Some(round) => round.last = true,
@@ -187,10 +243,18 @@ impl Coming {
         &self.defined
     }
 
-    /// Returns the sum of this process's stretch over all micro-batches, and begins anew.
-    pub fn take(&mut self) -> Result<Option<Tensor>, ModelError> {
+    /// Returns the sum of this process's stretch over all micro-batches, and begins anew. Where all processes get all sums, this one's own are
+    /// with it, whose memory they may have.
+    pub fn take(&mut self) -> Result<(Option<Tensor>, BTreeMap<usize, Tensor>), ModelError> {
         self.defined.fill(false);
         tch::no_grad(|| self.settle())?;
-        self.sums.take()
+        let mut own = BTreeMap::new();
+        if let Some(once) = &mut self.once {
+            if once.earlier.take().is_none() {
+                return Err(ModelError::Ranks("an update with fewer micro-batches than were agreed on".to_owned()));
+            }
+            own = once.own.as_mut().map(std::mem::take).unwrap_or_default();
+        }
+        Ok((self.sums.take()?, own))
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::coming::{Coming, locked};
+use crate::coming::{Coming, Seen, locked};
 use crate::error::ModelError;
 use crate::exchange::Exchange;
 use crate::experts::Routed;
@@ -123,7 +123,7 @@ impl Gathered {
         let storages = (0..units.parameters.len()).map(|unit| Storage::new(unit, units, &shares, rank, parameters));
         let storages = storages.collect::<Result<Vec<_>, _>>()?;
         let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone(), Device::Cpu)?));
-        let gradients = Coming::new(rank, shares.clone(), exchange.clone(), parameters, false)?;
+        let gradients = Coming::new(rank, shares.clone(), exchange.clone(), parameters, Seen::Told)?;
         let state = State {
             group,
             storages,

@@ -348,6 +348,7 @@ impl Learner {
             let gradients = self.take_gradients()?;
             self.sums.gradients.push(gradients)?;
         }
+        self.reducer.begin(number, &mut self.sums.gradients);
         // A plug-in's model may drop something, too.
         if self.model.decoder.own().is_none() || self.arithmetic.dropout > 0.0 || self.arithmetic.adapter_dropout > 0.0
         {

@@ -88,7 +88,7 @@ impl RankMemory {
         let gradients = match sharding {
             // One that comes, and of those before it one for each digit of their number.
             Sharding::None | Sharding::Optimizer => {
-                let sum = if sharding == Sharding::Optimizer { share(values) } else { 0 };
+                let sum = if ranks > 1 { values.div_ceil(ranks) } else { 0 };
                 values * u64::from(own.ilog2() + 1) + again + sum
             }
             Sharding::Gradients => {

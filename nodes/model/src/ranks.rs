@@ -3,7 +3,7 @@
 //!
 //! With [`Sharding::None`] and [`Sharding::Optimizer`] rank r has the micro-batches from r · n to (r + 1) · n − 1. Where n is a power of two,
 //! their sum is a node of the tree of the `sum` module, and the sum over the ranks is the rest of that tree. Each rank adds a share of all
-//! parameters, which `all_to_all` brings it from every rank, a round at a time. With [`Sharding::None`] it gives the sum to all, and each rank
+//! parameters, which `all_to_all` brings it from every rank, a round at a time, in the backward pass of its last micro-batch. With [`Sharding::None`] it gives the sum to all, and each rank
 //! updates all weights; with [`Sharding::Optimizer`] it keeps the sum, updates its share, and gives the weights to all. As many bytes are sent.
 //!
 //! With [`Reduction::Ring`] libtorch adds up what each rank's own micro-batches add up to, and the bytes depend on the number of ranks.
@@ -12,12 +12,13 @@
 //! the gradients of the micro-batches from kN to (k + 1)N − 1, which are the next leaves of the tree: it takes them in one by one, as one
 //! process does, whatever N is. With the other order it would have the leaves of N distant places, and would have to keep as many sums.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::coming::{Coming, locked};
+use crate::coming::{Coming, Once, Seen, locked};
 use crate::error::ModelError;
 use crate::exchange::{Exchange, rounds};
 use crate::gathered::{Gathered, Gathering};
@@ -28,7 +29,7 @@ use crate::parameter::Parameter;
 use crate::reducer::{Reducer, Share};
 use crate::ring::Ring;
 use crate::shares::{Piece, Shares, Squares};
-use crate::shim::{forget_gradient, set_gradient};
+use crate::shim::set_gradient;
 use crate::sum::Tree;
 use crate::tensor_writer::SavedFile;
 use crate::together::{collected, writers};
@@ -130,17 +131,19 @@ impl Ranks {
             return Err(ModelError::input("who adds the gradients", found, "the tree"));
         }
         let Place { rank, size } = group.place();
-        let block = if sharding == Sharding::Gradients { BLOCK } else { usize::MAX };
         let whole = |parameter: &Parameter| sharding != Sharding::None && whole(parameter);
-        let shares = Arc::new(Shares::new(parameters, size, block, whole));
+        let shares = Arc::new(Shares::new(parameters, size, BLOCK, whole));
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
         let there = group.exchanges_on(device);
         let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone(), there)?));
-        let comes = sharding == Sharding::Gradients;
+        let seen = match sharding {
+            _ if reduction == Reduction::Ring => None,
+            Sharding::None | Sharding::Optimizer => Some(Seen::Once(Once::new(sharding == Sharding::None))),
+            Sharding::Gradients | Sharding::Parameters => Some(Seen::Each),
+        };
         let coming =
-            comes.then(|| Coming::new(rank, shares.clone(), exchange.clone(), parameters, true)).transpose()?;
-        let own = if sharding == Sharding::Optimizer { shares.count(rank) as i64 } else { 0 };
-        let (own, defined) = (Tensor::f_zeros([own], (Kind::Float, there))?, vec![false; parameters.len()]);
+            seen.map(|seen| Coming::new(rank, shares.clone(), exchange.clone(), parameters, seen)).transpose()?;
+        let (own, defined) = (Tensor::f_zeros([0], (Kind::Float, there))?, vec![false; parameters.len()]);
         let cut = shares.cut();
         let ring = (reduction == Reduction::Ring).then(|| Ring::new(parameters, there)).transpose()?;
         let gathered = None;
@@ -167,50 +170,43 @@ impl Ranks {
         Ok(pieces)
     }
 
-    /// The sum of all ranks' gradients: each rank gets its stretch of every rank's and adds. It stays there, or all get it.
-    fn sum(&mut self, parameters: &mut [Parameter]) -> Result<(), ModelError> {
-        let rank = self.group.place().rank;
+    /// Has libtorch add up the gradients of all ranks.
+    fn add_in_ring(&self, ring: &Ring, parameters: &mut [Parameter]) -> Result<(), ModelError> {
         let mut gradients = Vec::with_capacity(parameters.len());
         for (parameter, defined) in parameters.iter_mut().zip(&self.defined) {
-            let mut gradient = parameter.tensor.f_grad()?;
-            if !gradient.defined() && *defined && self.sharding == Sharding::None {
-                // It gets the sum of the others'.
+            if *defined && !parameter.tensor.f_grad()?.defined() {
                 let nothing = parameter.tensor.f_detach()?.f_full_like(-0.0)?;
                 set_gradient(&mut parameter.tensor, &nothing)?;
-                gradient = parameter.tensor.f_grad()?;
             }
+            let gradient = parameter.tensor.f_grad()?;
             gradients.push(if gradient.defined() { Some(gradient.f_view(-1)?) } else { None });
         }
-        if let Some(ring) = &self.ring {
-            return ring.add(&self.group, &gradients);
-        }
-        let mut exchange = locked(&self.exchange);
-        let mut left = self.shares.blocks().iter().flat_map(rounds);
-        let mut under_way = None;
-        loop {
-            // The next round comes while this one is added up.
-            let next = left.next().map(|parts| {
-                let round = exchange.bring(&parts, &|parameter| gradients[parameter].as_ref())?;
-                Ok::<_, ModelError>((parts, round))
-            });
-            let now = std::mem::replace(&mut under_way, next.transpose()?);
-            let Some((parts, round)) = now else {
-                if under_way.is_none() {
-                    break;
-                }
-                continue;
+        ring.add(&self.group, &gradients)
+    }
+
+    /// Gives the sum of this rank's stretch to all, and takes theirs. They take the place of this rank's `own` sums, where it has any.
+    fn give(
+        &self,
+        sum: &Tensor,
+        mut own: BTreeMap<usize, Tensor>,
+        parameters: &mut [Parameter],
+    ) -> Result<(), ModelError> {
+        for (number, parameter) in parameters.iter_mut().enumerate().filter(|(number, _)| self.defined[*number]) {
+            let gradient = match own.remove(&number) {
+                Some(own) => own.f_view(parameter.tensor.size().as_slice())?,
+                None => parameter.tensor.f_detach()?.f_empty_like()?,
             };
-            let mut tree = Tree::default();
-            for piece in exchange.brought(round)? {
-                tree.push(vec![piece])?;
-            }
-            let sum = tree.take()?.unwrap_or_default().remove(0);
-            if self.sharding == Sharding::Optimizer {
-                let own = &parts[rank];
-                self.own.f_narrow(0, own.start as i64, own.len() as i64)?.f_copy_(&sum)?;
-                continue;
-            }
-            exchange.place(&parts)?.f_copy_(&sum)?;
+            set_gradient(&mut parameter.tensor, &gradient)?;
+        }
+        let gradients = parameters.iter().map(|parameter| {
+            let gradient = parameter.tensor.f_grad()?;
+            Ok::<_, ModelError>(if gradient.defined() { Some(gradient.f_view(-1)?) } else { None })
+        });
+        let (gradients, rank) = (gradients.collect::<Result<Vec<_>, _>>()?, self.group.place().rank);
+        let exchange = locked(&self.exchange);
+        for parts in self.shares.blocks().iter().flat_map(rounds) {
+            let part = &parts[rank];
+            exchange.place(&parts)?.f_copy_(&sum.f_narrow(0, part.start as i64, part.len() as i64)?)?;
             exchange.give(&parts, &mut |piece, values| match &gradients[piece.parameter] {
                 Some(gradient) => {
                     let (from, count) = (piece.range.start as i64, piece.range.len() as i64);
@@ -291,8 +287,14 @@ impl Reducer for Ranks {
         Ok(self.group.gather(&[own])?[0])
     }
 
+    fn begin(&self, own: u64, earlier: &mut Tree) {
+        if let Some(coming) = self.coming.as_ref().filter(|_| own + 1 == self.micro_batches) {
+            locked(coming).last_micro_batch(earlier);
+        }
+    }
+
     fn takes_gradients(&self) -> bool {
-        self.coming.is_some()
+        self.sharding.takes_turns()
     }
 
     fn tells_losses(&self) -> bool {
@@ -339,7 +341,7 @@ impl Reducer for Ranks {
             };
             told.push(f64::from(u8::from(defined)));
         }
-        let own_sum = coming.as_mut().map(|coming| coming.take()).transpose()?.flatten();
+        let sums = coming.as_mut().map(|coming| coming.take()).transpose()?;
         drop(coming);
         let told = self.group.gather(&told)?;
         let own = totals.len() * NUMBERS;
@@ -352,12 +354,13 @@ impl Reducer for Ranks {
         for (number, some) in self.defined.iter_mut().enumerate() {
             *some = defined.iter().any(|defined| defined[number] > 0.0);
         }
-        match own_sum {
-            Some(own) => self.own = own,
-            None => self.sum(parameters)?,
-        }
-        if self.sharding == Sharding::Optimizer {
-            parameters.iter_mut().try_for_each(|parameter| forget_gradient(&mut parameter.tensor))?;
+        match (sums, &self.ring) {
+            (None, None) => {}
+            (None, Some(ring)) => self.add_in_ring(ring, parameters)?,
+            (Some((own, local)), _) if self.sharding == Sharding::None => {
+                self.give(&own.unwrap_or_default(), local, parameters)?;
+            }
+            (Some((own, _)), _) => self.own = own.unwrap_or_default(),
         }
         Ok(sum)
     }

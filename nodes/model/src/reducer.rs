@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::error::ModelError;
 use crate::parameter::Parameter;
 use crate::shares::Piece;
+use crate::sum::Tree;
 use crate::tensor_writer::SavedFile;
 use crate::totals::Totals;
 
@@ -20,6 +21,9 @@ pub(crate) trait Reducer: std::fmt::Debug + Send {
     /// The number that all processes divide the gradients of their micro-steps by until the update: what the one with the first
     /// micro-batch of the global batch says. `own` is what this process would say of the first that it has.
     fn divisor(&mut self, own: f64) -> Result<f64, ModelError>;
+
+    /// This process's micro-batch `own` begins; `earlier` are the gradients of those before it, which may be taken, to be added to its own.
+    fn begin(&self, _own: u64, _earlier: &mut Tree) {}
 
     /// Whether the gradients are taken from the parameters as they come. What this process updates comes from [`Reducer::share`] then.
     fn takes_gradients(&self) -> bool {

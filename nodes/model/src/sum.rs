@@ -32,6 +32,12 @@ impl Tree {
         Ok(Some(sum))
     }
 
+    /// Returns the sum of one tensor of all leaves and of one more leaf, whose other tensors are not there yet; in the memory of the leaves before.
+    pub fn sum_with(&mut self, at: usize, last: Tensor) -> Result<Tensor, ModelError> {
+        let left = self.0.iter_mut().rev().map(|(_, leaf)| std::mem::take(&mut leaf[at]));
+        left.fold(Ok(last), |sum, left| Ok(added(vec![left], vec![sum?])?.remove(0)))
+    }
+
     /// Returns whether there is no leaf.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -173,6 +179,21 @@ mod tests {
             differs += usize::from(leaves.iter().sum::<f32>().to_bits() != whole.to_bits());
         }
         assert!(differs > 10, "these numbers prove nothing");
+    }
+
+    #[test]
+    fn a_last_leaf_may_come_tensor_by_tensor() {
+        for count in 1..20 {
+            let leaf =
+                |number: usize| vec![Tensor::from_slice(&[value(number)]), Tensor::from_slice(&[value(number + 50)])];
+            let mut tree = Tree::default();
+            (1..count).for_each(|number| tree.push(leaf(number)).unwrap());
+            for (at, last) in leaf(count).into_iter().enumerate().rev() {
+                let sum = tree.sum_with(at, last).unwrap().double_value(&[0]) as f32;
+                let values: Vec<f32> = (1..=count).map(|number| value(number + 50 * at)).collect();
+                assert_eq!(sum.to_bits(), by_definition(&values).to_bits(), "{count}");
+            }
+        }
     }
 
     /// Two leaves at a time, three, or five, of nine elements, four at a time: what is added elsewhere must be the same sum.
