@@ -150,7 +150,8 @@ fn ranks_share_what_sharding_says() {
     assert_eq!(rows.len(), 4);
     let mut before = u64::MAX;
     for (name, row) in &rows {
-        assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(true)));
+        // What is not there on a GPU, or with these ranks, is said.
+        assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(*name != "parameters")));
         let share = if *name == "none" { 1 } else { 8 };
         let weights = row["memory"]["weights"].as_u64().unwrap();
         if *name == "parameters" {
@@ -174,10 +175,70 @@ fn ranks_share_what_sharding_says() {
     }
     // Each of seven ranks gets a share from all others and gives it back, in all 2 · 7 · 4 bytes a parameter.
     assert_eq!(rows[1].1["sent_bytes_per_step"], 56 * parameters);
+    assert!(plan["simulation"].is_null(), "a time from nothing");
     // What the tree cannot do is said.
     let text = difflow(&["plan", file, "--ranks", "7", "--no-calibration"]).stdout;
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(text.contains("not with ACCUMULATION"), "{text}");
+}
+
+fn planned(arguments: &[&str]) -> Value {
+    let output = difflow(&[&["plan", "--json"], arguments].concat());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// By hand, of 7B in bf16 on 8 GPUs: 6 bytes a parameter of weights, a share of 8 of moments, and four sums of a share of the gradients.
+#[test]
+fn seven_billion_parameters_fit_eight_gpus_of_80_gb_and_the_papers_steps_fit_64() {
+    let eight = planned(&["data/experiments/diffullama-7b-8gpus.yml", "--ranks", "8", "--machine", "h100x8"]);
+    let parameters = 6_738_415_616_u64;
+    let rows = &eight["by_sharding"];
+    let gradients = &rows[2]["memory"];
+    assert_eq!((&rows[2]["sharding"], &gradients["weights"]), (&"gradients".into(), &(6 * parameters).into()));
+    assert_eq!(gradients["optimizer"], parameters);
+    let sums = gradients["gradients"].as_u64().unwrap() - 4 * parameters.div_ceil(8) * 4;
+    assert!(sums < 1_000_000_000, "{sums} beside the sums: more than some matrices");
+    // The inputs of 32 blocks, of 8 rows.
+    let input = 4 * 4096 * 32 * 8 * 2048;
+    assert!(gradients["activations"].as_u64().unwrap() > input, "{gradients}");
+    assert!(rows[2]["memory_bytes"].as_u64().unwrap() < 80_000_000_000, "{}", rows[2]);
+    let steps = &eight["simulation"]["by_sharding"];
+    assert_eq!((&steps["gradients"]["fits"], &steps["none"]["fits"]), (&true.into(), &false.into()));
+    let paper = planned(&["data/experiments/paper-diffullama-7b.yml", "--ranks", "64", "--machine", "h100x8"]);
+    assert_eq!(paper["simulation"]["by_sharding"]["gradients"]["fits"], true, "{}", paper["by_sharding"]);
+}
+
+/// The simulation is that of the file, the ranks and the machine: bytes of the formula, time of the links that are said.
+#[test]
+fn more_ranks_are_simulated_on_the_links_that_are_said() {
+    let file = "data/experiments/paper-diffugpt-m.yml";
+    let fast = planned(&[file, "--ranks", "16", "--machine", "h100x8"]);
+    let slow = planned(&[file, "--ranks", "16", "--machine", "h100x8", "--links", "340e9,1e9"]);
+    assert_eq!(slow["simulation"]["supposed"]["between"]["bytes_per_second"], 1e9);
+    let sent = &slow["by_sharding"];
+    let number = |of: &Value, key: &str| of[key].as_f64().unwrap();
+    for (row, name) in ["none", "optimizer", "gradients"].into_iter().enumerate() {
+        let (fast, slow) = (&fast["simulation"]["by_sharding"][name], &slow["simulation"]["by_sharding"][name]);
+        assert!(number(slow, "seconds_per_step") > number(fast, "seconds_per_step"), "{name}: {slow}, {fast}");
+        assert!(number(slow, "waiting_share") > 2.0 * number(fast, "waiting_share"), "{name}: {slow}, {fast}");
+        assert!(number(slow, "seconds_per_step_overlapped") <= number(slow, "seconds_per_step"));
+        let (counted, formula) = (number(slow, "sent_bytes_per_step"), number(&sent[row], "sent_bytes_per_step"));
+        assert!((counted / formula - 1.0).abs() < 1e-9, "{name}: {counted}, {formula}");
+    }
+    let rows = fast["simulation"]["scaling"].as_array().unwrap();
+    let rows: Vec<&Value> = rows.iter().map(|row| &row["same_micro_batches_per_rank"]).collect();
+    let ranks: Vec<u64> = rows.iter().map(|row| row["ranks"].as_u64().unwrap()).collect();
+    assert_eq!(ranks, (0..=10).map(|power| 1 << power).collect::<Vec<u64>>());
+    let efficiency: Vec<f64> = rows.iter().map(|row| number(row, "efficiency")).collect();
+    assert!(efficiency[0] == 1.0 && efficiency[3..].is_sorted_by(|a, b| a >= b) && efficiency[3] < 1.0, "{efficiency:?}");
+    // The run takes its steps.
+    let chosen = number(&fast["simulation"]["by_sharding"]["none"], "seconds_per_step");
+    assert!((number(&fast, "seconds") / number(&fast, "steps") / chosen - 1.0).abs() < 1e-9);
+    let output = difflow(&["plan", file, "--ranks", "16", "--machine", "h100x8"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["a step of ranks", "more ranks", "  1024 ", "efficiency", "NVLink", "DEVICE cuda", "fits in 80.0 GB"] {
+        assert!(text.contains(part), "`{part}` not in\n{text}");
+    }
 }
 
 /// A few real training steps, so this is the slow one: a second or two.

@@ -5,6 +5,9 @@
 //!
 //! What others send on the loopback interface is counted, too: `unshare --net sh -c 'ip link set lo up; …'` keeps them out.
 //!
+//! Last, each of these and one rank beside what `difflow plan` simulates, from what is measured in the same run: ranks that exchange nothing, and
+//! the speed of the loopback interface. `-- simulated`: that only. `short`: one step of each, to see that it works.
+//!
 //! With `-- memory`: the most memory that each rank of a GPT-2 of about 100 million parameters holds with each SHARDING, four micro-batches of
 //! one row of 256 tokens a step, against the estimate of `difflow plan --ranks`.
 //!
@@ -22,6 +25,11 @@ use difflow_model::{
     Optimizer, Patience, Pattern, Place, RankMemory, Reduction, Sharding, StateKind, Team, Trained, exchanged_bytes,
 };
 use serde::{Deserialize, Serialize};
+
+#[path = "ranks/simulated.rs"]
+mod simulated;
+
+use simulated::{compared, measure_links};
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 6;
@@ -59,6 +67,10 @@ struct Job {
     saves: bool,
     /// Of a large model: where it is read from, and written to. Nothing else is done with one then but a step.
     large: Option<(Option<PathBuf>, PathBuf)>,
+    /// Whether each trains by itself, beside the others.
+    apart: bool,
+    /// Whether nothing is trained: only the links are measured.
+    links: bool,
 }
 
 const SHARDINGS: [Sharding; 4] = [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters];
@@ -86,10 +98,13 @@ fn peak() -> u64 {
 /// held: before there was a model, at the end, and when it had gone on while a checkpoint was to be written.
 fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     let (place, sharding) = (Place { rank: job.rank, size: job.size }, SHARDINGS[job.sharding]);
-    difflow_model::set_num_threads((2 / place.size).max(1));
+    difflow_model::set_num_threads((2 / job.size).max(1));
     let patience = Patience { join: Duration::from_secs(60), exchange: Duration::from_secs(60) };
     let group = meeting.map(|meeting| Group::open(meeting, place, "bench", patience)).transpose()?.map(Arc::new);
     let begun = peak();
+    if let (true, Some(group)) = (job.links, &group) {
+        return measure_links(group);
+    }
     if let (Some((from, to)), Some(group)) = (&job.large, &group) {
         return large_rank(job, from.as_deref(), to, group);
     }
@@ -99,7 +114,7 @@ fn rank(job: &Job, meeting: Option<Meeting>) -> Result<(), ModelError> {
     };
     let mask = model.add_mask_token(0)?;
     let options = ObjectiveOptions::recommended(Objective::Diffusion { shift: true });
-    let own = job.micro_batches / place.size as u64;
+    let own = job.micro_batches / job.size as u64;
     let mut learner = match &group {
         None => Learner::new(model, options, AdamW::default())?,
         Some(group) => {
@@ -193,6 +208,8 @@ fn large(folder: &Path) -> Result<(), ModelError> {
             steps: 1,
             saves: false,
             large: Some((from, to.clone())),
+            apart: false,
+            links: false,
         };
         let begin = Instant::now();
         let Measured { memory, files, wrote, .. } = measured(&job)?;
@@ -228,6 +245,8 @@ struct Measured {
     files: Vec<String>,
     /// How many of these each rank behind the first wrote.
     wrote: Vec<usize>,
+    /// Of each rank what [`measure_links`] printed.
+    links: Vec<Vec<f64>>,
 }
 
 /// Bytes that the loopback interface has sent.
@@ -252,7 +271,7 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
     let size = job.size;
     let children = (0..size).map(start).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let (mut times, mut shares, mut bytes) = (Vec::new(), Vec::new(), 0.0);
-    let (mut memory, mut files, mut wrote) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut memory, mut files, mut wrote, mut links) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (rank, child) in children.into_iter().enumerate() {
         let text = child.wait_with_output().map_err(failed)?.stdout;
         let text = String::from_utf8_lossy(&text);
@@ -266,14 +285,16 @@ fn measured(job: &Job) -> Result<Measured, ModelError> {
         memory.extend(of("memory ").map(numbers));
         files.extend(of("file ").map(str::to_owned));
         wrote.extend((rank > 0).then(|| of("wrote ").count()));
+        links.extend(of("links ").map(numbers));
     }
     times.sort_by(f64::total_cmp);
     shares.sort_by(f64::total_cmp);
-    let median = times.get(job.steps / 2).ok_or_else(|| failed("a rank failed"))?;
+    let median = times.get(times.len() / 2).ok_or_else(|| failed("a rank failed"))?;
     Ok(Measured {
         memory,
         files,
         wrote,
+        links,
         tokens_per_second: (job.micro_batches as usize * job.rows * job.length) as f64 / median * 1e3,
         exchange_share: [shares[0], shares[size - 1]],
         bytes,
@@ -307,6 +328,8 @@ fn memory(folder: &Path) -> Result<(), ModelError> {
                 steps: 1,
                 saves: true,
                 large: None,
+                apart: false,
+                links: false,
             };
             let Measured { memory, .. } = measured(&job)?;
             let team = Team { ranks: size as u64, micro_batches, sharding };
@@ -336,6 +359,7 @@ fn main() -> Result<ExitCode, ModelError> {
         let job: Job = serde_json::from_str(&text).map_err(failed)?;
         let meeting = match (job.rank, job.size) {
             (_, 1) => None,
+            _ if job.apart => None,
             (0, _) => Some(Meeting::Listen(TcpListener::bind(job.address).map_err(failed)?)),
             (_, _) => Some(Meeting::Connect(job.address)),
         };
@@ -352,6 +376,7 @@ fn main() -> Result<ExitCode, ModelError> {
         return Ok(ExitCode::SUCCESS);
     }
     std::fs::write(folder.path().join("config.json"), SMALL).map_err(failed)?;
+    let short = std::env::args().any(|argument| argument == "short");
     let job = |size: usize| Job {
         rank: 0,
         size,
@@ -361,11 +386,17 @@ fn main() -> Result<ExitCode, ModelError> {
         micro_batches: size.max(2) as u64,
         rows: 4,
         length: 512,
-        warm_up: WARM_UP,
-        steps: STEPS,
+        warm_up: if short { 0 } else { WARM_UP },
+        steps: if short { 1 } else { STEPS },
         saves: false,
         large: None,
+        apart: false,
+        links: false,
     };
+    if std::env::args().any(|argument| argument == "simulated") {
+        compared(&job)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
         let one = measured(&job(1))?.tokens_per_second;
@@ -394,10 +425,11 @@ fn main() -> Result<ExitCode, ModelError> {
                 bytes / 1e6,
                 formula / 1e6,
                 bytes / formula,
-                seen / (WARM_UP + STEPS) as f64 / 1e6,
-                WARM_UP + STEPS
+                seen / (job.warm_up + job.steps) as f64 / 1e6,
+                job.warm_up + job.steps
             );
         }
     }
+    compared(&job)?;
     Ok(ExitCode::SUCCESS)
 }

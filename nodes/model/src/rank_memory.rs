@@ -1,14 +1,20 @@
 //! How much memory one of several processes that train a model needs.
 
+use tch::Tensor;
+
 use crate::config::ModelConfig;
+use crate::decoder::Decoder;
 use crate::exchange::{ROOMS, ROUND};
 use crate::optimizer::Optimizer;
+use crate::parameter::Leaf;
 use crate::ranks::{BLOCK, Sharding};
 use crate::sum::most_nodes;
 use crate::summary::Memory;
 
 /// Bytes of a process before it has a model: libtorch, mostly.
 const PROCESS: u64 = 250_000_000;
+/// The same of a device's memory: CUDA's context, NCCL's buffers, and what lies between tensors. Assumed.
+const DEVICE: u64 = 1_500_000_000;
 
 /// The ranks, and how they share a step out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +23,27 @@ pub struct Team {
     /// Of a step, of all ranks together.
     pub micro_batches: u64,
     pub sharding: Sharding,
+}
+
+impl Team {
+    /// Values of each rank that are exchanged at a time.
+    pub const ROUND: u64 = ROUND as u64;
+    /// Values of the parameters whose gradients are exchanged together with [`Sharding::Gradients`], at least.
+    pub const BLOCK: u64 = BLOCK as u64;
+}
+
+impl ModelConfig {
+    /// Values of each parameter of what is used together: the embeddings, each block, the last norm, and the output head where it is a
+    /// matrix of its own. `rows` are added to the vocabulary.
+    pub fn unit_values(&self, rows: u64) -> Vec<Vec<u64>> {
+        let mut leaves = Vec::new();
+        let decoder = Decoder::new(self, &mut |leaf: Leaf| {
+            leaves.push(leaf.values() + if leaf.vocabulary { rows * self.hidden_size as u64 } else { 0 });
+            Ok(Tensor::new())
+        });
+        let units = decoder.map_or_else(|_| Vec::new(), |decoder| decoder.units.parameters);
+        units.into_iter().map(|unit| leaves[unit].to_vec()).collect()
+    }
 }
 
 /// What is trained, as one process keeps it.
@@ -38,6 +65,8 @@ pub struct Trained {
     pub rounded: u64,
     /// Values of the largest block, and of the two neighbours that are largest together.
     pub units: (u64, u64),
+    /// Whether all of this is in the memory of a GPU, where gradients come as activations go.
+    pub on_device: bool,
 }
 
 impl Trained {
@@ -54,6 +83,7 @@ impl Trained {
             tied: config.tied,
             rounded: 0,
             units: config.unit_counts(),
+            on_device: false,
         }
     }
 }
@@ -80,16 +110,19 @@ pub struct RankMemory {
 impl RankMemory {
     /// Of one of several ranks.
     pub fn of(trained: &Trained, team: Team) -> Self {
-        let Trained { weights, values, state, activations, largest, tied, rounded, units: (block, pair) } = *trained;
+        let Trained { weights, values, state, activations, largest, tied, rounded, units, on_device } = *trained;
+        let (block, pair) = units;
         let Team { ranks, micro_batches, sharding } = team;
         let share = |of: u64| if sharding == Sharding::None { of } else { of.div_ceil(ranks) };
         let own = (micro_batches / ranks).max(1);
         let again = if tied { largest } else { 0 };
+        // Of gradients that come in the place of activations, what is more than those.
+        let beyond = |coming: u64| if on_device { coming.saturating_sub(activations / 4) } else { coming };
         let gradients = match sharding {
             // One that comes, and of those before it one for each digit of their number.
             Sharding::None | Sharding::Optimizer => {
                 let sum = if ranks > 1 { values.div_ceil(ranks) } else { 0 };
-                values * u64::from(own.ilog2() + 1) + again + sum
+                values * u64::from(own.ilog2()) + beyond(values + again) + sum
             }
             Sharding::Gradients => {
                 let passing = (BLOCK as u64 + largest).min(values) + again;
@@ -106,7 +139,7 @@ impl RankMemory {
             Sharding::Parameters => 0,
         };
         Self {
-            process: PROCESS,
+            process: if on_device { DEVICE } else { PROCESS },
             weights: match sharding {
                 // What units leave when they go is not all used again: as much as two neighbours need, by what was measured.
                 Sharding::Parameters => share(weights) + rounded - share(rounded) + 4 * 2 * pair,

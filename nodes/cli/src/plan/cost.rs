@@ -57,6 +57,11 @@ pub struct Cost {
 
 /// Multiply-adds of one forward pass per token: in the blocks, and in the output head for a position that passes it.
 pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
+    (block_products(config, length).iter().sum(), config.vocab_size as f64 * config.hidden_size as f64)
+}
+
+/// Of each block.
+pub fn block_products(config: &ModelConfig, length: u64) -> Vec<f64> {
     let d = config.hidden_size as f64;
     let attended = (config.heads * config.head_dim) as f64;
     let kept = (config.kv_heads * config.head_dim) as f64;
@@ -65,8 +70,7 @@ pub fn forward_products(config: &ModelConfig, length: u64) -> (f64, f64) {
     let attention = 2.0 * attended * length as f64;
     let output = attended * d;
     let block = query_key_value + attention + output;
-    let blocks: f64 = (0..config.layers).map(|layer| block + feed_forward(config, layer)).sum();
-    (blocks, config.vocab_size as f64 * d)
+    (0..config.layers).map(|layer| block + feed_forward(config, layer)).collect()
 }
 
 /// Of the feed-forward block of a layer; of experts only those that compute the token, and the router.
@@ -168,6 +172,7 @@ impl Cost {
             // With activation checkpointing those of a block at a time.
             rounded: if t.precision == PrecisionKind::Bf16 && !t.activation_checkpointing { 2 * parameters } else { 0 },
             units: base.unit_counts(),
+            on_device,
         };
         let checkpoints_kept = kept(t.steps, t.checkpoint_every, &work.checkpointer);
         Self {

@@ -6,6 +6,8 @@ use difflow_trainer::config::PrecisionKind;
 use eyre::{Context, Result, eyre};
 use serde::Deserialize;
 
+use crate::plan::hardware::Hardware;
+
 /// As [`Machine::measured`]: docs/RESULTS.md, "On a GPU".
 const H100: [(f64, f64); 4] = [(124.4e6, 356e12), (354.8e6, 447e12), (1100.0e6, 433e12), (6738.4e6, 460e12)];
 /// A model may be so much smaller or larger than those that were measured.
@@ -33,16 +35,26 @@ pub struct Machine {
     name: String,
     /// Operations a second of training in bf16 by the number of the model's parameters.
     measured: Vec<(f64, f64)>,
+    /// Of several such machines, where that is known.
+    pub hardware: Option<Hardware>,
 }
 
 impl Machine {
-    /// `h100`, or the JSON file of `scripts/gpu.sh`.
+    /// `h100`, `h100x8` (so many in a machine), or the JSON file of `scripts/gpu.sh`.
     ///
     /// # Errors
-    /// It is neither.
+    /// It is none of them.
     pub fn open(name: &str) -> Result<Self> {
-        let measured = if name == "h100" { H100.to_vec() } else { read(Path::new(name))? };
-        Ok(Self { name: name.to_owned(), measured })
+        let gpus = match name.strip_prefix("h100") {
+            Some("") => Some(1),
+            Some(number) => number.strip_prefix('x').and_then(|number| number.parse().ok()).filter(|gpus| *gpus > 0),
+            None => None,
+        };
+        let (measured, hardware) = match gpus {
+            Some(gpus) => (H100.to_vec(), Some(Hardware::h100(gpus))),
+            None => (read(Path::new(name))?, None),
+        };
+        Ok(Self { name: name.to_owned(), measured, hardware })
     }
 
     /// Operations a second that a model with so many parameters trains with.
@@ -69,7 +81,7 @@ impl Machine {
 fn read(file: &Path) -> Result<Vec<(f64, f64)>> {
     let name = file.display();
     let text = std::fs::read_to_string(file)
-        .map_err(|e| eyre!("--machine: found `{name}`, wanted h100 or the JSON file of scripts/gpu.sh: {e}"))?;
+        .map_err(|e| eyre!("--machine: found `{name}`, wanted h100, h100x8 or the JSON file of scripts/gpu.sh: {e}"))?;
     let measured: Measured =
         serde_json::from_str(&text).with_context(|| format!("--machine: {name} is not a file of scripts/gpu.sh"))?;
     let Some((_, peak)) = PEAKS.iter().find(|(part, _)| measured.device.contains(part)) else { return Ok(Vec::new()) };
@@ -99,8 +111,12 @@ mod tests {
         assert!(error.contains("1.244e8") && error.contains("--flops-per-second"), "{error}");
         let error = Machine::open("h100").unwrap().flops_per_second(350_000_000, PrecisionKind::Fp32).unwrap_err();
         assert!(error.to_string().contains("bf16"), "{error}");
-        let error = rate("h1000", 1).unwrap_err().to_string();
-        assert!(error.contains("h100") && error.contains("scripts/gpu.sh"), "{error}");
+        for name in ["h1000", "h100x0", "h100x", "h100x8x"] {
+            let error = rate(name, 1).unwrap_err().to_string();
+            assert!(error.contains("h100") && error.contains("scripts/gpu.sh"), "{error}");
+        }
+        let gpus = |name| Machine::open(name).unwrap().hardware.unwrap().links.ranks_per_machine;
+        assert_eq!((gpus("h100"), gpus("h100x8")), (1, 8));
     }
 
     #[test]

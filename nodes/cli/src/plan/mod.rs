@@ -3,9 +3,13 @@
 mod calibrate;
 mod cost;
 mod curves;
+mod hardware;
+mod links;
 mod machine;
 mod ranks;
+mod scaling;
 mod shape;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +19,9 @@ use serde_json::{Value, json};
 
 use crate::dataflow::{Level, Names, Settings, shape as reading};
 use crate::plan::cost::{Cost, Work};
+use crate::plan::hardware::Hardware;
 use crate::plan::machine::Machine;
+use crate::plan::scaling::Scaling;
 use crate::plugin::plot;
 use crate::terminal;
 use crate::validate::{self, EXIT_CONFIG, Environment, enter_folder};
@@ -27,7 +33,9 @@ Examples:
   difflow plan my.yml --no-calibration            without the few seconds of measuring
   difflow plan my.yml --machine h100              time on an H100, as measured for docs/RESULTS.md
   difflow plan my.yml --flops-per-second 200e12   time on another machine
-  difflow plan my.yml --ranks 4                   memory of each of four processes, and what they send
+  difflow plan my.yml --ranks 4                   four processes: memory of each, what they send, a step's time, and more of them
+  difflow plan my.yml --ranks 64 --machine h100x8 on eight machines of eight H100s
+  difflow plan my.yml --ranks 64 --machine h100x8 --links 340e9,25e9    and with a slower network between them
 
 The time is an estimate from a short measurement of training steps on this machine; memory is what difflow's own kernels keep.";
 
@@ -42,12 +50,15 @@ pub struct Arguments {
     /// Take this many floating-point operations a second instead of measuring.
     #[arg(long, conflicts_with = "no_calibration")]
     flops_per_second: Option<f64>,
-    /// Take what was measured on another machine: h100, or the JSON file of scripts/gpu.sh.
+    /// Take what was measured on another machine: h100, h100x8 (machines of so many), or the JSON file of scripts/gpu.sh.
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["no_calibration", "flops_per_second"])]
     machine: Option<String>,
     /// In so many processes, as of `difflow run --ranks`. Not said: as many trainers as the file has.
     #[arg(long, value_name = "N")]
     ranks: Option<u64>,
+    /// Bytes a second of a rank to those in its machine, to those in others, and how many ranks a machine has.
+    #[arg(long, value_name = "INSIDE[,BETWEEN[,RANKS]]")]
+    links: Option<String>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -79,6 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
     }
     let shape = shape::find(&work.trainer.base_model)?;
     let cost = Cost::of(&work, &shape.config);
+    let hardware = hardware(arguments, machine.as_ref(), &work)?;
     let elsewhere = machine.map(|machine| machine.flops_per_second(cost.base_parameters, work.trainer.precision));
     let rate = match arguments.flops_per_second.or(elsewhere.transpose()?) {
         Some(rate) if rate > 0.0 => Some(rate),
@@ -86,18 +98,34 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
         None if arguments.no_calibration => None,
         None => Some(calibrate::flops_per_second(&work, &shape)?),
     };
+    let scaling = match (&hardware, rate) {
+        (Some(hardware), Some(rate)) if ranks > 1 => Some(Scaling::new(&work, &cost, &shape.config, hardware, rate)),
+        _ => None,
+    };
     if arguments.json {
-        println!("{:#}", to_json(&work, &shape, &cost, (rate, ranks)));
+        println!("{:#}", to_json(&work, &shape, &cost, (rate, ranks), scaling.as_ref()));
         return Ok(0);
     }
     println!("{name}: run {} from {}", work.trainer.run.name, shape.from);
-    for (key, value) in lines(&work, &cost, (rate, ranks)) {
+    for (key, value) in lines(&work, &cost, (rate, ranks), scaling.as_ref()) {
         println!("  {key:<18} {value}");
     }
     for curve in curves::of(&work)? {
         println!("\n{}", plot::terminal(&curve));
     }
     Ok(0)
+}
+
+/// The machines of the ranks, as far as they are known.
+fn hardware(arguments: &Arguments, machine: Option<&Machine>, work: &Work) -> Result<Option<Hardware>> {
+    let known = match machine {
+        Some(machine) => machine.hardware.clone(),
+        None => (!work.trainer.device.starts_with("cuda")).then(Hardware::processor),
+    };
+    let Some(links) = &arguments.links else { return Ok(known) };
+    // Of other GPUs only what is said is known; of their memory it is supposed that it is no slower.
+    let other = || Hardware { memory: None, ..Hardware::h100(8) };
+    known.unwrap_or_else(other).with_links(links).map(Some)
 }
 
 /// The settings that decide the work, and how many trainers share it.
@@ -125,7 +153,12 @@ fn work(text: &str) -> Result<(Work, u64)> {
     Ok((Work { trainer, tokenizer, noiser, checkpointer, masked_share }, trainers))
 }
 
-fn lines(work: &Work, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Vec<(&'static str, String)> {
+fn lines(
+    work: &Work,
+    cost: &Cost,
+    (rate, count): (Option<f64>, u64),
+    scaling: Option<&Scaling>,
+) -> Vec<(&'static str, String)> {
     let t = &work.trainer;
     let mask = match cost.mask_rows {
         0 => "an existing token is the mask".to_owned(),
@@ -181,14 +214,23 @@ fn lines(work: &Work, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Vec<(&'
     if count > 1 {
         lines.extend(ranks::lines(work, cost, count));
     }
+    if let Some(scaling) = scaling {
+        lines.extend(scaling.lines(count));
+    }
     lines.push(match rate {
-        Some(rate) if count > 1 => (
-            "time",
-            format!(
-                "{} at {rate:.2e} FLOP/s on each of {count} devices; exchange, sampling and scoring not counted",
-                duration(cost.flops / rate / count as f64)
-            ),
-        ),
+        Some(rate) if count > 1 => {
+            let (time, exchange) = match scaling.and_then(|scaling| scaling.seconds(count)) {
+                Some(seconds) => (seconds * work.trainer.steps as f64, ""),
+                None => (cost.flops / rate / count as f64, "exchange, "),
+            };
+            (
+                "time",
+                format!(
+                    "{} at {rate:.2e} FLOP/s on each of {count} devices; {exchange}sampling and scoring not counted",
+                    duration(time)
+                ),
+            )
+        }
         Some(rate) => (
             "time",
             format!(
@@ -201,7 +243,15 @@ fn lines(work: &Work, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Vec<(&'
     lines
 }
 
-fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, (rate, count): (Option<f64>, u64)) -> Value {
+fn to_json(
+    work: &Work,
+    shape: &shape::Shape,
+    cost: &Cost,
+    (rate, count): (Option<f64>, u64),
+    scaling: Option<&Scaling>,
+) -> Value {
+    let simulated =
+        scaling.and_then(|scaling| scaling.seconds(count)).map(|seconds| seconds * work.trainer.steps as f64);
     json!({
         "run": work.trainer.run,
         "base_model": work.trainer.base_model,
@@ -222,9 +272,10 @@ fn to_json(work: &Work, shape: &shape::Shape, cost: &Cost, (rate, count): (Optio
         "checkpoints_kept": cost.checkpoints_kept,
         "disk_bytes": cost.disk_bytes,
         "flops_per_second": rate,
-        "seconds": rate.map(|rate| cost.flops / rate / count as f64),
+        "seconds": simulated.or(rate.map(|rate| cost.flops / rate / count as f64)),
         "ranks": count,
         "by_sharding": (count > 1).then(|| ranks::to_json(work, cost, count)),
+        "simulation": scaling.map(|scaling| scaling.to_json(count)),
     })
 }
 

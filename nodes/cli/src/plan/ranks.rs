@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::plan::cost::{Cost, Work};
 use crate::plan::{bytes, grouped};
 
-const ALL: [(&str, ShardingKind); 4] = [
+pub const ALL: [(&str, ShardingKind); 4] = [
     ("none", ShardingKind::None),
     ("optimizer", ShardingKind::Optimizer),
     ("gradients", ShardingKind::Gradients),
@@ -19,10 +19,23 @@ struct Row {
     name: &'static str,
     /// Whether the file has it.
     chosen: bool,
-    /// The ranks that there may be, where these cannot train with it.
-    refused: Option<Vec<u64>>,
+    /// Why these ranks cannot train with it.
+    refused: Option<String>,
     memory: RankMemory,
     sent: u64,
+}
+
+/// Why so many ranks cannot train with this SHARDING, if they cannot.
+pub fn refused(work: &Work, ranks: u64, sharding: ShardingKind) -> Option<String> {
+    let t = &work.trainer;
+    let allowed = allowed_ranks(t.accumulation, Sharding::from(sharding));
+    if !allowed.contains(&ranks) {
+        let numbers = allowed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        return Some(format!("not with ACCUMULATION {}, which goes on {numbers} ranks", t.accumulation));
+    }
+    let with = difflow_trainer::config::Config { sharding, ..t.clone() };
+    let problem = with.unshared().into_iter().next()?;
+    Some(format!("not with {} {}", problem.key, problem.found))
 }
 
 /// A row for each value of SHARDING.
@@ -30,10 +43,7 @@ fn rows(work: &Work, cost: &Cost, ranks: u64) -> Vec<Row> {
     let micro_batches = work.trainer.accumulation;
     let row = |(name, kind): (&'static str, ShardingKind)| {
         let sharding = Sharding::from(kind);
-        // A ring is of those that keep everything.
-        let ring = sharding == Sharding::None && Reduction::from(work.trainer.reduction) == Reduction::Ring;
-        let allowed = allowed_ranks(micro_batches, sharding, if ring { Reduction::Ring } else { Reduction::Tree });
-        let refused = (!allowed.contains(&ranks)).then_some(allowed);
+        let refused = refused(work, ranks, kind);
         let memory = RankMemory::of(&cost.trained, Team { ranks, micro_batches, sharding });
         let sent = exchanged_bytes(cost.trained.values, ranks, micro_batches, sharding);
         Row { name, chosen: work.trainer.sharding == kind, refused, memory, sent }
@@ -48,16 +58,13 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
     let mut lines = vec![("ranks", what)];
     for Row { name, chosen, refused, memory, sent } in rows(work, cost, ranks) {
         let mark = if chosen { " (as in the file)" } else { "" };
-        if let Some(allowed) = refused {
-            let numbers = allowed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-            let accumulation = work.trainer.accumulation;
-            lines.push((
-                "",
-                format!("{name}{mark}: not with ACCUMULATION {accumulation}, which goes on {numbers} ranks"),
-            ));
+        if let Some(refused) = refused {
+            lines.push(("", format!("{name}{mark}: {refused}")));
             continue;
         }
-        let all = format!("{name}{mark}: {} (+ {})", bytes(memory.total()), bytes(memory.checkpoint));
+        // A copy for a checkpoint is in the memory of the processor.
+        let place = if cost.trained.on_device { ", in host memory" } else { "" };
+        let all = format!("{name}{mark}: {} (+ {}{place})", bytes(memory.total()), bytes(memory.checkpoint));
         let parts = [
             ("weights", memory.weights),
             ("gradients", memory.gradients),
@@ -69,8 +76,13 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
         let parts = parts.map(|(what, count)| format!("{} {what}", bytes(count))).join(", ");
         lines.push(("", format!("{all}: {parts}; {} sent in a step", bytes(sent))));
     }
-    if work.trainer.device.starts_with("cuda") {
-        lines.push(("", "these are figures of ranks on the CPU".to_owned()));
+    if cost.trained.on_device {
+        lines.push(("", "of a GPU's memory, as estimated for one GPU; not measured with several".to_owned()));
+    } else if work.trainer.device.starts_with("cuda") {
+        lines.push((
+            "",
+            "these are figures of ranks on the CPU: for a GPU there are some with PRECISION: bf16 only".to_owned(),
+        ));
     }
     lines
 }
