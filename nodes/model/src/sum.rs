@@ -34,8 +34,8 @@ impl Tree {
 
     /// Returns the sum of one tensor of all leaves and of one more leaf, whose other tensors are not there yet; in the memory of the leaves before.
     pub fn sum_with(&mut self, at: usize, last: Tensor) -> Result<Tensor, ModelError> {
-        let left = self.0.iter_mut().rev().map(|(_, leaf)| std::mem::take(&mut leaf[at]));
-        left.fold(Ok(last), |sum, left| Ok(added(vec![left], vec![sum?])?.remove(0)))
+        let mut left = self.0.iter_mut().rev().map(|(_, leaf)| std::mem::take(&mut leaf[at]));
+        left.try_fold(last, |sum, left| Ok(added(vec![left], vec![sum])?.remove(0)))
     }
 
     /// Returns whether there is no leaf.
