@@ -16,5 +16,6 @@ pub use assign::Assignment;
 pub use file::{File, Input, NodeEntry, Source, Value};
 pub use finding::{Finding, Kind, Level, Names};
 pub use programs::{PROGRAMS, Settings, program};
+pub use ranks::absolute;
 pub use tree::Tree;
 pub use yaml::Mark;

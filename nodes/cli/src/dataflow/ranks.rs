@@ -1,6 +1,6 @@
 //! A dataflow with one trainer, written out for several ranks: a trainer node for each, with a demand and an output of the noiser of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use difflow_schema::ports::of_rank;
 
@@ -56,12 +56,20 @@ pub fn expand(root: &mut Node, ranks: usize, machines: &[String], folder: &Path)
     if machines.is_empty() {
         return Ok(());
     }
-    let folder = std::path::absolute(folder).map_err(|e| e.to_string())?;
+    let folder = absolute(folder).map_err(|e| e.to_string())?;
     for (at, node) in nodes.iter_mut().enumerate() {
         let rank = at.checked_sub(trainer).filter(|rank| *rank < ranks).unwrap_or_default();
         place(node, &machines[rank * machines.len() / ranks], &folder);
     }
     Ok(())
+}
+
+/// The folder of a dataflow file as other machines must find it. That of a file without one is the present folder.
+///
+/// # Errors
+/// When there is no present folder.
+pub fn absolute(folder: &Path) -> std::io::Result<PathBuf> {
+    std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 fn nodes(root: &mut Node) -> Option<&mut Vec<Node>> {
@@ -184,6 +192,14 @@ mod tests {
     #[test]
     fn one_rank_changes_nothing() {
         assert_eq!(expanded(1, &[]).unwrap(), Tree::read(FILE, Path::new("")).ok().unwrap().text());
+    }
+
+    /// `difflow expand my.yml --machines a,b` in the folder of that file.
+    #[test]
+    fn a_file_without_a_folder_lies_in_the_present_one() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(absolute(Path::new("")).unwrap(), here);
+        assert_eq!(absolute(Path::new("a")).unwrap(), here.join("a"));
     }
 
     #[test]

@@ -73,8 +73,12 @@ pub fn checks(arguments: &Arguments) -> Result<Result<Vec<Check>, u8>> {
             break;
         }
         checks.extend(failed.into_iter().map(|(machine, why)| {
-            let how = format!("difflow must be found under the same path on all machines, here {}", program.display());
-            bad(Some(&machine), "probe", format!("{why}; {how}"))
+            let how = if why.contains("spawn") {
+                format!("; difflow must be found under the same path on all machines, here {}", program.display())
+            } else {
+                String::new()
+            };
+            bad(Some(&machine), "probe", why + &how)
         }));
     }
     for machine in there.iter().filter(|machine| !outcome.heard.contains_key(*machine)) {

@@ -42,7 +42,7 @@ fn machine(one: &Heard, first: &Heard, needs: Option<&Needs>, asked: usize) -> V
         ),
     ];
     if let Some(needs) = needs {
-        rows.extend(meeting(one, needs, asked).map(|judged| ("ranks", judged)));
+        rows.extend(meeting(one, first, needs, asked).map(|judged| ("ranks", judged)));
         rows.extend(files(one, first, needs));
     }
     let check = |(what, (state, found))| Check { machine: Some(one.machine.clone()), what, state, found };
@@ -114,7 +114,7 @@ fn clock(clock: Option<Clock>, machine: &str) -> Judged {
 }
 
 /// Whether ranks on this machine can meet the others.
-fn meeting(one: &Heard, needs: &Needs, asked: usize) -> Option<Judged> {
+fn meeting(one: &Heard, first: &Heard, needs: &Needs, asked: usize) -> Option<Judged> {
     let (leads, leader, rendezvous) = (one.machine == needs.leader, &needs.leader, &needs.rendezvous);
     if rendezvous == AUTO {
         let wanted = format!(
@@ -136,15 +136,17 @@ fn meeting(one: &Heard, needs: &Needs, asked: usize) -> Option<Judged> {
         return Some((State::Bad, format!("{}; {how}", wrong.join("; "))));
     }
     let others: Vec<&str> = reached.keys().map(String::as_str).collect();
-    let others = if others.is_empty() { String::new() } else { format!("reaches {}", others.join(", ")) };
-    Some(match (leads, &opened.exchange) {
-        (true, _) => (State::Good, format!("can wait at {rendezvous}; {others}").trim_end_matches("; ").to_owned()),
-        (false, None) => (State::Doubtful, format!("not tried: {leader}, which waits at {rendezvous}, was not asked")),
-        (false, Some(_)) if !reached.contains_key(leader) => (
-            State::Doubtful,
-            format!("{leader} does not wait at {rendezvous}; {others}").trim_end_matches("; ").to_owned(),
-        ),
-        (false, Some(_)) => (State::Good, format!("{others}; {leader} at {rendezvous}")),
+    let others =
+        if others.is_empty() { "no other is asked".to_owned() } else { format!("reaches {}", others.join(", ")) };
+    if leads {
+        return Some((State::Good, format!("can wait at {rendezvous}; {others}")));
+    }
+    // Whoever reached the machine of rank 0 has tried every address at which that waits.
+    let waits = matches!(first.report.opened.meeting, Some(Ok(_)));
+    Some(if waits && reached.contains_key(leader) {
+        (State::Good, format!("{others}, and {leader} at {rendezvous}"))
+    } else {
+        (State::Doubtful, format!("not tried: {leader} does not wait at {rendezvous}; {others}"))
     })
 }
 
@@ -215,9 +217,9 @@ fn listed(own: &Result<Files, String>, other: Option<&Result<Files, String>>, ma
     match all.as_slice() {
         [] => Ok(count),
         some if some.len() > NAMED => {
-            Err(format!("{}, and {} more; copy it", some[..NAMED].join(", "), some.len() - NAMED))
+            Err(format!("{}, and {} more; all machines need the same", some[..NAMED].join(", "), some.len() - NAMED))
         }
-        some => Err(format!("{}; copy it", some.join(", "))),
+        some => Err(format!("{}; all machines need the same", some.join(", "))),
     }
 }
 

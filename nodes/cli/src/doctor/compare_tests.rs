@@ -122,6 +122,18 @@ fn clocks_have_limits() {
     }
 }
 
+/// Rank 0's other port may be reached all the same.
+#[test]
+fn a_meeting_that_did_not_come_about_is_not_good() {
+    let mut pair = pair();
+    pair[0].report.opened.meeting = Some(Err("cannot wait: taken".into()));
+    let all = checks(&pair, Some(&needs("10.0.0.1:1")), 2);
+    let wrong: Vec<_> = all.iter().filter(|check| check.state != State::Good).collect();
+    let [a, b] = wrong.as_slice() else { panic!("{wrong:#?}") };
+    assert!(a.state == State::Bad && a.found.contains("taken; RENDEZVOUS must be a free port of a"), "{a:?}");
+    assert!(b.state == State::Doubtful && b.found.contains("not tried: a does not wait"), "{b:?}");
+}
+
 #[test]
 fn several_machines_need_an_address() {
     let of = |asked| -> Vec<Check> {

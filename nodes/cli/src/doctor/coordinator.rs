@@ -22,6 +22,9 @@ const BEYOND: Duration = Duration::from_secs(15);
 /// How long dora has to stop a dataflow.
 const STOPPING: Duration = Duration::from_secs(5);
 
+/// dora's words about nodes that ended because another did, or did not begin: those that still wait for it are killed.
+const CONSEQUENCES: [&str; 2] = ["This error occurred because node", "killed by dora"];
+
 /// The coordinator that dora's commands speak with.
 pub struct Coordinator {
     program: PathBuf,
@@ -141,7 +144,7 @@ fn failed(lines: &[String]) -> BTreeMap<String, String> {
             .filter(|line| !line.is_empty() && *line != "Caused by:" && !line.starts_with("---"))
             .collect();
         let text = words.join("; ");
-        if !text.contains("This error occurred because node") {
+        if !CONSEQUENCES.iter().any(|words| text.contains(words)) {
             failed.insert(node.to_owned(), text);
         }
     }
@@ -168,7 +171,8 @@ mod tests {
     fn only_the_nodes_that_failed_by_themselves_are_named() {
         let text = "\n\n[ERROR]\nDataflow 01a21f12 failed:\n\nNode `probe-1` failed: failed to spawn node: no source `/x`\n\nCaused by:\n    \
                     Could not find source path /x\n\nLocation:\n    libraries/core:604:9\n\nNode `probe-0` failed: exited with code 1. \
-                    This error occurred because node `probe-1` exited\n\nLocation:\n    binaries/cli:52\n";
+                    This error occurred because node `probe-1` exited\n\nNode `collector` failed: node was killed by dora because it didn't \
+                    react to a stop message in time (SIGKILL)\n\nLocation:\n    binaries/cli:52\n";
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         let found = failed(&lines);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["probe-1"]);

@@ -7,7 +7,7 @@ use eyre::Result;
 
 use crate::chosen::Chosen;
 use crate::dataflow::yaml::Node;
-use crate::dataflow::{Assignment, Level, Names, Settings, program, shape};
+use crate::dataflow::{Assignment, Level, Settings, absolute, program, shape};
 use crate::doctor::probe::Question;
 use crate::doctor::report::Places;
 use crate::terminal::error;
@@ -46,7 +46,7 @@ impl Needs {
             Ok(tree) => tree,
             Err(code) => return Ok(Err(code)),
         };
-        let folder = std::path::absolute(file.parent().unwrap_or(Path::new("")))?;
+        let folder = absolute(file.parent().unwrap_or(Path::new("")))?;
         Ok(Self::of(&tree.text(), &tree.root, &folder, machines).map_err(|problems| {
             for problem in problems {
                 eprintln!("{}", error(&format!("{}: {problem}", file.display())));
@@ -61,9 +61,10 @@ impl Needs {
         let dataflow = Dataflow::parse(text).map_err(|problem| vec![problem])?;
         file.take_values(&dataflow.shared(), &dataflow.own());
         let settings = validate::settings(&file, false, &mut findings);
-        let names = Names::new(Path::new("FILE"), &[]);
+        // Without places: they would be those of the text with its modules written out.
         let wrong = findings.iter().filter(|finding| finding.level == Level::Error);
-        let mut problems: Vec<String> = wrong.map(|finding| finding.to_text(&names)).collect();
+        let mut problems: Vec<String> =
+            wrong.map(|finding| format!("{}: found {}; {}", finding.subject, finding.found, finding.allowed)).collect();
         for node in nodes(root) {
             if let Some(machine) = deployed(node, "machine").filter(|machine| !machines.contains(machine)) {
                 let id = node.get("id").and_then(Node::text).unwrap_or_default();
