@@ -149,37 +149,45 @@ fn ranks_share_what_sharding_says() {
         .collect();
     assert_eq!(rows.len(), 4);
     let mut before = u64::MAX;
-    for (name, row) in &rows {
-        // What is not there on a GPU, or with these ranks, is said.
-        assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(*name != "parameters")));
+    // What is not there on a GPU has no numbers.
+    let there = rows[3].1["allowed"].as_bool().unwrap();
+    assert_eq!(rows[3].1["memory_bytes"].is_null(), !there);
+    for (name, row) in &rows[..3] {
+        assert_eq!((row["sharding"].as_str(), row["allowed"].as_bool()), (Some(*name), Some(true)));
         let share = if *name == "none" { 1 } else { 8 };
-        let weights = row["memory"]["weights"].as_u64().unwrap();
-        if *name == "parameters" {
-            // A share of the masters, all of the rounded copies, and the embeddings and a block while they are used.
-            let used = 4 * ((50_257 + 1024) * 768 + 12 * 768 * 768 + 13 * 768);
-            let wanted = (6 * parameters).div_ceil(8) + 2 * parameters - (2 * parameters).div_ceil(8) + used;
-            assert_eq!(weights, wanted, "{name}");
-        } else {
-            assert_eq!(weights, 6 * parameters, "{name}");
-        }
+        assert_eq!(row["memory"]["weights"], 6 * parameters, "{name}");
         assert_eq!(row["memory"]["optimizer"].as_u64().unwrap(), (8 * parameters).div_ceil(share), "{name}");
         let copied = match *name {
             "none" => 12 * parameters,
-            "parameters" => 0,
             _ => 4 * parameters,
         };
         assert_eq!(row["checkpoint_bytes"], copied, "{name}");
         let total = row["memory_bytes"].as_u64().unwrap();
-        assert!(total < before, "{name}: not less than the row above");
+        // On a GPU gradients come as activations go, but for the first four million that are exchanged as they come.
+        let passing = if *name == "gradients" { 4 << 22 } else { 0 };
+        assert!(total < before + passing, "{name}: not less than the row above");
         before = total;
     }
     // Each of seven ranks gets a share from all others and gives it back, in all 2 · 7 · 4 bytes a parameter.
     assert_eq!(rows[1].1["sent_bytes_per_step"], 56 * parameters);
     assert!(plan["simulation"].is_null(), "a time from nothing");
-    // What the tree cannot do is said.
+    // What the tree cannot do is said, and planned with what it can.
     let text = difflow(&["plan", file, "--ranks", "7", "--no-calibration"]).stdout;
     let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(text.contains("not with ACCUMULATION"), "{text}");
+    assert!(text.contains("not with ACCUMULATION 8, which goes on 1, 2, 4, 8 ranks; with 7"), "{text}");
+    // On the CPU: a share of the weights, and the embeddings and a block while they are used.
+    let folder = tempfile::tempdir().unwrap();
+    let shapes = folder.path().join("shapes");
+    std::fs::create_dir(&shapes).unwrap();
+    std::fs::copy(root().join("data/experiments/shapes/gpt2.json"), shapes.join("gpt2.json")).unwrap();
+    let set = ["--set", "DEVICE=cpu", "--set", "PRECISION=fp32", "--set", "SHARDING=parameters"];
+    let expanded = difflow(&[&["expand", file], &set[..]].concat());
+    let own = folder.path().join("own.yml");
+    std::fs::write(&own, expanded.stdout).unwrap();
+    let row = planned(&[own.to_str().unwrap(), "--ranks", "8", "--no-calibration"])["by_sharding"][3].clone();
+    let used = 4 * ((50_257 + 1024) * 768 + 12 * 768 * 768 + 13 * 768);
+    assert_eq!(row["memory"]["weights"], (4 * parameters).div_ceil(8) + used, "{row}");
+    assert_eq!((&row["memory"]["optimizer"], &row["checkpoint_bytes"]), (&parameters.into(), &0.into()));
 }
 
 fn planned(arguments: &[&str]) -> Value {
@@ -211,16 +219,16 @@ fn seven_billion_parameters_fit_eight_gpus_of_80_gb_and_the_papers_steps_fit_64(
 /// The simulation is that of the file, the ranks and the machine: bytes of the formula, time of the links that are said.
 #[test]
 fn more_ranks_are_simulated_on_the_links_that_are_said() {
-    let file = "data/experiments/paper-diffugpt-m.yml";
-    let fast = planned(&[file, "--ranks", "16", "--machine", "h100x8"]);
-    let slow = planned(&[file, "--ranks", "16", "--machine", "h100x8", "--links", "340e9,1e9"]);
+    let file = "data/experiments/paper-diffugpt-s.yml";
+    let fast = planned(&[file, "--ranks", "8", "--machine", "h100x4"]);
+    let slow = planned(&[file, "--ranks", "8", "--machine", "h100x4", "--links", "340e9,1e9"]);
     assert_eq!(slow["simulation"]["supposed"]["between"]["bytes_per_second"], 1e9);
     let sent = &slow["by_sharding"];
     let number = |of: &Value, key: &str| of[key].as_f64().unwrap();
     for (row, name) in ["none", "optimizer", "gradients"].into_iter().enumerate() {
         let (fast, slow) = (&fast["simulation"]["by_sharding"][name], &slow["simulation"]["by_sharding"][name]);
         assert!(number(slow, "seconds_per_step") > number(fast, "seconds_per_step"), "{name}: {slow}, {fast}");
-        assert!(number(slow, "waiting_share") > 2.0 * number(fast, "waiting_share"), "{name}: {slow}, {fast}");
+        assert!(number(slow, "waiting_share") > 1.5 * number(fast, "waiting_share"), "{name}: {slow}, {fast}");
         assert!(number(slow, "seconds_per_step_overlapped") <= number(slow, "seconds_per_step"));
         let (counted, formula) = (number(slow, "sent_bytes_per_step"), number(&sent[row], "sent_bytes_per_step"));
         assert!((counted / formula - 1.0).abs() < 1e-9, "{name}: {counted}, {formula}");
@@ -230,11 +238,14 @@ fn more_ranks_are_simulated_on_the_links_that_are_said() {
     let ranks: Vec<u64> = rows.iter().map(|row| row["ranks"].as_u64().unwrap()).collect();
     assert_eq!(ranks, (0..=10).map(|power| 1 << power).collect::<Vec<u64>>());
     let efficiency: Vec<f64> = rows.iter().map(|row| number(row, "efficiency")).collect();
-    assert!(efficiency[0] == 1.0 && efficiency[3..].is_sorted_by(|a, b| a >= b) && efficiency[3] < 1.0, "{efficiency:?}");
+    assert!(
+        efficiency[0] == 1.0 && efficiency[3..].is_sorted_by(|a, b| a >= b) && efficiency[3] < 1.0,
+        "{efficiency:?}"
+    );
     // The run takes its steps.
     let chosen = number(&fast["simulation"]["by_sharding"]["none"], "seconds_per_step");
     assert!((number(&fast, "seconds") / number(&fast, "steps") / chosen - 1.0).abs() < 1e-9);
-    let output = difflow(&["plan", file, "--ranks", "16", "--machine", "h100x8"]);
+    let output = difflow(&["plan", file, "--ranks", "8", "--machine", "h100x4"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for part in ["a step of ranks", "more ranks", "  1024 ", "efficiency", "NVLink", "DEVICE cuda", "fits in 80.0 GB"] {
         assert!(text.contains(part), "`{part}` not in\n{text}");

@@ -126,7 +126,9 @@ impl RankMemory {
             }
             Sharding::Gradients => {
                 let passing = (BLOCK as u64 + largest).min(values) + again;
-                share(values) * most_nodes(micro_batches, ranks) + passing
+                // The first come while all activations are there.
+                let first = (BLOCK as u64).min(passing);
+                share(values) * most_nodes(micro_batches, ranks) + first + beyond(passing - first)
             }
             // Those of a block, or of the embeddings, wait until all of them are there.
             Sharding::Parameters => share(values) * most_nodes(micro_batches, ranks) + block.max(largest) + again,
@@ -197,6 +199,43 @@ mod tests {
                 let off = planned as f64 / 1e6 / measured - 1.0;
                 assert!(off.abs() < 0.15, "{ranks} ranks, {sharding:?}: {planned} for {measured} MB");
             }
+        }
+    }
+
+    /// 100 values: a micro-batch's gradients take over the 200 bytes of its activations, and those of two more are kept beside the next one's.
+    #[test]
+    fn on_a_gpu_gradients_come_in_the_place_of_activations() {
+        let on_device = |activations, micro_batches| {
+            let trained = Trained {
+                weights: 600,
+                values: 100,
+                state: 800,
+                activations,
+                largest: 10,
+                tied: false,
+                rounded: 0,
+                units: (10, 20),
+                on_device: true,
+            };
+            RankMemory::of(&trained, Team { ranks: 2, micro_batches, sharding: Sharding::None }).gradients
+        };
+        assert_eq!([on_device(200, 2), on_device(1000, 2)], [200, 0]);
+        assert_eq!([on_device(200, 8), on_device(1000, 8)], [200 + 800, 800]);
+    }
+
+    #[test]
+    fn the_values_of_all_units_are_those_of_the_model() {
+        for (tied, units) in [(true, 14), (false, 15)] {
+            let json = format!(
+                r#"{{"architectures": ["GPT2LMHeadModel"], "n_positions": 1024, "vocab_size": 50257, "n_embd": 768, "n_layer": 12,
+                    "n_head": 12, "tie_word_embeddings": {tied}}}"#
+            );
+            let config = ModelConfig::from_json(&json, Path::new("config.json")).unwrap();
+            let of = |rows| config.unit_values(rows);
+            let sum = |of: &[Vec<u64>]| of.iter().flatten().sum::<u64>();
+            assert_eq!((of(0).len(), sum(&of(0))), (units, config.parameter_count()));
+            // A row of the embeddings, and of a head of its own.
+            assert_eq!(sum(&of(1)) - sum(&of(0)), if tied { 768 } else { 2 * 768 });
         }
     }
 }

@@ -19,34 +19,56 @@ struct Row {
     name: &'static str,
     /// Whether the file has it.
     chosen: bool,
-    /// Why these ranks cannot train with it.
-    refused: Option<String>,
-    memory: RankMemory,
-    sent: u64,
+    /// What is wrong with the file's ACCUMULATION.
+    problem: Option<String>,
+    /// What these ranks are and need, or why they cannot train with it.
+    needs: Result<(Team, RankMemory, u64), String>,
 }
 
-/// Why so many ranks cannot train with this SHARDING, if they cannot.
-pub fn refused(work: &Work, ranks: u64, sharding: ShardingKind) -> Option<String> {
-    let t = &work.trainer;
-    let allowed = allowed_ranks(t.accumulation, Sharding::from(sharding));
-    if !allowed.contains(&ranks) {
-        let numbers = allowed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-        return Some(format!("not with ACCUMULATION {}, which goes on {numbers} ranks", t.accumulation));
+/// Micro-batches that each of so many ranks has of so many: a number that any number of ranks can have each, and no more.
+pub fn own(micro_batches: u64, ranks: u64, sharding: Sharding) -> u64 {
+    let own = (micro_batches / ranks).max(1);
+    if sharding.takes_turns() { own } else { 1 << own.ilog2() }
+}
+
+/// So many ranks with this SHARDING and the ACCUMULATION of the file or, where that does not go on so many of them, the nearest one below that does;
+/// then also what is wrong.
+///
+/// # Errors
+/// No ACCUMULATION helps: says why.
+pub fn team(work: &Work, ranks: u64, kind: ShardingKind) -> Result<(Team, Option<String>), String> {
+    let (t, sharding) = (&work.trainer, Sharding::from(kind));
+    let with = difflow_trainer::config::Config { sharding: kind, ..t.clone() };
+    if let Some(problem) = with.unshared().into_iter().next() {
+        return Err(format!("not with {} {}", problem.key, problem.found));
     }
-    let with = difflow_trainer::config::Config { sharding, ..t.clone() };
-    let problem = with.unshared().into_iter().next()?;
-    Some(format!("not with {} {}", problem.key, problem.found))
+    let allowed = allowed_ranks(t.accumulation, sharding);
+    if allowed.contains(&ranks) {
+        return Ok((Team { ranks, micro_batches: t.accumulation, sharding }, None));
+    }
+    let micro_batches = ranks * own(t.accumulation, ranks, sharding);
+    let numbers = allowed.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let plural = if allowed.len() == 1 { "rank" } else { "ranks" };
+    let problem = format!(
+        "not with ACCUMULATION {}, which goes on {numbers} {plural}; with {}",
+        t.accumulation,
+        grouped(micro_batches)
+    );
+    Ok((Team { ranks, micro_batches, sharding }, Some(problem)))
 }
 
 /// A row for each value of SHARDING.
 fn rows(work: &Work, cost: &Cost, ranks: u64) -> Vec<Row> {
-    let micro_batches = work.trainer.accumulation;
     let row = |(name, kind): (&'static str, ShardingKind)| {
-        let sharding = Sharding::from(kind);
-        let refused = refused(work, ranks, kind);
-        let memory = RankMemory::of(&cost.trained, Team { ranks, micro_batches, sharding });
-        let sent = exchanged_bytes(cost.trained.values, ranks, micro_batches, sharding);
-        Row { name, chosen: work.trainer.sharding == kind, refused, memory, sent }
+        let (problem, needs) = match team(work, ranks, kind) {
+            Ok((team, problem)) => {
+                let Team { ranks, micro_batches, sharding } = team;
+                let sent = exchanged_bytes(cost.trained.values, ranks, micro_batches, sharding);
+                (problem, Ok((team, RankMemory::of(&cost.trained, team), sent)))
+            }
+            Err(problem) => (None, Err(problem)),
+        };
+        Row { name, chosen: work.trainer.sharding == kind, problem, needs }
     };
     ALL.into_iter().map(row).collect()
 }
@@ -56,15 +78,19 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
     let what =
         format!("{}, memory of each by SHARDING (and more in rank 0 while it writes a checkpoint)", grouped(ranks));
     let mut lines = vec![("ranks", what)];
-    for Row { name, chosen, refused, memory, sent } in rows(work, cost, ranks) {
+    for Row { name, chosen, problem, needs } in rows(work, cost, ranks) {
         let mark = if chosen { " (as in the file)" } else { "" };
-        if let Some(refused) = refused {
-            lines.push(("", format!("{name}{mark}: {refused}")));
-            continue;
-        }
+        let problem = problem.map(|problem| format!(" {problem}")).unwrap_or_default();
+        let (_, memory, sent) = match needs {
+            Ok(needs) => needs,
+            Err(refused) => {
+                lines.push(("", format!("{name}{mark}: {refused}")));
+                continue;
+            }
+        };
         // A copy for a checkpoint is in the memory of the processor.
         let place = if cost.trained.on_device { ", in host memory" } else { "" };
-        let all = format!("{name}{mark}: {} (+ {}{place})", bytes(memory.total()), bytes(memory.checkpoint));
+        let all = format!("{name}{mark}:{problem} {} (+ {}{place})", bytes(memory.total()), bytes(memory.checkpoint));
         let parts = [
             ("weights", memory.weights),
             ("gradients", memory.gradients),
@@ -89,21 +115,23 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
 
 /// For programs.
 pub fn to_json(work: &Work, cost: &Cost, ranks: u64) -> Value {
-    let row = |Row { name, refused, memory, sent, .. }: Row| {
+    let row = |Row { name, problem, needs, .. }: Row| {
+        let needs = needs.ok();
         json!({
             "sharding": name,
-            "allowed": refused.is_none(),
-            "memory_bytes": memory.total(),
-            "checkpoint_bytes": memory.checkpoint,
-            "memory": {
+            "allowed": problem.is_none() && needs.is_some(),
+            "accumulation": needs.map(|(team, ..)| team.micro_batches),
+            "memory_bytes": needs.map(|(_, memory, _)| memory.total()),
+            "checkpoint_bytes": needs.map(|(_, memory, _)| memory.checkpoint),
+            "memory": needs.map(|(_, memory, _)| json!({
                 "weights": memory.weights,
                 "gradients": memory.gradients,
                 "optimizer": memory.state,
                 "activations": memory.activations,
                 "exchange": memory.buffers,
                 "process": memory.process,
-            },
-            "sent_bytes_per_step": sent,
+            })),
+            "sent_bytes_per_step": needs.map(|(_, _, sent)| sent),
         })
     };
     rows(work, cost, ranks).into_iter().map(row).collect()

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::plan::cost::{Cost, Work, block_products, forward_products};
 use crate::plan::hardware::Hardware;
-use crate::plan::ranks::{ALL, refused};
+use crate::plan::ranks::{ALL, own, team};
 use crate::plan::simulate::{Compute, OVERLAPS, Simulated, step};
 use crate::plan::{bytes, grouped};
 
@@ -89,20 +89,17 @@ impl<'a> Scaling<'a> {
         }
     }
 
-    /// With each value of SHARDING that these ranks can have.
-    fn by_sharding(&self, ranks: u64) -> impl Iterator<Item = (&'static str, Outcome)> {
-        let micro_batches = self.work.trainer.accumulation;
-        let possible = ALL.into_iter().filter(move |(_, kind)| refused(self.work, ranks, *kind).is_none());
-        possible.map(move |(name, kind)| {
-            let team = Team { ranks, micro_batches, sharding: Sharding::from(kind) };
-            (name, self.of(team))
-        })
+    /// With each value of SHARDING that these ranks can have, and whether the ACCUMULATION is that of the file.
+    fn by_sharding(&self, ranks: u64) -> impl Iterator<Item = (&'static str, Outcome, bool)> {
+        let team = move |(name, kind)| Some((name, team(self.work, ranks, kind).ok()?));
+        ALL.into_iter().filter_map(team).map(|(name, (team, problem))| (name, self.of(team), problem.is_none()))
     }
 
-    /// Seconds of a step with the SHARDING of the file, where these ranks can have it.
+    /// Seconds of a step with the SHARDING and the ACCUMULATION of the file, where these ranks can have it.
     pub fn seconds(&self, ranks: u64) -> Option<f64> {
         let sharding = Sharding::from(self.work.trainer.sharding);
-        self.by_sharding(ranks).find(|(_, of)| of.team.sharding == sharding).map(|(_, of)| of.now.seconds)
+        let chosen = self.by_sharding(ranks).find(|(_, of, as_said)| *as_said && of.team.sharding == sharding);
+        chosen.map(|(_, of, _)| of.now.seconds)
     }
 
     fn memory(&self, team: Team) -> RankMemory {
@@ -117,10 +114,9 @@ impl<'a> Scaling<'a> {
         Some(self.memory(team).total() as f64 <= known)
     }
 
-    /// Micro-batches that each of more or fewer ranks has: as many as each of these, in a number that any can have.
+    /// Micro-batches of each rank, of more or fewer of them.
     fn own(&self, ranks: u64) -> u64 {
-        let own = (self.work.trainer.accumulation / ranks).max(1);
-        if Sharding::from(self.work.trainer.sharding).takes_turns() { own } else { 1 << own.ilog2() }
+        own(self.work.trainer.accumulation, ranks, Sharding::from(self.work.trainer.sharding))
     }
 
     /// With the SHARDING of the file: ranks that have as many micro-batches each as `ranks`, and those that share the file's ACCUMULATION.
@@ -140,8 +136,10 @@ impl<'a> Scaling<'a> {
     pub fn lines(&self, ranks: u64) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         let file = Sharding::from(self.work.trainer.sharding);
-        for (name, of) in self.by_sharding(ranks) {
+        for (name, of, as_said) in self.by_sharding(ranks) {
             let mark = if of.team.sharding == file { " (as in the file)" } else { "" };
+            let with =
+                if as_said { String::new() } else { format!(" with ACCUMULATION {}", grouped(of.team.micro_batches)) };
             let fits = match (self.fits(of.team), self.hardware.memory) {
                 (Some(fits), Some(memory)) => {
                     format!("; {} in {}", if fits { "fits" } else { "does NOT fit" }, bytes(memory as u64))
@@ -154,7 +152,7 @@ impl<'a> Scaling<'a> {
                 String::new()
             };
             let text = format!(
-                "{name}{mark}: {}, {} tokens/s, efficiency {:.3}, waits {:.1} % of it{beside}{fits}",
+                "{name}{mark}{with}: {}, {} tokens/s, efficiency {:.3}, waits {:.1} % of it{beside}{fits}",
                 seconds(of.now.seconds),
                 grouped(of.tokens_per_second as u64),
                 of.efficiency,
@@ -231,7 +229,7 @@ impl<'a> Scaling<'a> {
         };
         let links = &self.hardware.links;
         let link = |link: &crate::plan::links::Link| json!({"bytes_per_second": link.bytes_per_second, "message_seconds": link.message});
-        let by_sharding = self.by_sharding(ranks).map(|(name, of)| (name.to_owned(), outcome(&of)));
+        let by_sharding = self.by_sharding(ranks).map(|(name, of, _)| (name.to_owned(), outcome(&of)));
         let rows = self.rows(ranks).into_iter().map(|(of, shared)| {
             json!({"same_micro_batches_per_rank": outcome(&of), "same_accumulation": shared.as_ref().map(outcome)})
         });

@@ -91,7 +91,7 @@ struct Rank<'a> {
 }
 
 /// Something that is exchanged in rounds.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Exchange {
     /// Of the links.
     seconds: f64,
@@ -115,8 +115,11 @@ impl Rank<'_> {
         self.now += seconds;
     }
 
-    /// Asks for an exchange, and returns when it ends.
+    /// Asks for an exchange, and returns when it ends. Of nothing there is none.
     fn starts(&mut self, exchange: Exchange) -> f64 {
+        if exchange == Exchange::default() {
+            return self.now;
+        }
         self.computes(exchange.copying);
         self.bytes += exchange.bytes;
         self.free = self.free.max(self.now) + exchange.seconds;

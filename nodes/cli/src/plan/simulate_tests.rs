@@ -94,6 +94,11 @@ fn weights_come_one_unit_ahead() {
     // gradients of a block are exchanged when the weights of the next have come, behind its 4 s.
     let wanted = 2.0 + 2.0 + 2.0 + 1.0 + (2.0 - 1.0) + 2.0 * (4.0 + 1.0);
     assert!(near(found.seconds, wanted), "{found:?}, not {wanted}");
+    // Where there is a last norm, its gradients go when the way back begins: behind the first block, which has been asked for, at 10 s.
+    let mut normed = two_blocks();
+    normed.units[3] = vec![64];
+    let found = step(team(2, 1, Sharding::Parameters), &normed, &links, false).seconds;
+    assert!((found - wanted - 2.0).abs() < 1e-3, "{found}, not {wanted} and 2");
 }
 
 #[test]
