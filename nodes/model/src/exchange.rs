@@ -10,7 +10,9 @@ use crate::group::{Group, Place, Started};
 use crate::shares::{Block, Piece, Shares};
 
 /// Elements that are exchanged at a time, of all processes together: enough to be fast, and little beside a model.
-pub(crate) const ROUND: usize = if cfg!(test) { 2000 } else { 1 << 22 };
+pub(crate) const FULL_ROUND: usize = 1 << 22;
+/// The same; in tests few enough that their models have several rounds.
+pub(crate) const ROUND: usize = if cfg!(test) { 2000 } else { FULL_ROUND };
 
 /// Rounds that are under way at once: one is added up while the next one comes.
 pub(crate) const ROOMS: usize = 2;

@@ -111,6 +111,7 @@ mod shared;
 mod shared_file;
 mod shares;
 mod shim;
+pub mod simulated;
 #[cfg(test)]
 mod small;
 mod snapshot;

@@ -90,7 +90,9 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding
 }
 
 /// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
-pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { 1 << 22 };
+pub(crate) const FULL_BLOCK: usize = 1 << 22;
+/// The same; in tests few enough that their models have several.
+pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { FULL_BLOCK };
 
 /// This process among them.
 #[derive(Debug)]

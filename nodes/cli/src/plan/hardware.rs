@@ -2,7 +2,7 @@
 
 use eyre::{Result, eyre};
 
-use crate::plan::links::{Link, Links, Way};
+use difflow_model::simulated::links::{Link, Links, Way};
 
 /// The machines that ranks are on.
 #[derive(Debug, Clone)]

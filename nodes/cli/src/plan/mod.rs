@@ -4,12 +4,10 @@ mod calibrate;
 mod cost;
 mod curves;
 mod hardware;
-mod links;
 mod machine;
 mod ranks;
 mod scaling;
 mod shape;
-mod simulate;
 
 use std::path::{Path, PathBuf};
 

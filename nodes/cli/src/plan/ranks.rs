@@ -1,7 +1,7 @@
 //! What a run in several processes needs of each, by what each keeps.
 
-use difflow_model::{RankMemory, Reduction, Sharding, Team, allowed_ranks, exchanged_bytes};
-use difflow_trainer::config::ShardingKind;
+use difflow_model::{RankMemory, Sharding, Team, exchanged_bytes};
+use difflow_trainer::config::{Config, ReductionKind, ShardingKind};
 use serde_json::{Value, json};
 
 use crate::plan::cost::{Cost, Work};
@@ -38,11 +38,13 @@ pub fn own(micro_batches: u64, ranks: u64, sharding: Sharding) -> u64 {
 /// No ACCUMULATION helps: says why.
 pub fn team(work: &Work, ranks: u64, kind: ShardingKind) -> Result<(Team, Option<String>), String> {
     let (t, sharding) = (&work.trainer, Sharding::from(kind));
-    let with = difflow_trainer::config::Config { sharding: kind, ..t.clone() };
+    // A ring is of those that keep everything.
+    let reduction = if kind == ShardingKind::None { t.reduction } else { ReductionKind::Tree };
+    let with = Config { sharding: kind, reduction, ..t.clone() };
     if let Some(problem) = with.unshared().into_iter().next() {
         return Err(format!("not with {} {}", problem.key, problem.found));
     }
-    let allowed = allowed_ranks(t.accumulation, sharding);
+    let allowed = with.allowed_ranks();
     if allowed.contains(&ranks) {
         return Ok((Team { ranks, micro_batches: t.accumulation, sharding }, None));
     }

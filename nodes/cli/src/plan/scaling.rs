@@ -1,12 +1,13 @@
 //! How long a step takes in several processes, by what each keeps, and how that goes on with more of them.
 
-use difflow_model::{ModelConfig, RankMemory, Sharding, Team, allowed_ranks};
+use difflow_model::simulated::links::Link;
+use difflow_model::simulated::{Compute, Simulated, step};
+use difflow_model::{ModelConfig, RankMemory, Sharding, Team};
 use serde_json::{Value, json};
 
 use crate::plan::cost::{Cost, Work, block_products, forward_products};
 use crate::plan::hardware::Hardware;
 use crate::plan::ranks::{ALL, own, team};
-use crate::plan::simulate::{Compute, OVERLAPS, Simulated, step};
 use crate::plan::{bytes, grouped};
 
 /// The most ranks of the table.
@@ -26,8 +27,6 @@ pub struct Scaling<'a> {
 struct Outcome {
     team: Team,
     now: Simulated,
-    /// If gradients were exchanged beside the backward pass.
-    beside: f64,
     tokens_per_second: f64,
     /// Tokens a second by those that one process has with as many micro-batches, and by the number of ranks.
     efficiency: f64,
@@ -77,13 +76,12 @@ impl<'a> Scaling<'a> {
     }
 
     fn of(&self, team: Team) -> Outcome {
-        let simulated = |team, overlap| step(team, &self.compute, &self.hardware.links, overlap);
-        let now = simulated(team, OVERLAPS);
-        let alone = simulated(Team { ranks: 1, ..team }, OVERLAPS).seconds;
+        let simulated = |team| step(team, &self.compute, &self.hardware.links);
+        let now = simulated(team);
+        let alone = simulated(Team { ranks: 1, ..team }).seconds;
         Outcome {
             team,
             now,
-            beside: simulated(team, true).seconds,
             tokens_per_second: team.micro_batches as f64 * self.tokens_per_micro_batch / now.seconds,
             efficiency: alone / team.ranks as f64 / now.seconds,
         }
@@ -122,7 +120,7 @@ impl<'a> Scaling<'a> {
     /// With the SHARDING of the file: ranks that have as many micro-batches each as `ranks`, and those that share the file's ACCUMULATION.
     fn rows(&self, ranks: u64) -> Vec<(Outcome, Option<Outcome>)> {
         let (sharding, micro_batches) = (Sharding::from(self.work.trainer.sharding), self.work.trainer.accumulation);
-        let (own, allowed) = (self.own(ranks), allowed_ranks(micro_batches, sharding));
+        let (own, allowed) = (self.own(ranks), self.work.trainer.allowed_ranks());
         let counts = (0..=MOST.ilog2()).map(|power| 1 << power);
         let row = |ranks: u64| {
             let as_many = self.of(Team { ranks, micro_batches: own * ranks, sharding });
@@ -146,13 +144,8 @@ impl<'a> Scaling<'a> {
                 }
                 _ => String::new(),
             };
-            let beside = if !OVERLAPS && of.beside < of.now.seconds {
-                format!("; {} if gradients were exchanged beside the backward pass", seconds(of.beside))
-            } else {
-                String::new()
-            };
             let text = format!(
-                "{name}{mark}{with}: {}, {} tokens/s, efficiency {:.3}, waits {:.1} % of it{beside}{fits}",
+                "{name}{mark}{with}: {}, {} tokens/s, efficiency {:.3}, waits {:.1} % of it{fits}",
                 seconds(of.now.seconds),
                 grouped(of.tokens_per_second as u64),
                 of.efficiency,
@@ -218,7 +211,6 @@ impl<'a> Scaling<'a> {
                 "ranks": of.team.ranks,
                 "accumulation": of.team.micro_batches,
                 "seconds_per_step": of.now.seconds,
-                "seconds_per_step_overlapped": of.beside,
                 "tokens_per_second": of.tokens_per_second,
                 "efficiency": of.efficiency,
                 "waiting_share": of.waiting(),
@@ -228,7 +220,7 @@ impl<'a> Scaling<'a> {
             })
         };
         let links = &self.hardware.links;
-        let link = |link: &crate::plan::links::Link| json!({"bytes_per_second": link.bytes_per_second, "message_seconds": link.message});
+        let link = |link: &Link| json!({"bytes_per_second": link.bytes_per_second, "message_seconds": link.message});
         let by_sharding = self.by_sharding(ranks).map(|(name, of, _)| (name.to_owned(), outcome(&of)));
         let rows = self.rows(ranks).into_iter().map(|(of, shared)| {
             json!({"same_micro_batches_per_rank": outcome(&of), "same_accumulation": shared.as_ref().map(outcome)})
@@ -244,7 +236,6 @@ impl<'a> Scaling<'a> {
                 "memory_bytes_per_second": self.hardware.bytes_per_second,
                 "sources": self.hardware.sources,
             },
-            "overlapped": OVERLAPS,
             "by_sharding": by_sharding.collect::<serde_json::Map<_, _>>(),
             "scaling": rows.collect::<Vec<_>>(),
         })

@@ -1,16 +1,8 @@
-//! What `difflow plan` simulates beside what is measured. The simulation's sources are those of the command, which no library can depend on.
+//! What `difflow plan` simulates beside what is measured.
 
+use difflow_model::simulated::links::{Link, Links, Way};
+use difflow_model::simulated::{Compute, Simulated, step as simulated_step};
 use difflow_model::{Device, Group, Model, ModelError, Team};
-
-#[allow(dead_code, reason = "as much of it as is compared")]
-#[path = "../../../cli/src/plan/links.rs"]
-mod links;
-#[allow(dead_code, reason = "as much of it as is compared")]
-#[path = "../../../cli/src/plan/simulate.rs"]
-mod simulate;
-
-use links::{Link, Links, Way};
-use simulate::{Compute, Simulated};
 
 use crate::{Job, Measured, SHARDINGS, measured};
 
@@ -35,14 +27,14 @@ pub fn measure_links(group: &Group) -> Result<(), ModelError> {
 }
 
 /// What the ranks that these numbers are of would need for a step, by the simulation of `difflow plan`.
-fn simulated(job: &Job, compute: &Compute, [turn, number]: [f64; 2]) -> [Simulated; 2] {
+fn simulated(job: &Job, compute: &Compute, [turn, number]: [f64; 2]) -> Simulated {
     let team = Team { ranks: job.size as u64, micro_batches: job.micro_batches, sharding: SHARDINGS[job.sharding] };
     let hop = number / (team.ranks.max(2) - 1) as f64;
     // As `Links::turns` counts a rank's turn.
     let message = ((turn - hop) / f64::from(team.ranks.max(2).next_power_of_two().ilog2()) - hop).max(1e-9);
     let link = Link { bytes_per_second: f64::from(1 << 24) / message, message: hop };
     let links = Links { ranks_per_machine: u64::MAX, inside: link, between: link, begin: hop, hop, way: Way::Tree };
-    [simulate::OVERLAPS, true].map(|overlap| simulate::step(team, compute, &links, overlap))
+    simulated_step(team, compute, &links)
 }
 
 /// Steps of one, two and four ranks beside what is simulated.
@@ -78,16 +70,16 @@ pub fn compared(job: &impl Fn(usize) -> Job) -> Result<(), ModelError> {
             1e3 * links[0],
             1e6 * links[1]
         );
-        for sharding in 0..if size > 1 { SHARDINGS.len() } else { 1 } {
+        let count = if size > 1 { SHARDINGS.len() } else { 1 };
+        for (sharding, kind) in SHARDINGS.iter().enumerate().take(count) {
             let job = Job { sharding, ..job.clone() };
             let found = measured(&job)?;
-            let [now, beside] = simulated(&job, &compute, links);
+            let now = simulated(&job, &compute, links);
             println!(
-                "{size} ranks, {:?}: {:.1} ms a step simulated, {:.1} % of it waiting ({:.1} ms beside the backward pass); measured {:.1} ms ({:.3}), {:.1} to {:.1} %",
-                SHARDINGS[sharding],
+                "{size} ranks, {:?}: {:.1} ms a step simulated, {:.1} % of it waiting; measured {:.1} ms ({:.3}), {:.1} to {:.1} %",
+                kind,
                 1e3 * now.seconds,
                 100.0 * now.waiting / now.seconds,
-                1e3 * beside.seconds,
                 1e3 * step(&found),
                 step(&found) / now.seconds,
                 100.0 * found.exchange_share[0],

@@ -2,15 +2,15 @@
 //!
 //! All ranks do the same at the same time, so one of them stands for all; an exchange lasts as long as it does for the rank with the most to send.
 //! A rank has two things that work: what computes, and its way to the others, which does one exchange after the other in the order in which
-//! they were asked for. The order is that of the modules `coming`, `gathered` and `ranks` of `difflow-model`. Left out: that ranks are not
+//! they were asked for. The order is that of the modules `coming`, `gathered` and `ranks`. Left out: that ranks are not
 //! equally fast, that their rows are of different kinds, checkpoints, and batches that come late.
 
-use difflow_model::{Sharding, Team};
+pub mod links;
 
-use super::links::{Links, Way};
+use crate::rank_memory::Team;
+use crate::ranks::Sharding;
+use links::{Links, Way};
 
-/// Whether gradients are exchanged beside the backward pass, so far: a rank waits while a block is exchanged.
-pub const OVERLAPS: bool = false;
 /// Bytes of memory that are read and written for each value that ranks bring each other, beside the exchange: a copy, and the sum.
 const BROUGHT: f64 = 20.0;
 /// The same of each value that they give each other: a copy.
@@ -86,6 +86,8 @@ struct Rank<'a> {
     now: f64,
     /// When the last exchange that was asked for ends.
     free: f64,
+    /// When that of the gradients that were asked for last ends, which the rank adds up then.
+    under_way: f64,
     waiting: f64,
     bytes: f64,
 }
@@ -98,16 +100,6 @@ struct Exchange {
     /// Of the rank, beside them.
     copying: f64,
     bytes: f64,
-}
-
-impl Exchange {
-    fn and(self, other: Self) -> Self {
-        Self {
-            seconds: self.seconds + other.seconds,
-            copying: self.copying + other.copying,
-            bytes: self.bytes + other.bytes,
-        }
-    }
 }
 
 impl Rank<'_> {
@@ -136,6 +128,18 @@ impl Rank<'_> {
         self.waits(end);
     }
 
+    /// Asks for gradients, and then waits for those that were asked for before.
+    fn brings(&mut self, exchange: Exchange) {
+        let end = self.starts(exchange);
+        self.settles();
+        self.under_way = end;
+    }
+
+    /// Waits for the gradients that were asked for last.
+    fn settles(&mut self) {
+        self.waits(self.under_way);
+    }
+
     /// All tell each other some numbers.
     fn tells(&mut self, times: f64) {
         self.exchanges(Exchange { seconds: times * self.links.numbers(self.ranks), ..Exchange::default() });
@@ -144,7 +148,8 @@ impl Rank<'_> {
     /// The parts of every rank of so many values, a round at a time; `seconds` is what one takes in which a part has so many bytes.
     fn rounds(&self, values: u64, copied: f64, seconds: impl Fn(f64) -> f64) -> Exchange {
         let part = values as f64 / self.ranks as f64;
-        let (round, whole) = (Team::ROUND as f64, (part / Team::ROUND as f64).floor());
+        let round = Team::ROUND as f64 / self.ranks as f64;
+        let whole = (part / round).floor();
         let rest = part - whole * round;
         let last = if rest > 0.0 { seconds(VALUE * rest) } else { 0.0 };
         let whole = if whole > 0.0 { whole * seconds(VALUE * round) } else { 0.0 };
@@ -182,10 +187,10 @@ impl Rank<'_> {
     }
 
     /// A micro-batch whose gradients are exchanged as they come.
-    fn passes_and_brings(&mut self, together: &[(usize, u64, Exchange)], overlap: bool) {
+    fn passes_and_brings(&mut self, together: &[(usize, u64, Exchange)]) {
         let Compute { forward, back, head, .. } = self.compute;
         self.computes(forward.iter().sum::<f64>() + head);
-        let (mut under_way, mut left) = (self.now, together);
+        let mut left = together;
         for unit in (0..self.compute.units.len()).rev() {
             let (own, rest) = left.split_at(left.iter().take_while(|(first, ..)| *first == unit).count());
             left = rest;
@@ -196,18 +201,13 @@ impl Rank<'_> {
             }
             for (_, values, exchange) in own {
                 self.computes(seconds * *values as f64 / all as f64);
-                self.waits(under_way);
-                under_way = self.starts(*exchange);
-                if !overlap {
-                    self.waits(under_way);
-                }
+                self.brings(*exchange);
             }
         }
-        self.waits(under_way);
     }
 
     /// A micro-batch of a model whose weights are gathered before they are used, one unit ahead.
-    fn gathers_and_brings(&mut self, gathers: &[Exchange], brings: &[Exchange], overlap: bool) {
+    fn gathers_and_brings(&mut self, gathers: &[Exchange], brings: &[Exchange]) {
         let Compute { forward, back, head, .. } = self.compute;
         let (blocks, head_unit) = (self.compute.blocks(), self.compute.head_unit());
         // Units in the order of a pass with what is computed, and those whose gradients are there after it.
@@ -217,7 +217,7 @@ impl Rank<'_> {
         let ahead = order.len();
         order.extend(back.iter().enumerate().rev().map(|(block, seconds)| (block + 1, *seconds)));
         self.tells(1.0);
-        let (mut coming, mut under_way) = (self.starts(gathers[0]), self.now);
+        let mut coming = self.starts(gathers[0]);
         for (at, (unit, seconds)) in order.iter().enumerate() {
             self.waits(coming);
             if let Some((next, _)) = order.get(at + 1) {
@@ -229,52 +229,44 @@ impl Rank<'_> {
             for (computed, ready) in [(0.0, behind), (*seconds, own)] {
                 self.computes(computed);
                 for unit in ready.rev() {
-                    self.waits(under_way);
-                    under_way = self.starts(brings[unit]);
-                    if !overlap {
-                        self.waits(under_way);
-                    }
+                    self.brings(brings[unit]);
                 }
             }
         }
-        self.waits(under_way);
-        self.exchanges(brings[0]);
+        self.brings(brings[0]);
     }
 }
 
-/// A step of these ranks. `overlap`: gradients are exchanged while a rank computes, and it waits for those of a block before it has those of the
-/// next exchanged.
-pub fn step(team: Team, compute: &Compute, links: &Links, overlap: bool) -> Simulated {
+/// A step of these ranks. Gradients are exchanged while a rank computes, and it waits for those of a block when it has asked for those of the
+/// next.
+pub fn step(team: Team, compute: &Compute, links: &Links) -> Simulated {
     let Team { ranks, micro_batches, sharding } = team;
     let own = micro_batches / ranks;
-    let mut rank = Rank { ranks, links, compute, now: 0.0, free: 0.0, waiting: 0.0, bytes: 0.0 };
+    let mut rank = Rank { ranks, links, compute, now: 0.0, free: 0.0, under_way: 0.0, waiting: 0.0, bytes: 0.0 };
     if ranks == 1 {
         (0..own).for_each(|_| rank.passes());
         return Simulated { seconds: rank.now + compute.update, ..Simulated::default() };
     }
     let units = 0..compute.units.len();
-    let all: u64 = units.clone().map(|unit| compute.values(unit)).sum();
     rank.tells(TOLD);
     let together = compute.together();
+    let brought: Vec<_> = together.iter().map(|&(first, values)| (first, values, rank.bring(values))).collect();
     match sharding {
         Sharding::None | Sharding::Optimizer => {
-            (0..own).for_each(|_| rank.passes());
-            let sum = rank.bring(all);
-            let sum = if sharding == Sharding::None { sum.and(rank.give(all)) } else { sum };
-            rank.exchanges(sum);
+            (1..own).for_each(|_| rank.passes());
+            rank.passes_and_brings(&brought);
         }
-        Sharding::Gradients => {
-            let brought = together.iter().map(|&(first, values)| (first, values, rank.bring(values)));
-            let brought: Vec<_> = brought.collect();
-            (0..own).for_each(|_| rank.passes_and_brings(&brought, overlap));
-        }
+        Sharding::Gradients => (0..own).for_each(|_| rank.passes_and_brings(&brought)),
         Sharding::Parameters => {
             let gathers: Vec<_> = units.clone().map(|unit| rank.gather(unit)).collect();
             let brings: Vec<_> = units.map(|unit| rank.bring(compute.values(unit))).collect();
-            (0..own).for_each(|_| rank.gathers_and_brings(&gathers, &brings, overlap));
+            (0..own).for_each(|_| rank.gathers_and_brings(&gathers, &brings));
         }
     }
+    rank.settles();
+    let gives = |rank: &mut Rank| together.iter().for_each(|&(_, values)| rank.exchanges(rank.give(values)));
     if sharding == Sharding::None {
+        gives(&mut rank);
         rank.computes(compute.update);
     } else {
         // The norm, which ranks on the CPU add up one after the other.
@@ -284,14 +276,11 @@ pub fn step(team: Team, compute: &Compute, links: &Links, overlap: bool) -> Simu
         }
         rank.computes(compute.update / ranks as f64);
     }
-    match sharding {
-        Sharding::Optimizer => rank.exchanges(rank.give(all)),
-        Sharding::Gradients => together.iter().for_each(|&(_, values)| rank.exchanges(rank.give(values))),
-        Sharding::None | Sharding::Parameters => {}
+    if matches!(sharding, Sharding::Optimizer | Sharding::Gradients) {
+        gives(&mut rank);
     }
     Simulated { seconds: rank.now, waiting: rank.waiting, bytes: rank.bytes }
 }
 
 #[cfg(test)]
-#[path = "simulate_tests.rs"]
 mod tests;
