@@ -1,4 +1,4 @@
-use crate::plan::links::Link;
+use super::super::links::Link;
 
 use super::*;
 
@@ -80,7 +80,7 @@ fn gradients_are_exchanged_behind_each_block_or_beside_the_next() {
     let beside = step(team(2, 1, Sharding::Gradients), &two_blocks(), &links, true);
     assert!(near(beside.seconds, forward + 2.0 * back + 3.0 + given), "{beside:?}");
     // One that is slower than a block: what is left of it is waited for. 12 s and 24 s at a quarter of the speed.
-    let slow = super::tests::links(4.0 * Team::BLOCK as f64 / 24.0);
+    let slow = self::links(4.0 * Team::BLOCK as f64 / 24.0);
     let beside = step(team(2, 1, Sharding::Gradients), &two_blocks(), &slow, true);
     assert!(near(beside.seconds, forward + back + 12.0 + 12.0 + 2.0 * 24.0), "{beside:?}");
 }

@@ -2,10 +2,10 @@
 
 use difflow_model::{Device, Group, Model, ModelError, Team};
 
-#[allow(dead_code, reason = "as much of it as is compared")]
+#[allow(dead_code, unused_imports, reason = "as much of it as is compared")]
 #[path = "../../../cli/src/plan/links.rs"]
 mod links;
-#[allow(dead_code, reason = "as much of it as is compared")]
+#[allow(dead_code, unused_imports, reason = "as much of it as is compared")]
 #[path = "../../../cli/src/plan/simulate.rs"]
 mod simulate;
 
@@ -72,12 +72,10 @@ pub fn compared(job: &impl Fn(usize) -> Job) -> Result<(), ModelError> {
             update: 0.0,
             byte: 1e-10,
         };
-        println!(
-            "{size} by themselves: {:.1} ms a step; 16 MiB to all others {:.2} ms, a number {:.0} µs",
-            1e3 * alone,
-            1e3 * links[0],
-            1e6 * links[1]
-        );
+        println!("{size} by themselves: {:.1} ms a step", 1e3 * alone);
+        if size > 1 {
+            println!("16 MiB to all others: {:.2} ms, a number {:.0} µs", 1e3 * links[0], 1e6 * links[1]);
+        }
         for sharding in 0..if size > 1 { SHARDINGS.len() } else { 1 } {
             let job = Job { sharding, ..job.clone() };
             let found = measured(&job)?;
