@@ -82,7 +82,7 @@ pub fn lines(work: &Work, cost: &Cost, ranks: u64) -> Vec<(&'static str, String)
     let mut lines = vec![("ranks", what)];
     for Row { name, chosen, problem, needs } in rows(work, cost, ranks) {
         let mark = if chosen { " (as in the file)" } else { "" };
-        let problem = problem.map(|problem| format!(" {problem}")).unwrap_or_default();
+        let problem = problem.map(|problem| format!(" {problem}:")).unwrap_or_default();
         let (_, memory, sent) = match needs {
             Ok(needs) => needs,
             Err(refused) => {

@@ -64,12 +64,10 @@ pub fn compared(job: &impl Fn(usize) -> Job) -> Result<(), ModelError> {
             update: 0.0,
             byte: 1e-10,
         };
-        println!(
-            "{size} by themselves: {:.1} ms a step; 16 MiB to all others {:.2} ms, a number {:.0} µs",
-            1e3 * alone,
-            1e3 * links[0],
-            1e6 * links[1]
-        );
+        println!("{size} by themselves: {:.1} ms a step", 1e3 * alone);
+        if size > 1 {
+            println!("16 MiB to all others: {:.2} ms, a number {:.0} µs", 1e3 * links[0], 1e6 * links[1]);
+        }
         let count = if size > 1 { SHARDINGS.len() } else { 1 };
         for (sharding, kind) in SHARDINGS.iter().enumerate().take(count) {
             let job = Job { sharding, ..job.clone() };

@@ -83,7 +83,7 @@ fn gradients_of_a_block_are_exchanged_beside_the_next() {
         assert!(near(found.seconds, 2.0 * (forward + 2.0 * back) + 3.0 + given), "{sharding:?}: {found:?}");
     }
     // One that is slower than a block: what is left of it is waited for. 12 s and 24 s at a quarter of the speed.
-    let slow = super::tests::links(4.0 * Team::BLOCK as f64 / 24.0);
+    let slow = self::links(4.0 * Team::BLOCK as f64 / 24.0);
     let beside = step(team(2, 1, Sharding::Gradients), &two_blocks(), &slow);
     assert!(near(beside.seconds, forward + back + 12.0 + 12.0 + 2.0 * 24.0), "{beside:?}");
 }
