@@ -202,7 +202,8 @@ mod tests {
         }
     }
 
-    /// 100 values: a micro-batch's gradients take over the 200 bytes of its activations, and those of two more are kept beside the next one's.
+    /// 100 values: a micro-batch's gradients take over the 200 bytes of its activations, and those of two more are kept beside the next one's;
+    /// and the sum of a half.
     #[test]
     fn on_a_gpu_gradients_come_in_the_place_of_activations() {
         let on_device = |activations, micro_batches| {
@@ -219,8 +220,8 @@ mod tests {
             };
             RankMemory::of(&trained, Team { ranks: 2, micro_batches, sharding: Sharding::None }).gradients
         };
-        assert_eq!([on_device(200, 2), on_device(1000, 2)], [200, 0]);
-        assert_eq!([on_device(200, 8), on_device(1000, 8)], [200 + 800, 800]);
+        assert_eq!([on_device(200, 2), on_device(1000, 2)], [200 + 200, 200]);
+        assert_eq!([on_device(200, 8), on_device(1000, 8)], [200 + 800 + 200, 800 + 200]);
     }
 
     #[test]

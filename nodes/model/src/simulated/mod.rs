@@ -200,7 +200,7 @@ impl Rank<'_> {
                 self.computes(seconds);
             }
             for (_, values, exchange) in own {
-                self.computes(seconds * *values as f64 / all as f64);
+                self.computes(if all > 0 { seconds * *values as f64 / all as f64 } else { seconds });
                 self.brings(*exchange);
             }
         }
