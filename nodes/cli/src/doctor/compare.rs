@@ -163,17 +163,23 @@ fn files(one: &Heard, first: &Heard, needs: &Needs) -> Vec<(&'static str, Judged
     let other = first.report.files.as_ref().and_then(|files| files.as_ref().ok());
     let machine = first.machine.as_str();
     let mut rows = vec![("folder", (State::Good, needs.places.folder.display().to_string()))];
-    let base = listed(&own.base_model, other.map(|other| &other.base_model), machine);
+    let base = &needs.places.base_model;
+    // Every rank reads it.
     rows.push((
         "base model",
-        match base {
-            // Every rank reads it.
-            Err(why) => (State::Bad, why),
-            Ok(count) => (State::Good, format!("{}: {count}", needs.places.base_model)),
+        match &own.base_model {
+            Err(why) => (State::Bad, why.clone()),
+            Ok(None) => (State::Doubtful, format!("{base} is on the hub and not fetched yet; the run fetches it")),
+            Ok(Some(files)) => {
+                let other = other.and_then(|other| other.base_model.as_ref().ok()?.as_ref());
+                let found = listed(files, other, machine);
+                found.map_or_else(|why| (State::Bad, why), |count| (State::Good, format!("{base}: {count}")))
+            }
         },
     ));
     if let Some(corpus) = &own.corpus {
-        let found = listed(corpus, other.and_then(|other| other.corpus.as_ref()), machine);
+        let other = other.and_then(|other| other.corpus.as_ref()?.as_ref().ok());
+        let found = corpus.as_ref().map_err(Clone::clone).and_then(|files| listed(files, other, machine));
         rows.push((
             "corpus",
             match found {
@@ -201,11 +207,10 @@ fn files(one: &Heard, first: &Heard, needs: &Needs) -> Vec<(&'static str, Judged
 }
 
 /// How many files there are, or what differs from those of the other machine.
-fn listed(own: &Result<Files, String>, other: Option<&Result<Files, String>>, machine: &str) -> Result<String, String> {
-    let own = own.as_ref().map_err(Clone::clone)?;
+fn listed(own: &Files, other: Option<&Files>, machine: &str) -> Result<String, String> {
     let count = format!("{} file{}", own.len(), if own.len() == 1 { "" } else { "s" });
     // Where the other has none, its own row says so.
-    let Some(Ok(other)) = other else { return Ok(count) };
+    let Some(other) = other else { return Ok(count) };
     let missing =
         other.keys().filter(|name| !own.contains_key(*name)).map(|name| format!("{name} is only on {machine}"));
     let differing = own.iter().filter_map(|(name, content)| match other.get(name) {

@@ -37,7 +37,7 @@ fn pair() -> [Heard; 2] {
         let other = if machine == "a" { "b" } else { "a" };
         let cpu = Cpu { model: "Xeon".into(), extensions: vec!["avx2".into()], cores: 2 };
         let files = FoundFiles {
-            base_model: Ok(files("m")),
+            base_model: Ok(Some(files("m"))),
             corpus: Some(Ok(files("c"))),
             checkpoint: Ok(Some((7, "f".repeat(64)))),
             free: Some(100 << 30),
@@ -77,7 +77,7 @@ fn machines_that_fit_are_good() {
 #[test]
 fn every_difference_is_named_on_the_machine_that_has_it() {
     type Change = fn(&mut Heard);
-    let cases: [(&str, State, &str, Change); 15] = [
+    let cases: [(&str, State, &str, Change); 16] = [
         ("cpu", State::Doubtful, "Xeon, avx2", |b| b.report.cpu.extensions.push("avx512f".into())),
         ("gpus", State::Doubtful, "a has none", |b| b.report.gpus.push("H100".into())),
         ("difflow", State::Bad, "a has 0.1.0 (abc), trainer 111", |b| b.report.trainer = Ok("2".repeat(64))),
@@ -91,9 +91,10 @@ fn every_difference_is_named_on_the_machine_that_has_it() {
         }),
         ("ranks", State::Doubtful, "a does not wait", |b| b.report.reached.clear()),
         ("folder", State::Bad, "no folder", |b| b.report.files = Some(Err("no folder".into()))),
-        ("base model", State::Bad, "one is not that of a", |b| found(&mut b.report).base_model = Ok(files("other"))),
-        ("base model", State::Bad, "one is only on a", |b| found(&mut b.report).base_model = Ok(Files::new())),
-        ("corpus", State::Doubtful, "only a reads it", |b| found(&mut b.report).corpus = Some(Ok(files("other")))),
+        ("base model", State::Bad, "one is not that of a", |b| found(&mut b.report).base_model = Ok(Some(files("x")))),
+        ("base model", State::Bad, "one is only on a", |b| found(&mut b.report).base_model = Ok(Some(Files::new()))),
+        ("base model", State::Doubtful, "the run fetches it", |b| found(&mut b.report).base_model = Ok(None)),
+        ("corpus", State::Doubtful, "only a reads it", |b| found(&mut b.report).corpus = Some(Ok(files("x")))),
         ("checkpoint", State::Bad, "a has step 7", |b| found(&mut b.report).checkpoint = Ok(None)),
     ];
     for (what, state, part, change) in cases {

@@ -65,7 +65,8 @@ pub type Found = Result<FoundFiles, String>;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FoundFiles {
-    pub base_model: Result<Files, String>,
+    /// Nothing of one on the hub that is not fetched yet.
+    pub base_model: Result<Option<Files>, String>,
     pub corpus: Option<Result<Files, String>>,
     /// The last checkpoint of the run, with the sha256 of its manifest.
     pub checkpoint: Result<Option<(u64, String)>, String>,
@@ -165,15 +166,12 @@ fn found(places: &Places) -> Found {
     })
 }
 
-fn base_model(named: &str) -> Result<Files, String> {
-    let folder = if difflow_hub::is_id(named) {
-        difflow_hub::cached_folder(named).ok_or("it is on the hub and not fetched yet; the run fetches it")?
-    } else {
-        named.into()
-    };
+fn base_model(named: &str) -> Result<Option<Files>, String> {
+    let folder = if difflow_hub::is_id(named) { difflow_hub::cached_folder(named) } else { Some(named.into()) };
+    let Some(folder) = folder else { return Ok(None) };
     let files = difflow_trainer::base_model_files(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let name = |path: &str| Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(files.into_iter().map(|(path, sha256)| (name(&path), sha256)).collect())
+    Ok(Some(files.into_iter().map(|(path, sha256)| (name(&path), sha256)).collect()))
 }
 
 /// As the corpus tells its files apart: path, size, digest, and of long ones the time of change.

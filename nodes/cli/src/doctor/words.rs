@@ -67,7 +67,8 @@ pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// How far the clock of a machine is from that of the collector's.
+/// How far the clock of a machine is from that of the collector's, which is the machine of rank 0: that one dates what a run writes. The
+/// machine that asks is none of the cluster's, maybe, and no message goes from there to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
     /// Seconds that it is ahead.
