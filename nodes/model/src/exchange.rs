@@ -9,10 +9,16 @@ use crate::error::ModelError;
 use crate::group::{Group, Place, Started};
 use crate::shares::{Block, Piece, Shares};
 
-/// Elements that are exchanged at a time, of all processes together: enough to be fast, and little beside a model.
-pub(crate) const FULL_ROUND: usize = 1 << 22;
+/// Elements that this many processes exchange at a time, all together: enough to be fast, a message of a megabyte or more to each other one, and
+/// little beside a model.
+pub(crate) fn full_round(size: usize) -> usize {
+    (1 << 22).max(size << 18)
+}
+
 /// The same; in tests few enough that their models have several rounds.
-pub(crate) const ROUND: usize = if cfg!(test) { 2000 } else { FULL_ROUND };
+pub(crate) fn round(size: usize) -> usize {
+    if cfg!(test) { 2000 } else { full_round(size) }
+}
 
 /// Rounds that are under way at once: one is added up while the next one comes.
 pub(crate) const ROOMS: usize = 2;
@@ -47,7 +53,7 @@ pub(crate) struct Round {
 
 /// Elements of each process in a round.
 fn per_process(size: usize) -> usize {
-    (ROUND / size).max(1)
+    (round(size) / size).max(1)
 }
 
 /// The parts of a block that are exchanged at a time, one of each process's elements.

@@ -4,10 +4,10 @@ use tch::Tensor;
 
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
-use crate::exchange::{FULL_ROUND, ROOMS};
+use crate::exchange::{ROOMS, full_round};
 use crate::optimizer::Optimizer;
 use crate::parameter::Leaf;
-use crate::ranks::{FULL_BLOCK, Sharding};
+use crate::ranks::Sharding;
 use crate::sum::most_nodes;
 use crate::summary::Memory;
 
@@ -26,10 +26,10 @@ pub struct Team {
 }
 
 impl Team {
-    /// Values of all ranks together that are exchanged at a time.
-    pub const ROUND: u64 = FULL_ROUND as u64;
-    /// Values of the parameters whose gradients are exchanged together, at least.
-    pub const BLOCK: u64 = FULL_BLOCK as u64;
+    /// Values of all ranks together that are exchanged at a time; gradients that come wait until they are as many.
+    pub fn round(&self) -> u64 {
+        full_round(self.ranks as usize) as u64
+    }
 }
 
 impl ModelConfig {
@@ -125,16 +125,16 @@ impl RankMemory {
                 values * u64::from(own.ilog2()) + beyond(values + again) + sum
             }
             Sharding::Gradients => {
-                let passing = (Team::BLOCK + largest).min(values) + again;
+                let passing = (team.round() + largest).min(values) + again;
                 // The first come while all activations are there.
-                let first = Team::BLOCK.min(passing);
+                let first = team.round().min(passing);
                 share(values) * most_nodes(micro_batches, ranks) + first + beyond(passing - first)
             }
             // Those of a block, or of the embeddings, wait until all of them are there.
             Sharding::Parameters => share(values) * most_nodes(micro_batches, ranks) + block.max(largest) + again,
         };
         // What each gives and gets in a round.
-        let buffers = if ranks > 1 { 4 * 2 * ROOMS as u64 * values.min(Team::ROUND) } else { 0 };
+        let buffers = if ranks > 1 { 4 * 2 * ROOMS as u64 * values.min(team.round()) } else { 0 };
         let copied = match sharding {
             Sharding::None => 4 * values + state,
             Sharding::Optimizer | Sharding::Gradients => 4 * values,

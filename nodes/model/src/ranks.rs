@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::coming::{Coming, Once, Seen, locked};
 use crate::error::ModelError;
-use crate::exchange::{Exchange, rounds};
+use crate::exchange::{Exchange, round, rounds};
 use crate::gathered::{Gathered, Gathering};
 use crate::group::{Group, Place};
 use crate::host::values;
@@ -89,11 +89,6 @@ pub fn exchanged_bytes(parameters: u64, ranks: u64, micro_batches: u64, sharding
     times * (ranks - 1) * 4 * parameters
 }
 
-/// Elements of the parameters whose gradients are exchanged together as they come: about a block of a small model.
-pub(crate) const FULL_BLOCK: usize = 1 << 22;
-/// The same; in tests few enough that their models have several.
-pub(crate) const BLOCK: usize = if cfg!(test) { 2000 } else { FULL_BLOCK };
-
 /// This process among them.
 #[derive(Debug)]
 pub(crate) struct Ranks {
@@ -134,7 +129,7 @@ impl Ranks {
         }
         let Place { rank, size } = group.place();
         let whole = |parameter: &Parameter| sharding != Sharding::None && whole(parameter);
-        let shares = Arc::new(Shares::new(parameters, size, BLOCK, whole));
+        let shares = Arc::new(Shares::new(parameters, size, round(size), whole));
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
         let there = group.exchanges_on(device);
         let exchange = Arc::new(Mutex::new(Exchange::new(group.clone(), shares.clone(), there)?));

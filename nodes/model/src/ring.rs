@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::ModelError;
-use crate::exchange::ROUND;
+use crate::exchange::round;
 use crate::group::Group;
 use crate::parameter::Parameter;
 use crate::shares::Shares;
@@ -21,15 +21,15 @@ impl Ring {
     /// Of gradients that are exchanged on `device`.
     pub fn new(parameters: &[Parameter], device: Device) -> Result<Self, ModelError> {
         let all = Shares::new(parameters, 1, usize::MAX, |_| false);
-        let flat = Tensor::f_zeros([all.count(0).min(ROUND) as i64], (Kind::Float, device))?;
+        let flat = Tensor::f_zeros([all.count(0).min(round(1)) as i64], (Kind::Float, device))?;
         Ok(Self { all, flat })
     }
 
     /// Each flat gradient becomes the sum of all processes'. Those that are not there are there in no process.
     pub fn add(&self, group: &Group, gradients: &[Option<Tensor>]) -> Result<(), ModelError> {
         let count = self.all.count(0);
-        for begin in (0..count).step_by(ROUND) {
-            let part = begin..count.min(begin + ROUND);
+        for begin in (0..count).step_by(round(1)) {
+            let part = begin..count.min(begin + round(1));
             let mut flat = self.flat.f_narrow(0, 0, part.len() as i64)?;
             let mut places = Vec::new();
             for (at, piece) in self.all.within(0, part) {

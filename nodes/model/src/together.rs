@@ -4,9 +4,10 @@
 //! So many files as there are writers are written at once: all give the first part of each, then the second, and so on.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::error::ModelError;
 use crate::group::{Group, Place};
@@ -74,7 +75,7 @@ pub(crate) fn write_together(
 pub(crate) fn writers(group: &Group, dir: &Path) -> Result<Vec<usize>, ModelError> {
     let Place { rank, size } = group.place();
     let mark = dir.join(".seen");
-    let mut token = format!("{} {:?}", std::process::id(), SystemTime::now()).into_bytes();
+    let mut token = format!("{:x}", RandomState::new().hash_one(std::process::id())).into_bytes();
     token.resize(64, b' ');
     let token = group.bytes_of(0, &token)?;
     if rank == 0 {

@@ -45,11 +45,14 @@ pub fn terminal(curve: &Curve) -> String {
         let (x, y) = (place(x, left, right, 2 * COLUMNS), 4 * ROWS - 1 - place(y, low, high, 4 * ROWS));
         cells[y / 4][x / 2] |= DOTS[x % 2][y % 4];
     }
+    // A learning rate may be small.
+    let number =
+        |value: f64| if value != 0.0 && value.abs() < 0.01 { format!("{value:.2e}") } else { format!("{value:.4}") };
     let mut text = format!("{}\n", curve.name);
     for (row, line) in cells.iter().enumerate() {
         let label = match row {
-            0 => format!("{high:.4}"),
-            row if row == ROWS - 1 => format!("{low:.4}"),
+            0 => number(high),
+            row if row == ROWS - 1 => number(low),
             _ => String::new(),
         };
         let dots: String = line.iter().map(|&bits| char::from_u32(0x2800 + bits).unwrap_or(' ')).collect();

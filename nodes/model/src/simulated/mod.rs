@@ -51,13 +51,13 @@ impl Compute {
     }
 
     /// What is exchanged together as it comes, from the last to the first: how many values, and the first unit that has some of them, behind
-    /// whose backward pass they are there.
-    fn together(&self) -> Vec<(usize, u64)> {
+    /// whose backward pass they are there. `least`: how many at least.
+    fn together(&self, least: u64) -> Vec<(usize, u64)> {
         let (mut all, mut block) = (Vec::new(), None);
         for (unit, &values) in self.units.iter().enumerate().flat_map(|(unit, of)| of.iter().map(move |of| (unit, of)))
         {
             let (first, count) = block.unwrap_or((unit, 0));
-            block = Some((first, count + values)).filter(|(_, count)| *count < Team::BLOCK);
+            block = Some((first, count + values)).filter(|(_, count)| *count < least);
             if block.is_none() {
                 all.push((first, count + values));
             }
@@ -81,6 +81,8 @@ pub struct Simulated {
 /// A rank, as far as its step has come.
 struct Rank<'a> {
     ranks: u64,
+    /// Values that all exchange at a time.
+    round: f64,
     links: &'a Links,
     compute: &'a Compute,
     now: f64,
@@ -148,7 +150,7 @@ impl Rank<'_> {
     /// The parts of every rank of so many values, a round at a time; `seconds` is what one takes in which a part has so many bytes.
     fn rounds(&self, values: u64, copied: f64, seconds: impl Fn(f64) -> f64) -> Exchange {
         let part = values as f64 / self.ranks as f64;
-        let round = Team::ROUND as f64 / self.ranks as f64;
+        let round = self.round / self.ranks as f64;
         let whole = (part / round).floor();
         let rest = part - whole * round;
         let last = if rest > 0.0 { seconds(VALUE * rest) } else { 0.0 };
@@ -242,14 +244,15 @@ impl Rank<'_> {
 pub fn step(team: Team, compute: &Compute, links: &Links) -> Simulated {
     let Team { ranks, micro_batches, sharding } = team;
     let own = micro_batches / ranks;
-    let mut rank = Rank { ranks, links, compute, now: 0.0, free: 0.0, under_way: 0.0, waiting: 0.0, bytes: 0.0 };
+    let round = team.round() as f64;
+    let mut rank = Rank { ranks, round, links, compute, now: 0.0, free: 0.0, under_way: 0.0, waiting: 0.0, bytes: 0.0 };
     if ranks == 1 {
         (0..own).for_each(|_| rank.passes());
         return Simulated { seconds: rank.now + compute.update, ..Simulated::default() };
     }
     let units = 0..compute.units.len();
     rank.tells(TOLD);
-    let together = compute.together();
+    let together = compute.together(team.round());
     let brought: Vec<_> = together.iter().map(|&(first, values)| (first, values, rank.bring(values))).collect();
     match sharding {
         Sharding::None | Sharding::Optimizer => {

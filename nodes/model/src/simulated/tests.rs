@@ -3,10 +3,12 @@ use super::*;
 use crate::ranks::exchanged_bytes;
 
 const MB: u64 = 1 << 20;
+/// What few ranks exchange together.
+const BLOCK: u64 = 4 * MB;
 
 /// Two blocks of more than what is exchanged together at least, with small units around them; seconds that are sums of powers of two.
 fn two_blocks() -> Compute {
-    let block = Team::BLOCK;
+    let block = BLOCK;
     Compute {
         units: vec![vec![0], vec![block], vec![block], vec![0]],
         forward: vec![2.0, 2.0],
@@ -52,7 +54,7 @@ fn what_takes_no_time_to_exchange_is_not_waited_for() {
 #[test]
 fn what_only_exchanges_takes_its_bytes_by_the_speed_of_the_link() {
     let still = Compute { forward: vec![0.0; 2], back: vec![0.0; 2], head: 0.0, ..two_blocks() };
-    let bytes = 4.0 * 2.0 * Team::BLOCK as f64;
+    let bytes = 4.0 * 2.0 * BLOCK as f64;
     for (sharding, wanted) in [
         (Sharding::None, 3.0 / 4.0 + 1.0),
         (Sharding::Optimizer, 3.0 / 4.0 + 1.0),
@@ -69,7 +71,7 @@ fn what_only_exchanges_takes_its_bytes_by_the_speed_of_the_link() {
 /// By hand, two ranks: gradients of a block take half a block's bytes, 3 s; giving the block's weights takes 6.
 #[test]
 fn gradients_of_a_block_are_exchanged_beside_the_next() {
-    let links = links(4.0 * Team::BLOCK as f64 / 6.0);
+    let links = links(4.0 * BLOCK as f64 / 6.0);
     let (forward, back, given) = (2.0 + 2.0 + 1.0, 4.0, 2.0 * 6.0);
     // The first exchange is hidden behind the second block, and the last is not.
     for sharding in [Sharding::None, Sharding::Optimizer, Sharding::Gradients] {
@@ -83,7 +85,7 @@ fn gradients_of_a_block_are_exchanged_beside_the_next() {
         assert!(near(found.seconds, 2.0 * (forward + 2.0 * back) + 3.0 + given), "{sharding:?}: {found:?}");
     }
     // One that is slower than a block: what is left of it is waited for. 12 s and 24 s at a quarter of the speed.
-    let slow = self::links(4.0 * Team::BLOCK as f64 / 24.0);
+    let slow = self::links(4.0 * BLOCK as f64 / 24.0);
     let beside = step(team(2, 1, Sharding::Gradients), &two_blocks(), &slow);
     assert!(near(beside.seconds, forward + back + 12.0 + 12.0 + 2.0 * 24.0), "{beside:?}");
 }
@@ -91,7 +93,7 @@ fn gradients_of_a_block_are_exchanged_beside_the_next() {
 /// By hand, two ranks: a block comes in 2 s, which one that takes 2 s to compute hides; its gradients go in 1.
 #[test]
 fn weights_come_one_unit_ahead() {
-    let links = links(4.0 * Team::BLOCK as f64 / 2.0);
+    let links = links(4.0 * BLOCK as f64 / 2.0);
     let found = step(team(2, 1, Sharding::Parameters), &two_blocks(), &links);
     // The first block is waited for, and the second comes meanwhile. The last block is asked for when the head (1 s) begins. The
     // gradients of a block are exchanged beside the next one's 4 s, and those of the last by themselves.
@@ -152,9 +154,9 @@ fn more_ranks_are_never_more_efficient() {
 /// Parameters of less than a block are exchanged with those before them, when the first of them has its gradient.
 #[test]
 fn small_parameters_are_exchanged_together() {
-    let block = Team::BLOCK;
+    let block = BLOCK;
     let compute = Compute { units: vec![vec![8], vec![block - 8, 3], vec![block, 5], vec![7]], ..two_blocks() };
-    assert_eq!(compute.together(), [(2, 12), (1, block + 3), (0, block)]);
+    assert_eq!(compute.together(BLOCK), [(2, 12), (1, block + 3), (0, block)]);
     let small = Compute { units: vec![vec![8], vec![9], vec![9], vec![7]], ..two_blocks() };
-    assert_eq!(small.together(), [(0, 33)]);
+    assert_eq!(small.together(BLOCK), [(0, 33)]);
 }
