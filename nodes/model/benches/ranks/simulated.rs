@@ -76,13 +76,13 @@ pub fn compared(job: &impl Fn(usize) -> Job) -> Result<(), ModelError> {
         if size > 1 {
             println!("16 MiB to all others: {:.2} ms, a number {:.0} µs", 1e3 * links[0], 1e6 * links[1]);
         }
-        for sharding in 0..if size > 1 { SHARDINGS.len() } else { 1 } {
-            let job = Job { sharding, ..job.clone() };
+        let all = if size > 1 { SHARDINGS.len() } else { 1 };
+        for (number, sharding) in SHARDINGS.into_iter().enumerate().take(all) {
+            let job = Job { sharding: number, ..job.clone() };
             let found = measured(&job)?;
             let [now, beside] = simulated(&job, &compute, links);
             println!(
-                "{size} ranks, {:?}: {:.1} ms a step simulated, {:.1} % of it waiting ({:.1} ms beside the backward pass); measured {:.1} ms ({:.3}), {:.1} to {:.1} %",
-                SHARDINGS[sharding],
+                "{size} ranks, {sharding:?}: {:.1} ms a step simulated, {:.1} % of it waiting ({:.1} ms beside the backward pass); measured {:.1} ms ({:.3}), {:.1} to {:.1} %",
                 1e3 * now.seconds,
                 100.0 * now.waiting / now.seconds,
                 1e3 * beside.seconds,
