@@ -118,14 +118,18 @@ impl RankMemory {
         let again = if tied { largest } else { 0 };
         // Of gradients that come in the place of activations, what is more than those.
         let beyond = |coming: u64| if on_device { coming.saturating_sub(activations / 4) } else { coming };
+        // Those that come, until they have been exchanged.
+        let passing = (team.round() + largest).min(values) + again;
         let gradients = match sharding {
-            // One that comes, and of those before it one for each digit of their number.
+            // Of the micro-batches before the last one, one for each digit of their number; and the sum of a share. Without shares, those of a
+            // single micro-batch stay, too, or its process is the only one.
             Sharding::None | Sharding::Optimizer => {
                 let sum = if ranks > 1 { values.div_ceil(ranks) } else { 0 };
-                values * u64::from(own.ilog2()) + beyond(values + again) + sum
+                let stay = ranks == 1 || (sharding == Sharding::None && own == 1);
+                let coming = if stay { values + again } else { passing };
+                values * u64::from(own.ilog2()) + beyond(coming) + sum
             }
             Sharding::Gradients => {
-                let passing = (team.round() + largest).min(values) + again;
                 // The first come while all activations are there.
                 let first = team.round().min(passing);
                 share(values) * most_nodes(micro_batches, ranks) + first + beyond(passing - first)
@@ -176,15 +180,15 @@ mod tests {
     /// Measured by the bench `ranks` with `memory` (docs/RANKS.md): the most that a rank held, in MB, in training and, of rank 0, with a
     /// checkpoint to be written.
     const MEASURED: [(u64, Sharding, f64, f64); 9] = [
-        (1, Sharding::None, 2881.0, 4053.0),
-        (2, Sharding::None, 2517.0, 3640.0),
-        (2, Sharding::Optimizer, 2304.0, 2637.0),
-        (2, Sharding::Gradients, 1541.0, 1893.0),
-        (2, Sharding::Parameters, 1626.0, 1670.0),
-        (4, Sharding::None, 2001.0, 3220.0),
-        (4, Sharding::Optimizer, 1501.0, 1898.0),
-        (4, Sharding::Gradients, 1197.0, 1587.0),
-        (4, Sharding::Parameters, 1227.0, 1252.0),
+        (1, Sharding::None, 2880.0, 4063.0),
+        (2, Sharding::None, 2360.0, 3505.0),
+        (2, Sharding::Optimizer, 1958.0, 2304.0),
+        (2, Sharding::Gradients, 1500.0, 1916.0),
+        (2, Sharding::Parameters, 1663.0, 1663.0),
+        (4, Sharding::None, 2084.0, 3261.0),
+        (4, Sharding::Optimizer, 1197.0, 1579.0),
+        (4, Sharding::Gradients, 1196.0, 1577.0),
+        (4, Sharding::Parameters, 1220.0, 1221.0),
     ];
 
     #[test]
