@@ -40,7 +40,7 @@ impl Share {
 /// dora may drop a message, so what does not arrive is requested again; a stage answers the same request with the same
 /// batch. An edge keeps its order: a batch that is missing while a later one is here was lost, and is requested at
 /// once. If nothing arrived at all, upstream may still be working: then `patience` must pass first, and twice as long
-/// each further time.
+/// each further time, up to [`LONGEST`] times as long.
 ///
 /// Where several pull from one stage, each has its [`Share`] of the batches; inside, they are counted from 0.
 pub struct Puller<M> {
@@ -63,6 +63,9 @@ pub struct Puller<M> {
     /// How often batches had to be requested again.
     pub repeats: u64,
 }
+
+/// The longest time between two requests of the same batch, in times of patience: a request may be lost after any silence.
+const LONGEST: u32 = 16;
 
 impl<M: Message> Puller<M> {
     /// Returns a puller for `input` that starts at batch `first`.
@@ -139,7 +142,7 @@ impl<M: Message> Puller<M> {
             if self.last_news.elapsed() < self.silence {
                 return Ok(());
             }
-            self.silence *= 2;
+            self.silence = (2 * self.silence).min(LONGEST * self.patience);
         }
         self.gap = first_held.map(|_| self.next);
         self.last_news = Instant::now();
@@ -304,6 +307,13 @@ mod tests {
         assert!(asked_again(&mut p).is_empty(), "not yet: twice as long");
         wait(&mut p, PATIENCE);
         assert_eq!(asked_again(&mut p), [(0, 2)]);
+        // But not ever more: after a long silence a request may be lost, too.
+        for times in [4, 8, 16, 16, 16] {
+            wait(&mut p, (times - 1) * PATIENCE);
+            assert!(asked_again(&mut p).is_empty(), "{times}");
+            wait(&mut p, PATIENCE);
+            assert_eq!(asked_again(&mut p), [(0, 2)], "{times}");
+        }
         give(&mut p, 1);
         // A batch came: patience begins anew, and what is missing before it is asked for at once.
         assert_eq!(asked_again(&mut p), [(0, 1)]);
