@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use eyre::{Result, eyre};
+use eyre::{Context, Result, eyre};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// The dora program: the given one, else `dora` beside this program, else the one on PATH.
@@ -15,16 +15,27 @@ pub fn program(given: Option<PathBuf>) -> PathBuf {
     given.or_else(beside).unwrap_or_else(|| PathBuf::from("dora"))
 }
 
-/// Starts `dora run FILE` with its lines as JSON on pipes.
+/// What zenoh, over which nodes talk, is told: a connection is closed after a day without a word. By default that is ten seconds, and a dataflow
+/// whose processes were all stopped for long would not go on. A process that ends closes its connections anyway.
+const PATIENT: &str = "{ transport: { link: { tx: { lease: 86400000 } } } }\n";
+/// The variables by which a person tells zenoh something else.
+const ZENOH: [&str; 2] = ["DORA_ZENOH_CONFIG_OVERLAY", "ZENOH_CONFIG"];
+
+/// Starts `dora run FILE` with its lines as JSON on pipes. `folder` is where dora keeps what it writes.
 ///
 /// It gets its own process group: a Ctrl-C at the terminal then reaches this program only, which hands it on exactly once
 /// (a second one makes dora kill the nodes).
 ///
 /// # Errors
-/// When there is no such program.
-pub fn start(program: &Path, file: &Path, options: &[String]) -> Result<Child> {
+/// When there is no such program, or the folder cannot be written to.
+pub fn start(program: &Path, file: &Path, options: &[String], folder: &Path) -> Result<Child> {
     let mut command = Command::new(program);
     command.arg("run").arg(file).args(["--log-format", "json", "--log-level", "stdout"]).args(options);
+    if ZENOH.iter().all(|variable| std::env::var_os(variable).is_none()) {
+        let overlay = std::path::absolute(folder.join("zenoh.json5"))?;
+        std::fs::write(&overlay, PATIENT).with_context(|| format!("cannot write {}", overlay.display()))?;
+        command.env(ZENOH[0], overlay);
+    }
     command.process_group(0);
     spawn(command)
 }

@@ -83,7 +83,8 @@ pub fn run(arguments: &Arguments) -> Result<u8> {
 /// When dora cannot be started.
 pub fn follow(dora: &Path, options: &[String], file: &Path, log_path: &Path, mut log: File) -> Result<u8> {
     signals::catch().context("cannot catch signals")?;
-    let mut child = dora::start(dora, file, options)?;
+    let folder = log_path.parent().unwrap_or(Path::new(""));
+    let mut child = dora::start(dora, file, options, folder)?;
     let pid = Pid::from_child(&child);
     signals::hand_on_to(Some(pid));
     let (sender, lines) = mpsc::channel();
