@@ -46,7 +46,7 @@ pub(crate) struct Coming {
 }
 
 /// What is exchanged with a process's last micro-batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Once {
     /// Of the micro-batches before; none while the last one has not begun.
     earlier: Option<Tree>,

@@ -33,6 +33,7 @@ use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
 use crate::sum::{Leaf, Tree, copied as copied_leaf};
 use crate::tensor_writer::{FILE_LIMIT, SavedFile};
+use crate::together::Target;
 use crate::totals::Totals;
 use recorded::Recorder;
 use tch::Tensor;
@@ -234,10 +235,11 @@ impl Learner {
         if reducer.pieces().is_none() {
             return Ok(Vec::new());
         }
-        let (folder, parameters) = ((dir, self.file_limit), &self.model.parameters);
-        let mut files = self.optimizer.write(folder, parameters, self.average.is_some(), reducer)?;
+        let writers = reducer.writers(dir)?;
+        let target = Target { dir, limit: self.file_limit, writers: &writers };
+        let mut files = self.optimizer.write(&target, &self.model.parameters, self.average.is_some(), reducer)?;
         if let Some(values) = self.kept_values()? {
-            files.extend(SharedFile::new(&self.model, &values, reducer)?.write(dir, self.file_limit)?);
+            files.extend(SharedFile::new(&self.model, &values, reducer)?.write(&target)?);
         }
         Ok(files)
     }

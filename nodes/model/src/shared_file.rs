@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 use tch::{Kind, Tensor};
 
@@ -12,7 +11,7 @@ use crate::reducer::Reducer;
 use crate::shares::Piece;
 use crate::snapshot::dtype;
 use crate::tensor_writer::{Put, SavedFile, Shapes, lossless, write_bytes};
-use crate::together::write_together;
+use crate::together::{Target, write_together};
 
 /// The tensors of the files, by their names.
 pub(crate) struct SharedFile<'a> {
@@ -77,13 +76,13 @@ impl<'a> SharedFile<'a> {
     }
 
     /// Writes the tensors, as [`write_together`], and in the first process config.json and the companions.
-    pub fn write(&self, dir: &Path, limit: u64) -> Result<Vec<SavedFile>, ModelError> {
+    pub fn write(&self, target: &Target) -> Result<Vec<SavedFile>, ModelError> {
         let show = |name: &str, range: &Range<usize>, to, put: &mut Put<'_>| self.show(name, range, to, put);
-        let mut saved = write_together((dir, "model", limit), &self.shapes, &Model::notes(), self.reducer, &show)?;
+        let mut saved = write_together((target, "model"), &self.shapes, &Model::notes(), self.reducer, &show)?;
         if self.reducer.rank() > 0 {
             return Ok(saved);
         }
-        let (config, companions) = self.model.beside();
+        let (dir, (config, companions)) = (target.dir, self.model.beside());
         let dtype = dtype(self.shapes.values().map(|(_, kind)| *kind));
         saved.push(write_bytes(dir, "config.json", config.to_json(dtype).as_bytes())?);
         for (name, bytes) in &companions {

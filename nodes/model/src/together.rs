@@ -33,16 +33,25 @@ fn parts(file: &Planned) -> Vec<(&str, Range<usize>)> {
     parts
 }
 
+/// Where files are written, and who writes them.
+pub(crate) struct Target<'a> {
+    pub dir: &'a Path,
+    /// Bytes of tensors that a file has at most.
+    pub limit: u64,
+    /// What [`Reducer::writers`] says of the folder.
+    pub writers: &'a [usize],
+}
+
 /// Writes and syncs the files that [`planned`] says, and their index. All processes come here. Returns those that this process wrote, and in
 /// the first one all of them.
 pub(crate) fn write_together(
-    (dir, name, limit): (&Path, &str, u64),
+    (&Target { dir, limit, writers }, name): (&Target, &str),
     tensors: &Shapes,
     notes: &BTreeMap<String, String>,
     reducer: &dyn Reducer,
     show: &Show<'_>,
 ) -> Result<Vec<SavedFile>, ModelError> {
-    let (writers, own) = (reducer.writers(dir)?, reducer.rank());
+    let own = reducer.rank();
     let files = planned(name, limit, tensors);
     let mut saved = Vec::new();
     for files in files.chunks(writers.len()) {

@@ -26,7 +26,7 @@ use crate::shares::{Piece, Squares};
 use crate::snapshot::TensorFile;
 use crate::tensor_files::TensorFiles;
 use crate::tensor_writer::{Put, SavedFile};
-use crate::together::write_together;
+use crate::together::{Target, write_together};
 
 /// Name of the state's file in a checkpoint, without its ending, or of its files.
 const OPTIMIZER: &str = "optimizer";
@@ -390,7 +390,7 @@ impl OptimizerState {
     /// Where the processes keep pieces: writes the content of [`OptimizerState::content`]. All processes come here; as [`write_together`].
     pub fn write(
         &self,
-        (dir, limit): (&Path, u64),
+        target: &Target,
         parameters: &[Parameter],
         weights: bool,
         reducer: &dyn Reducer,
@@ -398,7 +398,7 @@ impl OptimizerState {
         let listed = self.listed(parameters, weights);
         let shapes =
             listed.iter().map(|(name, one)| (name.clone(), (one.part.shape.clone(), self.kind(one)))).collect();
-        write_together((dir, OPTIMIZER, limit), &shapes, &self.notes(), reducer, &|name, range, to, put| {
+        write_together((target, OPTIMIZER), &shapes, &self.notes(), reducer, &|name, range, to, put| {
             listed.get(name).map_or(Ok(()), |listed| self.show(parameters, listed, range, (reducer, to), put))
         })
     }
