@@ -22,10 +22,11 @@ use crate::fields::{Chat, Completion, Detokenize, Fields, Infill, Tokenize, read
 use crate::frame::{Form, seconds_since_1970};
 use crate::infill::Asked;
 use crate::model::Loaded;
+use crate::page::PAGE;
 use crate::plan::Plan;
 use crate::running::Running;
 use crate::server::Shared;
-use crate::{chat, infill, openapi, page, plan, tokens};
+use crate::{chat, infill, openapi, plan, tokens};
 
 /// How long the body of a request may take to come in.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +38,7 @@ type Answer = Result<Response, ApiError>;
 
 /// All of them.
 pub fn all(shared: Arc<Shared>) -> Router {
-    page::files()
+    PAGE.files()
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chats))
         .route("/v1/fim/completions", post(fim))

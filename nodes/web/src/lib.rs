@@ -2,6 +2,7 @@
 //! pages look like.
 
 mod access;
+mod page;
 mod serve;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,11 +11,8 @@ use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 
 pub use access::{Access, Refusal, Verdict};
+pub use page::Page;
 pub use serve::{Limits, Peer, serve};
-
-/// How pages look, and their icon.
-pub const STYLE: &str = include_str!("assets/style.css");
-pub const ICON: &str = include_str!("assets/icon.svg");
 
 /// Nothing from elsewhere, nothing inline, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \

@@ -13,7 +13,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use difflow_schema::run::RunDir;
-use difflow_web::{Access, Refusal, Verdict};
+use difflow_web::{Access, Page, Refusal, Verdict};
 use futures::stream::{StreamExt, unfold};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
@@ -29,19 +29,21 @@ const BEHIND: usize = 8;
 const ALIVE: Duration = Duration::from_secs(15);
 
 const HTML: &str = "text/html; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-const ASSETS: [(&str, &str, &str); 10] = [
-    ("/", HTML, include_str!("assets/index.html")),
-    ("/style.css", "text/css; charset=utf-8", difflow_web::STYLE),
-    ("/icon.svg", "image/svg+xml", difflow_web::ICON),
-    ("/main.js", SCRIPT, include_str!("assets/main.js")),
-    ("/chart.js", SCRIPT, include_str!("assets/chart.js")),
-    ("/format.js", SCRIPT, include_str!("assets/format.js")),
-    ("/attention.js", SCRIPT, include_str!("assets/attention.js")),
-    ("/batch.js", SCRIPT, include_str!("assets/batch.js")),
-    ("/samples.js", SCRIPT, include_str!("assets/samples.js")),
-    ("/health.js", SCRIPT, include_str!("assets/health.js")),
-];
+const PAGE: Page = Page {
+    main: include_str!("assets/main.html"),
+    link: r#"<a id="report" class="link" href="report.html" hidden>report</a>"#,
+    below: r#"<div id="bar" class="progress" role="progressbar" aria-label="steps done" aria-valuemin="0"><i></i></div>"#,
+    sheet: None,
+    scripts: &[
+        ("/main.js", include_str!("assets/main.js")),
+        ("/chart.js", include_str!("assets/chart.js")),
+        ("/format.js", include_str!("assets/format.js")),
+        ("/attention.js", include_str!("assets/attention.js")),
+        ("/batch.js", include_str!("assets/batch.js")),
+        ("/samples.js", include_str!("assets/samples.js")),
+        ("/health.js", include_str!("assets/health.js")),
+    ],
+};
 
 /// The report has its styles inside, and no script.
 const REPORT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; \
@@ -108,10 +110,7 @@ impl Shared {
 }
 
 pub fn routes(shared: Arc<Shared>) -> Router {
-    let assets = ASSETS.into_iter().fold(Router::new(), |router, (path, kind, text)| {
-        router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text)))
-    });
-    assets
+    PAGE.files()
         .route("/samples/{step}", get(texts))
         .route("/report.html", get(report))
         .route("/events", get(events))
