@@ -20,7 +20,7 @@ use crate::gathered::{Gathered, Gathering};
 use crate::group::Group;
 use crate::host::copied;
 use crate::kept_memory::keep_freed_memory;
-use crate::loss::{Divisor, Lesson, Losses, StepSums};
+use crate::loss::{Divisor, Lesson, Losses};
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::{Optimizer, OptimizerState};
@@ -31,6 +31,7 @@ use crate::reducer::{Alone, Reducer};
 use crate::shared_file::SharedFile;
 use crate::shim::{forget_gradient, set_gradient};
 use crate::snapshot::Snapshot;
+use crate::step_sums::StepSums;
 use crate::sum::{Leaf, Tree, copied as copied_leaf};
 use crate::tensor_writer::{FILE_LIMIT, SavedFile};
 use crate::together::Target;
@@ -328,7 +329,7 @@ impl Learner {
         }
         let divisor = self.divisor(batch)?;
         let counted = caught(|| self.wait_with(batch, pattern, divisor))?;
-        self.sums.totals.push(Totals::of(&counted, batch.tokens_read()));
+        self.sums.totals.push(Totals::of(counted, batch.tokens_read()));
         Ok(())
     }
 
@@ -365,8 +366,8 @@ impl Learner {
         let losses = losses.map_err(|e| reducer.problem().unwrap_or(e))?;
         reducer.passed()?;
         let later = self.on_device && !self.reducer.tells_losses();
-        let known = if later { losses.counted() } else { losses.read()? };
-        self.sums.totals.push(Totals::of(&known, batch.tokens_read()));
+        let known = if later { losses.counted() } else { losses.read()?.sums };
+        self.sums.totals.push(Totals::of(known, batch.tokens_read()));
         self.sums.losses.push(losses);
         self.sums.losses.last().ok_or_else(|| ModelError::Torch("a micro-step without losses".to_owned()))
     }

@@ -22,6 +22,7 @@ use crate::objective::{Objective, ObjectiveOptions, Selection};
 use crate::part::{Given, Ready, Wanted};
 use crate::pattern::Pattern;
 use crate::reducer::Reducer;
+use crate::step_sums::{StepSums, Sums};
 
 /// What a micro-step learns from.
 #[derive(Debug, Clone, Copy)]
@@ -48,84 +49,6 @@ pub(crate) fn chunk_elements(device: Device) -> usize {
     match device {
         Device::Cpu => 1 << 24,
         Device::Cuda(_) => 1 << 29,
-    }
-}
-
-/// Sums over one micro-batch, in nats. Divide by a number of tokens of the caller's choice.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct StepSums {
-    /// Σ loss weight · cross-entropy.
-    pub weighted: f64,
-    /// Σ cross-entropy.
-    pub unweighted: f64,
-    /// Positions that carried loss.
-    pub positions: u64,
-    /// Maskable positions of the batch.
-    pub maskable: u64,
-    /// Σ cross-entropy of the next tokens of the clean texts, where the objective has an AR loss beside it; its weight is not in it.
-    pub ar: f64,
-    /// Next tokens that it is of.
-    pub ar_positions: u64,
-    /// Σ distance to the base model's hidden states, where the model is aligned with it; its weight is not in it.
-    pub distance: f64,
-    /// Predicted tokens that it is of.
-    pub aligned: u64,
-    /// Σ load-balancing loss of the routers · `balanced`, where the objective has it beside it; its weight is not in it.
-    pub balance: f64,
-    /// What the objective is divided by, of the forwards that it is of: maskable positions, or those that carried loss.
-    pub balanced: u64,
-    /// Positions that the forwards read, without padding: a text with a clean one beside it counts twice.
-    pub positions_read: u64,
-    /// The first four for each sequence.
-    pub rows: Vec<RowSums>,
-}
-
-/// Sums over one sequence, in nats.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct RowSums {
-    pub weighted: f64,
-    pub unweighted: f64,
-    pub positions: u64,
-    pub maskable: u64,
-}
-
-impl StepSums {
-    /// False when a cross-entropy was NaN or infinite.
-    pub fn is_finite(&self) -> bool {
-        [self.weighted, self.unweighted, self.ar, self.distance, self.balance].iter().all(|sum| sum.is_finite())
-    }
-
-    /// Of a batch that nothing has been predicted of.
-    pub(crate) fn of(batch: &MicroBatch) -> Self {
-        let maskable = |row: &[bool]| row.iter().filter(|&&maskable| maskable).count() as u64;
-        let row = |row| RowSums { maskable: maskable(row), ..RowSums::default() };
-        Self { rows: batch.maskable.chunks(batch.length).map(row).collect(), ..Self::default() }
-    }
-
-    /// Adds the losses of a part. f64 and in row-major order: the same losses give the same sums.
-    fn add(&mut self, rows: &[usize], selection: &Selection, losses: &[f32]) {
-        let Selection { row, weight, own, .. } = selection;
-        for ((&row, &weight), &loss) in row.iter().zip(weight).zip(losses).take(*own) {
-            let row = &mut self.rows[rows[row]];
-            row.weighted += weight * f64::from(loss);
-            row.unweighted += f64::from(loss);
-            row.positions += 1;
-        }
-        for &loss in &losses[*own..] {
-            self.ar += f64::from(loss);
-            self.ar_positions += 1;
-        }
-    }
-
-    /// With the sums of the rows added up.
-    fn totalled(mut self) -> Self {
-        for row in &self.rows {
-            self.weighted += row.weighted;
-            self.unweighted += row.unweighted;
-            self.positions += row.positions;
-            self.maskable += row.maskable;
-        }
-        self
     }
 }
 
@@ -192,12 +115,10 @@ impl Losses {
     }
 
     /// What is known without reading anything: how many positions of each kind there are; the losses are 0.
-    pub fn counted(&self) -> StepSums {
-        let mut sums = StepSums { rows: Vec::new(), ..self.known.clone() };
-        sums.maskable = self.known.rows.iter().map(|row| row.maskable).sum();
+    pub fn counted(&self) -> Sums {
+        let mut sums = self.known.counted();
         for PartLosses { selection, distances, balance, .. } in &self.parts {
-            sums.positions += selection.own as u64;
-            sums.ar_positions += (selection.target.len() - selection.own) as u64;
+            sums.count(selection);
             sums.aligned += distances.as_ref().map_or(0, |distances| distances.numel() as u64);
             sums.balanced += balance.as_ref().map_or(0, |balance| balance.balanced);
         }

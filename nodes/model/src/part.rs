@@ -11,10 +11,11 @@ use crate::batch::MicroBatch;
 use crate::error::ModelError;
 use crate::input::{Copies, Input};
 use crate::later::upload;
-use crate::loss::{Divisor, StepSums};
+use crate::loss::Divisor;
 use crate::model::Model;
 use crate::objective::{Blocks, Objective, ObjectiveOptions, Selection, noised, select};
 use crate::pattern::Pattern;
+use crate::step_sums::StepSums;
 
 /// The rows of a batch that one forward reads: all of them, unless they are cut into blocks of different sizes.
 struct Part<'a> {

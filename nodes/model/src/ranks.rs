@@ -260,8 +260,8 @@ impl Ranks {
     }
 
     /// The numbers that one rank tells of its micro-batch `own`, by the number of that in the global batch.
-    fn in_order<'a>(&self, told: &[&'a [f64]]) -> Vec<&'a [f64]> {
-        let of = |rank: usize| told[rank].chunks(NUMBERS);
+    fn in_order(&self, told: &[&[f64]]) -> Vec<[f64; NUMBERS]> {
+        let of = |rank: usize| told[rank].as_chunks().0.iter().copied();
         if self.sharding.takes_turns() {
             let turns = 0..self.micro_batches as usize;
             return turns.flat_map(|own| (0..told.len()).filter_map(move |rank| of(rank).nth(own))).collect();

@@ -9,12 +9,12 @@ use crate::attention::Attention;
 use crate::batch::MicroBatch;
 use crate::host::{copied, reads};
 use crate::learner::Learner;
-use crate::loss::StepSums;
 use crate::model::Model;
 use crate::objective::{Blocks, Normaliser, Objective, ObjectiveOptions};
 use crate::optimizer::AdamW;
 use crate::pattern::{Context, Pattern};
 use crate::small::{LLAMA, model};
+use crate::step_sums::StepSums;
 
 const GPT2: &str = r#"{"architectures":["GPT2LMHeadModel"],"vocab_size":37,"n_embd":32,"n_layer":2,"n_head":2,
     "n_positions":64,"initializer_range":0.3}"#;

@@ -16,10 +16,11 @@ use crate::error::ModelError;
 use crate::later::{Later, upload};
 use crate::learner::Learner;
 use crate::learner::update::{Unread, Update};
-use crate::loss::{Divisor, Losses, StepSums, Values};
+use crate::loss::{Divisor, Losses, Values};
 use crate::objective::Selection;
 use crate::part::{Given, Ready};
 use crate::pattern::Pattern;
+use crate::step_sums::{StepSums, Sums};
 use crate::totals::Totals;
 
 /// Recordings that are kept at most: each takes some megabytes beside the memory that they share.
@@ -134,14 +135,12 @@ impl Learner {
         batch: &MicroBatch,
         pattern: &Pattern,
         divisor: Divisor,
-    ) -> Result<StepSums, ModelError> {
+    ) -> Result<Sums, ModelError> {
         let (ready, known, _) = self.model.ready(batch, pattern, self.options, self.arithmetic, Some(divisor))?;
-        let mut counted = StepSums { rows: Vec::new(), ..known.clone() };
-        counted.maskable = known.rows.iter().map(|row| row.maskable).sum();
+        let mut counted = known.counted();
         let mut micro = Micro { known, parts: Vec::new(), given: Vec::new() };
         for Ready { rows, selection, given, .. } in ready {
-            counted.positions += selection.own as u64;
-            counted.ar_positions += (selection.target.len() - selection.own) as u64;
+            counted.count(&selection);
             micro.parts.push((rows, selection));
             micro.given.push(given);
         }

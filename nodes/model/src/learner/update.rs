@@ -126,11 +126,7 @@ impl Learner {
             values = rest;
             let sums = losses.sums(&these.iter().map(|&loss| loss as f32).collect::<Vec<_>>());
             finite &= sums.is_finite();
-            totals.weighted += sums.weighted;
-            totals.unweighted += sums.unweighted;
-            totals.ar += sums.ar;
-            totals.distance += sums.distance;
-            totals.balance += sums.balance;
+            totals.add_losses(&sums);
         }
         if !finite {
             self.optimizer.step -= 1;
