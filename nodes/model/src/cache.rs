@@ -166,7 +166,7 @@ impl Cache {
 }
 
 /// The positions that a forward computes, and those whose hidden state is wanted. Lanes follow each other.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Active {
     /// Token ids of the places.
     pub tokens: Vec<i64>,

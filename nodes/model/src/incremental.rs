@@ -8,16 +8,26 @@ use crate::config::Layer;
 use crate::decoder::Decoder;
 use crate::error::ModelError;
 use crate::host::{blank, read, write};
-use crate::kernel::cached::{self, Shape, Slab, Work};
+use crate::kernel::cached::{self, Room, Shape, Slab, Work};
 use crate::padded::{Numbers, Padded, Reading};
+use crate::side_by_side::side_by_side;
 
 impl Decoder {
     /// Hidden states before the last norm, `[W, D]`, of the wanted places; keys and values of all places are written into the
     /// cache. The last block is computed for the wanted places only.
     pub fn partial(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
+        let Storage::Host(slabs) = &mut cache.storage else { return self.partial_alone(active, cache, how) };
+        let (shape, rooms) = (cache.shape, rooms(slabs));
+        // SAFETY: the slabs are this shape's, and borrowed until the end; no two parts have a lane in common.
+        side_by_side(active, |part| unsafe { self.partial_here(part, shape, &rooms, how) })
+    }
+
+    /// The same, which whoever computes parts side by side has for one of them.
+    pub fn partial_alone(&self, active: &Active, cache: &mut Cache, how: Arithmetic) -> Result<Tensor, ModelError> {
         let Cache { shape, storage, replays } = cache;
         match storage {
-            Storage::Host(slabs) => self.partial_here(active, *shape, slabs, how),
+            // SAFETY: the slabs are this shape's, and borrowed until the end.
+            Storage::Host(slabs) => unsafe { self.partial_here(active, *shape, &rooms(slabs), how) },
             Storage::Torch(layers) => {
                 let numbers = Numbers::new(active, shape, &self.config.windows(), replays.fixed_shapes());
                 // Made now if they are of another length: a forward that is recorded must not.
@@ -38,11 +48,14 @@ impl Decoder {
     }
 
     /// By the CPU kernels.
-    fn partial_here(
+    ///
+    /// # Safety
+    /// The rooms are those of slabs of this shape, which are still there, and nobody else uses the lanes of `active`.
+    unsafe fn partial_here(
         &self,
         active: &Active,
         shape: Shape,
-        slabs: &mut [Slab],
+        rooms: &[Room],
         how: Arithmetic,
     ) -> Result<Tensor, ModelError> {
         let row = |values: &[i64]| Ok::<_, ModelError>(Tensor::f_from_slice(values)?.f_view((1, -1))?);
@@ -61,11 +74,12 @@ impl Decoder {
                 x = x.f_index_select(0, &wanted)?;
                 (queries, lanes) = (&active.wanted, active.lanes.clone());
             }
-            let slab = layer % slabs.len();
+            let room = rooms[layer % rooms.len()];
             let rotary = &block.layer.rope.and_then(|rope| rotaries.get(rope).cloned());
             let (scores, window) = (self.scores(block.layer), block.layer.window);
             let work = Work { places: &active.places, queries, lanes: &lanes, rotary, scores, window };
-            let attended = host(shape, work, &mut slabs[slab], &qkv)?;
+            // SAFETY: the caller's.
+            let attended = unsafe { host(shape, work, room, &qkv)? };
             x = self.finish(block, &x, &attended, how)?.rows;
         }
         Ok(x)
@@ -124,11 +138,17 @@ impl Decoder {
     }
 }
 
-fn host(shape: Shape, work: Work, slab: &mut Slab, qkv: &Tensor) -> Result<Tensor, ModelError> {
+fn rooms(slabs: &mut [Slab]) -> Vec<Room> {
+    slabs.iter_mut().map(Slab::room).collect()
+}
+
+/// # Safety
+/// As [`cached::forward`].
+unsafe fn host(shape: Shape, work: Work, room: Room, qkv: &Tensor) -> Result<Tensor, ModelError> {
     let qkv = qkv.f_to_kind(Kind::Float)?.f_contiguous()?;
     let mut out = blank(&[work.queries.len() as i64, (shape.heads * shape.head_dim) as i64])?;
-    // SAFETY: made here; nothing else has it.
-    cached::forward(shape, work, slab, read(&qkv)?, unsafe { write(&mut out)? })?;
+    // SAFETY: the output is made here, and nothing else has it; the rest is the caller's.
+    unsafe { cached::forward(shape, work, room, read(&qkv)?, write(&mut out)?)? };
     Ok(out)
 }
 

@@ -111,6 +111,7 @@ mod shared;
 mod shared_file;
 mod shares;
 mod shim;
+mod side_by_side;
 pub mod simulated;
 #[cfg(test)]
 mod small;

@@ -97,7 +97,7 @@ impl Network {
         caught(|| match self {
             Self::Own(decoder) => decoder.whole(active, capacity, how),
             Self::Foreign(foreign) => {
-                let active = &active.parts(1)[0];
+                let active = &active.numbered_anew();
                 foreign.partial(active, &mut Cache::of_texts((active.lanes.len(), capacity)))
             }
         })

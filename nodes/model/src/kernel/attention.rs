@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::attention::Positions;
 use crate::error::ModelError;
+use crate::kernel::aligned::Aligned;
 use crate::kernel::gemm::{Size, Strided, gemm};
 use crate::kernel::scores::Scores;
 use crate::kernel::simd::Simd;
@@ -131,38 +132,38 @@ struct Saved<'a> {
 
 /// Working memory of one thread. "Across" is `[d, L]`, "down" is `[L, d]`, padded with zeros.
 struct Scratch {
-    keys_across: Vec<f32>,
-    keys_down: Vec<f32>,
-    values_across: Vec<f32>,
-    values_down: Vec<f32>,
-    keys_gradient: Vec<f32>,
-    values_gradient: Vec<f32>,
+    keys_across: Aligned,
+    keys_down: Aligned,
+    values_across: Aligned,
+    values_down: Aligned,
+    keys_gradient: Aligned,
+    values_gradient: Aligned,
     /// One block of queries and of output gradients, `[BLOCK, d]`.
-    queries: Vec<f32>,
-    outputs: Vec<f32>,
-    product: Vec<f32>,
+    queries: Aligned,
+    outputs: Aligned,
+    product: Aligned,
     /// `[BLOCK, L]`.
-    scores: Vec<f32>,
-    slopes: Vec<f32>,
+    scores: Aligned,
+    slopes: Aligned,
     /// `[L]`, of one query: the slope of its soft cap.
-    steep: Vec<f32>,
+    steep: Aligned,
 }
 
 impl Scratch {
     fn new(shape: &Shape, backward: bool) -> Self {
         let (across, block) = (shape.padded_dim() * shape.padded_length(), BLOCK * shape.padded_dim());
-        let if_backward = |size: usize| vec![0.0; if backward { size } else { 0 }];
+        let if_backward = |size: usize| Aligned::zeros(if backward { size } else { 0 });
         Self {
-            keys_across: vec![0.0; across],
+            keys_across: Aligned::zeros(across),
             keys_down: if_backward(across),
             values_across: if_backward(across),
-            values_down: vec![0.0; across],
+            values_down: Aligned::zeros(across),
             keys_gradient: if_backward(across),
             values_gradient: if_backward(across),
-            queries: vec![0.0; block],
+            queries: Aligned::zeros(block),
             outputs: if_backward(block),
-            product: vec![0.0; block],
-            scores: vec![0.0; BLOCK * shape.padded_length()],
+            product: Aligned::zeros(block),
+            scores: Aligned::zeros(BLOCK * shape.padded_length()),
             slopes: if_backward(BLOCK * shape.padded_length()),
             steep: if_backward(shape.padded_length()),
         }

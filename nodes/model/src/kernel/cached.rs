@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::error::ModelError;
+use crate::kernel::aligned::Aligned;
 use crate::kernel::attention::{Rotary, softmax, turn};
 use crate::kernel::gemm::{Size, Strided, gemm};
 use crate::kernel::scores::Scores;
@@ -47,14 +48,19 @@ impl Shape {
 /// Keys `[lanes, Hkv, d, capacity]` and values `[lanes, Hkv, capacity, d]` of one layer, padded with zeros to whole vectors.
 #[derive(Debug)]
 pub(crate) struct Slab {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Aligned,
+    values: Aligned,
 }
 
 impl Slab {
     pub fn new(shape: &Shape) -> Self {
         let size = shape.lanes * shape.kv_heads * shape.columns() * shape.dim();
-        Self { keys: vec![0.0; size], values: vec![0.0; size] }
+        Self { keys: Aligned::zeros(size), values: Aligned::zeros(size) }
+    }
+
+    /// The same for several threads.
+    pub fn room(&mut self) -> Room {
+        Room { keys: Out(self.keys.as_mut_ptr()), values: Out(self.values.as_mut_ptr()) }
     }
 
     /// Moves what is kept into the places of a larger shape.
@@ -100,6 +106,13 @@ impl Slab {
     }
 }
 
+/// A slab that several threads work on, each on lanes of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    keys: Out,
+    values: Out,
+}
+
 /// One position to be computed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Place {
@@ -136,23 +149,19 @@ pub(crate) struct Work<'a> {
     pub window: Option<usize>,
 }
 
-/// Writes the keys and values of the places of a projection `[N, (H + 2·Hkv)·d]` into the slab, and the attention of the
+/// Writes the keys and values of the places of a projection `[N, (H + 2·Hkv)·d]` into a slab, and the attention of the
 /// queries into `out` `[Q, H·d]`.
-pub(crate) fn forward(
+///
+/// # Safety
+/// The room is that of a slab of this shape, which is still there, and nobody else uses the lanes of the places.
+pub(crate) unsafe fn forward(
     shape: Shape,
     work: Work,
-    slab: &mut Slab,
+    room: Room,
     qkv: &[f32],
     out: &mut [f32],
 ) -> Result<(), ModelError> {
-    let task = Task {
-        shape,
-        work,
-        qkv,
-        keys: Out(slab.keys.as_mut_ptr()),
-        values: Out(slab.values.as_mut_ptr()),
-        out: Out(out.as_mut_ptr()),
-    };
+    let task = Task { shape, work, qkv, room, out: Out(out.as_mut_ptr()) };
     let each = work.queries.len().max(1) * shape.heads * shape.capacity * shape.head_dim
         / (work.lanes.len() * shape.kv_heads).max(1);
     parallel(work.lanes.len() * shape.kv_heads, THREAD_WORK / each.max(1), |begin, end| {
@@ -167,8 +176,7 @@ struct Task<'a> {
     shape: Shape,
     work: Work<'a>,
     qkv: &'a [f32],
-    keys: Out,
-    values: Out,
+    room: Room,
     out: Out,
 }
 
@@ -185,9 +193,9 @@ impl Task<'_> {
 #[derive(Default)]
 struct Scratch {
     turned: Vec<f32>,
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    product: Vec<f32>,
+    queries: Aligned,
+    scores: Aligned,
+    product: Aligned,
 }
 
 fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
@@ -198,25 +206,23 @@ fn attend(task: &Task, lane: &Lane, kv: usize, scratch: &mut Scratch) {
         let start = (first.lane * shape.kv_heads + kv) * dim * length;
         // SAFETY: this task alone uses this lane's part of this head, `dim * length` numbers of each.
         let (keys, values) = unsafe {
-            (std::slice::from_raw_parts_mut(task.keys.at(start), dim * length),
-             std::slice::from_raw_parts_mut(task.values.at(start), dim * length))
+            (std::slice::from_raw_parts_mut(task.room.keys.at(start), dim * length),
+             std::slice::from_raw_parts_mut(task.room.values.at(start), dim * length))
         };
         scratch.turned.resize(d, 0.0);
         for number in lane.places.clone() {
             let at = work.places[number].position;
             turn(work.rotary, at, task.head(number, shape.heads + kv), &mut scratch.turned, 1.0, false);
-            for (c, x) in scratch.turned.iter().enumerate() {
-                keys[c * length + at] = *x;
-            }
+            keys[at..].iter_mut().step_by(length).zip(&scratch.turned).for_each(|(key, x)| *key = *x);
             values[at * dim..at * dim + d].copy_from_slice(task.head(number, shape.heads + shape.kv_heads + kv));
         }
         let (group, queries) = (shape.heads / shape.kv_heads, lane.queries.len());
         let scale = work.scores.scale;
         let total = group * queries;
         let room = total.min(BLOCK).next_multiple_of(8);
-        scratch.queries.resize(room * dim, 0.0);
-        scratch.scores.resize(room * length, 0.0);
-        scratch.product.resize(room * dim, 0.0);
+        scratch.queries.resize(room * dim);
+        scratch.scores.resize(room * length);
+        scratch.product.resize(room * dim);
         for from in (0..total).step_by(BLOCK) {
             let block = from..(from + BLOCK).min(total);
             // Pair number r: query r mod Q of head r div Q, so that neighbours see about the same.

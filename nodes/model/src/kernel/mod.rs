@@ -4,6 +4,7 @@
 //! Each is a plain function over slices, tested against the same operation written with torch. Sums have a fixed
 //! order that does not depend on the number of threads.
 
+mod aligned;
 pub(crate) mod attention;
 pub(crate) mod cached;
 pub(crate) mod choice;

@@ -175,6 +175,11 @@ impl Simd for __m512 {
         }
     }
     #[inline(always)]
+    unsafe fn top(self) -> f32 {
+        // SAFETY: as the trait asks of every caller.
+        unsafe { _mm512_reduce_max_ps(self) }
+    }
+    #[inline(always)]
     unsafe fn keep(self, bits: *const u8) -> Self {
         // SAFETY: as the trait asks of every caller.
         unsafe {
