@@ -185,6 +185,7 @@ def main():
     parse.add_argument("--threads", type=int, default=os.cpu_count())
     parse.add_argument("--rounds", type=int, default=3)
     parse.add_argument("--requests", type=int, default=32)
+    parse.add_argument("--tokens", type=int, default=96, help="the new tokens of a text")
     parse.add_argument("--load", type=int, metavar="PORT", help="ask the server on this port with many clients")
     parse.add_argument("--pid", type=int, help="with --load: the server's process, whose memory is read")
     parse.add_argument("--switch", action="store_true", help="with --load and --pid: another model nine times")
@@ -194,7 +195,7 @@ def main():
     if options.load:
         load(options.load, options.pid, options.clients, options.minutes, options.switch)
     prompt = "A day at"
-    body = {"prompt": prompt, "max_tokens": 96, "temperature": 0.8}
+    body = {"prompt": prompt, "max_tokens": options.tokens, "temperature": 0.8}
     if options.ar:
         ours = measure("ar, difflow serve", difflow(options.ar, options.threads), body, options.rounds, options.requests)
         theirs = measure("ar, transformers + FastAPI", loop(options.ar, options.threads), body, options.rounds, options.requests)
