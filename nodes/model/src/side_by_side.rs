@@ -15,8 +15,9 @@ use crate::shim::parallel;
 
 /// Places that a thread computes at once, about: their states fit into its cache.
 const PLACES: usize = 1024;
-/// Fewer than these are better computed by all threads: each would read all weights for little work.
-const FEW: usize = 32;
+/// With fewer than these for each thread, all of them compute everything together: each alone would read all weights, and wait for
+/// memory where the weights do not fit into a cache (32 operations a byte at 64 places).
+const FEW: usize = 64;
 
 /// What `compute` makes of the lanes of `active`, a row for each wanted place in order.
 pub(crate) fn side_by_side(
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn texts_side_by_side_have_the_states_of_texts_together() {
         for (json, kernels) in [(GPT2, true), (LLAMA, true), (LLAMA, false)] {
-            let (model, active) = (model_of(json, kernels), active(&[20, 31, 25, 28]));
+            let (model, active) = (model_of(json, kernels), active(&[20, 31, 25, 28, 30]));
             compare(json, std::slice::from_ref(&active), || {
                 let states =
                     copied(&tch::no_grad(|| model.decoder.whole(&active, 31, model.arithmetic)).unwrap()).unwrap();
@@ -166,7 +167,7 @@ mod tests {
             let model = model_of(json, true);
             let step = |places: std::ops::Range<usize>| {
                 let mut active = Active::default();
-                for lane in [3, 1, 4, 0] {
+                for lane in [3, 1, 7, 0, 5, 2, 8, 6] {
                     let tokens = places.clone().map(|at| (at, ((at * 7 + lane) % 37) as u32));
                     active.add(lane, tokens, |_| 0..places.end, places.clone().filter(|at| at % 3 == lane % 3));
                 }
@@ -174,7 +175,7 @@ mod tests {
             };
             let steps = [step(0..18), step(18..40)];
             compare(json, &steps, || {
-                let mut cache = Cache::new(model.config(), (5, 40), model.decoder.target(model.arithmetic)).unwrap();
+                let mut cache = Cache::new(model.config(), (9, 40), model.decoder.target(model.arithmetic)).unwrap();
                 let mut states = |active| {
                     copied(&tch::no_grad(|| model.decoder.partial(active, &mut cache, model.arithmetic)).unwrap())
                 };
