@@ -1,5 +1,7 @@
 //! A page: what all pages have around their own part, and its files.
 
+use std::borrow::Cow;
+
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
@@ -27,11 +29,12 @@ impl Page {
     /// What answers to GETs of the page and its files.
     pub fn files<S: Clone + Send + Sync + 'static>(&self) -> Router<S> {
         let sheets = [("/style.css", STYLE)].into_iter().chain(self.sheet);
-        let files = [("/", "text/html; charset=utf-8", self.html()), ("/icon.svg", "image/svg+xml", ICON.to_owned())]
+        let own = [("/", "text/html; charset=utf-8", self.html().into()), ("/icon.svg", "image/svg+xml", ICON.into())];
+        let files = own
             .into_iter()
-            .chain(sheets.map(|(path, text)| (path, "text/css; charset=utf-8", text.to_owned())))
-            .chain(self.scripts.iter().map(|&(path, text)| (path, "text/javascript; charset=utf-8", text.to_owned())));
-        files.fold(Router::new(), |router, (path, kind, text)| {
+            .chain(sheets.map(|(path, text)| (path, "text/css; charset=utf-8", text.into())))
+            .chain(self.scripts.iter().map(|&(path, text)| (path, "text/javascript; charset=utf-8", text.into())));
+        files.fold(Router::new(), |router, (path, kind, text): (_, _, Cow<'static, str>)| {
             router.route(path, get(async move || ([(CONTENT_TYPE, kind)], text)))
         })
     }

@@ -58,7 +58,7 @@ impl Slab {
         Self { keys: Aligned::zeros(size), values: Aligned::zeros(size) }
     }
 
-    /// The same for several threads.
+    /// Its memory, for threads that write it side by side.
     pub fn room(&mut self) -> Room {
         Room { keys: Out(self.keys.as_mut_ptr()), values: Out(self.values.as_mut_ptr()) }
     }
